@@ -1,0 +1,138 @@
+"""Train SOS-Net against the shape AutoEncoder, with S-Net and SOL-Net frozen (stage 4 of FocusNetv2)."""
+
+import sys
+from typing import NamedTuple
+
+import torch
+
+from data_preprocess.augment import Batch, CropAugmentation
+from data_preprocess.cases import read_splits
+from data_preprocess.dataset import CaseFolder
+from data_preprocess.loading import build_loader, small_organ_dataset, training_preset
+from losses.shape import AdversarialWeights, DiscriminatorTerms, SegmentorTerms, discriminator_loss, segmentor_loss
+from models.autoencoder import ShapeEncoding
+from models.focusnet import FocusNet, Rois, build_part
+from models.roi import crop_rois, find_peaks
+from models.validation import CaseValidation
+from utils.checkpoint import load_initial_parts
+from utils.command_line import run_main
+from utils.preset import LossSettings
+from utils.trainer import Stage, Trainer, Update
+from utils.training_options import parse_training_options
+from utils.training_run import open_run
+
+
+class SmallMasks(NamedTuple):
+    """Small organs in their boxes."""
+
+    logits: torch.Tensor
+    """(R, 1, d, h, w) of SOS-Net."""
+    truth: torch.Tensor
+    """(R, 1, d, h, w) float32, 0 or 1."""
+
+
+class AdversarialStage(Stage):
+    """In turns the AutoEncoder learns to tell predicted from true shapes, and SOS-Net to draw shapes like true ones.
+
+    Gao et al., Medical Image Analysis 67 (2021) 101831, sec. 3.
+    """
+
+    name = "adversarial"
+    trained = ("sos_net", "autoencoder")
+
+    def optimize(self, batch: Batch, update: Update) -> dict[str, torch.Tensor]:
+        """One step of the AutoEncoder, then one of SOS-Net."""
+        weights = shape_weights(self.preset.loss)
+        with update.forward():
+            masks = self._segment(batch)
+            judged = self._discriminate(masks, weights)
+        update(judged.total, "autoencoder")
+        with update.forward():
+            drawn = self._imitate(masks, weights)
+        update(drawn.total, "sos_net")
+        return {
+            "loss": drawn.total,
+            **{name: value for name, value in drawn._asdict().items() if name != "total"},
+            **{f"autoencoder_{name}": value for name, value in judged._asdict().items()},
+        }
+
+    def _segment(self, batch: Batch) -> SmallMasks:
+        network = FocusNet(self.preset, **{name: self.live[name] for name in ("s_net", "sol_net", "sos_net")})
+        with torch.no_grad():
+            location = network.locate(batch.image)
+        rois = self._choose_rois(network, batch, location.heatmaps)
+        logits = network.segment_rois(batch.image, location, rois)
+        own_label = torch.tensor(self.preset.small_organs, device=batch.label.device)[rois.organ_index] + 1
+        label = crop_rois(batch.label[:, None], rois.sample_index, rois.starts, network.roi_size)
+        return SmallMasks(logits=logits, truth=(label == own_label[:, None, None, None, None]).float())
+
+    def _choose_rois(self, network: FocusNet, batch: Batch, heatmaps: torch.Tensor) -> Rois:
+        """Boxes around the contoured small organs centered in the crop; if there is none, around all contoured ones."""
+        small = list(self.preset.small_organs)
+        size = batch.label.shape[1:]
+        true_centers, present = batch.centers_vox[:, small], batch.present[:, small]
+        inside = ((true_centers >= 0) & (true_centers < true_centers.new_tensor(size))).all(dim=-1)
+        wanted = present & inside
+        if not wanted.any():
+            wanted = present
+        settings = self.preset.roi
+        centers = true_centers if settings.center == "true" else find_peaks(heatmaps).position.float()
+        jitter = centers.new_tensor(settings.jitter_vox) * (2 * torch.rand_like(centers) - 1)
+        return network.place_rois(centers + jitter, wanted, size)
+
+    def _discriminate(self, masks: SmallMasks, weights: AdversarialWeights) -> DiscriminatorTerms:
+        predicted = masks.logits.detach().float().sigmoid()
+        both = self.live["autoencoder"](torch.cat([predicted, masks.truth]))
+        return discriminator_loss(*_halves(both), predicted, masks.truth, weights)
+
+    def _imitate(self, masks: SmallMasks, weights: AdversarialWeights) -> SegmentorTerms:
+        autoencoder = self.parts["autoencoder"].requires_grad_(False)  # judges, and does not learn from it
+        both = autoencoder(torch.cat([masks.logits.float().sigmoid(), masks.truth]))
+        autoencoder.requires_grad_(True)
+        return segmentor_loss(*_halves(both), masks.logits, masks.truth, weights)
+
+
+def shape_weights(settings: LossSettings) -> AdversarialWeights:
+    """The paper's weights, with the preset's share of the discriminator and strength of the shape terms."""
+    paper = AdversarialWeights()
+    return AdversarialWeights(
+        reconstruction=1 - settings.discriminator_share,
+        distance=settings.discriminator_share,
+        code=paper.code * settings.shape_weight,
+        feature_1=paper.feature_1 * settings.shape_weight,
+        feature_2=paper.feature_2 * settings.shape_weight,
+    )
+
+
+def _halves(both: ShapeEncoding) -> tuple[ShapeEncoding, ShapeEncoding]:
+    """Predicted and true masks, encoded in one pass so that they share batch statistics, apart again."""
+    predicted, true = zip(*(tensor.chunk(2) for tensor in both), strict=True)
+    return ShapeEncoding(*predicted), ShapeEncoding(*true)
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Train SOS-Net and the AutoEncoder."""
+    options = parse_training_options(__doc__, argv, adversarial=True)
+    preset = training_preset(options.cases, options.preset, options.set)
+    run = open_run(options, read_splits(options.cases))
+    parts = {name: build_part(name, preset) for name in ("s_net", "sol_net", "sos_net", "autoencoder")}
+    if not options.resume:
+        located = {name: parts[name] for name in ("s_net", "sol_net", "sos_net")}
+        remedy = "give --init-from the best.pt of train_SOL.py or train_backbone_heatmap.py"
+        load_initial_parts(located, options.init_from, preset, required=("s_net", "sol_net"), remedy=remedy)
+        if options.autoencoder is None:
+            raise ValueError("--autoencoder is missing; give the best.pt of train_autoencoder.py")
+        shapes = {"autoencoder": parts["autoencoder"]}
+        remedy = "--autoencoder takes the best.pt of train_autoencoder.py"
+        load_initial_parts(shapes, [options.autoencoder], preset, remedy=remedy)
+
+    train, val = (CaseFolder(options.cases, split, preset.organ_names) for split in ("train", "val"))
+    network = FocusNet(preset, **{name: parts[name] for name in ("s_net", "sol_net", "sos_net")})
+    validation = CaseValidation(network, preset, val, run.compute, score=lambda metrics: metrics["dice_small"])
+    stage = AdversarialStage(preset, parts, prepare=CropAugmentation(preset), validate=validation)
+    loader = build_loader(small_organ_dataset(train, preset, options.seed), preset.adversarial, run)
+    Trainer(stage, loader, preset.adversarial, run).fit()
+
+
+if __name__ == "__main__":
+    sys.exit(run_main(main))

@@ -1,0 +1,1 @@
+"""Raw data sets to cases, and cases to training tensors."""

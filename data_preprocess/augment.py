@@ -1,0 +1,220 @@
+"""Random changes of training crops: drawn by one function, applied by another, in one resampling on any device."""
+
+import math
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from data_preprocess.dataset import CropSample, ShapeSample
+from utils.intensity import normalize
+from utils.preset import AugmentationSettings, Preset
+
+Size = tuple[int, int, int]
+
+
+@dataclass(frozen=True, kw_only=True)
+class AugmentationDraw:
+    """What happens to each crop of a batch; all (B,) tensors on the CPU unless said otherwise."""
+
+    rotation_rad: torch.Tensor
+    """(B, 3): about z (axial), y (tilt) and x (nod)."""
+    zoom: torch.Tensor
+    """(B, 3) magnification along z, y, x."""
+    mirrored: torch.Tensor
+    """bool: left and right exchanged."""
+    intensity_scale: torch.Tensor
+    intensity_shift_hu: torch.Tensor
+    noise_hu: torch.Tensor
+    """Standard deviation of the noise."""
+    noise_seed: int
+
+
+class Batch(NamedTuple):
+    """What a training step sees."""
+
+    image: torch.Tensor
+    """(B, 1, D, H, W) float32, normalized."""
+    label: torch.Tensor
+    """(B, D, H, W) uint8."""
+    present: torch.Tensor
+    """(B, N) bool: organs contoured."""
+    centers_vox: torch.Tensor
+    """(B, N, 3) float32 in voxels of the crop; NaN where not contoured."""
+    case_ids: list[str]
+
+
+def draw_augmentation(settings: AugmentationSettings, batch_size: int, seed: tuple[int, ...]) -> AugmentationDraw:
+    """Draw the changes of one batch.
+
+    Args:
+        settings: ranges.
+        batch_size: B.
+        seed: of the run, the step and the rank: the draw is a function of it.
+    """
+    generator = torch.Generator().manual_seed(int(np.random.SeedSequence(seed).generate_state(1)[0]))
+
+    def uniform(low: float, high: float, *columns: int) -> torch.Tensor:
+        return low + (high - low) * torch.rand(batch_size, *columns, generator=generator)
+
+    axial, tilt = math.radians(settings.rotation_axial_deg), math.radians(settings.rotation_tilt_deg)
+    in_plane = uniform(*settings.zoom_in_plane)
+    return AugmentationDraw(
+        rotation_rad=torch.cat([uniform(-axial, axial, 1), uniform(-tilt, tilt, 2)], dim=1),
+        zoom=torch.stack([uniform(*settings.zoom_z), in_plane, in_plane], dim=1),
+        mirrored=uniform(0, 1) < settings.mirror_probability,
+        intensity_scale=uniform(1 - settings.intensity_scale, 1 + settings.intensity_scale),
+        intensity_shift_hu=uniform(-settings.intensity_shift_hu, settings.intensity_shift_hu),
+        noise_hu=uniform(0, settings.noise_hu),
+        noise_seed=int(torch.randint(2**62, (), generator=generator)),
+    )
+
+
+def margin_size(crop_size_vox: Size, settings: AugmentationSettings, spacing_zyx_mm: tuple[float, ...]) -> Size:
+    """Size of the box to read so that no change drawn from `settings` looks beyond it.
+
+    It is odd where the crop is odd and even where it is even: so both have their middle at the same place of the voxel
+    grid, and an unchanged crop is the voxels themselves rather than values halfway between them.
+    """
+    sin_axial = math.sin(math.radians(settings.rotation_axial_deg))
+    sin_tilt = math.sin(math.radians(settings.rotation_tilt_deg))
+    tilted, turned = sin_tilt * (1 + sin_axial), sin_axial + sin_tilt**2  # bounds of the composed rotation's entries
+    reach = torch.tensor([[1, tilted, tilted], [tilted, 1, turned], [tilted, turned, 1]])
+    spacing = torch.tensor(spacing_zyx_mm)
+    zoom_min = torch.tensor([settings.zoom_z[0], settings.zoom_in_plane[0], settings.zoom_in_plane[0]])
+    extent_mm = reach @ (torch.tensor(crop_size_vox) * spacing / zoom_min)
+    sizes = [math.ceil(n) for n in (extent_mm / spacing).tolist()]
+    return tuple(n + (n - crop) % 2 for n, crop in zip(sizes, crop_size_vox, strict=True))
+
+
+def voxel_matrices(draw: AugmentationDraw, spacing_zyx_mm: tuple[float, ...]) -> torch.Tensor:
+    """The linear maps from crop voxels to source voxels, both counted from the center of their box.
+
+    Rotation and zoom act in millimetres, so that anisotropic voxels do not shear.
+
+    Returns:
+        (B, 3, 3) float32, axes (z, y, x).
+    """
+    mirror = torch.ones_like(draw.zoom)
+    mirror[:, 2] = torch.where(draw.mirrored, -1.0, 1.0)
+    rotation = _rotation(draw.rotation_rad)
+    in_mm = rotation @ torch.diag_embed(mirror / draw.zoom)
+    spacing = torch.tensor(spacing_zyx_mm, dtype=torch.float32)
+    return in_mm * spacing[None, None, :] / spacing[None, :, None]
+
+
+def resample_affine(volume: torch.Tensor, matrices: torch.Tensor, size: Size, mode: str) -> torch.Tensor:
+    """Sample a box about the center of each volume.
+
+    Args:
+        volume: (B, C, D, H, W) float.
+        matrices: (B, 3, 3) from `voxel_matrices`.
+        size: (d, h, w) of the result.
+        mode: "bilinear" (trilinear, that is) or "nearest".
+
+    Returns:
+        (B, C, d, h, w); beyond the volume its border is repeated.
+    """
+    to_mm_half = matrices.new_tensor([(n - 1) / 2 for n in size])
+    source_half = matrices.new_tensor([max(n - 1, 1) / 2 for n in volume.shape[2:]])
+    normalized = matrices * to_mm_half[None, None, :] / source_half[None, :, None]
+    theta = F.pad(normalized.flip(1, 2), (0, 1))  # grid_sample's order is (x, y, z); no translation
+    grid = F.affine_grid(theta.to(volume), [len(volume), volume.shape[1], *size], align_corners=True)
+    return F.grid_sample(volume, grid, mode=mode, padding_mode="border", align_corners=True)
+
+
+def apply_augmentation(sample: CropSample, draw: AugmentationDraw, preset: Preset) -> Batch:
+    """Apply a draw to a collated batch of crops, on the crops' device.
+
+    Args:
+        sample: collated `CropSample`, boxes of `margin_size`.
+        draw: from `draw_augmentation`.
+        preset: crop size, spacing, intensity, left/right pairs.
+
+    Returns:
+        The training batch; labels, contoured organs and centers of mirrored crops have left and right swapped.
+    """
+    device, size = sample.image_hu.device, preset.grid.crop_size_vox
+    matrices = voxel_matrices(draw, preset.grid.spacing_zyx_mm)
+    image_hu = resample_affine(sample.image_hu[:, None].float(), matrices.to(device), size, "bilinear")
+    label = resample_affine(sample.label[:, None].float(), matrices.to(device), size, "nearest")[:, 0].byte()
+    centers = _transform_centers(sample.centers_vox, matrices.to(device), sample.label.shape[1:], size)
+    mirrored = draw.mirrored.to(device)
+    partner = torch.tensor(preset.mirrored_organs, device=device)
+    label_partner = torch.cat([partner.new_zeros(1), partner + 1]).byte()
+    swapped = label_partner[label.long()]
+    return Batch(
+        image=_change_intensity(image_hu, draw, preset),
+        label=torch.where(mirrored[:, None, None, None], swapped, label),
+        present=torch.where(mirrored[:, None], sample.present[:, partner], sample.present),
+        centers_vox=torch.where(mirrored[:, None, None], centers[:, partner], centers),
+        case_ids=list(sample.case_id),
+    )
+
+
+class CropAugmentation:
+    """Draws and applies; what the trainer calls on every batch."""
+
+    def __init__(self, preset: Preset) -> None:
+        self.preset = preset
+
+    def __call__(self, sample: CropSample, seed: tuple[int, ...]) -> Batch:
+        """Augment a collated batch of crops."""
+        draw = draw_augmentation(self.preset.augmentation, len(sample.image_hu), seed)
+        return apply_augmentation(sample, draw, self.preset)
+
+
+class ShapeAugmentation:
+    """Draws and applies the geometric changes to masks of small organs."""
+
+    def __init__(self, preset: Preset) -> None:
+        self.preset = preset
+
+    def __call__(self, sample: ShapeSample, seed: tuple[int, ...]) -> torch.Tensor:
+        """Augment collated masks.
+
+        Returns:
+            (B, 1, d, h, w) float32, 0 or 1, of the preset's ROI size.
+        """
+        draw = draw_augmentation(self.preset.augmentation, len(sample.mask), seed)
+        return self.resample(sample.mask, voxel_matrices(draw, self.preset.grid.spacing_zyx_mm))
+
+    def center(self, sample: ShapeSample) -> torch.Tensor:
+        """The middle of the boxes, unchanged; shape as from a call."""
+        return self.resample(sample.mask, torch.eye(3).expand(len(sample.mask), 3, 3))
+
+    def resample(self, mask: torch.Tensor, matrices: torch.Tensor) -> torch.Tensor:
+        """(B, D, H, W) masks to (B, 1, d, h, w)."""
+        size = self.preset.grid.roi_size_vox
+        return resample_affine(mask[:, None].float(), matrices.to(mask.device), size, "nearest")
+
+
+def _change_intensity(image_hu: torch.Tensor, draw: AugmentationDraw, preset: Preset) -> torch.Tensor:
+    def per_sample(values: torch.Tensor) -> torch.Tensor:
+        return values.to(image_hu.device).reshape(-1, 1, 1, 1, 1)
+
+    generator = torch.Generator(image_hu.device).manual_seed(draw.noise_seed)
+    noise = torch.randn(image_hu.shape, generator=generator, device=image_hu.device)
+    image_hu = image_hu + per_sample(draw.intensity_shift_hu) + noise * per_sample(draw.noise_hu)
+    return normalize(image_hu, preset.intensity) * per_sample(draw.intensity_scale)
+
+
+def _transform_centers(centers: torch.Tensor, matrices: torch.Tensor, source_size: Size, size: Size) -> torch.Tensor:
+    source_middle = centers.new_tensor([(n - 1) / 2 for n in source_size])
+    middle = centers.new_tensor([(n - 1) / 2 for n in size])
+    inverse = torch.linalg.inv(matrices)
+    return torch.einsum("bij,bkj->bki", inverse, centers - source_middle) + middle
+
+
+def _rotation(angles_rad: torch.Tensor) -> torch.Tensor:
+    """(B, 3, 3) rotation about z, then y, then x; axes (z, y, x)."""
+    rotation = torch.eye(3).expand(len(angles_rad), 3, 3)
+    for axis, (first, second) in enumerate(((1, 2), (0, 2), (0, 1))):
+        cos, sin = angles_rad[:, axis].cos(), angles_rad[:, axis].sin()
+        plane = torch.eye(3).repeat(len(angles_rad), 1, 1)
+        plane[:, first, first], plane[:, first, second] = cos, -sin
+        plane[:, second, first], plane[:, second, second] = sin, cos
+        rotation = plane @ rotation
+    return rotation

@@ -1,0 +1,1 @@
+"""What FocusNet's networks minimise: segmentation, localization and shape losses."""

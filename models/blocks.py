@@ -1,0 +1,250 @@
+"""Building blocks that the networks share: convolutions, squeeze-excite residual block, DenseASPP and decoder step."""
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+Triple = tuple[int, int, int]
+
+CHANNEL_STEP = 8
+
+
+def scale_channels(channels: int, width: float) -> int:
+    """Scale a channel count by a network's width.
+
+    Args:
+        channels: the count at width 1.
+        width: factor, greater than 0.
+
+    Returns:
+        The multiple of 8 nearest to `channels * width` (halves go up), at least 8.
+    """
+    return max(CHANNEL_STEP, int(channels * width / CHANNEL_STEP + 0.5) * CHANNEL_STEP)
+
+
+def upsample_to(features: Tensor, size: Sequence[int]) -> Tensor:
+    """Resize features to a given size, trilinear with aligned corners.
+
+    Args:
+        features: (B, C, d, h, w), floating point.
+        size: (D, H, W), the size of the tensor that the result is to be combined with.
+
+    Returns:
+        (B, C, D, H, W).
+    """
+    return F.interpolate(features, size=tuple(size), mode="trilinear", align_corners=True)
+
+
+def halving_pool(*, halve_depth: bool) -> nn.MaxPool3d:
+    """Build the max-pooling by two, in-plane or along all three axes.
+
+    Args:
+        halve_depth: pool z as well.
+
+    Returns:
+        The layer; it rounds odd sizes up, so that no voxel is left out and one slice stays one slice.
+    """
+    return nn.MaxPool3d((2, 2, 2) if halve_depth else (1, 2, 2), ceil_mode=True)
+
+
+def he_conv3d(
+    in_channels: int,
+    out_channels: int,
+    kernel_size: Triple,
+    *,
+    stride: int = 1,
+    dilation: Triple = (1, 1, 1),
+    bias: bool = False,
+) -> nn.Conv3d:
+    """Build a padded convolution with He's initialization, for convolutions that feed a ReLU.
+
+    Args:
+        in_channels: channels of its input.
+        out_channels: channels of its result.
+        kernel_size: odd extents (z, y, x).
+        stride: step along all axes; with 1 the size is kept, with 2 it is halved, rounded up.
+        dilation: spacing of the kernel's taps (z, y, x).
+        bias: whether to add one, initially zero.
+
+    Returns:
+        The layer.
+    """
+    padding = tuple(d * (k // 2) for d, k in zip(dilation, kernel_size, strict=True))
+    conv = nn.Conv3d(
+        in_channels, out_channels, kernel_size, stride=stride, padding=padding, dilation=dilation, bias=bias
+    )
+    nn.init.kaiming_normal_(conv.weight, nonlinearity="relu")
+    if conv.bias is not None:
+        nn.init.zeros_(conv.bias)
+    return conv
+
+
+def pre_activated_conv3d(
+    in_channels: int,
+    out_channels: int,
+    kernel_size: Triple,
+    *,
+    dilation: Triple = (1, 1, 1),
+    bias: bool = False,
+) -> nn.Sequential:
+    """Build norm, ReLU, convolution: the order in which all of FocusNet's segmentation blocks compute.
+
+    Args:
+        in_channels: channels of its input.
+        out_channels: channels of its result.
+        kernel_size: odd extents (z, y, x); the size is kept.
+        dilation: spacing of the kernel's taps (z, y, x).
+        bias: whether the convolution adds one.
+
+    Returns:
+        The three layers in sequence.
+    """
+    return nn.Sequential(
+        nn.BatchNorm3d(in_channels),
+        nn.ReLU(inplace=True),
+        he_conv3d(in_channels, out_channels, kernel_size, dilation=dilation, bias=bias),
+    )
+
+
+class SqueezeExcite(nn.Module):
+    """Weighs every channel by a gate computed from the global means of all channels.
+
+    Args:
+        channels: channels of input and result.
+        reduction: the gate's hidden layer has `channels // reduction` channels.
+    """
+
+    def __init__(self, channels: int, *, reduction: int):
+        super().__init__()
+        self.gate = nn.Sequential(
+            he_conv3d(channels, channels // reduction, (1, 1, 1), bias=True),
+            nn.ReLU(inplace=True),
+            nn.Conv3d(channels // reduction, channels, 1),
+            nn.Sigmoid(),
+        )
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Reweigh the channels.
+
+        Args:
+            features: (B, C, D, H, W).
+
+        Returns:
+            (B, C, D, H, W), in the dtype of `features`.
+        """
+        weights = self.gate(features.mean(dim=(2, 3, 4), keepdim=True))  # (B, C, 1, 1, 1)
+        # Under autocast the gate may come in another dtype, and the product would promote the whole volume to it.
+        return features * weights.to(features.dtype)
+
+
+class SEResidualBlock(nn.Module):
+    """Pre-activation residual block of two convolutions and a squeeze-excite, FocusNetv2 sec. 3.
+
+    The shortcut is the identity, or norm, ReLU, 1x1x1 convolution where the number of channels changes.
+
+    Args:
+        in_channels: channels of its input.
+        out_channels: channels of its result.
+        kernel_size: of both convolutions (z, y, x).
+        reduction: of the squeeze-excite.
+        dilation: of the second convolution (z, y, x).
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        *,
+        kernel_size: Triple = (3, 3, 3),
+        reduction: int = 2,
+        dilation: Triple = (1, 1, 1),
+    ):
+        super().__init__()
+        self.residual = nn.Sequential(
+            pre_activated_conv3d(in_channels, out_channels, kernel_size),
+            pre_activated_conv3d(out_channels, out_channels, kernel_size, dilation=dilation),
+            SqueezeExcite(out_channels, reduction=reduction),
+        )
+        self.shortcut = (
+            nn.Identity() if in_channels == out_channels else pre_activated_conv3d(in_channels, out_channels, (1, 1, 1))
+        )
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Add residual and shortcut.
+
+        Args:
+            features: (B, in_channels, D, H, W).
+
+        Returns:
+            (B, out_channels, D, H, W), not normalized.
+        """
+        return self.residual(features) + self.shortcut(features)
+
+
+class DenseASPP(nn.Module):
+    """Densely connected atrous pyramid: each branch sees the input and all earlier branches, FocusNetv2 sec. 3.
+
+    Only the plane is dilated: slices are few and further apart than the pixels within them.
+
+    Args:
+        in_channels: channels of its input.
+        growth: channels that every branch adds; its bottleneck has twice as many.
+        dilations: in-plane dilation of each branch.
+
+    Attributes:
+        out_channels: channels of its result, `in_channels + growth * len(dilations)`.
+    """
+
+    def __init__(self, in_channels: int, *, growth: int, dilations: Sequence[int]):
+        super().__init__()
+        self.out_channels = in_channels + growth * len(dilations)
+        self.branches = nn.ModuleList(
+            nn.Sequential(
+                pre_activated_conv3d(in_channels + index * growth, 2 * growth, (1, 1, 1), bias=True),
+                pre_activated_conv3d(2 * growth, growth, (3, 3, 3), dilation=(1, dilation, dilation), bias=True),
+            )
+            for index, dilation in enumerate(dilations)
+        )
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Concatenate the branches' results, newest first, and the input.
+
+        Args:
+            features: (B, in_channels, D, H, W).
+
+        Returns:
+            (B, out_channels, D, H, W).
+        """
+        for branch in self.branches:
+            features = torch.cat([branch(features), features], dim=1)  # (B, C + growth, D, H, W)
+        return features
+
+
+class UpBlock(nn.Module):
+    """Decoder step: upsample to the size of an encoder level, concatenate with that level, fuse.
+
+    Args:
+        in_channels: channels of the coarse features.
+        lateral_channels: channels of the encoder level.
+        out_channels: channels of the result.
+    """
+
+    def __init__(self, in_channels: int, lateral_channels: int, out_channels: int):
+        super().__init__()
+        self.lateral = he_conv3d(lateral_channels, lateral_channels, (3, 3, 3), bias=True)
+        self.fuse = SEResidualBlock(lateral_channels + in_channels, out_channels)
+
+    def forward(self, coarse: Tensor, lateral: Tensor) -> Tensor:
+        """Fuse coarse features with the encoder level that they came from.
+
+        Args:
+            coarse: (B, in_channels, d, h, w).
+            lateral: (B, lateral_channels, D, H, W).
+
+        Returns:
+            (B, out_channels, D, H, W).
+        """
+        upsampled = upsample_to(coarse, lateral.shape[2:])  # (B, in_channels, D, H, W)
+        return self.fuse(torch.cat([self.lateral(lateral), upsampled], dim=1))

@@ -1,0 +1,113 @@
+"""S-Net, the backbone that segments every organ at (almost) full resolution."""
+
+from typing import NamedTuple
+
+from torch import Tensor, nn
+
+from models.blocks import DenseASPP, SEResidualBlock, UpBlock, halving_pool, he_conv3d, scale_channels
+
+
+class SNetFeatures(NamedTuple):
+    """What S-Net computes before its head."""
+
+    features: Tensor
+    """(B, feature_channels, D, H, W): the decoder's last features."""
+    stem: Tensor
+    """(B, stem_channels, D, H, W): the first layer's features."""
+
+
+class SNetOutput(NamedTuple):
+    """What S-Net hands to the losses, SOL-Net and SOS-Net."""
+
+    logits: Tensor
+    """(B, num_classes, D, H, W), before softmax; class 0 is background."""
+    features: Tensor
+    """(B, feature_channels, D, H, W): the decoder's last features."""
+    stem: Tensor
+    """(B, stem_channels, D, H, W): the first layer's features."""
+
+
+class SNet(nn.Module):
+    """Segmentation backbone with two poolings, squeeze-excite residual blocks and a DenseASPP.
+
+    The plane is pooled twice and z once, so that small organs survive; dilations provide the receptive field.
+
+    Gao et al., "FocusNetv2: Imbalanced large and small organ segmentation with adversarial shape constraint for head
+    and neck CT images", Medical Image Analysis 67 (2021) 101831, sec. 3. Deviation: sizes need not be multiples of 4;
+    pooling rounds up and the decoder upsamples to the encoder's sizes.
+
+    Args:
+        num_classes: organs and background.
+        in_channels: channels of the image.
+        width: factor on all channel counts, see `scale_channels`.
+
+    Attributes:
+        feature_channels: channels of the decoder's last features.
+        stem_channels: channels of the first layer's features.
+    """
+
+    def __init__(self, *, num_classes: int, in_channels: int = 1, width: float = 1.0):
+        super().__init__()
+        full, half, quarter, growth = (scale_channels(channels, width) for channels in (32, 48, 64, 32))
+        self.stem_channels = self.feature_channels = full
+
+        self.stem = nn.Sequential(
+            he_conv3d(in_channels, full, (1, 3, 3)),
+            nn.ReLU(inplace=True),
+            SEResidualBlock(full, full, kernel_size=(1, 3, 3), reduction=4),
+        )
+        self.down_half = nn.Sequential(
+            halving_pool(halve_depth=False),
+            SEResidualBlock(full, half),
+            SEResidualBlock(half, half),
+        )
+        self.down_quarter = nn.Sequential(
+            halving_pool(halve_depth=True),
+            SEResidualBlock(half, quarter),
+            SEResidualBlock(quarter, quarter),
+            SEResidualBlock(quarter, quarter, dilation=(1, 2, 2)),
+            SEResidualBlock(quarter, quarter, dilation=(1, 2, 2)),
+        )
+        self.context = DenseASPP(quarter, growth=growth, dilations=(3, 6, 12, 18))
+        self.up_half = UpBlock(self.context.out_channels, half, half)
+        self.up_full = UpBlock(half, full, full)
+        self.head = nn.Conv3d(full, num_classes, 1)
+
+    def forward_features(self, image: Tensor) -> SNetFeatures:
+        """Compute everything but the head.
+
+        Args:
+            image: (B, in_channels, D, H, W), normalized intensities.
+
+        Returns:
+            Last and first features, both at full resolution.
+        """
+        x1 = self.stem(image)  # (B, 32, D, H, W)
+        x2 = self.down_half(x1)  # (B, 48, D, H/2, W/2)
+        x4 = self.down_quarter(x2)  # (B, 64, D/2, H/4, W/4)
+        context = self.context(x4)  # (B, 192, D/2, H/4, W/4)
+        decoded = self.up_half(context, x2)  # (B, 48, D, H/2, W/2)
+        return SNetFeatures(features=self.up_full(decoded, x1), stem=x1)  # (B, 32, D, H, W)
+
+    def forward_head(self, features: Tensor) -> Tensor:
+        """Classify every voxel.
+
+        Args:
+            features: (B, feature_channels, D, H, W), of `forward_features`.
+
+        Returns:
+            Logits (B, num_classes, D, H, W), before softmax.
+        """
+        return self.head(features)
+
+    def forward(self, image: Tensor) -> SNetOutput:
+        """Segment all organs.
+
+        Args:
+            image: (B, in_channels, D, H, W), normalized intensities.
+
+        Returns:
+            Logits, and the features that SOL-Net and SOS-Net read.
+        """
+        features, stem = self.forward_features(image)
+        return SNetOutput(logits=self.forward_head(features), features=features, stem=stem)

@@ -1,0 +1,45 @@
+"""SOL-Net, which localizes the small organs."""
+
+import math
+
+from torch import Tensor, nn
+
+from models.blocks import pre_activated_conv3d
+
+INITIAL_HEAT = 0.01
+
+
+class SOLNet(nn.Module):
+    """Small-organ localization: one heatmap per small organ, whose peak is the organ's center.
+
+    Gao et al., FocusNetv2, Medical Image Analysis 67 (2021) 101831, sec. 3.
+
+    Args:
+        in_channels: channels of S-Net's last features; both hidden layers have as many.
+        num_organs: number of small organs.
+    """
+
+    def __init__(self, *, in_channels: int, num_organs: int):
+        super().__init__()
+        self.body = nn.Sequential(
+            pre_activated_conv3d(in_channels, in_channels, (3, 3, 3)),
+            pre_activated_conv3d(in_channels, in_channels, (3, 3, 3)),
+        )
+        self.head = nn.Conv3d(in_channels, num_organs, 1)
+        # All but a few hundred of a crop's million voxels have target 0. From sigmoid(0) = 0.5 their sum would drive
+        # the first steps, and drive the bias so far down that the few peaks no longer get a gradient through the
+        # sigmoid. Starting near the background, yet where the slope is still about 0.01, leaves them one.
+        nn.init.constant_(self.head.bias, math.log(INITIAL_HEAT / (1 - INITIAL_HEAT)))
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Predict the heatmaps.
+
+        Args:
+            features: (B, in_channels, D, H, W), S-Net's last features.
+
+        Returns:
+            Heatmaps (B, num_organs, D, H, W), float32 in 0..1.
+        """
+        logits = self.head(self.body(features))  # (B, num_organs, D, H, W)
+        # Half precision has no steps left just below 1: the voxels around a peak would tie with it.
+        return logits.float().sigmoid()

@@ -1,0 +1,111 @@
+"""SOS-Net, which segments every small organ in its own region of interest at full resolution."""
+
+import torch
+from torch import Tensor, nn
+
+from models.blocks import DenseASPP, SEResidualBlock, UpBlock, halving_pool, he_conv3d, scale_channels
+
+
+class SOSBranch(nn.Module):
+    """Binary segmentation of one small organ in its region of interest (ROI).
+
+    Gao et al., FocusNetv2, Medical Image Analysis 67 (2021) 101831, sec. 3. Deviation: ROI sizes need not be multiples
+    of 4; pooling rounds up and the decoder upsamples to the encoder's sizes.
+
+    Args:
+        in_channels: channels of the ROI. The paper stacks S-Net's last and first features, heatmap and image; the
+            authors' release feeds the image alone.
+        width: factor on all channel counts, see `scale_channels`.
+    """
+
+    def __init__(self, *, in_channels: int, width: float = 1.0):
+        super().__init__()
+        stem, full, half, quarter, growth = (scale_channels(channels, width) for channels in (24, 32, 48, 64, 32))
+
+        self.level_full = nn.Sequential(
+            he_conv3d(in_channels, stem, (1, 3, 3)),
+            nn.ReLU(inplace=True),
+            SEResidualBlock(stem, stem, kernel_size=(1, 3, 3), reduction=4),
+            SEResidualBlock(stem, full),
+            SEResidualBlock(full, full),
+        )
+        self.down_half = nn.Sequential(
+            halving_pool(halve_depth=False),
+            SEResidualBlock(full, half),
+            SEResidualBlock(half, half),
+        )
+        self.down_quarter = nn.Sequential(
+            halving_pool(halve_depth=True),
+            SEResidualBlock(half, quarter),
+            SEResidualBlock(quarter, quarter),
+        )
+        self.context = DenseASPP(quarter, growth=growth, dilations=(3, 5, 7, 9))
+        self.up_half = UpBlock(self.context.out_channels, half, half)
+        self.up_full = UpBlock(half, full, full)
+        self.head = nn.Conv3d(full, 1, 1)
+
+    def forward(self, roi: Tensor) -> Tensor:
+        """Segment the organ in its ROIs.
+
+        Args:
+            roi: (R, in_channels, d, h, w).
+
+        Returns:
+            Logits (R, 1, d, h, w), before sigmoid.
+        """
+        y1 = self.level_full(roi)  # (R, 32, d, h, w)
+        y2 = self.down_half(y1)  # (R, 48, d, h/2, w/2)
+        y4 = self.down_quarter(y2)  # (R, 64, d/2, h/4, w/4)
+        context = self.context(y4)  # (R, 192, d/2, h/4, w/4)
+        decoded = self.up_half(context, y2)  # (R, 48, d, h/2, w/2)
+        return self.head(self.up_full(decoded, y1))  # (R, 1, d, h, w)
+
+
+class SOSNet(nn.Module):
+    """Small-organ segmentation: one branch per small organ, each with its own weights.
+
+    Gao et al., FocusNetv2, Medical Image Analysis 67 (2021) 101831, sec. 3.
+
+    Args:
+        num_organs: number of small organs.
+        in_channels: channels of an ROI.
+        width: factor on all channel counts, see `scale_channels`.
+    """
+
+    def __init__(self, *, num_organs: int, in_channels: int, width: float = 1.0):
+        super().__init__()
+        self.branches = nn.ModuleList(SOSBranch(in_channels=in_channels, width=width) for _ in range(num_organs))
+
+    def forward(self, rois: Tensor, organ_index: Tensor) -> Tensor:
+        """Segment each ROI with the branch of its organ.
+
+        The ROIs of one organ go through its branch as one batch. The branch of an organ that has none is not run, so
+        its parameters get no gradient in that step.
+
+        Args:
+            rois: (R, in_channels, d, h, w), in any order of organs; R may be 0.
+            organ_index: (R,) long, place of each ROI's organ among the small organs, from 0.
+
+        Returns:
+            Logits (R, 1, d, h, w), before sigmoid, in the order of `rois`.
+
+        Raises:
+            ValueError: the indices do not match the ROIs in number, or name an organ without a branch.
+        """
+        organs = organ_index.tolist()
+        _check_organs(organs, num_rois=len(rois), num_organs=len(self.branches))
+        if not organs:
+            return rois.new_zeros((0, 1, *rois.shape[2:]))
+
+        rows_of_organ = {organ: [row for row, o in enumerate(organs) if o == organ] for organ in set(organs)}
+        logits = torch.cat([self.branches[organ](rois[rows]) for organ, rows in rows_of_organ.items()])  # by organ
+        order = [row for rows in rows_of_organ.values() for row in rows]
+        return logits[torch.tensor(order, device=logits.device).argsort()]  # (R, 1, d, h, w), as the rois were
+
+
+def _check_organs(organs: list[int], *, num_rois: int, num_organs: int) -> None:
+    if len(organs) != num_rois:
+        raise ValueError(f"expected one organ index per ROI: {num_rois} ROIs, {len(organs)} indices")
+    unknown = sorted(set(organs) - set(range(num_organs)))
+    if unknown:
+        raise ValueError(f"organ_index must be in 0..{num_organs - 1}, the small organs' places; found {unknown}")

@@ -1,0 +1,85 @@
+"""export.py: raw cases as NIfTI on their own grid."""
+
+import numpy as np
+import SimpleITK as sitk
+
+from data_preprocess import export
+from data_preprocess.export import export_case
+from data_preprocess.sources.openkbp import list_cases, read_case
+from data_preprocess.sources.raw_case import RawCase
+from utils.command_line import run_main
+from utils.geometry import Geometry
+from utils.volume_io import Volume
+
+
+def run(openkbp, output, *options):
+    arguments = ["--source", "openkbp", "--input", openkbp, "--output", output, "--workers", "1", *options]
+    return run_main(export.main, [str(argument) for argument in arguments])
+
+
+def test_geometry_is_kept(tiny_preset, tmp_path):
+    image = np.arange(3 * 5 * 4, dtype=np.int16).reshape(3, 5, 4) - 30
+    mask = np.zeros(image.shape, dtype=bool)
+    mask[2, 4, 1] = True
+    geometry = Geometry(size_zyx=image.shape, spacing_zyx_mm=(2.5, 1.5, 0.5), origin_xyz_mm=(-7.0, 8.0, 90.0))
+    raw = RawCase(
+        case_id="pt_7",
+        volume=Volume(array=image, geometry=geometry),
+        masks={"Mandible": mask},
+        split=None,
+        source="",
+    )
+    export_case(raw, tiny_preset, tmp_path)
+    for kind, expected in (("images", image), ("labels", mask * np.uint8(3))):
+        read = sitk.ReadImage(str(tmp_path / kind / "pt_7.nii.gz"))
+        np.testing.assert_array_equal(sitk.GetArrayFromImage(read), expected)
+        assert read.GetSize() == (4, 5, 3)
+        np.testing.assert_allclose(read.GetSpacing(), (0.5, 1.5, 2.5))
+        np.testing.assert_allclose(read.GetOrigin(), (-7.0, 8.0, 90.0), atol=1e-6)
+        np.testing.assert_allclose(read.GetDirection(), np.eye(3).ravel(), atol=1e-9)
+    assert sitk.ReadImage(str(tmp_path / "labels" / "pt_7.nii.gz")).GetPixelID() == sitk.sitkUInt8
+
+
+def test_command_writes_every_case_and_skips_it_the_second_time(openkbp, tmp_path):
+    output = tmp_path / "nifti"
+    assert run(openkbp, output) == 0
+    files = sorted(path.relative_to(output).as_posix() for path in output.glob("*/*"))
+    cases = ("pt_1", "pt_2", "pt_201")
+    assert files == [
+        *(f"images/{case}.nii.gz" for case in cases),
+        "labels/organs.ctbl",
+        *(f"labels/{case}.nii.gz" for case in cases),
+    ]
+    assert "4 parotid_left 255 130 60 255" in (output / "labels" / "organs.ctbl").read_text()
+
+    label = sitk.ReadImage(str(output / "labels" / "pt_1.nii.gz"))
+    np.testing.assert_allclose(label.GetSpacing(), (4.0, 4.0, 2.5))
+    np.testing.assert_allclose(label.GetDirection(), np.eye(3).ravel(), atol=1e-9)
+    raw = read_case(list_cases(openkbp)[0])
+    np.testing.assert_array_equal(sitk.GetArrayFromImage(label) == 4, raw.masks["LeftParotid"])
+    image = sitk.GetArrayFromImage(sitk.ReadImage(str(output / "images" / "pt_1.nii.gz")))
+    np.testing.assert_array_equal(image, raw.volume.array)
+
+    before = {path: path.stat().st_mtime_ns for path in output.glob("*/*.nii.gz")}
+    assert run(openkbp, output) == 0
+    assert {path: path.stat().st_mtime_ns for path in output.glob("*/*.nii.gz")} == before
+
+
+def test_failing_case_does_not_stop_the_others(openkbp, tmp_path, caplog):
+    (openkbp / "provided-data" / "train-pats" / "pt_2" / "ct.csv").unlink()
+    assert run(openkbp, tmp_path / "nifti") == 1
+    assert "pt_2: holds no ct.csv" in caplog.text.replace(str(openkbp), "")
+    assert sorted(path.name for path in (tmp_path / "nifti" / "images").iterdir()) == ["pt_1.nii.gz", "pt_201.nii.gz"]
+
+
+def test_only_one_split(openkbp, tmp_path):
+    assert run(openkbp, tmp_path / "nifti", "--split", "test") == 0
+    assert [path.name for path in (tmp_path / "nifti" / "images").iterdir()] == ["pt_201.nii.gz"]
+
+
+def test_wrong_path_is_one_line_and_status_2(tmp_path, capsys):
+    assert run(tmp_path / "nowhere", tmp_path / "nifti") == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 1
+    assert "nowhere: expected a folder" in lines[0]
+    assert not (tmp_path / "nifti").exists()

@@ -1,0 +1,141 @@
+"""prepare.py: raw cases to a folder of cases, again, with failures, killed half-way."""
+
+import numpy as np
+import pytest
+
+from data_preprocess import prepare
+from data_preprocess.cases import finished_case, open_case, read_case_info, read_dataset, read_splits
+from data_preprocess.prepare import prepare_case
+from data_preprocess.sources.openkbp import list_cases, read_case
+from utils.command_line import run_main
+from utils.preset import load_preset
+
+PRESET = load_preset("openkbp")
+
+
+def run(openkbp, output, *options):
+    arguments = ["--source", "openkbp", "--input", openkbp, "--output", output, "--workers", "1", *options]
+    return run_main(prepare.main, [str(argument) for argument in arguments])
+
+
+@pytest.fixture
+def raw(openkbp):
+    """pt_2: a body of 18 x 12 x 10 voxels in radius at 2.5 x 3.5 x 3.5 mm, brainstem and mandible contoured."""
+    return read_case(list_cases(openkbp)[1])
+
+
+def test_prepared_case_by_hand(raw, tmp_path):
+    info = prepare_case(raw, PRESET, tmp_path)
+    assert read_case_info(tmp_path / "pt_2") == info
+    assert info.original == raw.volume.geometry
+    assert info.spacing_zyx_mm == PRESET.grid.spacing_zyx_mm
+    assert info.split == "train"
+    (z0, z1), (y0, y1), (x0, x1) = info.box_zyx
+    assert (z0, z1) == (127 - 67 - 4, 127 - 33 + 4 + 1)  # 35 slices and 10 mm on either side
+    assert y0 in (49, 50, 51)
+    assert x0 in (47, 48, 49)
+    assert info.size_zyx == (z1 - z0, round((y1 - y0) * 3.5 / 3.906), round((x1 - x0) * 3.5 / 3.906))
+
+    case = open_case(tmp_path / "pt_2", info, PRESET.organ_names)
+    assert case.image.shape == case.label.shape == info.size_zyx
+    assert sorted(info.organs) == ["brainstem", "mandible"]
+    assert set(np.unique(case.label)) == {0, 1, 7}
+    assert -1005 <= case.image.min() <= -1000
+    assert 40 <= case.image.max() <= 45
+    assert (tmp_path / "pt_2" / "preview.png").stat().st_size > 1000
+
+
+def test_organs_keep_their_place_and_volume_in_millimetres(raw, tmp_path):
+    info = prepare_case(raw, PRESET, tmp_path)
+    corner_mm = np.multiply([start for start, _ in info.box_zyx], raw.volume.geometry.spacing_zyx_mm)
+    for name, alias in (("brainstem", "Brainstem"), ("mandible", "Mandible")):
+        mask = raw.masks[alias]
+        expected_mm = (np.argwhere(mask).mean(axis=0) + 0.5) * raw.volume.geometry.spacing_zyx_mm
+        found_mm = (np.array(info.organs[name].center_vox) + 0.5) * info.spacing_zyx_mm + corner_mm
+        np.testing.assert_allclose(found_mm, expected_mm, atol=1.0)
+        volume_mm3 = info.organs[name].num_voxels * np.prod(info.spacing_zyx_mm)
+        assert volume_mm3 == pytest.approx(mask.sum() * np.prod(raw.volume.geometry.spacing_zyx_mm), rel=0.25)
+
+
+def test_case_killed_half_way_is_not_there(raw, tmp_path, monkeypatch):
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(prepare, "save_png", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        prepare_case(raw, PRESET, tmp_path / "cases")
+    assert not finished_case(tmp_path / "cases", "pt_2")
+    assert list((tmp_path / "cases").iterdir()) == []
+
+
+def test_command_writes_the_folder_and_skips_it_the_second_time(openkbp, tmp_path):
+    output = tmp_path / "cases"
+    assert run(openkbp, output) == 0
+    assert read_dataset(output) == PRESET
+    assert read_splits(output) == {"train": ["pt_1"], "val": ["pt_2"], "test": ["pt_201"]}
+    files = sorted(path.relative_to(output).as_posix() for path in output.glob("*/*"))
+    names = ("case.json", "image.npy", "label.npy", "preview.png")
+    assert files == [f"{case}/{name}" for case in ("pt_1", "pt_2", "pt_201") for name in names]
+
+    before = {path: path.stat().st_mtime_ns for path in output.glob("*/*")}
+    assert run(openkbp, output) == 0
+    assert {path: path.stat().st_mtime_ns for path in output.glob("*/*")} == before
+
+
+def test_failing_case_does_not_stop_the_others(openkbp, tmp_path, caplog):
+    csv = openkbp / "provided-data" / "train-pats" / "pt_1" / "ct.csv"
+    content = csv.read_text()
+    csv.write_text(content + "nonsense,1\n")
+    output = tmp_path / "cases"
+    assert run(openkbp, output) == 1
+    assert "pt_1: " in caplog.text
+    assert "ct.csv" in caplog.text
+    assert "1 of 3 cases failed" in caplog.text
+    assert read_splits(output) == {"train": ["pt_2"], "val": [], "test": ["pt_201"]}
+
+    csv.write_text(content)
+    assert run(openkbp, output) == 0
+    assert read_splits(output) == {"train": ["pt_1", "pt_2"], "val": [], "test": ["pt_201"]}
+
+
+def test_left_overs_of_a_killed_run_are_no_cases(openkbp, tmp_path):
+    output = tmp_path / "cases"
+    assert run(openkbp, output, "--limit", "1") == 0
+    (output / "pt_1").rename(output / ".pt_1.4711.partial")
+    (output / "splits.json").unlink()
+    assert run(openkbp, output) == 0
+    assert sorted(sum(read_splits(output).values(), [])) == ["pt_1", "pt_2", "pt_201"]
+
+
+def test_split_is_chosen_before_the_limit(openkbp, tmp_path):
+    output = tmp_path / "cases"
+    assert run(openkbp, output, "--split", "test", "--limit", "1") == 0
+    assert [path.name for path in output.iterdir() if path.is_dir()] == ["pt_201"]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--input", "{tmp}/nowhere"], "nowhere: expected a folder; give a clone of open-kbp"),
+        ([], "--input missing: expected a folder"),
+        (["--input", "{kbp}", "--preset", "nothing"], "nothing: no such preset"),
+        (["--input", "{kbp}/provided-data/train-pats", "--split", "test"], "none of 2 cases is left by --split"),
+    ],
+)
+def test_user_errors_are_one_line_and_status_2(options, message, openkbp, tmp_path, capsys):
+    options = [option.format(tmp=tmp_path, kbp=openkbp) for option in options]
+    status = run_main(prepare.main, ["--source", "openkbp", "--output", str(tmp_path / "cases"), *options])
+    lines = capsys.readouterr().err.splitlines()
+    assert status == 2
+    assert len(lines) == 1
+    assert message in lines[0]
+    assert not (tmp_path / "cases").exists()
+
+
+def test_another_preset_is_refused_before_any_work(openkbp, tmp_path, capsys):
+    output = tmp_path / "cases"
+    assert run(openkbp, output, "--limit", "1") == 0
+    capsys.readouterr()
+    assert run(openkbp, output, "--set", "grid.spacing_zyx_mm=[5.0,5.0,5.0]") == 2
+    assert "was prepared at (2.5, 3.906, 3.906) mm" in capsys.readouterr().err
+    assert not (output / "pt_2").exists()

@@ -1,0 +1,130 @@
+"""Tests of models/blocks.py."""
+
+import math
+
+import pytest
+import torch
+
+from models.blocks import (
+    DenseASPP,
+    SEResidualBlock,
+    SqueezeExcite,
+    UpBlock,
+    halving_pool,
+    he_conv3d,
+    scale_channels,
+    upsample_to,
+)
+
+
+@pytest.mark.parametrize(
+    ("channels", "width", "expected"),
+    [(32, 1.0, 32), (48, 1.0, 48), (32, 2.0, 64), (48, 0.25, 16), (24, 0.25, 8), (64, 0.01, 8), (48, 0.75, 40)],
+)
+def test_scaled_channels_are_multiples_of_eight(channels, width, expected):
+    assert scale_channels(channels, width) == expected
+
+
+def test_upsampling_aligns_corners():
+    line = torch.tensor([0.0, 1.0]).view(1, 1, 1, 1, 2)
+
+    upsampled = upsample_to(line, (2, 3, 5))
+
+    assert upsampled.shape == (1, 1, 2, 3, 5)
+    torch.testing.assert_close(upsampled, torch.tensor([0.0, 0.25, 0.5, 0.75, 1.0]).expand(1, 1, 2, 3, 5))
+
+
+def test_pooling_keeps_single_slices_and_last_voxels():
+    volume = torch.arange(15.0).view(1, 1, 1, 3, 5)
+
+    pooled = halving_pool(halve_depth=True)(volume)
+
+    torch.testing.assert_close(pooled, torch.tensor([[6.0, 8.0, 9.0], [11.0, 13.0, 14.0]]).view(1, 1, 1, 2, 3))
+    assert halving_pool(halve_depth=False)(torch.zeros(1, 1, 5, 6, 8)).shape == (1, 1, 5, 3, 4)
+
+
+def test_he_convolution_keeps_or_halves_the_size_and_the_variance():
+    torch.manual_seed(0)
+    volume = torch.zeros(1, 16, 5, 6, 7)
+
+    conv = he_conv3d(16, 32, (3, 3, 3), dilation=(1, 2, 3), bias=True)
+
+    assert conv(volume).shape == (1, 32, 5, 6, 7)
+    assert he_conv3d(16, 8, (5, 5, 5), stride=2)(volume).shape == (1, 8, 3, 3, 4)
+    assert conv.weight.std().item() == pytest.approx(math.sqrt(2 / (16 * 27)), rel=0.05)
+    assert not conv.bias.any()
+
+
+def test_squeeze_excite_gates_channels_by_their_means():
+    block = SqueezeExcite(2, reduction=2)
+    squeeze, _, excite, _ = block.gate
+    with torch.no_grad():
+        squeeze.weight.copy_(torch.tensor([1.0, 0.0]).view(1, 2, 1, 1, 1))  # hidden = mean of channel 0
+        excite.weight.copy_(torch.tensor([1.0, -1.0]).view(2, 1, 1, 1, 1))
+        excite.bias.zero_()
+    features = torch.ones(2, 2, 2, 3, 4)
+    features[0, 0, 0] = 3.0  # sample 0: mean (3 + 1) / 2 = 2; sample 1: mean 1
+
+    weighted = block(features)
+
+    gates = [[1 / (1 + math.exp(-mean)), 1 / (1 + math.exp(mean))] for mean in (2.0, 1.0)]
+    torch.testing.assert_close(weighted, features * torch.tensor(gates).view(2, 2, 1, 1, 1))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_squeeze_excite_keeps_the_dtype_under_autocast(dtype):
+    features = torch.ones(1, 8, 2, 3, 4, dtype=dtype)
+
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert SqueezeExcite(8, reduction=4)(features).dtype == dtype
+
+
+def test_residual_block_adds_the_identity():
+    torch.manual_seed(0)
+    block = SEResidualBlock(8, 8).eval()
+    torch.nn.init.zeros_(block.residual[1][2].weight)  # the residual's second convolution
+    features = torch.randn(2, 8, 3, 4, 5)
+
+    torch.testing.assert_close(block(features), features)
+
+
+def test_residual_block_projects_the_shortcut_where_channels_change():
+    torch.manual_seed(0)
+    block = SEResidualBlock(8, 16, kernel_size=(1, 3, 3), reduction=4, dilation=(1, 2, 2)).eval()
+
+    assert block(torch.randn(2, 8, 3, 4, 5)).shape == (2, 16, 3, 4, 5)
+    assert block.shortcut[2].weight.shape == (16, 8, 1, 1, 1)
+    assert block.residual[0][2].dilation == (1, 1, 1)
+    assert block.residual[1][2].dilation == (1, 2, 2)
+
+
+def test_dense_aspp_puts_the_newest_branch_first_and_the_input_last():
+    torch.manual_seed(0)
+    aspp = DenseASPP(8, growth=4, dilations=(3, 5)).eval()
+    features = torch.randn(2, 8, 2, 7, 9)
+
+    result = aspp(features)
+
+    oldest = aspp.branches[0](features)
+    assert result.shape == (2, aspp.out_channels, 2, 7, 9)
+    assert aspp.out_channels == 16
+    torch.testing.assert_close(result[:, 4:], torch.cat([oldest, features], dim=1))
+
+
+def test_dense_aspp_dilates_in_plane_only():
+    aspp = DenseASPP(1, growth=1, dilations=(3,)).eval()
+    for parameter in aspp.parameters():
+        torch.nn.init.constant_(parameter, 1.0)  # all ReLUs open
+    features = torch.ones(1, 1, 5, 9, 9, requires_grad=True)
+
+    aspp(features)[0, 0, 2, 4, 4].backward()
+
+    expected = torch.zeros(5, 9, 9, dtype=torch.bool)
+    expected[1:4, 1:8:3, 1:8:3] = True
+    assert torch.equal(features.grad[0, 0] > 0, expected)
+
+
+def test_decoder_step_takes_the_size_of_the_encoder_level():
+    block = UpBlock(24, 16, 8)
+
+    assert block(torch.zeros(2, 24, 2, 3, 4), torch.zeros(2, 16, 3, 5, 7)).shape == (2, 8, 3, 5, 7)

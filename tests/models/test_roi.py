@@ -1,0 +1,142 @@
+"""Tests of models/roi.py."""
+
+import pytest
+import torch
+
+from models.roi import crop_rois, find_peaks, paste_rois, roi_starts
+
+VOLUME_SIZE = (5, 7, 11)
+ROI_SIZE = (2, 3, 4)
+
+
+def numbered_volumes(num_samples, num_channels):
+    """Build volumes whose values are the digits sample, channel, z, y, x, x: every voxel tells where it is."""
+    sample, channel, z, y, x = torch.meshgrid(
+        *(torch.arange(extent) for extent in (num_samples, num_channels, *VOLUME_SIZE)), indexing="ij"
+    )
+    return (((sample * 10 + channel) * 10 + z) * 10 + y) * 100 + x
+
+
+def test_peaks_are_decoded_where_height_differs_from_width():
+    heatmaps = torch.zeros(2, 2, *VOLUME_SIZE)
+    peaks = {(0, 0): (4, 6, 10), (0, 1): (1, 2, 9), (1, 0): (0, 0, 0), (1, 1): (3, 5, 1)}
+    for number, (heatmap, voxel) in enumerate(peaks.items()):
+        heatmaps[(*heatmap, *voxel)] = 0.25 * (number + 1)
+
+    position, value = find_peaks(heatmaps)
+
+    assert position.dtype == torch.long
+    assert position.tolist() == [[[4, 6, 10], [1, 2, 9]], [[0, 0, 0], [3, 5, 1]]]
+    assert value.tolist() == [[0.25, 0.5], [0.75, 1.0]]
+
+
+def test_peaks_of_an_empty_heatmap_lie_inside_it():
+    position, value = find_peaks(torch.zeros(1, 1, *VOLUME_SIZE))
+
+    assert (position >= 0).all()
+    assert (position < torch.tensor(VOLUME_SIZE)).all()
+    assert value.tolist() == [[0.0]]
+
+
+def test_peaks_do_not_depend_on_the_memory_format():
+    torch.manual_seed(0)
+    heatmaps = torch.rand(2, 3, *VOLUME_SIZE)
+
+    position, _ = find_peaks(heatmaps.to(memory_format=torch.channels_last_3d))
+
+    assert torch.equal(position, find_peaks(heatmaps).position)
+
+
+@pytest.mark.parametrize(
+    ("center", "start"),
+    [
+        ((2, 3, 5), (1, 2, 3)),  # index (1, 1, 2) of the box
+        ((0, 0, 0), (0, 0, 0)),
+        ((4, 6, 10), (3, 4, 7)),
+        ((-8, 3, 99), (0, 2, 7)),
+        ((2.5, 2.4, 5.6), (2, 1, 4)),  # rounded to (3, 2, 6)
+    ],
+)
+def test_box_lies_around_its_center_and_in_the_volume(center, start):
+    starts = roi_starts(torch.tensor(center), ROI_SIZE, VOLUME_SIZE)
+
+    assert starts.dtype == torch.long
+    assert starts.tolist() == list(start)
+
+
+def test_boxes_are_placed_each_on_its_own():
+    centers = torch.tensor([[[2, 3, 5], [0, 0, 0]], [[4, 6, 10], [4, 0, 5]]])
+
+    starts = roi_starts(centers, ROI_SIZE, VOLUME_SIZE)
+
+    assert starts.tolist() == [[[1, 2, 3], [0, 0, 0]], [[3, 4, 7], [3, 0, 3]]]
+
+
+def test_box_may_fill_the_volume_but_not_exceed_it():
+    center = torch.tensor([2, 3, 5])
+
+    assert roi_starts(center, VOLUME_SIZE, VOLUME_SIZE).tolist() == [0, 0, 0]
+    with pytest.raises(ValueError, match=r"\(5, 7, 11\).*\(2, 8, 4\)"):
+        roi_starts(center, (2, 8, 4), VOLUME_SIZE)
+
+
+def test_crop_takes_each_box_from_its_sample():
+    volumes = numbered_volumes(num_samples=2, num_channels=3)
+    sample_index = torch.tensor([1, 0, 1])
+    starts = torch.tensor([[1, 2, 3], [3, 4, 7], [0, 0, 0]])
+
+    rois = crop_rois(volumes, sample_index, starts, ROI_SIZE)
+
+    assert rois.shape == (3, 3, *ROI_SIZE)
+    assert rois[0, 2, 0, 0].tolist() == [121203, 121204, 121205, 121206]
+    for roi, sample, (z, y, x) in zip(rois, sample_index, starts.tolist(), strict=True):
+        assert torch.equal(roi, volumes[sample, :, z : z + 2, y : y + 3, x : x + 4])
+
+
+def test_crop_hands_gradients_back_to_its_voxels():
+    volumes = torch.zeros(2, 1, *VOLUME_SIZE, requires_grad=True)
+    starts = torch.tensor([[1, 2, 3], [2, 2, 3]])  # overlap in slice 2
+
+    crop_rois(volumes, torch.tensor([1, 1]), starts, ROI_SIZE).sum().backward()
+
+    expected = torch.zeros(2, 1, *VOLUME_SIZE)
+    expected[1, 0, 1:4, 2:5, 3:7] = torch.tensor([1.0, 2.0, 1.0]).view(3, 1, 1)
+    assert torch.equal(volumes.grad, expected)
+
+
+def test_paste_fills_the_rest():
+    pasted = paste_rois(torch.ones(1, 2, *ROI_SIZE), torch.tensor([[3, 4, 7]]), VOLUME_SIZE, fill=-5.0)
+
+    expected = torch.full((1, 2, *VOLUME_SIZE), -5.0)
+    expected[:, :, 3:, 4:, 7:] = 1.0
+    assert torch.equal(pasted, expected)
+
+
+def test_paste_then_crop_is_the_identity():
+    torch.manual_seed(0)
+    rois = torch.randn(3, 2, *ROI_SIZE)
+    starts = roi_starts(torch.tensor([[2, 3, 5], [0, 0, 0], [4, 6, 10]]), ROI_SIZE, VOLUME_SIZE)
+
+    pasted = paste_rois(rois, starts, VOLUME_SIZE, fill=0.0)
+
+    assert torch.equal(crop_rois(pasted, torch.arange(3), starts, ROI_SIZE), rois)
+
+
+def test_crop_then_paste_restores_the_box():
+    volumes = numbered_volumes(num_samples=2, num_channels=1)
+    starts = torch.tensor([[1, 2, 3], [3, 4, 7]])
+
+    pasted = paste_rois(crop_rois(volumes, torch.tensor([0, 1]), starts, ROI_SIZE), starts, VOLUME_SIZE, fill=-1)
+
+    inside = pasted != -1
+    assert inside.sum() == 2 * 2 * 3 * 4
+    assert torch.equal(pasted[inside], volumes[inside])
+
+
+def test_no_boxes_give_no_rois():
+    starts = torch.zeros(0, 3, dtype=torch.long)
+
+    rois = crop_rois(torch.zeros(2, 3, *VOLUME_SIZE), starts[:, 0], starts, ROI_SIZE)
+
+    assert rois.shape == (0, 3, *ROI_SIZE)
+    assert paste_rois(rois, starts, VOLUME_SIZE, fill=0.0).shape == (0, 3, *VOLUME_SIZE)

@@ -1,0 +1,80 @@
+"""Tests of models/s_net.py."""
+
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from models.s_net import SNet
+
+
+def test_s_net_has_the_reference_parameters_and_operations():
+    with torch.device("meta"):
+        network = SNet(num_classes=10)
+        with FlopCounterMode(display=False) as counter:
+            output = network(torch.empty(1, 1, 40, 192, 192))
+
+    assert sum(parameter.numel() for parameter in network.parameters()) == 1_963_114
+    assert round(counter.get_total_flops() / 1e9, 2) == 1031.77
+    assert output.logits.shape == (1, 10, 40, 192, 192)
+    assert output.features.shape[1] == network.feature_channels == 32
+    assert output.stem.shape[1] == network.stem_channels == 32
+
+
+@pytest.mark.parametrize("size", [(4, 8, 12), (5, 11, 18), (1, 7, 6)])
+def test_s_net_keeps_any_size(size):
+    network = SNet(num_classes=4, in_channels=2, width=0.25)
+
+    output = network(torch.randn(2, 2, *size))
+
+    assert network.feature_channels == network.stem_channels == 8
+    assert output.logits.shape == (2, 4, *size)
+    assert output.features.shape == output.stem.shape == (2, 8, *size)
+
+
+def test_s_net_forward_is_features_then_head():
+    torch.manual_seed(0)
+    network = SNet(num_classes=3, width=0.25).eval()
+    image = torch.randn(2, 1, 3, 8, 10)
+
+    output = network(image)
+
+    features, stem = network.forward_features(image)
+    assert torch.equal(output.features, features)
+    assert torch.equal(output.stem, stem)
+    assert torch.equal(output.logits, network.forward_head(features))
+
+
+def test_s_net_batched_equals_one_by_one():
+    torch.manual_seed(0)
+    network = SNet(num_classes=3, width=0.25).eval()
+    images = torch.randn(2, 1, 3, 8, 10)
+
+    batched = network(images)
+    one_by_one = [network(image[None]) for image in images]
+
+    for field, fields in zip(batched, zip(*one_by_one, strict=True), strict=True):
+        torch.testing.assert_close(field, torch.cat(fields), rtol=1e-4, atol=1e-4)
+
+
+def test_s_net_gradient_reaches_every_parameter():
+    torch.manual_seed(0)
+    network = SNet(num_classes=3, width=0.25)
+
+    network(torch.randn(2, 1, 4, 12, 16)).logits.square().sum().backward()
+
+    assert all(parameter.grad is not None for parameter in network.parameters())
+
+
+def test_s_net_runs_in_bfloat16_and_channels_last():
+    torch.manual_seed(0)
+    network = SNet(num_classes=3, width=0.25).eval()
+    image = torch.randn(2, 1, 3, 8, 10)
+    expected = network(image).logits
+
+    network.to(memory_format=torch.channels_last_3d)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        output = network(image.to(memory_format=torch.channels_last_3d))
+
+    assert output.logits.dtype == torch.bfloat16
+    error = (output.logits.float() - expected).norm() / expected.norm()
+    assert error < 0.03

@@ -1,0 +1,193 @@
+"""evaluate.py from the command line."""
+
+import csv
+import json
+import shutil
+import warnings
+
+import numpy as np
+import pytest
+import surface_distance
+
+import evaluate
+from utils.command_line import run_main
+from utils.geometry import Geometry
+from utils.organs import write_color_table
+from utils.preset import load_preset
+from utils.scores import METRICS
+from utils.volume_io import Volume, read_volume, write_volume
+
+SHAPE, SPACING = (6, 8, 10), (3.0, 2.0, 1.0)
+REPORT = {"scores.csv", "summary.csv", "summary.json", *(f"{metric.key}.png" for metric in METRICS)}
+
+
+def write_label(path, boxes, spacing=SPACING):
+    """A label map with one box per label: {label: (start, stop) along x}."""
+    array = np.zeros(SHAPE, dtype=np.uint8)
+    for label, (start, stop) in boxes.items():
+        array[1:5, 2:6, start:stop] = label
+    write_volume(path, Volume(array=array, geometry=Geometry(size_zyx=SHAPE, spacing_zyx_mm=spacing)))
+
+
+def run(folder, *options):
+    arguments = ["--prediction", folder / "pred", "--reference", folder / "ref", "--output", folder / "scores"]
+    return run_main(evaluate.main, [str(item) for item in (*arguments, "--workers", 1, *options)])
+
+
+def read_scores(folder):
+    with (folder / "scores" / "scores.csv").open() as file:
+        return {(row["case"], row["organ"]): row for row in csv.DictReader(file)}
+
+
+def test_uncontoured_organs_are_skipped_and_missed_ones_counted(tmp_path, capsys):
+    write_label(tmp_path / "ref" / "a.nii.gz", {1: (0, 4), 2: (6, 8)})
+    write_label(tmp_path / "pred" / "a.nrrd", {1: (2, 6), 3: (8, 9)})
+    assert run(tmp_path, "--preset", "phantom") == 0
+
+    scores = read_scores(tmp_path)
+    assert float(scores["a", "brainstem"]["dice"]) == pytest.approx(0.5)
+    assert float(scores["a", "brainstem"]["hd95_mm"]) == pytest.approx(2.0)
+    assert scores["a", "chiasm"]["status"] == "missed"
+    assert (scores["a", "chiasm"]["dice"], scores["a", "chiasm"]["hd95_mm"]) == ("0", "inf")
+    assert scores["a", "mandible"]["status"] == "not contoured"
+    shown = capsys.readouterr().out
+    assert "mean of small" in shown
+    assert "Not contoured (not scored): mandible 1" in shown
+    assert {path.name for path in (tmp_path / "scores").iterdir()} == REPORT
+
+
+def test_color_tables_name_the_labels(tmp_path):
+    for side in ("ref", "pred"):
+        write_label(tmp_path / side / "a.mha", {3: (1, 3)})
+        write_color_table(tmp_path / side, load_preset("phantom"))
+    assert run(tmp_path) == 0
+    assert read_scores(tmp_path)["a", "mandible"]["dice"] == "1"
+
+
+def test_tolerance_of_the_command_line_is_used_and_recorded(tmp_path):
+    write_label(tmp_path / "ref" / "a.mha", {1: (0, 4)})
+    write_label(tmp_path / "pred" / "a.mha", {1: (1, 5)})
+    found = []
+    for tolerance in ("0.5", "brainstem=1"):
+        assert run(tmp_path, "--preset", "phantom", "--tolerance", tolerance) == 0
+        found.append(float(read_scores(tmp_path)["a", "brainstem"]["surface_dice"]))
+    assert 0 < found[0] < found[1] == 1
+    origin = json.loads((tmp_path / "scores" / "summary.json").read_text())["origin"]
+    assert origin["tolerances"]["brainstem"] == {"value_mm": 1.0, "source": "command line"}
+    assert origin["tolerances"]["chiasm"]["source"] == "preset phantom"
+
+
+def test_another_grid_is_an_error_that_prints_both_unless_resampled(tmp_path, caplog):
+    for name in ("a", "b"):
+        write_label(tmp_path / "ref" / f"{name}.mha", {1: (1, 3)})
+    write_label(tmp_path / "pred" / "a.mha", {1: (1, 3)}, spacing=(3.0, 2.0, 1.5))
+    write_label(tmp_path / "pred" / "b.mha", {1: (1, 3)})
+    assert run(tmp_path, "--preset", "phantom") == 1
+    assert "spacing 3 x 2 x 1.5 mm" in caplog.text
+    assert "spacing 3 x 2 x 1 mm" in caplog.text
+    assert {case for case, _ in read_scores(tmp_path)} == {"b"}
+    assert run(tmp_path, "--preset", "phantom", "--resample") == 0
+    assert {case for case, _ in read_scores(tmp_path)} == {"a", "b"}
+
+
+def test_cases_of_one_side_alone_are_named(tmp_path, caplog, capsys):
+    for name in ("a", "b"):
+        write_label(tmp_path / "ref" / f"{name}.mha", {1: (1, 3)})
+    for name in ("a", "z"):
+        write_label(tmp_path / "pred" / f"{name}.mha", {1: (1, 3)})
+    assert run(tmp_path, "--preset", "phantom") == 1
+    assert "b: has a reference but no prediction" in caplog.text
+    assert "Failed cases (not in the table): b." in capsys.readouterr().out
+    assert "z: has a prediction but no reference" in caplog.text
+
+
+def test_comparison_with_itself_says_identical_and_finds_a_planted_shift(tmp_path, capsys):
+    for i in range(8):
+        write_label(tmp_path / "ref" / f"c{i}.mha", {1: (2, 8 - i % 3)})
+        write_label(tmp_path / "pred" / f"c{i}.mha", {1: (2, 8 - i % 3)})
+        write_label(tmp_path / "other" / f"c{i}.mha", {1: (3, 9 - i % 3)})
+    options = ("--preset", "phantom", "--markdown", "--latex", "--compare")
+    assert run(tmp_path, *options, tmp_path / "pred") == 0
+    assert "identical" in capsys.readouterr().out
+    assert run(tmp_path, *options, tmp_path / "other") == 0
+    with (tmp_path / "scores" / "comparison.csv").open() as file:
+        rows = {row["metric"]: row for row in csv.DictReader(file)}
+    assert float(rows["dice"]["p_corrected"]) == pytest.approx(2 / 2**8)
+    assert 0 < float(rows["dice"]["interval_low"]) < float(rows["dice"]["mean_difference"])
+    assert float(rows["hd95_mm"]["mean_difference"]) == pytest.approx(-1)
+    assert "brainstem" in (tmp_path / "scores" / "comparison_dice.md").read_text()
+
+
+def test_worst_cases_are_drawn_on_their_ct(tmp_path, caplog):
+    for name in ("a", "b"):
+        write_label(tmp_path / "ref" / f"{name}.mha", {1: (1, 3)})
+        write_label(tmp_path / "pred" / f"{name}.mha", {1: (1, 3) if name == "b" else (3, 5)})
+    write_label(tmp_path / "ct" / "a.nii.gz", {40: (0, 10)})
+    assert run(tmp_path, "--preset", "phantom", "--overlay", tmp_path / "ct") == 0
+    assert [path.name for path in (tmp_path / "scores" / "overlays").iterdir()] == ["a_brainstem.png"]
+    (tmp_path / "ct" / "a.nii.gz").rename(tmp_path / "ct" / "z.nii.gz")
+    assert run(tmp_path, "--preset", "phantom", "--overlay", tmp_path / "ct") == 0
+    assert "overlay of a" in caplog.text
+
+
+MISTAKES = {
+    "no folder": "no such file or folder",
+    "no names": "nobody names its values",
+    "nothing matches": "no case occurs on both sides",
+    "output is a file": "is a file",
+    "no CT folder": "no such folder",
+    "tolerance": "expected millimetres",
+}
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_mistakes_are_one_line_with_status_2_and_write_nothing(mistake, tmp_path, capsys):
+    for name in ("a", "b"):
+        write_label(tmp_path / "ref" / f"{name}.mha", {1: (1, 3)})
+        if mistake != "no folder":
+            write_label(tmp_path / "pred" / f"{name * 2 if mistake == 'nothing matches' else name}.mha", {1: (1, 3)})
+    options = {
+        "no names": (),
+        "no CT folder": ("--preset", "phantom", "--overlay", tmp_path / "gone"),
+        "tolerance": ("--preset", "phantom", "--tolerance", "much"),
+    }
+    if mistake == "output is a file":
+        (tmp_path / "scores").write_text("")
+    assert run(tmp_path, *options.get(mistake, ("--preset", "phantom"))) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ")
+    assert MISTAKES[mistake] in error
+    assert error.count("\n") == 1
+    assert not (tmp_path / "scores").is_dir()
+
+
+def test_when_every_case_fails_nothing_is_written(tmp_path):
+    write_label(tmp_path / "ref" / "a.mha", {1: (1, 3)})
+    write_label(tmp_path / "pred" / "a.mha", {1: (1, 3)}, spacing=(3.0, 2.0, 1.5))
+    assert run(tmp_path, "--preset", "phantom") == 2
+    assert not (tmp_path / "scores").exists()
+
+
+def test_two_observers_score_what_the_package_says(real_data, tmp_path):
+    case, organs = "0522c0331", ("Lens-Rt", "Brainstem", "Parotid-Lt")
+    for side, observer in (("pred", "radiographer"), ("ref", "oncologist")):
+        (tmp_path / side / case).mkdir(parents=True)
+        for organ in organs:
+            source = real_data / "tcia-hn" / "test" / observer / case / "segmentations" / f"{organ}.nrrd"
+            shutil.copy(source, tmp_path / side / case)
+    assert run(tmp_path) == 0
+    for organ in organs:
+        prediction, reference = (read_volume(tmp_path / side / case / f"{organ}.nrrd") for side in ("pred", "ref"))
+        spacing = reference.geometry.spacing_zyx_mm
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)
+            distances = surface_distance.compute_surface_distances(reference.array > 0, prediction.array > 0, spacing)
+        row = read_scores(tmp_path)[case, organ]
+        expected = {
+            "dice": surface_distance.compute_dice_coefficient(reference.array > 0, prediction.array > 0),
+            "hd95_mm": surface_distance.compute_robust_hausdorff(distances, 95),
+            "assd_mm": np.mean(surface_distance.compute_average_surface_distance(distances)),
+            "surface_dice": surface_distance.compute_surface_dice_at_tolerance(distances, float(row["tolerance_mm"])),
+        }
+        for key, value in expected.items():
+            assert float(row[key]) == pytest.approx(value, abs=1e-6)

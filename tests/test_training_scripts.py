@@ -1,0 +1,331 @@
+"""The five training scripts on tiny cases: what they write, what they leave alone, and how they refuse."""
+
+import csv
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import distributed
+
+import adv_train
+import train_autoencoder
+import train_backbone
+import train_backbone_heatmap
+import train_SOL
+from models.focusnet import build_part
+from utils.checkpoint import read_checkpoint, save_checkpoint
+from utils.command_line import run_main
+from utils.files import write_json
+from utils.preset import load_preset
+from utils.trainer import Trainer
+
+ROOT = Path(__file__).resolve().parent.parent
+SCRIPTS = {
+    "backbone": train_backbone,
+    "sol": train_SOL,
+    "backbone_heatmap": train_backbone_heatmap,
+    "autoencoder": train_autoencoder,
+    "adversarial": adv_train,
+}
+PARTS = {
+    "backbone": ["s_net"],
+    "sol": ["s_net", "sol_net"],
+    "backbone_heatmap": ["s_net", "sol_net"],
+    "autoencoder": ["autoencoder"],
+    "adversarial": ["s_net", "sol_net", "sos_net", "autoencoder"],
+}
+STARTS_FROM = {
+    "sol": ["--init-from", "backbone"],
+    "adversarial": ["--init-from", "sol", "--autoencoder", "autoencoder"],
+}
+STEPS_PER_EPOCH = 2
+
+
+def arguments_of(stage, cases, runs, **changed):
+    """Two epochs of two steps, on the CPU in fp32; `changed` replaces or, where None, removes options."""
+    start = STARTS_FROM.get(stage, [])
+    options = {
+        "--cases": cases,
+        "--run": runs / stage,
+        "--epochs": 2,
+        "--batch-size": 2,
+        "--device": "cpu",
+        "--precision": "fp32",
+        "--workers": 0,
+        **{flag: runs / name / "best.pt" for flag, name in zip(start[::2], start[1::2], strict=True)},
+        **{f"--{name.replace('_', '-')}": value for name, value in changed.items()},
+    }
+    given = [str(word) for option in options.items() if option[1] is not None for word in option]
+    return [*given, "--set", f"{stage}.steps_per_epoch={STEPS_PER_EPOCH}", "--set", f"{stage}.validate_every=1"]
+
+
+def train(stage, arguments):
+    return run_main(SCRIPTS[stage].main, arguments)
+
+
+@pytest.fixture(scope="module")
+def runs(case_folder, tmp_path_factory):
+    """The folder of runs of all stages, each started from the one before."""
+    folder = tmp_path_factory.mktemp("runs")
+    for stage in SCRIPTS:
+        assert train(stage, arguments_of(stage, case_folder, folder)) == 0
+    return folder
+
+
+def rows_of(run):
+    with (run / "metrics.csv").open(newline="") as file:
+        return [{key: value for key, value in row.items() if key != "seconds"} for row in csv.DictReader(file)]
+
+
+def assert_same(left, right):
+    if isinstance(left, dict):
+        assert left.keys() == right.keys()
+        for key, value in left.items():
+            assert_same(value, right[key])
+    elif isinstance(left, list | tuple):
+        for pair in zip(left, right, strict=True):
+            assert_same(*pair)
+    elif torch.is_tensor(left):
+        assert torch.equal(left, right)
+    else:
+        assert left == right
+
+
+@pytest.mark.parametrize("stage", SCRIPTS)
+def test_a_run_folder_holds_everything_needed_to_use_and_repeat_the_run(stage, runs, case_folder):
+    run = runs / stage
+    names = {path.name for path in run.iterdir()}
+    assert names == {"config.json", "metrics.csv", "last.pt", "best.pt", "validation.png", "tensorboard"}
+    config = json.loads((run / "config.json").read_text())
+    assert (config["stage"], config["options"]["epochs"]) == (stage, 2)
+    assert config["splits"] == json.loads((case_folder / "splits.json").read_text())
+    assert config["preset"][stage]["steps_per_epoch"] == STEPS_PER_EPOCH
+
+    rows = rows_of(run)
+    assert [(row["epoch"], row["step"]) for row in rows] == [("0", "2"), ("1", "4")]
+    assert all(np.isfinite(float(row["loss"])) for row in rows)
+    assert all(row["score"] for row in rows)
+
+
+@pytest.mark.parametrize("stage", SCRIPTS)
+@pytest.mark.parametrize("name", ["best.pt", "last.pt"])
+def test_checkpoints_load_safely_and_describe_themselves(stage, name, runs, case_folder):
+    content = torch.load(runs / stage / name, weights_only=True)
+    assert (content["stage"], list(content["parts"])) == (stage, PARTS[stage])
+    preset = load_preset("phantom")
+    assert list(content["preset"]["organs"]) == list(preset.organ_names)
+    assert content["preset"]["grid"] == json.loads((case_folder / "dataset.json").read_text())["preset"]["grid"]
+    assert bool(content["state"]) == (name == "last.pt")
+
+
+@pytest.mark.parametrize(("stage", "frozen"), [("sol", ["s_net"]), ("adversarial", ["s_net", "sol_net"])])
+def test_frozen_networks_do_not_change_by_a_bit(stage, frozen, runs):
+    before = read_checkpoint(runs / STARTS_FROM[stage][1] / "best.pt")["parts"]
+    after = read_checkpoint(runs / stage / "last.pt")["parts"]
+    for name in frozen:
+        assert_same(before[name], after[name])
+
+
+def test_the_autoencoder_learns_on_in_the_adversarial_stage(runs):
+    before, after = (
+        read_checkpoint(runs / name)["parts"]["autoencoder"] for name in ("autoencoder/best.pt", "adversarial/last.pt")
+    )
+    assert not torch.equal(before["head.weight"], after["head.weight"])
+
+
+def assert_same_run(left, right):
+    for name in ("last.pt", "best.pt"):
+        ours, theirs = read_checkpoint(left / name), read_checkpoint(right / name)
+        assert_same(ours["parts"], theirs["parts"])
+        assert_same(ours["state"], theirs["state"])
+    assert rows_of(left) == rows_of(right)
+
+
+@pytest.mark.parametrize("stage", SCRIPTS)
+def test_resumed_is_uninterrupted_bit_for_bit(stage, runs, case_folder, tmp_path, monkeypatch):
+    arguments = arguments_of(stage, case_folder, runs, run=tmp_path / stage)
+    draw_seed = Trainer._draw_seed
+
+    def interrupt(trainer):
+        if trainer.step == STEPS_PER_EPOCH + 1:
+            raise KeyboardInterrupt
+        return draw_seed(trainer)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "_draw_seed", interrupt)
+        assert train(stage, arguments) == 130
+    assert read_checkpoint(tmp_path / stage / "last.pt")["state"]["epoch"] == 1
+    assert train(stage, [*arguments, "--resume"]) == 0
+    assert_same_run(runs / stage, tmp_path / stage)
+
+
+def test_the_number_of_workers_does_not_change_a_run(runs, case_folder, tmp_path):
+    """In the stage that draws random numbers besides augmentation's."""
+    assert train("adversarial", arguments_of("adversarial", case_folder, runs, run=tmp_path / "run", workers=1)) == 0
+    assert_same_run(runs / "adversarial", tmp_path / "run")
+
+
+def refused(stage, arguments, capsys):
+    """The message of a script that must refuse its arguments with one line and status 2."""
+    capsys.readouterr()
+    assert train(stage, arguments) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ")
+    assert error.count("\n") == 1, error
+    return error
+
+
+@pytest.fixture
+def own_cases(case_folder, tmp_path):
+    """A copy of the cases, to be spoiled."""
+    return Path(shutil.copytree(case_folder, tmp_path / "cases"))
+
+
+@pytest.fixture(scope="module")
+def odd_checkpoints(runs, tmp_path_factory):
+    """A truncated checkpoint, and one of a preset with other organs."""
+    folder = tmp_path_factory.mktemp("odd")
+    whole = (runs / "backbone" / "best.pt").read_bytes()
+    (folder / "truncated.pt").write_bytes(whole[: len(whole) // 2])
+    preset = load_preset("openkbp", ["networks.width=0.25"])
+    save_checkpoint(
+        folder / "openkbp.pt", stage="backbone", preset=preset, parts={"s_net": build_part("s_net", preset)}
+    )
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("stage", "options", "message"),
+    [
+        ("backbone", {"cases": "{runs}/nowhere"}, "nowhere: no such folder of cases"),
+        ("backbone", {"cases": "{runs}"}, "holds no dataset.json, so it is no folder of cases"),
+        ("backbone", {"preset": "openkbp"}, "was prepared with 9 organs"),
+        ("backbone", {"preset": "pddca"}, "was prepared at (3.0, 2.0, 1.5) mm"),
+        ("backbone", {"preset": "pdca"}, "pdca: no such preset; known are"),
+        ("backbone", {"device": "tpu"}, "--device tpu: no such device"),
+        ("backbone", {"init_from": "{odd}/truncated.pt"}, "truncated.pt: is damaged, or no checkpoint"),
+        ("backbone", {"init_from": "{odd}/openkbp.pt"}, "openkbp.pt: was trained on the organs brainstem, spinal_cord"),
+        ("backbone", {"init_from": "{runs}/autoencoder/best.pt"}, "expected a checkpoint with s_net, got one of stage"),
+        ("sol", {"init_from": None}, "no checkpoint with a trained s_net was given; give --init-from the best.pt of"),
+        ("sol", {"init_from": "{runs}/nowhere.pt"}, "nowhere.pt: no such checkpoint"),
+        ("sol", {"init_from": "{runs}/autoencoder/best.pt"}, "'autoencoder' with autoencoder; give --init-from"),
+        ("autoencoder", {"init_from": "{runs}/backbone/best.pt"}, "expected a checkpoint with autoencoder"),
+        ("adversarial", {"init_from": "{runs}/backbone/best.pt"}, "no checkpoint with a trained sol_net was given"),
+        ("adversarial", {"autoencoder": None}, "--autoencoder is missing; give the best.pt of train_autoencoder.py"),
+        ("adversarial", {"autoencoder": "{runs}/sol/best.pt"}, "--autoencoder takes the best.pt of train_autoencoder"),
+    ],
+)  # fmt: skip
+def test_wrong_inputs_are_one_clear_line_and_leave_nothing(
+    stage, options, message, runs, odd_checkpoints, case_folder, tmp_path, capsys
+):
+    given = {name: value and value.format(runs=runs, odd=odd_checkpoints) for name, value in options.items()}
+    arguments = arguments_of(stage, **{"cases": case_folder, "runs": runs, "run": tmp_path / "run"} | given)
+    assert message in refused(stage, arguments, capsys)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("split", ["train", "val"])
+def test_an_empty_split_is_refused(split, own_cases, runs, tmp_path, capsys):
+    splits = json.loads((own_cases / "splits.json").read_text())
+    write_json(own_cases / "splits.json", {**splits, split: []})
+    error = refused("backbone", arguments_of("backbone", own_cases, runs, run=tmp_path / "run"), capsys)
+    assert f"splits.json: the {split} split is empty" in error
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_case_that_is_gone_or_damaged_is_refused(own_cases, runs, tmp_path, capsys):
+    arguments = arguments_of("backbone", own_cases, runs, run=tmp_path / "run")
+    image = own_cases / "case_1" / "image.npy"
+    image.write_bytes(image.read_bytes()[:1000])
+    assert "case_1/image.npy: cannot be read" in refused("backbone", arguments, capsys)
+    shutil.rmtree(own_cases / "case_1")
+    assert "case_1/case.json: no such file" in refused("backbone", arguments, capsys)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_validation_split_without_small_organs_cannot_choose_among_localizers(own_cases, runs, tmp_path, capsys):
+    info = json.loads((own_cases / "case_5" / "case.json").read_text())
+    for name in ("chiasm", "optic_nerve_left"):
+        del info["organs"][name]
+    write_json(own_cases / "case_5" / "case.json", info)
+    for stage in ("sol", "adversarial"):
+        error = refused(stage, arguments_of(stage, own_cases, runs, run=tmp_path / "run"), capsys)
+        assert "is contoured in any of the 1 cases of the val split" in error
+    assert not (tmp_path / "run").exists()
+
+
+def test_an_existing_run_is_continued_only_on_demand_and_by_its_own_stage(runs, case_folder, tmp_path, capsys):
+    arguments = arguments_of("backbone", case_folder, runs)
+    before = (runs / "backbone" / "last.pt").read_bytes()
+    assert "backbone: already holds a run; continue it with --resume" in refused("backbone", arguments, capsys)
+    assert (runs / "backbone" / "last.pt").read_bytes() == before
+
+    elsewhere = arguments_of("backbone", case_folder, runs, run=tmp_path / "run")
+    assert "run: nothing to resume" in refused("backbone", [*elsewhere, "--resume"], capsys)
+    assert not (tmp_path / "run").exists()
+
+    shutil.copytree(runs / "sol", tmp_path / "run")
+    error = refused(
+        "backbone_heatmap",
+        [*arguments_of("backbone_heatmap", case_folder, runs, run=tmp_path / "run"), "--resume"],
+        capsys,
+    )
+    assert "expected the last.pt of stage 'backbone_heatmap', got one of 'sol'" in error
+
+
+def test_a_wrong_key_on_the_command_line_is_named(runs, case_folder, tmp_path, capsys):
+    arguments = arguments_of("backbone", case_folder, runs, run=tmp_path / "run")
+    assert train("backbone", [*arguments, "--set", "loss.dice_wieght=1", "--set", "backbone.epochs=x"]) == 2
+    error = capsys.readouterr().err
+    assert "loss.dice_wieght: unknown key" in error
+    assert "backbone.epochs: expected int, got 'x'" in error
+    assert not (tmp_path / "run").exists()
+
+
+DRIVER = """
+import importlib, sys
+sys.path.insert(0, {root!r})
+import torch
+from utils.trainer import Trainer
+
+fit = Trainer.fit
+
+def fit_and_keep(trainer):
+    fit(trainer)
+    weights = {{name: dict(part.named_parameters()) for name, part in trainer.stage.parts.items()}}
+    torch.save(weights, {folder!r} + f"/rank{{trainer.ranks.rank}}.pt")
+
+Trainer.fit = fit_and_keep
+importlib.import_module(sys.argv[1]).main(sys.argv[2:])
+"""
+
+
+@pytest.mark.skipif(not distributed.is_gloo_available(), reason="this torch was built without gloo")
+@pytest.mark.parametrize("stage", ["backbone", "adversarial"])
+def test_two_processes_finish_with_the_same_weights(stage, runs, case_folder, tmp_path):
+    driver = tmp_path / "driver.py"
+    driver.write_text(DRIVER.format(root=str(ROOT), folder=str(tmp_path)))
+    arguments = arguments_of(stage, case_folder, runs, run=None, run_folder=tmp_path / "run", batch_size=1)
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    finished = subprocess.run(
+        [*command, str(driver), SCRIPTS[stage].__name__, *arguments],
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=300,
+    )
+    assert finished.returncode == 0, finished.stderr[-3000:]
+    first, second = (torch.load(tmp_path / f"rank{rank}.pt", weights_only=True) for rank in (0, 1))
+    assert list(first) == PARTS[stage]
+    assert_same(first, second)
+    content = read_checkpoint(tmp_path / "run" / "last.pt")
+    assert content["state"]["step"] == 2 * STEPS_PER_EPOCH
+    assert_same(first, {name: {key: content["parts"][name][key] for key in part} for name, part in first.items()})
+    assert len(rows_of(tmp_path / "run")) == 2

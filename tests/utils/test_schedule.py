@@ -1,0 +1,57 @@
+"""utils/schedule.py: learning rates at the landmarks of a run."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import nn
+
+from utils.preset import ScheduleSettings
+from utils.schedule import build_optimizer, learning_rate
+
+PAPER = ScheduleSettings(
+    epochs=600,
+    steps_per_epoch=10,
+    batch_size=1,
+    optimizer="sgd",
+    learning_rate=0.1,
+    weight_decay=5e-4,
+    warmup_epochs=5,
+    decay_epochs=(200, 400),
+    decay_factor=0.1,
+    validate_every=10,
+    validation_cases=8,
+)
+
+
+@pytest.mark.parametrize("total_steps", [6000, 600, 60_000])  # as in the preset, a tenth of it, tenfold
+@pytest.mark.parametrize(
+    ("epoch", "rate"),
+    [(0, 0.001), (2.5, 0.01), (5, 0.1), (199, 0.1), (200, 0.01), (399, 0.01), (400, 0.001), (599, 0.001)],
+)
+def test_landmarks_of_the_paper_keep_their_share_of_the_run(epoch, rate, total_steps):
+    step = epoch / 600 * total_steps
+    assert learning_rate(PAPER, step, total_steps) == pytest.approx(rate)
+
+
+@pytest.mark.parametrize(("step", "rate"), [(0, 0.1), (25, 0.1 * 0.8535534), (50, 0.05), (75, 0.1 * 0.1464466)])
+def test_cosine_falls_to_zero(step, rate):
+    settings = replace(PAPER, decay="cosine", warmup_epochs=0)
+    assert learning_rate(settings, step, 100) == pytest.approx(rate)
+
+
+def test_cosine_begins_after_the_warm_up():
+    settings = replace(PAPER, decay="cosine", warmup_epochs=300)
+    assert learning_rate(settings, 50, 100) == pytest.approx(0.1)
+    assert learning_rate(settings, 75, 100) == pytest.approx(0.05)
+    assert learning_rate(replace(settings, warmup_epochs=600), 99, 100) < 0.1
+
+
+def test_optimizers_of_the_presets():
+    parameters = list(nn.Linear(2, 2).parameters())
+    sgd = build_optimizer(parameters, PAPER)
+    assert isinstance(sgd, torch.optim.SGD)
+    assert [sgd.param_groups[0][key] for key in ("lr", "momentum", "weight_decay")] == [0.1, 0.9, 5e-4]
+    adam = build_optimizer(parameters, replace(PAPER, optimizer="adam", learning_rate=2e-4, weight_decay=1e-4))
+    assert isinstance(adam, torch.optim.Adam)
+    assert [adam.param_groups[0][key] for key in ("lr", "weight_decay")] == [2e-4, 1e-4]

@@ -1,0 +1,79 @@
+"""utils/sliding_window.py: every voxel is seen, and overlaps blend."""
+
+import pytest
+import torch
+
+from utils.sliding_window import EDGE_WEIGHT, blend_windows, blending_weight, window_boxes, window_starts
+
+VOLUME_SIZE, WINDOW_SIZE = (7, 12, 19), (4, 12, 8)
+
+
+@pytest.mark.parametrize(
+    ("size", "window", "overlap", "starts"),
+    [
+        (10, 10, 0.5, [0]),
+        (6, 10, 0.5, [0]),
+        (20, 10, 0.0, [0, 10]),
+        (21, 10, 0.0, [0, 6, 11]),  # round(5.5) is 6
+        (20, 10, 0.5, [0, 5, 10]),
+        (11, 10, 0.9, [0, 1]),
+    ],
+)
+def test_starts_by_hand(size, window, overlap, starts):
+    assert window_starts(size, window, overlap) == starts
+
+
+@pytest.mark.parametrize("overlap", [0.0, 0.25, 0.5, 0.9])
+def test_windows_cover_the_volume_and_overlap_as_much_as_asked(overlap):
+    for size in range(8, 40):
+        starts = window_starts(size, 8, overlap)
+        assert (starts[0], starts[-1]) == (0, size - 8)
+        steps = [b - a for a, b in zip(starts, starts[1:], strict=False)]
+        assert all(1 <= step <= max(1, 8 * (1 - overlap)) + 0.5 for step in steps)  # starts are rounded
+
+
+@pytest.mark.parametrize("overlap", [-0.1, 1.0, float("nan")])
+def test_an_overlap_out_of_range_is_refused(overlap):
+    with pytest.raises(ValueError, match="overlap: expected 0 to below 1"):
+        window_starts(20, 10, overlap)
+
+
+def test_every_voxel_lies_in_a_box_inside_the_volume():
+    count = torch.zeros(VOLUME_SIZE)
+    for box in window_boxes(VOLUME_SIZE, WINDOW_SIZE, 0.25):
+        assert tuple(count[box].shape) == WINDOW_SIZE
+        count[box] += 1
+    assert count.min() >= 1
+
+
+def test_weights_are_largest_in_the_middle_and_positive_everywhere():
+    weight = blending_weight((3, 5, 4))
+    assert weight.shape == (3, 5, 4)
+    assert weight[1, 2, 1] == pytest.approx(0.9238795)  # sin(90 deg), sin(90 deg), sin(67.5 deg)
+    assert weight.argmax() in (1 * 20 + 2 * 4 + 1, 1 * 20 + 2 * 4 + 2)
+    assert weight.min() >= EDGE_WEIGHT
+    torch.testing.assert_close(weight, weight.flip(0, 1, 2))
+
+
+def test_a_constant_blends_to_the_constant():
+    blended = blend_windows(
+        torch.zeros(1, *VOLUME_SIZE), WINDOW_SIZE, 0.5, lambda w: torch.full((1, 2, *w.shape[2:]), 0.7)
+    )
+    assert blended.shape == (2, *VOLUME_SIZE)
+    torch.testing.assert_close(blended, torch.full_like(blended, 0.7))
+
+
+def test_a_voxelwise_function_blends_to_itself():
+    volume = torch.randn(3, *VOLUME_SIZE, generator=torch.Generator().manual_seed(0))
+    blended = blend_windows(volume, WINDOW_SIZE, 0.25, lambda window: 2 * window[:, :2] + 1)
+    torch.testing.assert_close(blended, 2 * volume[:2] + 1)
+
+
+def test_two_windows_meet_with_equal_weight_in_the_middle_of_their_overlap():
+    answers = iter([0.0, 1.0])
+    blended = blend_windows(
+        torch.zeros(1, 1, 1, 6), (1, 1, 4), 0.5, lambda window: torch.full((1, 1, 1, 1, 4), next(answers))
+    )[0, 0, 0]
+    assert blended.tolist() == pytest.approx([0, 0, blended[2].item(), 1 - blended[2].item(), 1, 1])
+    # the first window's voxel 2 weighs sin(112.5 deg), the second's voxel 0 weighs sin(22.5 deg)
+    assert blended[2].item() == pytest.approx(0.3826834 / (0.3826834 + 0.9238795))

@@ -1,0 +1,63 @@
+"""Train S-Net and SOL-Net jointly (stages 1 and 2 of FocusNetv2 in one)."""
+
+import sys
+
+import torch
+
+from data_preprocess.augment import Batch, CropAugmentation
+from data_preprocess.cases import read_splits
+from data_preprocess.dataset import CaseFolder
+from data_preprocess.heatmap import heatmap_targets
+from data_preprocess.loading import build_loader, crop_dataset, training_preset
+from losses.localization import heatmap_loss
+from losses.segmentation import SegmentationLoss
+from models.focusnet import FocusNet, build_part
+from models.validation import NOT_FOUND_MM, CaseValidation
+from utils.checkpoint import load_initial_parts
+from utils.command_line import run_main
+from utils.trainer import LossStage, Trainer
+from utils.training_options import parse_training_options
+from utils.training_run import open_run
+
+
+class BackboneHeatmapStage(LossStage):
+    """S-Net's loss plus weighted heatmap loss, which reaches S-Net's features too."""
+
+    name = "backbone_heatmap"
+    trained = ("s_net", "sol_net")
+
+    def training_step(self, batch: Batch) -> dict[str, torch.Tensor]:
+        """Segment the crops and localize their small organs."""
+        settings = self.preset.loss
+        output = self.live["s_net"](batch.image)
+        heatmaps = self.live["sol_net"](output.features)
+        loss = SegmentationLoss.from_preset(self.preset).to(batch.image.device)
+        terms = loss(output.logits, batch.label, batch.present)
+        targets, known = heatmap_targets(batch, self.preset)
+        heatmap = heatmap_loss(heatmaps, targets, known, peak_weight=settings.heatmap_peak_weight)
+        total = terms.total + settings.heatmap_weight * heatmap
+        return {"loss": total, "focal": terms.focal, "dice_loss": terms.dice, "heatmap": heatmap}
+
+
+def score(metrics: dict[str, float]) -> float:
+    """Mean Dice, less the share of the largest counted error by which peaks are off."""
+    return metrics["dice"] - metrics["peak_error_mm"] / NOT_FOUND_MM
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Train S-Net and SOL-Net."""
+    options = parse_training_options(__doc__, argv)
+    preset = training_preset(options.cases, options.preset, options.set)
+    run = open_run(options, read_splits(options.cases))
+    parts = {name: build_part(name, preset) for name in ("s_net", "sol_net")}
+    load_initial_parts(parts, options.init_from, preset)
+
+    train, val = (CaseFolder(options.cases, split, preset.organ_names) for split in ("train", "val"))
+    validation = CaseValidation(FocusNet(preset, **parts), preset, val, run.compute, score=score)
+    stage = BackboneHeatmapStage(preset, parts, prepare=CropAugmentation(preset), validate=validation)
+    loader = build_loader(crop_dataset(train, preset, options.seed), preset.backbone_heatmap, run)
+    Trainer(stage, loader, preset.backbone_heatmap, run).fit()
+
+
+if __name__ == "__main__":
+    sys.exit(run_main(main))

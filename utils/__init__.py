@@ -1,0 +1,1 @@
+"""Everything that knows nothing about FocusNet's data, networks or losses."""

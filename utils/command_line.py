@@ -1,0 +1,49 @@
+"""What every script's command line shares: logging, and errors that people can read."""
+
+import logging
+import sys
+from collections.abc import Callable, Mapping
+
+SOME_FAILED = 1
+USER_ERROR = 2
+
+logger = logging.getLogger(__name__)
+
+
+def run_main(main: Callable[[list[str] | None], int | None], argv: list[str] | None = None) -> int:
+    """Run a script: a ValueError or OSError becomes one line on stderr and exit status 2.
+
+    Args:
+        main: the script's main function; its return value is the exit status, None meaning 0.
+        argv: arguments without the program's name; None takes those of the process.
+
+    Returns:
+        The exit status, for `sys.exit`.
+    """
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    try:
+        return main(argv) or 0
+    except (ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return USER_ERROR
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+
+
+def report_failures(failures: Mapping[str, str], total: int) -> int:
+    """Log which cases failed and why.
+
+    Args:
+        failures: case id to reason.
+        total: number of cases tried.
+
+    Returns:
+        The exit status: 0 if none failed, 1 if some did, 2 if all did.
+    """
+    for case_id, reason in sorted(failures.items()):
+        logger.error("error: %s: %s", case_id, reason)
+    if not failures:
+        return 0
+    logger.error("%d of %d cases failed; mend these and run again", len(failures), total)
+    return USER_ERROR if len(failures) == total else SOME_FAILED

@@ -1,0 +1,60 @@
+"""Where and in which precision networks run."""
+
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import nn
+
+Precision = Literal["fp32", "bf16", "fp16"]
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+@dataclass(frozen=True)
+class Compute:
+    """A device and a precision."""
+
+    device: torch.device
+    precision: Precision
+
+    def autocast(self) -> AbstractContextManager:
+        """The context in which forward passes run; weights stay float32."""
+        enabled = self.precision != "fp32"
+        return torch.autocast(self.device.type, dtype=DTYPES[self.precision], enabled=enabled)
+
+    def place(self, network: nn.Module) -> nn.Module:
+        """Move a network to the device, its convolutions in channels-last order, which they compute fastest in."""
+        return network.to(self.device, memory_format=torch.channels_last_3d)
+
+
+def choose_compute(device: str | None, precision: Precision | None, local_rank: int = 0) -> Compute:
+    """Fill in what the command line left open: a GPU if there is one, bf16 where the hardware computes in it.
+
+    Args:
+        device: "cpu", "cuda:N", "cuda" for the GPU that is this process's own, or None.
+        precision: or None.
+        local_rank: which GPU of this machine, when torchrun started several processes.
+
+    Raises:
+        ValueError: the device is unknown or not there.
+    """
+    name = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        chosen = torch.device(name)
+    except RuntimeError as error:
+        raise ValueError(f"--device {name}: no such device; use cpu, cuda or cuda:N") from error
+    if chosen.type not in ("cpu", "cuda"):
+        raise ValueError(f"--device {name}: expected cpu, cuda or cuda:N")
+    if chosen == torch.device("cuda"):
+        chosen = torch.device("cuda", local_rank)
+    if chosen.type == "cuda" and chosen.index >= torch.cuda.device_count():
+        raise ValueError(f"--device {chosen}: this machine has {torch.cuda.device_count()} GPUs that torch can use")
+    return Compute(device=chosen, precision=precision or ("bf16" if _computes_bf16(chosen) else "fp32"))
+
+
+def _computes_bf16(device: torch.device) -> bool:
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    capabilities = getattr(torch.cpu, "get_capabilities", dict)()
+    return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))

@@ -1,0 +1,141 @@
+"""TOML files to frozen dataclasses, with every problem of a file reported at once."""
+
+import dataclasses
+import tomllib
+import types
+import typing
+from collections.abc import Sequence
+from pathlib import Path
+
+Table = dict[str, typing.Any]
+
+
+def read_toml(path: Path) -> Table:
+    """Read a TOML file.
+
+    Raises:
+        ValueError: the file is missing or not TOML; the message names the file and the line.
+    """
+    if not path.is_file():
+        raise ValueError(f"{path}: no such configuration file; check the path")
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path}: is not valid TOML: {error}") from error
+
+
+def apply_overrides(table: Table, overrides: Sequence[str]) -> list[str]:
+    """Set `section.key=value` entries in place; the value is TOML, or a bare word taken as text.
+
+    Returns:
+        One line per override that cannot be applied.
+    """
+    problems = []
+    for override in overrides:
+        dotted, equals, text = override.partition("=")
+        *sections, key = dotted.strip().split(".")
+        if not equals or not all([*sections, key]):
+            problems.append(f"--set {override}: expected section.key=value")
+            continue
+        target = table
+        for section in sections:
+            target = target.setdefault(section, {})
+            if not isinstance(target, dict):
+                problems.append(f"--set {override}: {section} is a value, not a section")
+                break
+        else:
+            target[key] = _parse_value(text.strip())
+    return problems
+
+
+def build(cls: type, table: Table, problems: list[str], where: str = "") -> typing.Any:
+    """Fill the dataclass `cls` from a TOML table, checking keys and types.
+
+    Args:
+        cls: a dataclass whose fields are numbers, text, booleans, tuples of them, or further dataclasses.
+        table: parsed TOML; lists become tuples, whole numbers are accepted where a float is expected, and instances
+            where a dataclass is.
+        problems: one line is added per unknown key, missing key and value of the wrong type.
+        where: dotted name of the section, for the messages.
+
+    Returns:
+        An instance, or None if it could not be built; then `problems` says why.
+    """
+    hints = typing.get_type_hints(cls)
+    fields = {field.name: field for field in dataclasses.fields(cls)}
+    before = len(problems)
+    problems += [f"{where}{key}: unknown key" for key in table if key not in fields]
+    values = {}
+    for name, field in fields.items():
+        if name in table:
+            values[name] = _convert(hints[name], table[name], problems, f"{where}{name}")
+        elif field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING:
+            problems.append(f"{where}{name}: missing key")
+    return cls(**values) if len(problems) == before else None
+
+
+def changed_keys(old: Table, new: Table, where: str = "") -> list[str]:
+    """Dotted names of the keys whose values differ between two tables, or that only one of them has."""
+    names = []
+    for key in dict.fromkeys([*old, *new]):
+        before, after = old.get(key), new.get(key)
+        if isinstance(before, dict) and isinstance(after, dict):
+            names += changed_keys(before, after, f"{where}{key}.")
+        elif before != after:
+            names.append(f"{where}{key}")
+    return names
+
+
+def to_table(instance: typing.Any) -> Table:
+    """The table that `build` reads back into an equal instance: dataclasses as dictionaries, tuples as lists."""
+    return _plain(dataclasses.asdict(instance))
+
+
+def _convert(expected: typing.Any, value: typing.Any, problems: list[str], where: str) -> typing.Any:
+    if dataclasses.is_dataclass(expected):
+        if isinstance(value, expected):
+            return value
+        if isinstance(value, dict):
+            return build(expected, value, problems, f"{where}.")
+        problems.append(f"{where}: expected a section, got {value!r}")
+        return None
+    origin, arguments = typing.get_origin(expected), typing.get_args(expected)
+    if origin is types.UnionType:
+        expected = next(argument for argument in arguments if argument is not types.NoneType)
+        return None if value is None else _convert(expected, value, problems, where)
+    if origin is typing.Literal:
+        if value not in arguments:
+            problems.append(f"{where}: expected one of {', '.join(map(repr, arguments))}, got {value!r}")
+        return value
+    if origin is tuple:
+        return _convert_tuple(arguments, value, problems, where)
+    if expected is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if not isinstance(value, expected) or (isinstance(value, bool) and expected is not bool):
+        problems.append(f"{where}: expected {expected.__name__}, got {value!r}")
+    return value
+
+
+def _convert_tuple(arguments: tuple, value: typing.Any, problems: list[str], where: str) -> tuple | None:
+    variadic = len(arguments) == 2 and arguments[1] is Ellipsis
+    if not isinstance(value, list | tuple) or (not variadic and len(value) != len(arguments)):
+        count = "a list" if variadic else f"a list of {len(arguments)}"
+        problems.append(f"{where}: expected {count}, got {value!r}")
+        return None
+    types_ = [arguments[0]] * len(value) if variadic else arguments
+    return tuple(_convert(t, v, problems, f"{where}[{i}]") for i, (t, v) in enumerate(zip(types_, value, strict=True)))
+
+
+def _parse_value(text: str) -> typing.Any:
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text
+
+
+def _plain(value: typing.Any) -> typing.Any:
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return value

@@ -1,0 +1,49 @@
+"""Where a voxel grid lies in the patient."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+IDENTITY_DIRECTION = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Geometry:
+    """Size, spacing, origin and direction of a voxel grid.
+
+    Sizes and spacings are in array order (z, y, x). Origin and direction keep ITK's order (x, y, z), since they are
+    only ever handed back to ITK.
+    """
+
+    size_zyx: tuple[int, int, int]
+    spacing_zyx_mm: tuple[float, float, float]
+    origin_xyz_mm: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    direction: tuple[float, ...] = IDENTITY_DIRECTION
+
+    def world_mm(self, index_zyx: tuple[float, float, float]) -> tuple[float, float, float]:
+        """Patient coordinates of a voxel.
+
+        Args:
+            index_zyx: voxel index (z, y, x), may be fractional.
+
+        Returns:
+            (x, y, z) in mm, LPS: growing to the patient's left, back and head.
+        """
+        offset_xyz = np.multiply(index_zyx, self.spacing_zyx_mm)[::-1]
+        point = np.asarray(self.origin_xyz_mm) + np.reshape(self.direction, (3, 3)) @ offset_xyz
+        return tuple(float(value) for value in point)
+
+    def matches(self, other: "Geometry", tolerance_mm: float = 1e-2) -> bool:
+        """Whether two grids have equal size and every corner within `tolerance_mm` of each other."""
+        if self.size_zyx != other.size_zyx:
+            return False
+        corners = np.stack(np.meshgrid(*[(0, n - 1) for n in self.size_zyx], indexing="ij"), -1).reshape(-1, 3)
+        distances = [np.subtract(self.world_mm(c), other.world_mm(c)) for c in corners]
+        return bool(np.abs(distances).max() <= tolerance_mm)
+
+    def __str__(self) -> str:
+        size = " x ".join(str(n) for n in self.size_zyx)
+        spacing = " x ".join(f"{s:.4g}" for s in self.spacing_zyx_mm)
+        origin = ", ".join(f"{o:.2f}" for o in self.origin_xyz_mm)
+        direction = ", ".join(f"{d:.4g}" for d in self.direction)
+        return f"size {size} (z, y, x), spacing {spacing} mm, origin ({origin}) mm (x, y, z), direction ({direction})"

@@ -1,0 +1,81 @@
+"""What a run folder records: metrics.csv, TensorBoard, the resolved configuration, pictures."""
+
+import csv
+import io
+import platform
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch.utils.tensorboard import SummaryWriter
+
+from utils.checkpoint import git_commit
+from utils.files import replace_atomically, write_json, write_text
+from utils.preset import Preset, preset_to_table
+from utils.training_options import TrainingOptions
+
+
+class RunLog:
+    """Writes the records of one run.
+
+    Args:
+        folder: the run folder.
+        first_epoch: rows and events of this epoch and later ones, left by an interrupted run, are dropped.
+    """
+
+    def __init__(self, folder: Path, first_epoch: int = 0) -> None:
+        self.folder = folder
+        self.rows = [row for row in _read_rows(folder / "metrics.csv") if int(row["epoch"]) < first_epoch]
+        self.writer = SummaryWriter(str(folder / "tensorboard"), purge_step=first_epoch)
+
+    def add_epoch(self, epoch: int, values: Mapping[str, float]) -> None:
+        """Record the scalars of an epoch."""
+        self.rows.append({"epoch": str(epoch), **{name: f"{value:.6g}" for name, value in values.items()}})
+        columns = list(dict.fromkeys(name for row in self.rows for name in row))
+        text = io.StringIO()
+        table = csv.DictWriter(text, columns, lineterminator="\n")
+        table.writeheader()
+        table.writerows(self.rows)
+        write_text(self.folder / "metrics.csv", text.getvalue())
+        for name, value in values.items():
+            self.writer.add_scalar(name, value, epoch)
+        self.writer.flush()
+
+    def add_picture(self, epoch: int, picture: np.ndarray) -> None:
+        """Record the picture of a validation, (h, w, 3) uint8; the newest also lies in the folder as validation.png."""
+        self.writer.add_image("validation", picture, epoch, dataformats="HWC")
+        with replace_atomically(self.folder / "validation.png", suffix=".png") as partial:
+            Image.fromarray(picture).save(partial)
+
+    def close(self) -> None:
+        """Write what is buffered."""
+        self.writer.close()
+
+
+def write_configuration(folder: Path, *, stage: str, preset: Preset, options: TrainingOptions, splits: dict) -> None:
+    """Record everything that is needed to repeat a run: preset, options, split, versions, commit."""
+    content = {
+        "stage": stage,
+        "options": {name: _as_text(value) for name, value in asdict(options).items()},
+        "versions": {"python": platform.python_version(), "torch": torch.__version__, "numpy": np.__version__},
+        "git_commit": git_commit(),
+        "splits": splits,
+        "preset": preset_to_table(preset),
+    }
+    write_json(folder / "config.json", content)
+
+
+def _as_text(value: object) -> object:
+    if isinstance(value, list):
+        return [_as_text(item) for item in value]
+    return str(value) if isinstance(value, Path) else value
+
+
+def _read_rows(path: Path) -> list[dict[str, str]]:
+    if not path.is_file():
+        return []
+    with path.open(newline="", encoding="utf-8") as file:
+        return [{key: value for key, value in row.items() if value} for row in csv.DictReader(file)]

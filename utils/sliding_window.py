@@ -1,0 +1,83 @@
+"""Sliding windows over a volume, blended smoothly."""
+
+from collections.abc import Callable, Iterator, Sequence
+
+import torch
+
+EDGE_WEIGHT = 0.02
+"""Smallest blending weight: positive, so that a voxel seen only at a window's edge is still defined."""
+
+
+def window_starts(size: int, window: int, overlap: float) -> list[int]:
+    """Evenly spread starts of windows along one axis.
+
+    Args:
+        size: voxels of the volume.
+        window: voxels of the window.
+        overlap: smallest share of a window that its neighbour covers too, 0 to below 1.
+
+    Returns:
+        Starts from 0 to size - window; [0] if the window covers the axis.
+
+    Raises:
+        ValueError: overlap out of range.
+    """
+    if not 0 <= overlap < 1:
+        raise ValueError(f"overlap: expected 0 to below 1, got {overlap}")
+    room = max(0, size - window)
+    stride = max(1, int(window * (1 - overlap)))
+    count = -(-room // stride) + 1
+    return [round(i * room / max(1, count - 1)) for i in range(count)]
+
+
+def window_boxes(
+    volume_size: Sequence[int], window_size: Sequence[int], overlap: float
+) -> Iterator[tuple[slice, slice, slice]]:
+    """Boxes of windows that cover a volume which is at least as large as the window."""
+    z_starts, y_starts, x_starts = (
+        window_starts(size, window, overlap) for size, window in zip(volume_size, window_size, strict=True)
+    )
+    for start in ((z, y, x) for z in z_starts for y in y_starts for x in x_starts):
+        yield tuple(slice(a, a + window) for a, window in zip(start, window_size, strict=True))
+
+
+def blending_weight(window_size: Sequence[int]) -> torch.Tensor:
+    """Weights that fall from 1 at a window's middle to `EDGE_WEIGHT` at its corners, as a cosine bell.
+
+    Returns:
+        (d, h, w) float32.
+    """
+    weight = torch.ones(())
+    for size in window_size:
+        position = (torch.arange(size) + 0.5) / size
+        weight = weight[..., None] * torch.sin(torch.pi * position)
+    return weight.clamp_min(EDGE_WEIGHT)
+
+
+def blend_windows(
+    volume: torch.Tensor,
+    window_size: Sequence[int],
+    overlap: float,
+    predict: Callable[[torch.Tensor], torch.Tensor],
+) -> torch.Tensor:
+    """Apply a function to every window and average its results where windows overlap.
+
+    Args:
+        volume: (C, D, H, W), at least as large as the window.
+        window_size: (d, h, w).
+        overlap: see `window_starts`.
+        predict: (1, C, d, h, w) to (1, K, d, h, w).
+
+    Returns:
+        (K, D, H, W) float32 on the volume's device.
+    """
+    weight = blending_weight(window_size).to(volume.device)
+    total = volume.new_zeros(volume.shape[1:], dtype=torch.float32)
+    blended = None
+    for box in window_boxes(volume.shape[1:], window_size, overlap):
+        result = predict(volume[:, *box][None])[0].float()
+        if blended is None:
+            blended = result.new_zeros(len(result), *volume.shape[1:])
+        blended[:, *box] += result * weight
+        total[box] += weight
+    return blended / total

@@ -1,0 +1,159 @@
+"""Read and write CT volumes and label maps (NIfTI, NRRD, MHA) with their geometry."""
+
+import gzip
+import math
+import zlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import SimpleITK as sitk
+
+from utils.files import replace_atomically
+from utils.geometry import Geometry
+
+NIFTI_SUFFIXES = (".nii.gz", ".nii")
+GZIP_CHUNK = 1 << 24
+SUFFIXES = (*NIFTI_SUFFIXES, ".nrrd", ".mha")
+"""Not .mhd: its voxels lie in a second file, which may be cut short or left behind without anybody noticing."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Volume:
+    """A voxel array with its place in the patient.
+
+    Attributes:
+        array: (D, H, W), any numeric dtype.
+        geometry: its grid; `geometry.size_zyx == array.shape`.
+        metadata: the file's header fields as text, for example segment names in NRRD.
+    """
+
+    array: np.ndarray
+    geometry: Geometry
+    metadata: Mapping[str, str] | None = None
+
+
+def volume_suffix(path: Path) -> str | None:
+    """The volume suffix that `path` ends with (".nii.gz", ".nrrd", ...), or None if it is no volume."""
+    return next((suffix for suffix in SUFFIXES if path.name.lower().endswith(suffix)), None)
+
+
+def volume_stem(path: Path) -> str:
+    """The file name without its volume suffix: the case id of "pt_1.nii.gz" is "pt_1"."""
+    suffix = volume_suffix(path)
+    return path.name[: -len(suffix)] if suffix else path.name
+
+
+def list_volumes(path: Path) -> list[Path]:
+    """The volumes that a user means by `path`: the file itself, or every volume file directly in the folder, sorted.
+
+    Raises:
+        ValueError: the path does not exist, is no volume, or holds none.
+    """
+    if not path.exists():
+        raise ValueError(f"{path}: no such file or folder; check the path")
+    if path.is_file():
+        if volume_suffix(path) is None:
+            raise ValueError(f"{path}: expected a volume ({', '.join(SUFFIXES)}); convert the file to one of these")
+        return [path]
+    volumes = sorted(file for file in path.iterdir() if file.is_file() and volume_suffix(file))
+    if not volumes:
+        raise ValueError(f"{path}: expected volumes ({', '.join(SUFFIXES)}) in this folder, found none")
+    return volumes
+
+
+def read_volume(path: str | Path) -> Volume:
+    """Read a three-dimensional scalar volume.
+
+    Returns:
+        The volume as stored: axes are not reordered, see `to_lps`.
+
+    Raises:
+        ValueError: the file is missing, unreadable, truncated, or not a 3-D scalar image.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise ValueError(f"{path}: no such file; check the path")
+    try:
+        image = sitk.ReadImage(str(path))
+        complete = volume_suffix(path) not in NIFTI_SUFFIXES or _nifti_is_complete(path)
+    except (RuntimeError, OSError, EOFError, zlib.error) as error:
+        reason = str(error).strip().splitlines()[-1].strip()
+        raise ValueError(f"{path}: cannot be read as a volume: damaged, or of another format ({reason})") from error
+    if not complete:
+        raise ValueError(f"{path}: is truncated, it holds fewer voxels than its header says; copy or export it again")
+    if image.GetDimension() != 3 or image.GetNumberOfComponentsPerPixel() != 1:
+        raise ValueError(
+            f"{path}: expected a 3-D volume with one value per voxel, got {image.GetDimension()} dimensions and "
+            f"{image.GetNumberOfComponentsPerPixel()} values per voxel"
+        )
+    return _from_image(image)
+
+
+def write_volume(path: str | Path, volume: Volume, metadata: Mapping[str, str] | None = None) -> None:
+    """Write a volume under a temporary name and rename it, so that a killed run leaves no half file.
+
+    Args:
+        path: target; its suffix decides the format.
+        volume: array and geometry.
+        metadata: header fields to store where the format can (NRRD, MHA).
+    """
+    path = Path(path)
+    image = _to_image(volume)
+    for key, value in (metadata or {}).items():
+        image.SetMetaData(key, value)
+    with replace_atomically(path, suffix=volume_suffix(path)) as partial:
+        sitk.WriteImage(image, str(partial), useCompression=True)
+
+
+def to_lps(volume: Volume) -> Volume:
+    """Permute and flip the axes so that z points up, y to the back and x to the left, as closely as they can.
+
+    An oblique volume keeps its residual rotation in the direction.
+    """
+    return _from_image(sitk.DICOMOrient(_to_image(volume), "LPS"))
+
+
+def match_orientation(volume: Volume, like: Geometry) -> Volume:
+    """Undo `to_lps`: permute and flip the axes of `volume` so that they run as those of the grid `like`."""
+    code = sitk.DICOMOrientImageFilter.GetOrientationFromDirectionCosines(like.direction)
+    return _from_image(sitk.DICOMOrient(_to_image(volume), code))
+
+
+def _nifti_is_complete(path: Path) -> bool:
+    """Whether a NIfTI file is as long as its header says: ITK fills what is missing with zeros and says nothing."""
+    reader = sitk.ImageFileReader()
+    reader.SetFileName(str(path))
+    reader.ReadImageInformation()
+    bits_per_voxel, offset = (float(reader.GetMetaData(key)) for key in ("bitpix", "vox_offset"))
+    expected = offset + math.prod(reader.GetSize()) * bits_per_voxel / 8
+    if volume_suffix(path) != ".nii.gz":
+        return path.stat().st_size >= expected
+    with gzip.open(path) as stream:
+        length = 0
+        while chunk := stream.read(GZIP_CHUNK):
+            length += len(chunk)
+    return length >= expected
+
+
+def _from_image(image: sitk.Image) -> Volume:
+    geometry = Geometry(
+        size_zyx=image.GetSize()[::-1],
+        spacing_zyx_mm=image.GetSpacing()[::-1],
+        origin_xyz_mm=image.GetOrigin(),
+        direction=image.GetDirection(),
+    )
+    metadata = {key: image.GetMetaData(key) for key in image.GetMetaDataKeys()}
+    return Volume(array=sitk.GetArrayFromImage(image), geometry=geometry, metadata=metadata)
+
+
+def _to_image(volume: Volume) -> sitk.Image:
+    array = volume.array
+    if array.shape != tuple(volume.geometry.size_zyx):
+        raise ValueError(f"array of shape {array.shape} does not fit its geometry: {volume.geometry}")
+    image = sitk.GetImageFromArray(array.astype(np.uint8) if array.dtype == bool else array)
+    image.SetSpacing(volume.geometry.spacing_zyx_mm[::-1])
+    image.SetOrigin(volume.geometry.origin_xyz_mm)
+    image.SetDirection(volume.geometry.direction)
+    return image
