@@ -90,9 +90,12 @@ class ToyStage(LossStage):
         return {"loss": self.loss_factor * error, "error": error}
 
 
+SCHEDULE = ("backbone.validation_cases=5", "backbone.validate_every=2", "backbone.epochs=4")
+
+
 @pytest.fixture(scope="module")
 def preset():
-    return load_preset("phantom", ["backbone.validation_cases=5", "backbone.validate_every=2", "backbone.epochs=4"])
+    return load_preset("phantom", SCHEDULE)
 
 
 def build(folder, preset, stage=None, **options):
@@ -211,10 +214,10 @@ def test_a_finished_run_resumed_changes_nothing(tmp_path, preset):
 
 def test_a_run_goes_on_with_a_lower_learning_rate_and_says_so(tmp_path, preset, caplog):
     build(tmp_path, preset, epochs=1).fit()
-    lower = load_preset("phantom", ["backbone.learning_rate=1e-9", "backbone.warmup_epochs=0"])
+    lower = load_preset("phantom", [*SCHEDULE, "backbone.learning_rate=1e-9", "backbone.warmup_epochs=0"])
     with caplog.at_level(logging.WARNING):
         trainer = build(tmp_path, lower, epochs=2, resume=True)
-    assert "other values than it had of backbone.epochs, backbone.learning_rate" in caplog.text
+    assert "goes on with other values than it had of backbone.learning_rate, backbone.warmup_epochs\n" in caplog.text
     before = weights_of(trainer.stage.parts["learner"].scale)
     trainer.fit()
     after = weights_of(trainer.stage.parts["learner"].scale)
