@@ -160,6 +160,10 @@ def segmentor_loss(
     Gradients reach SOS-Net directly and through `predicted`; `true` is a constant. They pass through the AutoEncoder,
     which the caller freezes or whose gradients it drops, for it is not to learn from this loss.
 
+    Deviation from the paper: the shape terms count in proportion to how far masks overlap already (1 - Dice loss, a
+    constant to the gradient). A mask that has nothing to do with the organ has no shape worth judging, and the way to
+    look like a true mask, which is empty nearly everywhere, is then to be empty: see docs/experiments.md.
+
     Args:
         predicted: encoding of `logits.sigmoid()`.
         true: encoding of `true_mask`.
@@ -177,7 +181,8 @@ def segmentor_loss(
     feature_2 = _mean_squared_error(predicted.feature_2, true.feature_2.detach())
     mask = _mean_squared_error(logits.float().sigmoid(), true_mask)
     shape = weights.code * code + weights.feature_1 * feature_1 + weights.feature_2 * feature_2
-    total = focal + weights.dice * dice + shape + weights.mask * mask
+    overlap = 1 - dice.detach()
+    total = focal + weights.dice * dice + overlap * shape + weights.mask * mask
     return SegmentorTerms(total, focal, dice, code, feature_1, feature_2, mask)
 
 

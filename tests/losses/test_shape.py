@@ -67,7 +67,8 @@ def test_segmentor_worked_by_hand():
     # Probability 1/2 inside the organ everywhere: TP .5, FN .5 of every voxel, a .2.
     focal, dice, mask = 0.5 * 0.25 * math.log(2), 4 / 9, 0.25
     assert torch.stack(terms[1:]).tolist() == pytest.approx([focal, dice, 4.0, 1.0, 9.0, mask])
-    assert terms.total.item() == pytest.approx(focal + 0.5 * dice + 5 * 4.0 + 1.0 + 9.0 + mask)
+    shape = 5 * 4.0 + 1.0 + 9.0
+    assert terms.total.item() == pytest.approx(focal + 0.5 * dice + (1 - dice) * shape + mask)
 
 
 def test_every_weight_reaches_its_term():
@@ -78,7 +79,8 @@ def test_every_weight_reaches_its_term():
     terms = discriminator_loss(predicted, true, constant(0.3), constant(1.0), weights)
     assert terms.total.item() == pytest.approx(2 * 0.05 - 3 * (4 + 5 * (1 + 9)))
     terms = segmentor_loss(predicted, true, constant(0.0), constant(1.0), weights)
-    expected = terms.focal + 7 * terms.dice + 11 * 4 + 13 * 1 + 17 * 9 + 19 * 0.25
+    shape = 11 * 4 + 13 * 1 + 17 * 9
+    expected = terms.focal + 7 * terms.dice + (1 - terms.dice) * shape + 19 * 0.25
     assert terms.total.item() == pytest.approx(expected.item())
 
 
@@ -144,6 +146,17 @@ def test_segmentor_learns_through_predicted_encoding_only():
     assert logits.grad.isfinite().all()
     assert autoencoder.scale.grad is None
     assert true_mask.grad is None
+
+
+def test_shape_is_not_judged_where_nothing_overlaps():
+    autoencoder = TinyAutoEncoder()
+    true_mask = constant(0.0)
+    true_mask[:, :, 1] = 1.0
+    elsewhere = (60 * (0.5 - true_mask)).requires_grad_()
+    terms = segmentor_loss(autoencoder(elsewhere.sigmoid()), autoencoder(true_mask), elsewhere, true_mask, PAPER)
+    assert terms.feature_1 > 0.01
+    expected = terms.focal + 0.5 * terms.dice + terms.mask
+    assert terms.total.item() == pytest.approx(expected.item())
 
 
 def test_perfect_masks_cost_nothing():
