@@ -107,6 +107,23 @@ def write_volume(path: str | Path, volume: Volume, metadata: Mapping[str, str] |
         sitk.WriteImage(image, str(partial), useCompression=True)
 
 
+def read_dicom_pixels(path: Path) -> np.ndarray:
+    """Decompress the one image of a DICOM file.
+
+    Returns:
+        (rows, columns) float32, rescaled to the units of its header (HU in a CT).
+
+    Raises:
+        ValueError: the file is damaged, or compressed in a way that nobody here can undo.
+    """
+    try:
+        image = sitk.ReadImage(str(path))
+    except RuntimeError as error:
+        reason = str(error).strip().splitlines()[-1].strip()
+        raise ValueError(f"{path.name}: its pixels cannot be decompressed ({reason})") from error
+    return sitk.GetArrayFromImage(image)[0].astype(np.float32)
+
+
 def to_lps(volume: Volume) -> Volume:
     """Permute and flip the axes so that z points up, y to the back and x to the left, as closely as they can.
 
