@@ -1,7 +1,11 @@
 """The patient's bounding box, from the CT alone: never from labels, so that it exists for an unlabelled CT."""
 
+from typing import NamedTuple
+
 import numpy as np
 from scipy import ndimage
+
+from utils.mask_grids import Mask
 
 BODY_HU = -300
 COARSE_MM = 4.0
@@ -12,35 +16,60 @@ MARGIN_MM = 10.0
 Box = tuple[slice, slice, slice]
 
 
-def find_body(image: np.ndarray, spacing_zyx_mm: tuple[float, float, float]) -> Box:
-    """Bounding box of the largest object denser than air, with a margin.
+class CoarseBody(NamedTuple):
+    """The body on a grid of about 4 mm: neither a box nor a check of masks needs a finer one."""
 
-    Found on a grid of about 4 mm, since a box needs no finer.
+    inside: np.ndarray
+    """bool (d, h, w)."""
+    stride: tuple[int, int, int]
+    """Voxels of the CT per voxel here, (z, y, x)."""
+    size_zyx: tuple[int, int, int]
+    """Of the CT."""
+    spacing_zyx_mm: tuple[float, float, float]
+    """Of the CT."""
+
+    @property
+    def box(self) -> Box:
+        """Bounding box of the body in the CT, with a margin."""
+        return tuple(self._extent(axis) for axis in range(3))
+
+    def share_outside(self, mask: Mask) -> float:
+        """Share of a mask's voxels that lie outside of the body, cavities and a voxel of the coarse grid forgiven."""
+        filled = np.stack([ndimage.binary_fill_holes(plane) for plane in self.inside])
+        wide = ndimage.binary_dilation(filled, np.ones((3, 3, 3)))
+        voxels = (np.argwhere(mask.voxels) + mask.corner_zyx) // self.stride
+        voxels = np.minimum(voxels, np.subtract(wide.shape, 1))
+        return float(1 - wide[tuple(voxels.T)].mean())
+
+    def _extent(self, axis: int) -> slice:
+        occupied = np.flatnonzero(self.inside.any(axis=tuple(other for other in range(3) if other != axis)))
+        margin = int(np.ceil(MARGIN_MM / self.spacing_zyx_mm[axis]))
+        start = occupied[0] * self.stride[axis] - margin
+        stop = (occupied[-1] + 1) * self.stride[axis] + margin
+        return slice(max(0, int(start)), min(self.size_zyx[axis], int(stop)))
+
+
+def find_body(image: np.ndarray, spacing_zyx_mm: tuple[float, float, float]) -> Box:
+    """Bounding box of the largest object denser than air, with a margin: see `outline_body`."""
+    return outline_body(image, spacing_zyx_mm).box
+
+
+def outline_body(image: np.ndarray, spacing_zyx_mm: tuple[float, float, float]) -> CoarseBody:
+    """The largest object denser than air.
 
     Args:
         image: (D, H, W), HU.
         spacing_zyx_mm: its spacing.
 
-    Returns:
-        Three slices into `image`.
-
     Raises:
         ValueError: nothing in the volume is denser than air.
     """
-    stride = [max(1, int(COARSE_MM / spacing)) for spacing in spacing_zyx_mm]
+    stride = tuple(max(1, int(COARSE_MM / spacing)) for spacing in spacing_zyx_mm)
     coarse_mm = np.multiply(stride, spacing_zyx_mm)
     dense = image[:: stride[0], :: stride[1], :: stride[2]] > BODY_HU
     if not dense.any():
         raise ValueError(f"expected a patient, but no voxel is denser than {BODY_HU} HU: is this a CT in HU?")
-    body = _largest_component(_open(dense, coarse_mm))
-    box = []
-    for axis, size in enumerate(image.shape):
-        occupied = np.flatnonzero(body.any(axis=tuple(other for other in range(3) if other != axis)))
-        margin = int(np.ceil(MARGIN_MM / spacing_zyx_mm[axis]))
-        start = occupied[0] * stride[axis] - margin
-        stop = (occupied[-1] + 1) * stride[axis] + margin
-        box.append(slice(max(0, int(start)), min(size, int(stop))))
-    return tuple(box)
+    return CoarseBody(_largest_component(_open(dense, coarse_mm)), stride, image.shape, spacing_zyx_mm)
 
 
 def _open(mask: np.ndarray, spacing_mm: np.ndarray) -> np.ndarray:

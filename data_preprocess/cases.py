@@ -1,17 +1,20 @@
 """The on-disk case format: write, read, validate, split.
 
 <cases>/dataset.json            preset and format version
-<cases>/splits.json             train / val / test, written once
-<cases>/<id>/image.npy          int16 HU (D, H, W)
+<cases>/splits.json             train / val / test, disjoint by patient, written once
+<cases>/report.html             what a person should look at before training
+<cases>/<id>/image.npy          int16 HU (D, H, W); missing where there are masks alone, for the shape AutoEncoder
 <cases>/<id>/label.npy          uint8, same grid
 <cases>/<id>/case.json          what `CaseInfo` holds
+<cases>/<id>/quality.json       what `data_preprocess.quality` measured
 <cases>/<id>/preview.png
 """
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 
@@ -22,9 +25,19 @@ from utils.preset import Preset, preset_from_table, preset_to_table
 
 FORMAT_VERSION = 1
 SPLIT_NAMES = ("train", "val", "test")
+APART = "apart"
+"""Split of cases that the raw data set keeps for another purpose than training or testing."""
 VAL_SHARE = 0.12
 TEST_SHARE = 0.2
 NUM_VOXEL_SAMPLES = 64
+
+
+class Placeable(Protocol):
+    """A case that belongs into a split, raw or prepared."""
+
+    case_id: str
+    split: str | None
+    patient: str | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,7 +61,15 @@ class CaseInfo:
     case_id: str
     source: str
     split: str | None = None
-    """Where the raw data set puts the case: "train", "test" or nothing."""
+    """Where the raw data set puts the case: "train", "test", "apart" (in none of ours) or nothing."""
+    patient: str | None = None
+    """Cases of one patient have it in common; None where the case is the patient."""
+    has_image: bool = True
+    """False for masks alone, of which only the shape AutoEncoder makes use."""
+    notes: tuple[str, ...] = ()
+    """What was mended or left out when the case was read."""
+    unknown_structures: tuple[str, ...] = ()
+    """Names in the raw data that are none of the preset's organs."""
     spacing_zyx_mm: tuple[float, float, float]
     size_zyx: tuple[int, int, int]
     original: Geometry
@@ -60,11 +81,14 @@ class CaseInfo:
 
 @dataclass(frozen=True, kw_only=True)
 class Case:
-    """A case opened for reading: `image` (D, H, W) int16 HU and `label` (D, H, W) uint8 are memory-mapped."""
+    """A case opened for reading: `image` (D, H, W) int16 HU and `label` (D, H, W) uint8 are memory-mapped.
+
+    `image` is None where there are masks alone.
+    """
 
     info: CaseInfo
     organ_names: tuple[str, ...]
-    image: np.ndarray
+    image: np.ndarray | None
     label: np.ndarray
 
     @property
@@ -100,9 +124,10 @@ def describe_organs(label: np.ndarray, organ_names: Sequence[str], contoured: Se
     return organs
 
 
-def write_case(folder: Path, info: CaseInfo, image: np.ndarray, label: np.ndarray) -> None:
+def write_case(folder: Path, info: CaseInfo, image: np.ndarray | None, label: np.ndarray) -> None:
     """Write the files of one case into an existing folder."""
-    np.save(folder / "image.npy", image.astype(np.int16, copy=False))
+    if image is not None:
+        np.save(folder / "image.npy", image.astype(np.int16, copy=False))
     np.save(folder / "label.npy", label.astype(np.uint8, copy=False))
     write_json(folder / "case.json", asdict(info))
 
@@ -131,8 +156,8 @@ def open_case(folder: Path, info: CaseInfo, organ_names: tuple[str, ...]) -> Cas
     Raises:
         ValueError: an array is missing, truncated or of another shape than case.json says.
     """
-    arrays = {}
-    for name, dtype in (("image", np.int16), ("label", np.uint8)):
+    arrays = {"image": None}
+    for name, dtype in (("image", np.int16), ("label", np.uint8)) if info.has_image else (("label", np.uint8),):
         path = folder / f"{name}.npy"
         try:
             arrays[name] = np.load(path, mmap_mode="r", allow_pickle=False)
@@ -197,22 +222,46 @@ def check_compatible(preset: Preset, prepared: Preset, folder: Path) -> None:
 def write_splits(folder: Path, infos: Sequence[CaseInfo]) -> None:
     """Divide the cases into train, val and test, once: cases that splits.json already names keep their place.
 
-    Cases that the raw data set calls "test" are test cases. If it names none, a fifth of the cases are. An eighth of
-    the rest chooses checkpoints (val). Order is by a hash of the case id: deterministic and independent of names.
+    Patients that the raw data set calls "test" are test patients. If it names none, a fifth of the patients are. An
+    eighth of the rest chooses checkpoints (val). All cases of a patient go together. Order is by a hash of the
+    patient: deterministic and independent of names. Cases that the raw data set keeps apart are listed as such.
     """
     path = folder / "splits.json"
     splits = read_json(path) if path.is_file() else {name: [] for name in SPLIT_NAMES}
-    known = {case_id for case_ids in splits.values() for case_id in case_ids}
-    new = sorted((info for info in infos if info.case_id not in known), key=lambda info: _hash(info.case_id))
-    test = [info.case_id for info in new if info.split == "test"]
-    rest = [info.case_id for info in new if info.split != "test"]
-    if not known and not test and all(info.split is None for info in new):
-        count = round(TEST_SHARE * len(rest))
-        test, rest = rest[:count], rest[count:]
-    num_val = 0 if known else max(1, round(VAL_SHARE * len(rest))) if len(rest) > 1 else 0
-    for name, added in (("train", rest[num_val:]), ("val", rest[:num_val]), ("test", test)):
-        splits[name] = sorted([*splits[name], *added])
+    place_of = {case_id: name for name, case_ids in splits.items() for case_id in case_ids}
+    for case_id, name in place_cases(infos, place_of).items():
+        if case_id not in place_of:
+            splits[name] = sorted([*splits.get(name, []), case_id])
     write_json(path, splits)
+
+
+def place_cases(cases: Iterable[Placeable], place_of: Mapping[str, str]) -> dict[str, str]:
+    """The split of every case.
+
+    Args:
+        cases: raw or prepared.
+        place_of: case id to split, for those that have one already.
+    """
+    patients: dict[str, list[Placeable]] = {}
+    for case in cases:
+        patients.setdefault(case.patient or case.case_id, []).append(case)
+    places, rest = {}, []
+    for patient in sorted(patients, key=_hash):
+        known = [place_of[case.case_id] for case in patients[patient] if case.case_id in place_of]
+        wishes = {case.split for case in patients[patient]}
+        if known:
+            places[patient] = known[0]
+        elif wishes & {APART, "test"}:
+            places[patient] = APART if APART in wishes else "test"
+        else:
+            rest.append(patient)
+    says_nothing = all(case.split is None for of_patient in patients.values() for case in of_patient)
+    num_test = round(TEST_SHARE * len(rest)) if says_nothing and not place_of else 0
+    num_left = len(rest) - num_test
+    num_val = max(1, round(VAL_SHARE * num_left)) if num_left > 1 and not place_of else 0
+    names = ["test"] * num_test + ["val"] * num_val + ["train"] * (num_left - num_val)
+    places |= dict(zip(rest, names, strict=True))
+    return {case.case_id: places[patient] for patient, of_patient in patients.items() for case in of_patient}
 
 
 def read_splits(folder: Path) -> dict[str, list[str]]:

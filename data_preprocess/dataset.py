@@ -110,7 +110,7 @@ class CaseDataset(Dataset[CropSample]):
         seed: of all draws.
 
     Raises:
-        ValueError: none of `organs` is contoured in any case.
+        ValueError: none of `organs` is contoured in any case, or a case has no CT.
     """
 
     def __init__(
@@ -123,6 +123,12 @@ class CaseDataset(Dataset[CropSample]):
         organ_share: float,
         seed: int,
     ) -> None:
+        without_image = [info.case_id for info in cases.infos if not info.has_image]
+        if without_image:
+            raise ValueError(
+                f"{cases.folder}: {len(without_image)} cases have no CT, for example {without_image[0]}; masks alone "
+                "serve train_autoencoder.py only"
+            )
         self.cases = cases
         self.box_size_vox = np.asarray(box_size_vox)
         self.crop_size_vox = np.asarray(preset.grid.crop_size_vox)

@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 
 from data_preprocess.label_map import merge_masks
-from data_preprocess.prepare import find_raw_cases, raw_arguments, run_all
+from data_preprocess.raw_cases import find_raw_cases, preset_name, raw_arguments, run_all
 from data_preprocess.sources import SOURCES, RawCase, RawReference
 from utils.command_line import report_failures, run_main
 from utils.organs import write_color_table
@@ -28,13 +28,13 @@ def export_case(raw: RawCase, preset: Preset, folder: Path) -> None:
 
 def _export(reference: RawReference, source: str, preset: Preset, folder: Path) -> None:
     if not (folder / "images" / f"{reference.case_id}.nii.gz").is_file():
-        export_case(SOURCES[source].read_case(reference), preset, folder)
+        export_case(SOURCES[source].read_case(reference, preset), preset, folder)
 
 
 def main(argv: list[str] | None = None) -> int:
     """Export every case; those that are there already are skipped."""
     arguments = raw_arguments(__doc__).parse_args(argv)
-    preset = load_preset(arguments.preset or arguments.source, arguments.set)
+    preset = load_preset(preset_name(arguments), arguments.set)
     references = find_raw_cases(arguments)
     write_color_table(arguments.output / "labels", preset)
     task = partial(_export, source=arguments.source, preset=preset, folder=arguments.output)

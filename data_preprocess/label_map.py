@@ -1,25 +1,41 @@
 """Named masks to one label map."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import numpy as np
 
+from utils.mask_grids import Mask
 from utils.preset import Preset
 
 
-def merge_masks(masks: Mapping[str, np.ndarray], preset: Preset, shape: tuple[int, int, int]) -> np.ndarray:
+def merge_masks(masks: Mapping[str, Mask], preset: Preset, shape: tuple[int, int, int]) -> np.ndarray:
     """Paint the masks that the preset knows into a label map; where two organs share a voxel the smaller one wins.
 
     The smaller organ wins because nested structures are drawn inside their hosts: the cord in its canal, the lens in
     the orbit.
 
     Args:
-        masks: structure name, as in the data set, to bool (D, H, W).
+        masks: structure name, as in the data set, to mask on a grid of the shape.
         preset: its organs' names and aliases say which label a structure gets; others are left out.
         shape: (D, H, W).
 
     Returns:
         (D, H, W) uint8, 0 = background, organ i = i + 1.
+
+    Raises:
+        ValueError: two structures claim to be the same organ.
+    """
+    label = np.zeros(shape, dtype=np.uint8)
+    by_organ = match_organs(masks, preset)
+    largest_first = sorted(by_organ, key=lambda organ: np.count_nonzero(masks[by_organ[organ]].voxels), reverse=True)
+    for organ in largest_first:
+        mask = masks[by_organ[organ]]
+        label[mask.box][mask.voxels] = organ + 1
+    return label
+
+
+def match_organs(masks: Iterable[str], preset: Preset) -> dict[int, str]:
+    """Organ index to the name of its structure.
 
     Raises:
         ValueError: two structures claim to be the same organ.
@@ -34,8 +50,4 @@ def merge_masks(masks: Mapping[str, np.ndarray], preset: Preset, shape: tuple[in
             )
         if organ is not None:
             by_organ[organ] = name
-    label = np.zeros(shape, dtype=np.uint8)
-    largest_first = sorted(by_organ, key=lambda organ: masks[by_organ[organ]].sum(), reverse=True)
-    for organ in largest_first:
-        label[masks[by_organ[organ]]] = organ + 1
-    return label
+    return by_organ

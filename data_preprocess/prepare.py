@@ -3,17 +3,16 @@
 python -m data_preprocess.prepare --source openkbp --input RAW --output CASES
 """
 
-import argparse
 import logging
 import sys
-from collections.abc import Callable, Iterable
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
-from tqdm import tqdm
+import numpy as np
 
-from data_preprocess.body import find_body
+from data_preprocess.body import MARGIN_MM, Box, outline_body
 from data_preprocess.cases import (
     CaseInfo,
     describe_organs,
@@ -23,13 +22,21 @@ from data_preprocess.cases import (
     write_dataset,
     write_splits,
 )
-from data_preprocess.label_map import merge_masks
+from data_preprocess.label_map import match_organs, merge_masks
+from data_preprocess.quality import measure_case, write_quality
+from data_preprocess.raw_cases import find_raw_cases, preset_name, raw_arguments, run_all
+from data_preprocess.report_page import inspect_cases, summary_table, write_report_page
 from data_preprocess.resample import resample_image, resample_labels
 from data_preprocess.sources import SOURCES, RawCase, RawReference
 from utils.command_line import report_failures, run_main
 from utils.files import replace_atomically
+from utils.mask_grids import Mask
 from utils.overlay import render_case, save_png
 from utils.preset import Preset, load_preset
+from utils.tables import to_text
+
+REPORT_NAME = "report.html"
+NUM_SHOWN = 20
 
 logger = logging.getLogger(__name__)
 
@@ -38,96 +45,99 @@ def prepare_case(raw: RawCase, preset: Preset, folder: Path) -> CaseInfo:
     """Crop a raw case to the body, resample it to the preset's spacing and write it as `folder`/<case id>.
 
     Args:
-        raw: CT and masks as contoured.
+        raw: CT and masks as contoured; masks alone are cropped to themselves.
         preset: says organs and spacing.
         folder: the folder of cases.
 
     Raises:
-        ValueError: the CT shows no body, or two structures claim one organ.
+        ValueError: the CT shows no body, no structure is an organ of the preset, or two claim to be the same one.
     """
-    original = raw.volume.geometry
-    box = find_body(raw.volume.array, original.spacing_zyx_mm)
-    label = merge_masks(raw.masks, preset, raw.volume.array.shape)[box]
+    by_organ = match_organs(raw.masks, preset)
+    if not by_organ:
+        listed = ", ".join(raw.unknown[:NUM_SHOWN]) or "none"
+        raise ValueError(f"none of its structures is an organ of preset {preset.name}; its structures are: {listed}")
+    masks = {preset.organ_names[organ]: raw.masks[name] for organ, name in by_organ.items()}
+    image = raw.volume.array if raw.volume else None
+    body = outline_body(image, raw.geometry.spacing_zyx_mm) if raw.volume else None
+    box = body.box if body else _box_of(masks.values())
+    quality = measure_case(masks, image, body)
+    label = merge_masks(raw.masks, preset, raw.geometry.size_zyx)[box]
     spacing = preset.grid.spacing_zyx_mm
-    image = resample_image(raw.volume.array[box], original.spacing_zyx_mm, spacing)
-    label = resample_labels(label, original.spacing_zyx_mm, spacing)
-    contoured = {preset.organ_names[i] for i in map(preset.find_organ, raw.masks) if i is not None}
+    label = resample_labels(label, raw.geometry.spacing_zyx_mm, spacing)
+    if image is not None:
+        image = resample_image(image[box], raw.geometry.spacing_zyx_mm, spacing)
+    organs = describe_organs(label, preset.organ_names, masks)
+    lost = [f"{name}: no voxel is left in the crop at the preset's spacing" for name in masks if name not in organs]
     info = CaseInfo(
         case_id=raw.case_id,
         source=raw.source,
         split=raw.split,
+        patient=raw.patient,
         spacing_zyx_mm=spacing,
-        size_zyx=image.shape,
-        original=original,
+        size_zyx=label.shape,
+        original=raw.geometry,
         box_zyx=tuple((axis.start, axis.stop) for axis in box),
-        organs=describe_organs(label, preset.organ_names, contoured),
+        organs=organs,
+        has_image=image is not None,
+        notes=(*raw.notes, *lost),
+        unknown_structures=raw.unknown,
     )
     with replace_atomically(folder / raw.case_id) as partial_folder:
         partial_folder.mkdir()
         write_case(partial_folder, info, image, label)
+        write_quality(partial_folder, quality)
         colors = [organ.color for organ in preset.organs]
-        picture = render_case(image, label, spacing_zyx_mm=spacing, colors=colors, names=preset.organ_names)
+        seen = np.full(label.shape, -1000, dtype=np.int16) if image is None else image
+        picture = render_case(seen, label, spacing_zyx_mm=spacing, colors=colors, names=preset.organ_names)
         save_png(partial_folder / "preview.png", picture)
     return info
 
 
-def run_all(
-    task: Callable[[RawReference], object], references: Iterable[RawReference], num_workers: int
-) -> dict[str, str]:
-    """Run a task on every raw case in worker processes, with progress; one failing case does not stop the others.
-
-    Returns:
-        case id to reason, for the cases that failed.
-    """
-    references = list(references)
-    failures = {}
-    with ProcessPoolExecutor(max_workers=num_workers) as pool:
-        futures = {pool.submit(task, reference): reference.case_id for reference in references}
-        for future in tqdm(as_completed(futures), total=len(futures), unit="case", disable=None):
-            try:
-                future.result()
-            except (ValueError, OSError) as error:
-                failures[futures[future]] = str(error)
-    return failures
-
-
-def raw_arguments(description: str) -> argparse.ArgumentParser:
-    """The options that say which raw cases to read, shared by `prepare` and `export`."""
-    parser = argparse.ArgumentParser(description=description)
-    parser.add_argument("--source", required=True, choices=sorted(SOURCES), help="layout of the raw data")
-    parser.add_argument("--input", type=Path, help="folder of the raw data (the phantom source draws its own)")
-    parser.add_argument("--output", type=Path, required=True)
-    parser.add_argument("--preset", help="name in configs/ or path of a .toml; the source's own by default")
-    parser.add_argument("--set", action="append", default=[], metavar="SECTION.KEY=VALUE", help="override the preset")
-    parser.add_argument("--workers", type=int, default=2, help="processes")
-    parser.add_argument("--split", choices=("train", "test"), help="only the cases that the data set puts there")
-    parser.add_argument("--limit", type=int, help="only the first so many cases")
-    return parser
+def finish(folder: Path, preset: Preset, failures: Mapping[str, str]) -> None:
+    """Write the splits and the report page of all cases in a folder, and log what is in them."""
+    infos = [read_case_info(path.parent) for path in sorted(folder.glob("[!.]*/case.json"))]  # a killed run leaves ".*"
+    write_splits(folder, infos)
+    if not infos:
+        return
+    cases = inspect_cases(folder, infos, preset)
+    logger.info("\n%s\n", to_text(summary_table(cases, preset)))
+    marked = [case for case in cases if case.marks]
+    for case in marked[:NUM_SHOWN]:
+        logger.info("check %s: %s", case.info.case_id, "; ".join(map(str, case.marks)))
+    if len(marked) > NUM_SHOWN:
+        logger.info("and %d more cases", len(marked) - NUM_SHOWN)
+    _log_unknown(infos)
+    page = folder / REPORT_NAME
+    write_report_page(page, cases, preset, failures)
+    logger.info("%d of %d cases to check: look at %s before training", len(marked), len(cases), page)
 
 
-def find_raw_cases(arguments: argparse.Namespace) -> list[RawReference]:
-    """The raw cases that the command line asks for.
+def _box_of(masks: Sequence[Mask]) -> Box:
+    """Bounding box of all masks, with a margin."""
+    masks = list(masks)
+    margin = np.ceil(MARGIN_MM / np.asarray(masks[0].geometry.spacing_zyx_mm)).astype(int)
+    low = np.min([mask.corner_zyx for mask in masks], axis=0) - margin
+    high = np.max([np.add(mask.corner_zyx, mask.voxels.shape) for mask in masks], axis=0) + margin
+    size = masks[0].geometry.size_zyx
+    return tuple(slice(max(0, int(a)), min(n, int(b))) for a, b, n in zip(low, high, size, strict=True))
 
-    Raises:
-        ValueError: there are none.
-    """
-    references = SOURCES[arguments.source].list_cases(arguments.input)
-    wanted = [reference for reference in references if arguments.split in (None, reference.split)][: arguments.limit]
-    if not wanted:
-        raise ValueError(
-            f"{arguments.input or arguments.source}: none of {len(references)} cases is left by --split and --limit"
-        )
-    return wanted
+
+def _log_unknown(infos: Sequence[CaseInfo]) -> None:
+    counts = Counter(name for info in infos for name in info.unknown_structures)
+    if counts:
+        listed = ", ".join(f"{name} ({count})" for name, count in counts.most_common(NUM_SHOWN))
+        more = f", and {len(counts) - NUM_SHOWN} more" if len(counts) > NUM_SHOWN else ""
+        logger.info("structures that are no organ of the preset (add them to its aliases?): %s%s", listed, more)
 
 
 def _prepare(reference: RawReference, source: str, preset: Preset, folder: Path) -> None:
-    prepare_case(SOURCES[source].read_case(reference), preset, folder)
+    prepare_case(SOURCES[source].read_case(reference, preset), preset, folder)
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Prepare every case that is not finished yet, then write the splits."""
+    """Prepare every case that is not finished yet, then write the splits and the report."""
     arguments = raw_arguments(__doc__).parse_args(argv)
-    preset = load_preset(arguments.preset or arguments.source, arguments.set)
+    preset = load_preset(preset_name(arguments), arguments.set)
     references = find_raw_cases(arguments)
     folder = arguments.output
     folder.mkdir(parents=True, exist_ok=True)
@@ -136,18 +146,11 @@ def main(argv: list[str] | None = None) -> int:
     logger.info("%d cases, %d finished before", len(references), len(references) - len(todo))
     task = partial(_prepare, source=arguments.source, preset=preset, folder=folder)
     failures = run_all(task, todo, arguments.workers)
-    infos = [read_case_info(path.parent) for path in sorted(folder.glob("[!.]*/case.json"))]  # a killed run leaves ".*"
-    write_splits(folder, infos)
-    _summarize(infos, preset)
+    if arguments.shard:
+        logger.info("this share is done; after the last one run once more without --shard for splits and report")
+    else:
+        finish(folder, preset, failures)
     return report_failures(failures, len(references))
-
-
-def _summarize(infos: list[CaseInfo], preset: Preset) -> None:
-    logger.info("%d cases; contoured in:", len(infos))
-    for name in preset.organ_names:
-        sizes = sorted(info.organs[name].num_voxels for info in infos if name in info.organs)
-        median = sizes[len(sizes) // 2] if sizes else 0
-        logger.info("  %-20s %4d   median %6d voxels", name, len(sizes), median)
 
 
 if __name__ == "__main__":

@@ -27,11 +27,13 @@ class CaseFiles:
     Attributes:
         label_map: one volume with a value per organ.
         masks: organ name to a volume with that organ alone.
+        label_names: names of the label map's values, where something else than the usual places says them.
     """
 
     case_id: str
     label_map: Path | None = None
     masks: Mapping[str, Path] = field(default_factory=dict)
+    label_names: Mapping[int, str] | None = None
 
 
 class Naming:
@@ -115,7 +117,7 @@ def open_structures(case: CaseFiles, naming: Naming) -> Structures:
         return Structures(keys, lambda key: read_mask(case.masks[keys[key]]), explicit=True)
     volume = read_lps(case.label_map)
     labels = _as_labels(volume.array, case.label_map)
-    names = value_names(case.label_map, volume.metadata or {}, naming.preset)
+    names = case.label_names or value_names(case.label_map, volume.metadata or {}, naming.preset)
     boxes = ndimage.find_objects(labels)
     found = {value for value, box in enumerate(boxes, 1) if box}
     value_of = {names.get(value, f"label {value}"): value for value in sorted(found | set(names))}
@@ -140,8 +142,7 @@ def read_mask(path: Path) -> Mask:
     volume = read_lps(path)
     mask = crop_mask(volume.array, (0, 0, 0), volume.geometry)
     if mask.voxels.size:
-        box = tuple(slice(c, c + n) for c, n in zip(mask.corner_zyx, mask.voxels.shape, strict=True))
-        inside = volume.array[box][mask.voxels]
+        inside = volume.array[mask.box][mask.voxels]
         if inside.min() != inside.max():
             raise ValueError(
                 f"{path}: expected a binary mask, got values from {inside.min()} to {inside.max()}; give a label map "

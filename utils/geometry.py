@@ -33,6 +33,18 @@ class Geometry:
         point = np.asarray(self.origin_xyz_mm) + np.reshape(self.direction, (3, 3)) @ offset_xyz
         return tuple(float(value) for value in point)
 
+    def index_zyx(self, points_mm: np.ndarray) -> np.ndarray:
+        """Voxel indices of points; undoes `world_mm`.
+
+        Args:
+            points_mm: (N, 3), (x, y, z) in mm, LPS.
+
+        Returns:
+            (N, 3) fractional indices (z, y, x).
+        """
+        offsets = np.asarray(points_mm) - self.origin_xyz_mm
+        return np.linalg.solve(np.reshape(self.direction, (3, 3)), offsets.T).T[:, ::-1] / self.spacing_zyx_mm
+
     def matches(self, other: "Geometry", tolerance_mm: float = 1e-2) -> bool:
         """Whether two grids have equal size and every corner within `tolerance_mm` of each other."""
         if self.size_zyx != other.size_zyx:

@@ -18,6 +18,17 @@ class Mask(NamedTuple):
     geometry: Geometry
     """Of the whole grid."""
 
+    @property
+    def box(self) -> tuple[slice, slice, slice]:
+        """Where its voxels lie in the whole grid."""
+        return tuple(slice(c, c + n) for c, n in zip(self.corner_zyx, self.voxels.shape, strict=True))
+
+    def dense(self) -> np.ndarray:
+        """The mask on the whole grid, bool (D, H, W)."""
+        whole = np.zeros(self.geometry.size_zyx, dtype=bool)
+        whole[self.box] = self.voxels
+        return whole
+
 
 def empty_mask(geometry: Geometry) -> Mask:
     """A mask without voxels."""

@@ -1,8 +1,44 @@
-"""When two names mean the same organ: "Optic-Nerve-Lt", "OpticNerve_L" and "optic_nerve_left"."""
+"""When two names mean the same organ: "Optic-Nerve-Lt", "OpticNrv_L" and "optic_nerve_left"."""
 
 import re
 
 SIDES = {"l": "left", "lt": "left", "left": "left", "r": "right", "rt": "right", "right": "right"}
+
+SYNONYMS = (
+    ("Brainstem", "Brain stem"),
+    ("SpinalCord", "Cord"),
+    ("SpinalCanal", "Spinal canal"),
+    ("OpticChiasm", "Chiasm"),
+    ("OpticNrv", "Optic nerve"),
+    ("Bone_Mandible", "Mandible"),
+    ("Parotid", "Parotid gland", "Glnd_Parotid"),
+    ("Glnd_Submand", "Submandibular", "Submandibular gland", "SMG"),
+    ("Glnd_Lacrimal", "Lacrimal", "Lacrimal gland"),
+    ("Glnd_Thyroid", "Thyroid", "Thyroid gland"),
+    ("Glnd_Sublingual", "Sublingual", "Sublingual gland"),
+    ("Eye", "Orbit", "Globe", "Eyeball"),
+    ("Lens",),
+    ("Cochlea",),
+    ("Lung",),
+    ("Brain",),
+    ("Pituitary", "Pituitary gland", "Hypophysis"),
+    ("Cavity_Oral", "Oral cavity"),
+    ("Lips", "Lip"),
+    ("Esophagus", "Oesophagus"),
+    ("Larynx",),
+    ("Larynx_SG", "Supraglottic larynx", "Supraglottis"),
+    ("Glottis", "Glottic area"),
+    ("A_Carotid", "Carotid", "Carotid artery"),
+    ("Arytenoid", "Arytenoids"),
+    ("Trachea",),
+    ("Musc_Constrict", "Pharyngeal constrictor", "Pharyngeal constrictors", "Pharynx constrictor"),
+    ("TemporalLobe", "Lobe_Temporal", "Temporal lobe"),
+    ("Hippocampus",),
+    ("BrachialPlex", "Brachial plexus"),
+    ("Joint_TM", "TMJ", "Temporomandibular joint"),
+)
+"""Names of an organ without its side; the first is that of TG-263 (Mayo et al., Int J Radiat Oncol Biol Phys 100 (2018)
+1057-1066), by which clinics name their structures."""
 
 
 def organ_key(name: str) -> str:
@@ -14,10 +50,19 @@ def organ_key(name: str) -> str:
         name: as a file, a label map or a preset spells it.
 
     Returns:
-        For example "opticnerve left".
+        For example "opticnerve left"; with both sides where the name has both.
     """
     spaced = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", name)
     words = [word for word in re.split(r"[\W_]+", spaced.casefold()) if word]
-    sides = [SIDES[word] for word in words if word in SIDES]
+    sides = dict.fromkeys(SIDES[word] for word in words if word in SIDES)
     rest = "".join(word for word in words if word not in SIDES)
-    return " ".join([rest, *sides[:1]]) if rest else " ".join(words)
+    return " ".join([rest, *sides]) if rest else " ".join(words)
+
+
+def common_key(name: str) -> str:
+    """The same key for all names of an organ that `SYNONYMS` knows: "Glnd_Submand_L" and "submandibular_left"."""
+    rest, space, side = organ_key(name).partition(" ")
+    return _COMMON.get(rest, rest) + space + side
+
+
+_COMMON = {organ_key(name): organ_key(names[0]) for names in SYNONYMS for name in names}

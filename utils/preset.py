@@ -1,7 +1,6 @@
 """A preset: the organs, geometry, networks, losses and schedules of one data set, read from configs/*.toml."""
 
 import math
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -10,6 +9,7 @@ from pathlib import Path
 from typing import Literal
 
 from utils.config import Table, apply_overrides, build, read_toml, to_table
+from utils.organ_names import common_key, organ_key
 
 CONFIG_FOLDER = Path(__file__).resolve().parent.parent / "configs"
 
@@ -255,17 +255,24 @@ class Preset:
     def find_organ(self, raw_name: str) -> int | None:
         """Index of the organ that a structure's name in raw data means, or None.
 
-        Names and aliases are compared without regard to case, spaces, "_", "-" and ".".
+        The organ's name and aliases come first, then what else it is called, by TG-263 for example. Spellings are one:
+        see `organ_key`.
         """
-        return self._organ_by_name.get(_normalize(raw_name))
+        own = self._organ_by_name.get(organ_key(raw_name))
+        return self._organ_by_common_name.get(common_key(raw_name)) if own is None else own
 
     @cached_property
     def _organ_by_name(self) -> dict[str, int]:
-        return {_normalize(name): i for i, organ in enumerate(self.organs) for name in (organ.name, *organ.aliases)}
+        return {organ_key(name): i for i, organ in enumerate(self.organs) for name in (organ.name, *organ.aliases)}
 
-
-def _normalize(name: str) -> str:
-    return re.sub(r"[\s_.-]", "", name).casefold()
+    @cached_property
+    def _organ_by_common_name(self) -> dict[str, int]:
+        """Without names that several organs share: two organs may be parts of what the name means."""
+        owners: dict[str, set[int]] = {}
+        for i, organ in enumerate(self.organs):
+            for name in (organ.name, *organ.aliases):
+                owners.setdefault(common_key(name), set()).add(i)
+        return {key: min(indices) for key, indices in owners.items() if len(indices) == 1}
 
 
 def load_preset(name_or_path: str, overrides: Sequence[str] = ()) -> Preset:
@@ -338,7 +345,7 @@ def _contradictions(preset: Preset) -> list[str]:
     paired = [name for pair in preset.left_right_pairs for name in pair]
     problems += [f"left_right_pairs: {name} is not among the organs" for name in paired if name not in names]
     problems += [f"left_right_pairs: {name} occurs twice" for name in set(paired) if paired.count(name) > 1]
-    claims = [(_normalize(name), organ.name) for organ in preset.organs for name in (organ.name, *organ.aliases)]
+    claims = [(organ_key(name), organ.name) for organ in preset.organs for name in (organ.name, *organ.aliases)]
     owners = dict(claims)
     problems += [f"organs.{o}: its name or alias {n!r} is also of {owners[n]}" for n, o in claims if owners[n] != o]
     small = {organ.name: organ.small for organ in preset.organs}

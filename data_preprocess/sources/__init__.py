@@ -2,10 +2,20 @@
 
 from types import ModuleType
 
-from data_preprocess.sources import openkbp, phantom
+from data_preprocess.sources import dicom, labelmap, masks, nnunet, openkbp, pddca, phantom, shapes
 from data_preprocess.sources.raw_case import RawCase, RawReference
 
 __all__ = ["SOURCES", "RawCase", "RawReference"]
 
-SOURCES: dict[str, ModuleType] = {"openkbp": openkbp, "phantom": phantom}
-"""Name on the command line to module; each has `list_cases(folder) -> list[RawReference]`, `read_case(reference)`."""
+SOURCES: dict[str, ModuleType] = {
+    "dicom": dicom,
+    "labelmap": labelmap,
+    "masks": masks,
+    "nnunet": nnunet,
+    "openkbp": openkbp,
+    "pddca": pddca,
+    "phantom": phantom,
+    "shapes": shapes,
+}
+"""Name on the command line to module; each has `list_cases(folder) -> list[RawReference]` and `read_case(reference,
+preset) -> RawCase`."""

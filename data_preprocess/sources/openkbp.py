@@ -12,8 +12,10 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 
-from data_preprocess.sources.raw_case import RawCase, RawReference
+from data_preprocess.sources.raw_case import RawCase, RawReference, is_wanted
 from utils.geometry import Geometry
+from utils.mask_grids import crop_mask
+from utils.preset import Preset
 from utils.volume_io import Volume
 
 SPLITS = {"train-pats": "train", "validation-pats": "test", "test-pats": "test"}
@@ -50,8 +52,12 @@ def list_cases(folder: Path | None) -> list[RawReference]:
     ]
 
 
-def read_case(reference: RawReference) -> RawCase:
+def read_case(reference: RawReference, preset: Preset | None = None) -> RawCase:
     """Read one patient; every CSV beside the CT that is no dose is a structure.
+
+    Args:
+        reference: from `list_cases`.
+        preset: whose organs to read; None reads every structure.
 
     Raises:
         ValueError: a file is missing or damaged.
@@ -61,7 +67,8 @@ def read_case(reference: RawReference) -> RawCase:
     try:
         spacing_yxz = np.loadtxt(io.BytesIO(tables["voxel_dimensions"]))
         hu = _dense(tables, "ct", value_column=1) - 1000
-        masks = {name: _dense(tables, name) > 0 for name in tables if name not in NOT_STRUCTURES}
+        structures = [name for name in tables if name not in NOT_STRUCTURES]
+        dense = {name: _dense(tables, name) > 0 for name in structures if is_wanted(name, preset)}
     except KeyError as error:
         raise ValueError(f"{path}: holds no {error.args[0]}.csv; download the patient again") from error
     except ValueError as error:
@@ -73,7 +80,8 @@ def read_case(reference: RawReference) -> RawCase:
     return RawCase(
         case_id=reference.case_id,
         volume=Volume(array=hu.astype(np.int16), geometry=geometry),
-        masks=masks,
+        masks={name: crop_mask(mask, (0, 0, 0), geometry) for name, mask in dense.items()},
+        unknown=tuple(name for name in structures if name not in dense),
         split=reference.split,
         source=str(path),
     )

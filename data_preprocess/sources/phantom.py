@@ -16,8 +16,10 @@ from scipy.spatial.transform import Rotation
 from data_preprocess.sources.phantom_anatomy import BODY, STRUCTURES
 from data_preprocess.sources.phantom_shapes import Placed, Shape
 from data_preprocess.sources.phantom_tissues import GROUPS, TISSUES, Structure
-from data_preprocess.sources.raw_case import RawCase, RawReference
+from data_preprocess.sources.raw_case import RawCase, RawReference, is_wanted
 from utils.geometry import Geometry
+from utils.mask_grids import crop_mask
+from utils.preset import Preset
 from utils.volume_io import Volume
 
 Triple = tuple[float, float, float]
@@ -119,9 +121,11 @@ def list_cases(folder: Path | None = None) -> list[RawReference]:
     ]
 
 
-def read_case(reference: RawReference) -> RawCase:
-    """Draw the phantom whose seed is the reference's location."""
-    return replace(draw_phantom(int(reference.location)), split=reference.split)
+def read_case(reference: RawReference, preset: Preset | None = None) -> RawCase:
+    """Draw the phantom whose seed is the reference's location, with the preset's organs, or all."""
+    raw = draw_phantom(int(reference.location))
+    masks = {name: mask for name, mask in raw.masks.items() if is_wanted(name, preset)}
+    return replace(raw, masks=masks, split=reference.split, unknown=tuple(set(raw.masks) - set(masks)))
 
 
 def draw_phantom(seed: int, *, spacing_zyx_mm: Triple = (2.5, 2.0, 2.0)) -> RawCase:
@@ -140,8 +144,11 @@ def draw_phantom(seed: int, *, spacing_zyx_mm: Triple = (2.5, 2.0, 2.0)) -> RawC
     return RawCase(
         case_id=f"phantom_{seed:03d}",
         volume=Volume(array=image, geometry=geometry),
-        masks={name: label == value for value, name in enumerate(ORGANS, 1) if name in patient.contoured},
-        split=None,
+        masks={
+            name: crop_mask(label == value, (0, 0, 0), geometry)
+            for value, name in enumerate(ORGANS, 1)
+            if name in patient.contoured
+        },
         source=f"phantom drawn from seed {seed}",
     )
 

@@ -9,6 +9,7 @@ from data_preprocess.sources.openkbp import list_cases, read_case
 from data_preprocess.sources.raw_case import RawCase
 from utils.command_line import run_main
 from utils.geometry import Geometry
+from utils.mask_grids import crop_mask
 from utils.volume_io import Volume
 
 
@@ -25,8 +26,7 @@ def test_geometry_is_kept(tiny_preset, tmp_path):
     raw = RawCase(
         case_id="pt_7",
         volume=Volume(array=image, geometry=geometry),
-        masks={"Mandible": mask},
-        split=None,
+        masks={"Mandible": crop_mask(mask, (0, 0, 0), geometry)},
         source="",
     )
     export_case(raw, tiny_preset, tmp_path)
@@ -56,7 +56,7 @@ def test_command_writes_every_case_and_skips_it_the_second_time(openkbp, tmp_pat
     np.testing.assert_allclose(label.GetSpacing(), (4.0, 4.0, 2.5))
     np.testing.assert_allclose(label.GetDirection(), np.eye(3).ravel(), atol=1e-9)
     raw = read_case(list_cases(openkbp)[0])
-    np.testing.assert_array_equal(sitk.GetArrayFromImage(label) == 4, raw.masks["LeftParotid"])
+    np.testing.assert_array_equal(sitk.GetArrayFromImage(label) == 4, raw.masks["LeftParotid"].dense())
     image = sitk.GetArrayFromImage(sitk.ReadImage(str(output / "images" / "pt_1.nii.gz")))
     np.testing.assert_array_equal(image, raw.volume.array)
 

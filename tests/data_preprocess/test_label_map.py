@@ -4,15 +4,18 @@ import numpy as np
 import pytest
 
 from data_preprocess.label_map import merge_masks
+from utils.geometry import Geometry
+from utils.mask_grids import crop_mask
 
 SHAPE = (3, 4, 5)
+GEOMETRY = Geometry(size_zyx=SHAPE, spacing_zyx_mm=(1.0, 1.0, 1.0))
 
 
 def mask(*boxes):
     out = np.zeros(SHAPE, dtype=bool)
     for box in boxes:
         out[box] = True
-    return out
+    return crop_mask(out, (0, 0, 0), GEOMETRY)
 
 
 def test_names_and_aliases_find_their_label(tiny_preset):

@@ -69,10 +69,10 @@ def test_axes_hu_and_geometry(form, patient, tmp_path):
     assert raw.split == "train"
 
     assert sorted(raw.masks) == ["Brainstem", "LeftParotid", "Mandible", "RightParotid"]
-    voxels = np.argwhere(raw.masks["Brainstem"])
+    voxels = np.argwhere(raw.masks["Brainstem"].dense())
     assert voxels.min(axis=0).tolist() == [127 - 41, 66, 58]
     assert voxels.max(axis=0).tolist() == [127 - 36, 69, 61]
-    center = {name: np.argwhere(mask).mean(axis=0) for name, mask in raw.masks.items()}
+    center = {name: np.argwhere(mask.dense()).mean(axis=0) for name, mask in raw.masks.items()}
     assert center["LeftParotid"][2] > center["RightParotid"][2]  # x grows to the left
     assert center["Brainstem"][0] > center["Mandible"][0]  # z grows upwards
     assert center["Brainstem"][1] > center["Mandible"][1]  # y grows to the back
@@ -128,12 +128,14 @@ def test_damaged_archive_is_an_error_of_one_line(damage, patient, tmp_path):
 def test_real_patients_lie_as_they_should(real_cases):
     for raw in real_cases:
         if {"LeftParotid", "RightParotid"} <= raw.masks.keys():
-            left, right = (np.argwhere(raw.masks[f"{side}Parotid"])[:, 2].mean() for side in ("Left", "Right"))
+            left, right = (np.argwhere(raw.masks[f"{side}Parotid"].dense())[:, 2].mean() for side in ("Left", "Right"))
             assert left > right
         if "Brainstem" in raw.masks:
-            assert 6 <= np.median(raw.volume.array[raw.masks["Brainstem"]]) <= 43
+            assert 6 <= np.median(raw.volume.array[raw.masks["Brainstem"].dense()]) <= 43
         if {"Brainstem", "SpinalCord"} <= raw.masks.keys():
-            brainstem, cord = (np.argwhere(raw.masks[name])[:, 0].mean() for name in ("Brainstem", "SpinalCord"))
+            brainstem, cord = (
+                np.argwhere(raw.masks[name].dense())[:, 0].mean() for name in ("Brainstem", "SpinalCord")
+            )
             assert brainstem > cord
     assert any("LeftParotid" in raw.masks for raw in real_cases)
     assert any("Brainstem" in raw.masks for raw in real_cases)

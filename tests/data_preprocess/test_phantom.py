@@ -56,8 +56,8 @@ def test_case_is_well_formed(phantom: RawCase):
     assert phantom.volume.geometry.direction == IDENTITY_DIRECTION
     assert set(phantom.masks) <= set(ORGANS)
     for mask in phantom.masks.values():
-        assert mask.dtype == bool
-        assert mask.shape == phantom.volume.array.shape
+        assert mask.voxels.dtype == bool
+        assert mask.geometry == phantom.volume.geometry
 
 
 def test_organs_are_those_of_the_presets():
@@ -67,8 +67,8 @@ def test_organs_are_those_of_the_presets():
 
 def test_masks_are_the_contoured_part_of_disjoint_labels(phantom: RawCase, full_label: np.ndarray):
     for name, mask in phantom.masks.items():
-        np.testing.assert_array_equal(mask, organ(full_label, name))
-    assert sum(mask.astype(int) for mask in phantom.masks.values()).max() == 1
+        np.testing.assert_array_equal(mask.dense(), organ(full_label, name))
+    assert sum(mask.dense().astype(int) for mask in phantom.masks.values()).max() == 1
 
 
 def test_volumes_are_anatomical(full_label: np.ndarray):

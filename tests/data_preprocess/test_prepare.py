@@ -49,7 +49,7 @@ def test_organs_keep_their_place_and_volume_in_millimetres(raw, tmp_path):
     info = prepare_case(raw, PRESET, tmp_path)
     corner_mm = np.multiply([start for start, _ in info.box_zyx], raw.volume.geometry.spacing_zyx_mm)
     for name, alias in (("brainstem", "Brainstem"), ("mandible", "Mandible")):
-        mask = raw.masks[alias]
+        mask = raw.masks[alias].dense()
         expected_mm = (np.argwhere(mask).mean(axis=0) + 0.5) * raw.volume.geometry.spacing_zyx_mm
         found_mm = (np.array(info.organs[name].center_vox) + 0.5) * info.spacing_zyx_mm + corner_mm
         np.testing.assert_allclose(found_mm, expected_mm, atol=1.0)
@@ -74,7 +74,7 @@ def test_command_writes_the_folder_and_skips_it_the_second_time(openkbp, tmp_pat
     assert read_dataset(output) == PRESET
     assert read_splits(output) == {"train": ["pt_1"], "val": ["pt_2"], "test": ["pt_201"]}
     files = sorted(path.relative_to(output).as_posix() for path in output.glob("*/*"))
-    names = ("case.json", "image.npy", "label.npy", "preview.png")
+    names = ("case.json", "image.npy", "label.npy", "preview.png", "quality.json")
     assert files == [f"{case}/{name}" for case in ("pt_1", "pt_2", "pt_201") for name in names]
 
     before = {path: path.stat().st_mtime_ns for path in output.glob("*/*")}

@@ -45,6 +45,16 @@ def test_organs_are_found_by_name_and_alias_however_written():
     assert preset.find_organ("Larynx") is None
 
 
+def test_organs_are_found_by_their_names_in_clinics():
+    preset = load_preset("pddca")
+    assert preset.find_organ("Glnd_Submand_R") == 8
+    assert preset.find_organ("OpticNrv_L") == 3
+    assert preset.find_organ("Parotid_L+R") is None
+    parts = load_preset("pddca", ["organs.chiasm.aliases=['eye']", "organs.mandible.aliases=['orbit']"])
+    assert parts.find_organ("Eye") == 1
+    assert parts.find_organ("Globe") is None  # two organs lay claim to it
+
+
 def test_overrides_replace_single_values():
     preset = load_preset("phantom", ["networks.width=2", "backbone.epochs=3", "networks.sos_input=image"])
     assert (preset.networks.width, preset.backbone.epochs, preset.networks.sos_input) == (2.0, 3, "image")

@@ -1,0 +1,122 @@
+"""Which raw cases a command works on, and working on them side by side: shared by `prepare` and `export`."""
+
+import argparse
+import logging
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import replace
+from pathlib import Path
+
+from tqdm import tqdm
+
+from data_preprocess.cases import APART
+from data_preprocess.sources import SOURCES, RawReference
+
+logger = logging.getLogger(__name__)
+
+SAFE_NAME = re.compile(r"\w[\w .,()+=@~-]*")
+WORKER_DIED = (
+    "not done: a worker process was ended from outside, most likely for want of memory; run again with fewer --workers"
+)
+
+
+def raw_arguments(description: str) -> argparse.ArgumentParser:
+    """The options that say which raw cases to read."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--source", required=True, choices=sorted(SOURCES), help="layout of the raw data")
+    parser.add_argument("--input", type=Path, help="folder of the raw data (the phantom source draws its own)")
+    parser.add_argument("--output", type=Path, required=True)
+    parser.add_argument("--preset", help="name in configs/ or path of a .toml; the source's own by default")
+    parser.add_argument("--set", action="append", default=[], metavar="SECTION.KEY=VALUE", help="override the preset")
+    parser.add_argument("--workers", type=int, default=2, help="processes")
+    parser.add_argument("--split", choices=("train", "test"), help="only the cases that the data set puts there")
+    parser.add_argument(
+        "--apart",
+        choices=("train", "test"),
+        help="where to put cases that the data set keeps apart (PDDCA's five on-site cases); by default nowhere",
+    )
+    parser.add_argument(
+        "--shard", type=_parse_shard, metavar="I/N", help="only every N-th case, from the I-th (1 to N)"
+    )
+    parser.add_argument("--limit", type=int, help="only the first so many cases")
+    return parser
+
+
+def preset_name(arguments: argparse.Namespace) -> str:
+    """The preset that the command line names, or else the one that is called like the source.
+
+    Raises:
+        ValueError: the layout holds any organs, so that it has no preset of its own.
+    """
+    if arguments.preset is None and arguments.source not in ("openkbp", "pddca", "phantom"):
+        raise ValueError(f"--source {arguments.source}: holds any organs; say with --preset which ones to take")
+    return arguments.preset or arguments.source
+
+
+def find_raw_cases(arguments: argparse.Namespace) -> list[RawReference]:
+    """The raw cases that the command line asks for.
+
+    Raises:
+        ValueError: there are none, two share a name, or a name is unfit for a file.
+    """
+    references = SOURCES[arguments.source].list_cases(arguments.input)
+    _check_names(references)
+    if arguments.apart:
+        references = [replace(r, split=arguments.apart if r.split == APART else r.split) for r in references]
+    wanted = [reference for reference in references if arguments.split in (None, reference.split)][: arguments.limit]
+    if arguments.shard:
+        first, count = arguments.shard
+        wanted = wanted[first - 1 :: count]
+    if not wanted:
+        raise ValueError(
+            f"{arguments.input or arguments.source}: none of {len(references)} cases is left by --split, --limit and "
+            "--shard"
+        )
+    return wanted
+
+
+def run_all(
+    task: Callable[[RawReference], object], references: Iterable[RawReference], num_workers: int
+) -> dict[str, str]:
+    """Run a task on every raw case in worker processes, with progress; one failing case does not stop the others.
+
+    Returns:
+        case id to reason, for the cases that failed.
+    """
+    references = list(references)
+    failures = {}
+    with ProcessPoolExecutor(max_workers=num_workers) as pool:
+        futures = {pool.submit(task, reference): reference.case_id for reference in references}
+        for future in tqdm(as_completed(futures), total=len(futures), unit="case", disable=None):
+            try:
+                future.result()
+            except (ValueError, OSError) as error:
+                failures[futures[future]] = str(error)
+            except MemoryError:
+                failures[futures[future]] = "not enough memory; run again with fewer --workers"
+            except BrokenProcessPool:
+                failures[futures[future]] = WORKER_DIED
+    return failures
+
+
+def _check_names(references: Iterable[RawReference]) -> None:
+    counts = Counter(reference.case_id for reference in references)
+    unfit = [name for name in counts if not SAFE_NAME.fullmatch(name)]
+    if unfit:
+        raise ValueError(
+            f"case name {unfit[0]!r}: expected a letter or digit first, and none of / \\ : in it; rename it"
+        )
+    repeated = [name for name, count in counts.items() if count > 1]
+    if repeated:
+        raise ValueError(f"{counts[repeated[0]]} cases are called {repeated[0]}; rename all but one")
+
+
+def _parse_shard(text: str) -> tuple[int, int]:
+    match = re.fullmatch(r"(\d+)/(\d+)", text)
+    first, count = (int(match[1]), int(match[2])) if match else (0, 0)
+    if not 1 <= first <= count:
+        raise argparse.ArgumentTypeError(f"expected I/N with I from 1 to N, for example 3/8, got {text!r}")
+    return first, count

@@ -1,0 +1,193 @@
+"""A clinic's DICOM: CT series and structure sets (RTSTRUCT) in a folder tree, whatever the files are called.
+
+Every structure set is a case. It picks its CT by frame of reference, and among several such CTs by the series it names.
+A patient with several structure sets yields several cases, which stay together when the cases are split.
+"""
+
+import hashlib
+import logging
+import re
+from collections import Counter
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from pydicom.dataset import Dataset
+
+from data_preprocess.sources.contours import rasterize
+from data_preprocess.sources.raw_case import RawCase, RawReference, is_wanted
+from data_preprocess.sources.volume_files import as_hounsfield
+from utils.dicom_io import DicomSeries, find_series, read_ct, read_dataset
+from utils.geometry import Geometry
+from utils.mask_grids import Mask
+from utils.preset import Preset
+from utils.volume_io import to_lps
+
+CLOSED = ("CLOSED_PLANAR", "CLOSEDPLANAR_XOR")
+HASH_DIGITS = 6
+
+logger = logging.getLogger(__name__)
+
+
+class Location(NamedTuple):
+    """Where a case lies."""
+
+    structures: Path
+    scans: tuple[DicomSeries, ...]
+    """CT series that the structure set may belong to."""
+
+
+class StructureSet(NamedTuple):
+    """What a structure set says about itself."""
+
+    path: Path
+    uid: str
+    patient: str
+    scans: tuple[DicomSeries, ...]
+
+
+def list_cases(folder: Path | None) -> list[RawReference]:
+    """Find the structure sets below a folder.
+
+    Raises:
+        ValueError: the folder does not exist, or holds no DICOM or no structure set.
+    """
+    if folder is None:
+        raise ValueError("--input missing: expected a folder of DICOM files")
+    series = find_series(folder)
+    scans = [found for found in series if found.modality == "CT"]
+    paths = {path: found.patient_id for found in series if found.modality == "RTSTRUCT" for path in found.paths}
+    sets = {}
+    for path, patient in paths.items():
+        found = _look_at(path, patient, scans)
+        if sets.setdefault(found.uid, found) is not found:
+            logger.info("%s is a copy of %s and left out", path, sets[found.uid].path)
+    if not sets:
+        raise ValueError(f"{folder}: expected structure sets (RTSTRUCT), found none beside {len(scans)} CT series")
+    used = {scan.uid for found in sets.values() for scan in found.scans}
+    for scan in scans:
+        if scan.uid not in used:
+            logger.info("no structure set belongs to the %s", scan)
+    names = _case_names(list(sets.values()))
+    return [
+        RawReference(case_id=name, location=Location(found.path, found.scans), patient=found.patient or None)
+        for name, found in zip(names, sets.values(), strict=True)
+    ]
+
+
+def read_case(reference: RawReference, preset: Preset | None = None) -> RawCase:
+    """Read a structure set and its CT.
+
+    Args:
+        reference: from `list_cases`.
+        preset: whose organs to read; None reads every structure.
+
+    Raises:
+        ValueError: no CT of the structure set's frame of reference, or several; anything that `read_ct` refuses; a
+            damaged structure set.
+    """
+    path, scans = reference.location
+    dataset = read_dataset(path)
+    scan = _pick_scan(dataset, scans, path)
+    ct = read_ct(scan)
+    volume = to_lps(as_hounsfield(ct.volume, str(scan)))
+    if not np.isclose(volume.geometry.spacing_zyx_mm[0], ct.volume.geometry.spacing_zyx_mm[0]):
+        raise ValueError(f"{scan}: its slices are not axial, so contours do not lie on them; reformat it")
+    rois = _contours(dataset, scan.frame_of_reference_uid, path)
+    masks, notes = {}, list(ct.notes)
+    for name in filter(partial(is_wanted, preset=preset), rois):
+        mask = _draw(name, rois[name], volume.geometry, path, notes)
+        if mask.voxels.size:
+            masks[name] = mask
+    return RawCase(
+        case_id=reference.case_id,
+        volume=volume,
+        masks=masks,
+        unknown=tuple(name for name in rois if not is_wanted(name, preset)),
+        notes=tuple(notes),
+        patient=reference.patient,
+        source=str(path),
+    )
+
+
+def _look_at(path: Path, patient: str, scans: Sequence[DicomSeries]) -> StructureSet:
+    """A damaged structure set has no scans; reading it says what is wrong with it."""
+    try:
+        dataset = read_dataset(path)
+    except ValueError:
+        return StructureSet(path, str(path), patient, ())
+    return StructureSet(path, str(dataset.SOPInstanceUID), patient, tuple(_candidates(dataset, scans)))
+
+
+def _case_names(sets: Sequence[StructureSet]) -> list[str]:
+    """The patient's name, fit for a file, with a few digits of the structure set's UID where several share it."""
+    names = [re.sub(r"[^\w.-]+", "_", found.patient).strip("._") or "unnamed" for found in sets]
+    digits = [hashlib.sha256(found.uid.encode()).hexdigest()[:HASH_DIGITS] for found in sets]
+    counts = Counter(names)
+    return [name if counts[name] == 1 else f"{name}_{digit}" for name, digit in zip(names, digits, strict=True)]
+
+
+def _candidates(dataset: Dataset, scans: Sequence[DicomSeries]) -> list[DicomSeries]:
+    """CT series of the structure set's frame of reference; if it names none, the series that it names."""
+    referenced = dataset.get("ReferencedFrameOfReferenceSequence", ())
+    frames = {str(item.get("FrameOfReferenceUID") or "") for item in referenced} - {""}
+    if frames:
+        return [scan for scan in scans if scan.frame_of_reference_uid in frames]
+    return [scan for scan in scans if scan.uid in _named_series(dataset)]
+
+
+def _named_series(dataset: Dataset) -> set[str]:
+    return {
+        str(series.get("SeriesInstanceUID"))
+        for frame in dataset.get("ReferencedFrameOfReferenceSequence", ())
+        for study in frame.get("RTReferencedStudySequence", ())
+        for series in study.get("RTReferencedSeriesSequence", ())
+    }
+
+
+def _pick_scan(dataset: Dataset, scans: Sequence[DicomSeries], path: Path) -> DicomSeries:
+    if not scans:
+        raise ValueError(f"{path}: found no CT series of this structure set's frame of reference; add it to the folder")
+    named = [scan for scan in scans if scan.uid in _named_series(dataset)] or list(scans)
+    if len(named) > 1:
+        listed = "; ".join(map(str, named))
+        raise ValueError(f"{path}: {len(named)} CT series share this structure set's frame of reference: {listed}")
+    return named[0]
+
+
+def _contours(dataset: Dataset, frame: str, path: Path) -> dict[str, list[np.ndarray]]:
+    """Name of each structure to its closed contours, (N, 3) points in mm each."""
+    if "StructureSetROISequence" not in dataset or "ROIContourSequence" not in dataset:
+        raise ValueError(f"{path}: holds no structures, or was cut short; export it again")
+    of_number: dict[int, list[np.ndarray]] = {}
+    for roi in dataset.ROIContourSequence:
+        closed = [c for c in roi.get("ContourSequence") or () if c.get("ContourGeometricType") in CLOSED]
+        points = [np.array(contour.ContourData, dtype=float).reshape(-1, 3) for contour in closed]
+        of_number.setdefault(int(roi.ReferencedROINumber), []).extend(points)
+    rois: dict[str, list[np.ndarray]] = {}
+    for roi in dataset.StructureSetROISequence:
+        name = str(roi.get("ROIName") or f"ROI {roi.ROINumber}").strip()
+        own_frame = str(roi.get("ReferencedFrameOfReferenceUID") or frame)
+        if frame and own_frame != frame:
+            raise ValueError(f"{path}: {name} lies in another frame of reference than its CT")
+        contours = of_number.get(int(roi.ROINumber), [])
+        if rois.get(name) and contours:
+            raise ValueError(f"{path}: two structures are called {name}; rename one")
+        rois[name] = rois.get(name) or contours
+    return rois
+
+
+def _draw(name: str, contours: Sequence[np.ndarray], grid: Geometry, path: Path, notes: list[str]) -> Mask:
+    try:
+        drawn = rasterize(contours, grid)
+    except ValueError as error:
+        raise ValueError(f"{path}: {name} {error}") from error
+    if not contours:
+        notes.append(f"{name}: has no contours, so it counts as not contoured")
+    if drawn.num_outside:
+        notes.append(f"{name}: {drawn.num_outside} of {len(contours)} contours lie beyond the CT")
+    if drawn.num_between:
+        notes.append(f"{name}: {drawn.num_between} of {len(contours)} contours between the CT's slices left out")
+    return drawn.mask
