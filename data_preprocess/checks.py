@@ -77,9 +77,7 @@ def _check_pieces(qualities: Mapping[str, CaseQuality]) -> list[tuple[str, Mark]
         usual = int(np.median(list(of_case.values()))) if len(of_case) >= MIN_CASES else 1
         for case_id, count in of_case.items():
             if count > usual:
-                marks.append(
-                    (case_id, Mark(name, f"consists of {count} pieces" + (f", usual are {usual}" * (usual > 1))))
-                )
+                marks.append((case_id, Mark(name, f"consists of {count} pieces, usual is {usual}")))
     return marks
 
 

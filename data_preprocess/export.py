@@ -3,27 +3,87 @@
     python -m data_preprocess.export --source openkbp --input RAW --output DIR
 
 Writes `images/<id>.nii.gz`, `labels/<id>.nii.gz` and a color table, for inference, evaluation and any viewer.
+
+    python -m data_preprocess.export --source openkbp --input RAW --format nnunet --output nnUNet_raw/Dataset501_OpenKBP
+
+Writes nnU-Net's raw layout: cases of train and val as imagesTr and labelsTr, those of test as imagesTs and labelsTs.
+Copy splits_final.json into nnU-Net's folder of the preprocessed data set: fold 0 is then the split of our cases.
 """
 
+import argparse
+import logging
+import re
 import sys
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
-from data_preprocess.label_map import merge_masks
-from data_preprocess.raw_cases import find_raw_cases, preset_name, raw_arguments, run_all
+from data_preprocess.cases import APART, place_cases, read_splits
+from data_preprocess.label_map import match_organs, merge_masks
+from data_preprocess.raw_cases import list_raw_cases, preset_name, raw_arguments, run_all, select_raw_cases
 from data_preprocess.sources import SOURCES, RawCase, RawReference
 from utils.command_line import report_failures, run_main
+from utils.files import write_json
 from utils.organs import write_color_table
 from utils.preset import Preset, load_preset
 from utils.volume_io import Volume, write_volume
+
+NNUNET_NAME = re.compile(r"Dataset\d{3}_\w+")
+NNUNET_SUFFIX = {"train": "Tr", "val": "Tr", "test": "Ts"}
+
+logger = logging.getLogger(__name__)
 
 
 def export_case(raw: RawCase, preset: Preset, folder: Path) -> None:
     """Write the CT and its label map as `folder`/images/<id>.nii.gz and `folder`/labels/<id>.nii.gz."""
     name = f"{raw.case_id}.nii.gz"
-    label = merge_masks(raw.masks, preset, raw.volume.array.shape)
-    write_volume(folder / "labels" / name, Volume(array=label, geometry=raw.volume.geometry))
-    write_volume(folder / "images" / name, raw.volume)
+    _write_pair(raw, preset, folder / "images" / name, folder / "labels" / name)
+
+
+def export_nnunet_case(raw: RawCase, preset: Preset, folder: Path, split: str) -> list[str]:
+    """Write the CT and its label map where nnU-Net looks for them.
+
+    Returns:
+        Names of the organs that were not contoured: nnU-Net takes them for background.
+    """
+    suffix = NNUNET_SUFFIX[split]
+    image = folder / f"images{suffix}" / f"{raw.case_id}_0000.nii.gz"
+    _write_pair(raw, preset, image, folder / f"labels{suffix}" / f"{raw.case_id}.nii.gz")
+    by_organ = match_organs(raw.masks, preset)
+    return [name for i, name in enumerate(preset.organ_names) if i not in by_organ]
+
+
+def write_nnunet_dataset(folder: Path, preset: Preset, places: Mapping[str, str]) -> None:
+    """Write dataset.json for the cases that are in the folder, and their split.
+
+    Args:
+        folder: named DatasetNNN_Name.
+        preset: organs.
+        places: case id to split.
+    """
+    present = [path.name.removesuffix(".nii.gz") for path in sorted((folder / "labelsTr").glob("[!.]*.nii.gz"))]
+    labels = {"background": 0} | {name: value for value, name in enumerate(preset.organ_names, 1)}
+    content = {
+        "channel_names": {"0": "CT"},
+        "labels": labels,
+        "numTraining": len(present),
+        "file_ending": ".nii.gz",
+        "name": folder.name.partition("_")[2],
+        "description": preset.description,
+    }
+    write_json(folder / "dataset.json", content)
+    fold = {split: [name for name in present if places.get(name) == split] for split in ("train", "val")}
+    write_json(folder / "splits_final.json", [fold])
+
+
+def _write_pair(raw: RawCase, preset: Preset, image: Path, label: Path) -> None:
+    """The CT last: it says that the case is complete."""
+    if raw.volume is None:
+        raise ValueError("has no CT to export")
+    merged = merge_masks(raw.masks, preset, raw.geometry.size_zyx)
+    write_volume(label, Volume(array=merged, geometry=raw.geometry))
+    write_volume(image, raw.volume)
 
 
 def _export(reference: RawReference, source: str, preset: Preset, folder: Path) -> None:
@@ -31,14 +91,52 @@ def _export(reference: RawReference, source: str, preset: Preset, folder: Path) 
         export_case(SOURCES[source].read_case(reference, preset), preset, folder)
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Export every case; those that are there already are skipped."""
-    arguments = raw_arguments(__doc__).parse_args(argv)
-    preset = load_preset(preset_name(arguments), arguments.set)
-    references = find_raw_cases(arguments)
+def _export_nnunet(
+    reference: RawReference, source: str, preset: Preset, folder: Path, places: Mapping[str, str]
+) -> list[str]:
+    split = places[reference.case_id]
+    if (folder / f"images{NNUNET_SUFFIX[split]}" / f"{reference.case_id}_0000.nii.gz").is_file():
+        return []
+    return export_nnunet_case(SOURCES[source].read_case(reference, preset), preset, folder, split)
+
+
+def _run_nifti(arguments: argparse.Namespace, preset: Preset) -> int:
+    references = select_raw_cases(list_raw_cases(arguments), arguments)
     write_color_table(arguments.output / "labels", preset)
     task = partial(_export, source=arguments.source, preset=preset, folder=arguments.output)
-    return report_failures(run_all(task, references, arguments.workers), len(references))
+    return report_failures(run_all(task, references, arguments.workers).failures, len(references))
+
+
+def _run_nnunet(arguments: argparse.Namespace, preset: Preset) -> int:
+    folder = arguments.output
+    if not NNUNET_NAME.fullmatch(folder.name):
+        raise ValueError(f"--output {folder}: expected nnU-Net's form DatasetNNN_Name, for example Dataset501_HeadNeck")
+    every = list_raw_cases(arguments)
+    splits = read_splits(arguments.cases) if arguments.cases else {}
+    places = place_cases(every, {case_id: name for name, case_ids in splits.items() for case_id in case_ids})
+    references = [r for r in select_raw_cases(every, arguments) if places[r.case_id] != APART]
+    task = partial(_export_nnunet, source=arguments.source, preset=preset, folder=folder, places=places)
+    outcome = run_all(task, references, arguments.workers)
+    write_nnunet_dataset(folder, preset, places)
+    _log_missing(outcome.results.values())
+    return report_failures(outcome.failures, len(references))
+
+
+def _log_missing(missing: Sequence[Sequence[str]]) -> None:
+    counts = Counter(name for names in missing for name in names)
+    if counts:
+        listed = ", ".join(f"{name} in {count}" for name, count in counts.most_common())
+        logger.info("nnU-Net will take what was not contoured for background: %s cases", listed)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Export every case; those that are there already are skipped."""
+    parser = raw_arguments(__doc__)
+    parser.add_argument("--format", choices=("nifti", "nnunet"), default="nifti")
+    parser.add_argument("--cases", type=Path, help="(nnunet) prepared cases whose splits.json to follow")
+    arguments = parser.parse_args(argv)
+    preset = load_preset(preset_name(arguments), arguments.set)
+    return (_run_nnunet if arguments.format == "nnunet" else _run_nifti)(arguments, preset)
 
 
 if __name__ == "__main__":

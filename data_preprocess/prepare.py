@@ -24,7 +24,7 @@ from data_preprocess.cases import (
 )
 from data_preprocess.label_map import match_organs, merge_masks
 from data_preprocess.quality import measure_case, write_quality
-from data_preprocess.raw_cases import find_raw_cases, preset_name, raw_arguments, run_all
+from data_preprocess.raw_cases import list_raw_cases, preset_name, raw_arguments, run_all, select_raw_cases
 from data_preprocess.report_page import inspect_cases, summary_table, write_report_page
 from data_preprocess.resample import resample_image, resample_labels
 from data_preprocess.sources import SOURCES, RawCase, RawReference
@@ -138,14 +138,14 @@ def main(argv: list[str] | None = None) -> int:
     """Prepare every case that is not finished yet, then write the splits and the report."""
     arguments = raw_arguments(__doc__).parse_args(argv)
     preset = load_preset(preset_name(arguments), arguments.set)
-    references = find_raw_cases(arguments)
+    references = select_raw_cases(list_raw_cases(arguments), arguments)
     folder = arguments.output
     folder.mkdir(parents=True, exist_ok=True)
     write_dataset(folder, preset)
     todo = [reference for reference in references if not finished_case(folder, reference.case_id)]
     logger.info("%d cases, %d finished before", len(references), len(references) - len(todo))
     task = partial(_prepare, source=arguments.source, preset=preset, folder=folder)
-    failures = run_all(task, todo, arguments.workers)
+    failures = run_all(task, todo, arguments.workers).failures
     if arguments.shard:
         logger.info("this share is done; after the last one run once more without --shard for splits and report")
     else:

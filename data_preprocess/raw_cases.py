@@ -4,11 +4,12 @@ import argparse
 import logging
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import replace
 from pathlib import Path
+from typing import Any, NamedTuple
 
 from tqdm import tqdm
 
@@ -56,8 +57,8 @@ def preset_name(arguments: argparse.Namespace) -> str:
     return arguments.preset or arguments.source
 
 
-def find_raw_cases(arguments: argparse.Namespace) -> list[RawReference]:
-    """The raw cases that the command line asks for.
+def list_raw_cases(arguments: argparse.Namespace) -> list[RawReference]:
+    """Every case of the raw data.
 
     Raises:
         ValueError: there are none, two share a name, or a name is unfit for a file.
@@ -66,6 +67,15 @@ def find_raw_cases(arguments: argparse.Namespace) -> list[RawReference]:
     _check_names(references)
     if arguments.apart:
         references = [replace(r, split=arguments.apart if r.split == APART else r.split) for r in references]
+    return references
+
+
+def select_raw_cases(references: Sequence[RawReference], arguments: argparse.Namespace) -> list[RawReference]:
+    """Those that the command line asks for.
+
+    Raises:
+        ValueError: none.
+    """
     wanted = [reference for reference in references if arguments.split in (None, reference.split)][: arguments.limit]
     if arguments.shard:
         first, count = arguments.shard
@@ -78,37 +88,38 @@ def find_raw_cases(arguments: argparse.Namespace) -> list[RawReference]:
     return wanted
 
 
-def run_all(
-    task: Callable[[RawReference], object], references: Iterable[RawReference], num_workers: int
-) -> dict[str, str]:
-    """Run a task on every raw case in worker processes, with progress; one failing case does not stop the others.
+class Outcome(NamedTuple):
+    """What became of every case."""
 
-    Returns:
-        case id to reason, for the cases that failed.
-    """
-    references = list(references)
-    failures = {}
+    results: dict[str, Any]
+    """Case id to what the task returned."""
+    failures: dict[str, str]
+    """Case id to reason."""
+
+
+def run_all(task: Callable[[RawReference], Any], references: Iterable[RawReference], num_workers: int) -> Outcome:
+    """Run a task on every raw case in worker processes, with progress; one failing case does not stop the others."""
+    results, failures = {}, {}
     with ProcessPoolExecutor(max_workers=num_workers) as pool:
         futures = {pool.submit(task, reference): reference.case_id for reference in references}
         for future in tqdm(as_completed(futures), total=len(futures), unit="case", disable=None):
+            case_id = futures[future]
             try:
-                future.result()
+                results[case_id] = future.result()
             except (ValueError, OSError) as error:
-                failures[futures[future]] = str(error)
+                failures[case_id] = str(error)
             except MemoryError:
-                failures[futures[future]] = "not enough memory; run again with fewer --workers"
+                failures[case_id] = "not enough memory; run again with fewer --workers"
             except BrokenProcessPool:
-                failures[futures[future]] = WORKER_DIED
-    return failures
+                failures[case_id] = WORKER_DIED
+    return Outcome(results, failures)
 
 
 def _check_names(references: Iterable[RawReference]) -> None:
     counts = Counter(reference.case_id for reference in references)
     unfit = [name for name in counts if not SAFE_NAME.fullmatch(name)]
     if unfit:
-        raise ValueError(
-            f"case name {unfit[0]!r}: expected a letter or digit first, and none of / \\ : in it; rename it"
-        )
+        raise ValueError(f"case name {unfit[0]!r}: expected a letter or digit first, and no / \\ or :; rename it")
     repeated = [name for name, count in counts.items() if count > 1]
     if repeated:
         raise ValueError(f"{counts[repeated[0]]} cases are called {repeated[0]}; rename all but one")

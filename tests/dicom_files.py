@@ -1,12 +1,14 @@
-"""DICOM files for tests: CT series as a scanner writes them, with any field changed."""
+"""DICOM files for tests: CT series as a scanner writes them, with any field changed, and structure sets."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
 from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
-from pydicom.uid import UID, CTImageStorage, ExplicitVRLittleEndian, generate_uid
+from pydicom.uid import UID, CTImageStorage, ExplicitVRLittleEndian, RTStructureSetStorage, generate_uid
+from skimage.measure import find_contours
 
+from utils.geometry import Geometry
 from utils.volume_io import Volume
 
 INTERCEPT = -1024
@@ -78,3 +80,46 @@ def change(datasets: list[FileDataset], index: int, **fields: object) -> Dataset
         else:
             setattr(datasets[index], name, value)
     return datasets[index]
+
+
+def structure_set(
+    slices: list[FileDataset], rois: Mapping[str, Iterable[np.ndarray]], *, name: str = "approved"
+) -> FileDataset:
+    """A structure set on a CT series; each structure is a list of (N, 3) contours in mm."""
+    first = slices[0]
+    dataset = new_dataset(RTStructureSetStorage, uid_of(f"{first.SeriesInstanceUID} {name}"))
+    dataset.Modality, dataset.PatientID, dataset.PatientName = "RTSTRUCT", first.PatientID, first.PatientID
+    dataset.StudyInstanceUID = first.StudyInstanceUID
+    dataset.SeriesInstanceUID = uid_of(f"{first.SeriesInstanceUID} {name} series")
+    dataset.StructureSetLabel = name
+    series, study, frame = Dataset(), Dataset(), Dataset()
+    series.SeriesInstanceUID = first.SeriesInstanceUID
+    study.RTReferencedSeriesSequence = [series]
+    frame.FrameOfReferenceUID = first.FrameOfReferenceUID
+    frame.RTReferencedStudySequence = [study]
+    dataset.ReferencedFrameOfReferenceSequence = [frame]
+    dataset.StructureSetROISequence, dataset.ROIContourSequence = [], []
+    for number, (roi_name, contours) in enumerate(rois.items(), 1):
+        roi, drawn = Dataset(), Dataset()
+        roi.ROINumber, roi.ROIName = number, roi_name
+        roi.ReferencedFrameOfReferenceUID = first.FrameOfReferenceUID
+        drawn.ReferencedROINumber = number
+        drawn.ContourSequence = [_contour(points) for points in contours]
+        dataset.StructureSetROISequence.append(roi)
+        dataset.ROIContourSequence.append(drawn)
+    return dataset
+
+
+def trace(mask: np.ndarray, geometry: Geometry) -> Iterator[np.ndarray]:
+    """Contours (N, 3) in mm around a mask (D, H, W), half way to the voxels outside of it."""
+    for index, plane in enumerate(mask):
+        for outline in find_contours(np.pad(plane, 1).astype(float), 0.5):
+            yield np.array([geometry.world_mm((index, y - 1, x - 1)) for y, x in outline[:-1]])
+
+
+def _contour(points: np.ndarray) -> Dataset:
+    contour = Dataset()
+    contour.ContourGeometricType = "CLOSED_PLANAR"
+    contour.NumberOfContourPoints = len(points)
+    contour.ContourData = [f"{value:.8g}" for value in np.ravel(points)]
+    return contour
