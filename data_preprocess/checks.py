@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from data_preprocess.quality import CaseQuality, OrganQuality
+from data_preprocess.quality import CaseQuality, OrganQuality, format_ml
 
 MIN_CASES = 8
 """With fewer cases nobody can say what is usual."""
@@ -92,7 +92,7 @@ def _check_volumes(qualities: Mapping[str, CaseQuality]) -> list[tuple[str, Mark
         deviations = (logs - usual) / max(_deviation(logs), LEAST_VOLUME_DEVIATION)
         for (case_id, volume), deviation in zip(of_case.items(), deviations, strict=True):
             if abs(deviation) > DEVIATIONS:
-                text = f"{volume:.3g} ml, usual are {np.exp(usual):.3g} ml ({deviation:+.1f} deviations)"
+                text = f"{format_ml(volume)} ml, usual are {format_ml(np.exp(usual))} ml ({deviation:+.1f} deviations)"
                 marks.append((case_id, Mark(name, text)))
     return marks
 

@@ -46,6 +46,11 @@ class CaseQuality:
     organs: dict
 
 
+def format_ml(volume_ml: float) -> str:
+    """Three digits, more where there are more before the point."""
+    return f"{volume_ml:.0f}" if volume_ml >= 100 else f"{volume_ml:.3g}"
+
+
 def measure_case(masks: Mapping[str, Mask], image: np.ndarray | None, body: CoarseBody | None) -> CaseQuality:
     """Measure a raw case.
 

@@ -2,7 +2,7 @@
 
 import base64
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from html import escape
 from pathlib import Path
 from typing import NamedTuple
@@ -12,7 +12,7 @@ from PIL import Image
 
 from data_preprocess.cases import CaseInfo, read_splits
 from data_preprocess.checks import Mark, check_cases
-from data_preprocess.quality import CaseQuality, read_quality
+from data_preprocess.quality import CaseQuality, format_ml, read_quality
 from utils.files import write_text
 from utils.preset import Preset
 from utils.tables import Table
@@ -30,7 +30,7 @@ th { font-weight: 600 } td:first-child, th:first-child { text-align: left }
 .case h3 { margin: 0 0 .3em; font-size: 1.05em; overflow-wrap: anywhere } .case .facts { flex: 1; min-width: 20em }
 .case td, .case th { padding: .1em .6em; font-size: .9em }
 .marks { color: #b00020; font-weight: 600; margin: .5em 0; padding-left: 1.2em }
-.marked h3 { color: #b00020 } td.marked { color: #b00020; font-weight: 600 }
+.red, .marked h3 { color: #b00020 } td.marked { color: #b00020; font-weight: 600 }
 .quiet { color: #555; font-size: .9em } .swatch { display: inline-block; width: .8em; height: .8em; margin-right: .5em }
 body:has(#only:checked) .case:not(.marked) { display: none }
 """
@@ -75,8 +75,8 @@ def summary_table(cases: Sequence[InspectedCase], preset: Preset) -> Table:
     for name in preset.organ_names:
         organs = [case.quality.organs[name] for case in cases if case.quality and name in case.quality.organs]
         num_contoured = sum(name in case.info.organs for case in cases)
-        voxels = _range([organ.num_voxels for organ in organs], "{:.0f}")
-        rows.append([name, str(num_contoured), *voxels, *_range([organ.volume_ml for organ in organs], "{:.3g}")])
+        voxels = _range([organ.num_voxels for organ in organs], "{:.0f}".format)
+        rows.append([name, str(num_contoured), *voxels, *_range([organ.volume_ml for organ in organs], format_ml)])
     headings = ["organ", "cases", "voxels min", "median", "max", "ml min", "median", "max"]
     return Table(headings=headings, rows=rows, notes=_scan_notes(cases))
 
@@ -100,7 +100,7 @@ def write_report_page(path: Path, cases: Sequence[InspectedCase], preset: Preset
         "style-src 'unsafe-inline'\">",
         f"<title>{len(cases)} cases, {num_marked} to check</title><style>{STYLE}</style></head><body>",
         f"<h1>{len(cases)} cases for preset {escape(preset.name)}</h1>",
-        f"<p><b class={'marks' if num_marked else 'quiet'}>{num_marked} to check</b>. Marks compare a case with the "
+        f"<p><b class={'red' if num_marked else 'quiet'}>{num_marked} to check</b>. Marks compare a case with the "
         "others; a mark is a reason to look, not a fault. Slices show the head up and the patient's left on the right.",
         _table_html(summary_table(cases, preset)),
         _failures_html(failures),
@@ -135,10 +135,10 @@ def _extremes(values: np.ndarray, form: str) -> str:
     return low if low == high else f"{low} to {high}"
 
 
-def _range(values: Sequence[float], form: str) -> list[str]:
+def _range(values: Sequence[float], form: Callable[[float], str]) -> list[str]:
     if not values:
         return ["-"] * 3
-    return [form.format(value) for value in (min(values), float(np.median(values)), max(values))]
+    return [form(value) for value in (min(values), float(np.median(values)), max(values))]
 
 
 def _table_html(table: Table) -> str:
@@ -184,7 +184,7 @@ def _organs_html(case: InspectedCase, preset: Preset) -> str:
     rows = []
     for organ in preset.organs:
         found = case.quality.organs.get(organ.name) if case.quality else None
-        cells = [f"{found.volume_ml:.3g}", str(found.num_voxels)] if found else ["not contoured", ""]
+        cells = [format_ml(found.volume_ml), str(found.num_voxels)] if found else ["not contoured", ""]
         if found is None and organ.name in case.info.organs:
             cells = ["-", str(case.info.organs[organ.name].num_voxels)]
         swatch = f'<span class=swatch style="background:rgb{organ.color}"></span>'

@@ -37,6 +37,7 @@ SCANNED_TAGS = (
     "Rows",
 )
 NEEDED_TAGS = ("SOPClassUID", "SOPInstanceUID", "Modality", "SeriesInstanceUID")
+UNDEFINED_LENGTH = 0xFFFFFFFF
 DAMAGE = (OSError, EOFError, ValueError, TypeError, KeyError, AttributeError, NotImplementedError, RuntimeError)
 """What pydicom raises, besides its own errors (which are ValueErrors or OSErrors), for bytes that make no sense."""
 
@@ -140,12 +141,22 @@ def read_dataset(path: Path) -> FileDataset:
         with disable_value_validation(), warnings.catch_warnings():
             warnings.filterwarnings("error", message="End of file reached", category=UserWarning)
             dataset = pydicom.dcmread(path, force=True)
+            _check_complete(dataset)
             list(dataset.iterall())  # values are parsed when asked for: ask now
     except (*DAMAGE, UserWarning) as error:
         raise ValueError(f"{path}: cannot be read as DICOM: damaged, or of another format ({error})") from error
     if "SOPInstanceUID" not in dataset:
         raise ValueError(f"{path}: holds no SOPInstanceUID, so it is no DICOM file, or cut short; copy it again")
     return dataset
+
+
+def _check_complete(dataset: FileDataset) -> None:
+    """Refuse a file that ends within an element: pydicom takes what is there of it, and says nothing."""
+    for tag in dataset.keys():  # noqa: SIM118 - iterating over the data set itself would parse its elements
+        element = dataset.get_item(tag)
+        length = getattr(element, "length", UNDEFINED_LENGTH)
+        if length != UNDEFINED_LENGTH and element.value is not None and len(element.value) < length:
+            raise ValueError(f"it ends within {tag}")
 
 
 def _read_ct(series: DicomSeries) -> CtSeries:

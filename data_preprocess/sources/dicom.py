@@ -164,8 +164,10 @@ def _contours(dataset: Dataset, frame: str, path: Path) -> dict[str, list[np.nda
     of_number: dict[int, list[np.ndarray]] = {}
     for roi in dataset.ROIContourSequence:
         closed = [c for c in roi.get("ContourSequence") or () if c.get("ContourGeometricType") in CLOSED]
-        points = [np.array(contour.ContourData, dtype=float).reshape(-1, 3) for contour in closed]
-        of_number.setdefault(int(roi.ReferencedROINumber), []).extend(points)
+        points = [np.array(contour.get("ContourData"), dtype=float) for contour in closed]
+        if "ReferencedROINumber" not in roi or any(coordinates.size % 3 for coordinates in points):
+            raise ValueError(f"{path}: its contours are incomplete, it was cut short; export it again")
+        of_number.setdefault(int(roi.ReferencedROINumber), []).extend(p.reshape(-1, 3) for p in points)
     rois: dict[str, list[np.ndarray]] = {}
     for roi in dataset.StructureSetROISequence:
         name = str(roi.get("ROIName") or f"ROI {roi.ROINumber}").strip()
