@@ -125,10 +125,17 @@ def describe_organs(label: np.ndarray, organ_names: Sequence[str], contoured: Se
 
 
 def write_case(folder: Path, info: CaseInfo, image: np.ndarray | None, label: np.ndarray) -> None:
-    """Write the files of one case into an existing folder."""
-    if image is not None:
-        np.save(folder / "image.npy", image.astype(np.int16, copy=False))
-    np.save(folder / "label.npy", label.astype(np.uint8, copy=False))
+    """Write the files of one case into an existing folder.
+
+    Raises:
+        OSError: the disk is full, or nobody may write there.
+    """
+    try:
+        if image is not None:
+            np.save(folder / "image.npy", image.astype(np.int16, copy=False))
+        np.save(folder / "label.npy", label.astype(np.uint8, copy=False))
+    except OSError as error:  # numpy says how many numbers were written, not why there are no more
+        raise OSError(f"{folder}: cannot be written completely: is the disk full? ({error})") from error
     write_json(folder / "case.json", asdict(info))
 
 

@@ -15,6 +15,7 @@ from utils.geometry import Geometry
 
 NIFTI_SUFFIXES = (".nii.gz", ".nii")
 GZIP_CHUNK = 1 << 24
+NOT_WRITTEN = "cannot be written completely: is the disk full, or may nobody write there?"
 SUFFIXES = (*NIFTI_SUFFIXES, ".nrrd", ".mha")
 """Not .mhd: its voxels lie in a second file, which may be cut short or left behind without anybody noticing."""
 
@@ -70,11 +71,13 @@ def read_volume(path: str | Path) -> Volume:
         The volume as stored: axes are not reordered, see `to_lps`.
 
     Raises:
-        ValueError: the file is missing, unreadable, truncated, or not a 3-D scalar image.
+        ValueError: the file is missing, damaged, truncated, or not a 3-D scalar image.
+        OSError: nobody may read it.
     """
     path = Path(path)
     if not path.is_file():
         raise ValueError(f"{path}: no such file; check the path")
+    path.open("rb").close()  # says "permission denied" where ITK says that the file is damaged
     try:
         image = sitk.ReadImage(str(path))
         complete = volume_suffix(path) not in NIFTI_SUFFIXES or _nifti_is_complete(path)
@@ -98,13 +101,22 @@ def write_volume(path: str | Path, volume: Volume, metadata: Mapping[str, str] |
         path: target; its suffix decides the format.
         volume: array and geometry.
         metadata: header fields to store where the format can (NRRD, MHA).
+
+    Raises:
+        OSError: the folder cannot be written to, or the disk is full.
     """
     path = Path(path)
     image = _to_image(volume)
     for key, value in (metadata or {}).items():
         image.SetMetaData(key, value)
     with replace_atomically(path, suffix=volume_suffix(path)) as partial:
-        sitk.WriteImage(image, str(partial), useCompression=True)
+        try:
+            sitk.WriteImage(image, str(partial), useCompression=True)
+            complete = _is_complete(partial)
+        except (RuntimeError, OSError, EOFError, zlib.error) as error:
+            raise OSError(f"{path}: {NOT_WRITTEN} ({str(error).strip().splitlines()[-1].strip()})") from error
+        if not complete:
+            raise OSError(f"{path}: {NOT_WRITTEN}")
 
 
 def read_dicom_pixels(path: Path) -> np.ndarray:
@@ -136,6 +148,18 @@ def match_orientation(volume: Volume, like: Geometry) -> Volume:
     """Undo `to_lps`: permute and flip the axes of `volume` so that they run as those of the grid `like`."""
     code = sitk.DICOMOrientImageFilter.GetOrientationFromDirectionCosines(like.direction)
     return _from_image(sitk.DICOMOrient(_to_image(volume), code))
+
+
+def _is_complete(path: Path) -> bool:
+    """Whether a file that was just written can be read again: on a full disk ITK stops half-way and says nothing.
+
+    Raises:
+        RuntimeError: it cannot, says ITK; gzip has its own errors.
+    """
+    if volume_suffix(path) in NIFTI_SUFFIXES:
+        return _nifti_is_complete(path)
+    sitk.ReadImage(str(path))
+    return True
 
 
 def _nifti_is_complete(path: Path) -> bool:

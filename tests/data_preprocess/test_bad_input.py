@@ -1,0 +1,357 @@
+"""Bad input of every kind: one clear line each, no half-written or silently wrong case, and the others go on.
+
+docs/bad_input.md lists what is tried here.
+"""
+
+import logging
+import os
+import re
+import resource
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+
+from data_preprocess import export, prepare
+from data_preprocess.cases import CaseInfo, open_case, read_case_info, read_splits
+from data_preprocess.raw_cases import WORKER_DIED, run_all
+from data_preprocess.sources import masks
+from data_preprocess.sources.raw_case import RawReference
+from tests.data_preprocess.small_case import GEOMETRY, SIZE, small_case
+from tests.dicom_files import change, ct_slices, save_all, structure_set, trace, uid_of
+from utils.command_line import run_main
+from utils.files import write_json
+from utils.volume_io import Volume, read_volume, write_volume
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def write_masks(folder, *, suffix=".nrrd"):
+    """The small case as a CT and mask files."""
+    raw = small_case()
+    write_volume(folder / f"ct{suffix}", raw.volume)
+    for name, mask in raw.masks.items():
+        volume = Volume(array=mask.dense().astype(np.uint8), geometry=raw.geometry)
+        write_volume(folder / "segmentations" / f"{name}{suffix}", volume)
+    return folder
+
+
+def rewrite(path, change_array=lambda array: array, **geometry):
+    volume = read_volume(path)
+    write_volume(path, Volume(array=change_array(volume.array), geometry=replace(volume.geometry, **geometry)))
+
+
+def cut(path, share):
+    path.write_bytes(path.read_bytes()[: int(share * path.stat().st_size)])
+
+
+def with_nan(array):
+    array = array.astype(np.float32)
+    array[3, 4, 5] = np.nan
+    return array
+
+
+MASK_FAULTS = {
+    "no_ct": (lambda f: (f / "ct.nrrd").unlink(), "holds no CT; expected ct.nii.gz"),
+    "two_cts": (lambda f: write_volume(f / "image.nrrd", small_case().volume), r"holds 2 CTs (ct.nrrd, image.nrrd)"),
+    "other_grid": (
+        lambda f: rewrite(f / "segmentations" / "mandible.nrrd", spacing_zyx_mm=(3.0, 2.0, 2.4)),
+        "mandible.nrrd: lies on another grid than its CT",
+    ),
+    "shifted_grid": (
+        lambda f: rewrite(f / "segmentations" / "mandible.nrrd", origin_xyz_mm=(-39.0, 12.5, -300.0)),
+        "mandible.nrrd: lies on another grid than its CT",
+    ),
+    "nan": (lambda f: rewrite(f / "ct.nrrd", with_nan), "ct.nrrd: 1 voxels are no numbers"),
+    "stored_values": (
+        lambda f: rewrite(f / "ct.nrrd", lambda a: (a + 1024).astype(np.uint16)),
+        "its values from 24 to 1424 are no Hounsfield units",
+    ),
+    "scaled_to_1": (
+        lambda f: rewrite(f / "ct.nrrd", lambda a: ((a + 1000) / 2000).astype(np.float32)),
+        "its values from 0 to 0.7 are no Hounsfield units",
+    ),
+    "air": (lambda f: rewrite(f / "ct.nrrd", lambda a: np.full_like(a, -1000)), "no voxel is denser than -300 HU"),
+    "cut_nrrd": (lambda f: cut(f / "ct.nrrd", 0.5), "ct.nrrd: cannot be read as a volume"),
+    "cut_mask": (lambda f: cut(f / "segmentations" / "mandible.nrrd", 0.7), "mandible.nrrd: cannot be read"),
+    "text": (lambda f: (f / "ct.nrrd").write_text("my notes"), "ct.nrrd: cannot be read as a volume"),
+    "color": (
+        lambda f: sitk.WriteImage(sitk.Image(8, 7, 6, sitk.sitkVectorUInt8), str(f / "ct.nrrd")),
+        "expected a 3-D volume with one value per voxel",
+    ),
+    "many_values": (
+        lambda f: rewrite(
+            f / "segmentations" / "mandible.nrrd", lambda a: a * (1 + np.arange(34) % 3).astype(np.uint8)
+        ),
+        "mandible.nrrd: expected a binary mask, got values from 1 to 3",
+    ),
+    "all_empty": (
+        lambda f: [rewrite(p, np.zeros_like) for p in (f / "segmentations").iterdir()],
+        "none of its structures is an organ of preset pddca",
+    ),
+    "unknown_names": (
+        lambda f: [p.rename(p.with_name(f"PTV_{p.name}")) for p in list((f / "segmentations").iterdir())],
+        "its structures are: PTV_brainstem, PTV_mandible",
+    ),
+    "one_organ_twice": (
+        lambda f: write_volume(
+            f / "segmentations" / "Bone_Mandible.nrrd", read_volume(f / "segmentations/mandible.nrrd")
+        ),
+        "structures 'Bone_Mandible' and 'mandible' are both mandible",
+    ),
+}
+"""Case id to what is done to a folder of masks, and what is said of it."""
+
+
+def structures_of(slices):
+    raw = small_case()
+    return structure_set(slices, {name: list(trace(mask.dense(), GEOMETRY)) for name, mask in raw.masks.items()})
+
+
+def tilt(slices):
+    for i, dataset in enumerate(slices):
+        x, y, z = dataset.ImagePositionPatient
+        dataset.ImagePositionPatient = [x, float(y) + 0.8 * i, z]
+
+
+def spread(slices):
+    for i, dataset in enumerate(slices[8:]):
+        x, y, z = dataset.ImagePositionPatient
+        dataset.ImagePositionPatient = [x, y, float(z) + 0.4 * i]
+
+
+def repeat(slices):
+    slices.append(ct_slices(small_case().volume, patient=slices[0].PatientID)[4])
+    slices[-1].SOPInstanceUID = uid_of(f"{slices[0].PatientID} again")
+
+
+DICOM_FAULTS = {
+    "cut_slice": (lambda s: change(s, 3, PixelData=b"\0\1"), "slice003.dcm is truncated"),
+    "gap": (lambda s: s.pop(5), "slices are missing, 3.00 mm apart otherwise"),
+    "repeated": (repeat, "repeat a position"),
+    "uneven": (spread, "slice distances vary"),
+    "tilted": (tilt, "the gantry was tilted by 14.9 degrees"),
+    "color": (lambda s: change(s, 2, SamplesPerPixel=3), "are color images: slice002.dcm"),
+    "no_rescaling": (lambda s: change(s, 2, RescaleIntercept=None), "lack RescaleIntercept: slice002.dcm"),
+    "multi_frame": (lambda s: change(s, 2, NumberOfFrames=9), "hold several images each"),
+    "other_frame": (
+        lambda s: [change(s, i, FrameOfReferenceUID=uid_of("another")) for i in range(len(s))],
+        "found no CT series of this structure set's frame of reference",
+    ),
+    "mr": (lambda s: [change(s, i, Modality="MR") for i in range(len(s))], "found no CT series"),
+}
+"""Patient to what is done to the slices, and what is said of it."""
+
+
+class Attempt:
+    """What a command did with a folder of good and bad cases."""
+
+    def __init__(self, arguments, output, log):
+        log.clear()
+        self.output = output
+        self.status = run_main(prepare.main, [str(a) for a in [*arguments, "--output", output, "--workers", "1"]])
+        lines = [record.getMessage() for record in log.records if record.levelname == "ERROR"]
+        self.reasons = dict(line.removeprefix("error: ").split(": ", 1) for line in lines[:-1])
+        self.prepared = sorted(path.name for path in output.iterdir() if path.is_dir())
+        self.left_overs = [path for path in output.rglob("*") if "partial" in path.name]
+
+
+@pytest.fixture(scope="module")
+def log():
+    """Records of the module's commands."""
+
+    class Keeper(logging.Handler):
+        records: list = []
+
+        def emit(self, record):
+            self.records.append(record)
+
+        def clear(self):
+            self.records.clear()
+
+    keeper = Keeper()
+    logging.getLogger().addHandler(keeper)
+    logging.getLogger().setLevel(logging.INFO)
+    yield keeper
+    logging.getLogger().removeHandler(keeper)
+
+
+@pytest.fixture(scope="module")
+def masks_attempt(tmp_path_factory, log):
+    root = tmp_path_factory.mktemp("masks")
+    write_masks(root / "raw" / "good")
+    for case_id, (spoil, _) in MASK_FAULTS.items():
+        spoil(write_masks(root / "raw" / case_id))
+    return Attempt(["--source", "masks", "--preset", "pddca", "--input", root / "raw"], root / "cases", log)
+
+
+@pytest.fixture(scope="module")
+def dicom_attempt(tmp_path_factory, log):
+    root = tmp_path_factory.mktemp("dicom")
+    for patient in ("good", *DICOM_FAULTS):
+        slices = ct_slices(small_case().volume, patient=patient)
+        structures = structures_of(slices)
+        DICOM_FAULTS.get(patient, (lambda s: None, ""))[0](slices)
+        save_all([*slices, structures], root / "raw" / patient)
+    return Attempt(["--source", "dicom", "--preset", "pddca", "--input", root / "raw"], root / "cases", log)
+
+
+@pytest.mark.parametrize("kind", MASK_FAULTS)
+def test_bad_masks_and_cts_are_named(kind, masks_attempt):
+    assert MASK_FAULTS[kind][1] in masks_attempt.reasons[kind]
+    assert "\n" not in masks_attempt.reasons[kind]
+
+
+@pytest.mark.parametrize("kind", DICOM_FAULTS)
+def test_bad_dicom_is_named(kind, dicom_attempt):
+    assert DICOM_FAULTS[kind][1] in dicom_attempt.reasons[kind]
+    assert "\n" not in dicom_attempt.reasons[kind]
+
+
+@pytest.mark.parametrize("name", ["masks_attempt", "dicom_attempt"])
+def test_good_cases_are_prepared_and_bad_ones_leave_nothing(name, request):
+    attempt = request.getfixturevalue(name)
+    assert attempt.status == 1
+    assert attempt.prepared == ["good"]
+    assert attempt.left_overs == []
+    assert sum(read_splits(attempt.output).values(), []) == ["good"]
+    assert f"{len(attempt.reasons)} cases could not be prepared" in (attempt.output / "report.html").read_text()
+
+
+def refused(arguments, capsys):
+    """The one line that a command that cannot begin prints."""
+    status = run_main(prepare.main, [str(a) for a in arguments])
+    lines = capsys.readouterr().err.splitlines()
+    assert status == 2
+    assert len(lines) == 1
+    return lines[0]
+
+
+def test_names_that_no_file_should_have_are_refused(tmp_path, capsys):
+    write_masks(tmp_path / "raw" / "-rf")
+    arguments = ["--source", "masks", "--preset", "pddca", "--input", tmp_path / "raw", "--output", tmp_path / "cases"]
+    assert "case name '-rf': expected a letter or digit first" in refused(arguments, capsys)
+    assert not (tmp_path / "cases").exists()
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, r"dataset\.json: no such file"),
+        ({"labels": {"0": "background", "1": "mandible"}}, "lacks file_ending, channel_names"),
+        ({"labels": {"mandible": [1, 2]}, "file_ending": ".nii.gz", "channel_names": {"0": "CT"}}, "labels: expected"),
+        (
+            {"labels": {"a": 1}, "file_ending": ".nii", "channel_names": {"0": "T1", "1": "T2"}},
+            "none of T1, T2 is called",
+        ),
+        ({"labels": {"a": 1}, "file_ending": ".nii.gz", "channel_names": {"0": "CT"}}, "expected labelsTr, labelsTs"),
+    ],
+)
+def test_nnunet_folders_that_say_too_little_are_refused(content, message, tmp_path, capsys):
+    if content:
+        write_json(tmp_path / "raw" / "dataset.json", content)
+    (tmp_path / "raw").mkdir(exist_ok=True)
+    arguments = ["--source", "nnunet", "--preset", "pddca", "--input", tmp_path / "raw", "--output", tmp_path / "cases"]
+    assert re.search(message, refused(arguments, capsys))
+
+
+@pytest.mark.parametrize("change_label", [lambda a: a - 0.5, lambda a: a.astype(np.int16) - 1])
+def test_a_label_map_that_is_none_is_refused(change_label, tmp_path, log):
+    raw = small_case()
+    write_volume(tmp_path / "raw" / "images" / "p.nii.gz", raw.volume)
+    label = change_label(raw.masks["mandible"].dense().astype(np.float32))
+    write_volume(tmp_path / "raw" / "labels" / "p.nii.gz", Volume(array=label, geometry=GEOMETRY))
+    arguments = ["--source", "labelmap", "--preset", "pddca", "--input", tmp_path / "raw"]
+    attempt = Attempt(arguments, tmp_path / "cases", log)
+    assert attempt.status == 2
+    assert "expected a label map of whole numbers" in attempt.reasons["p"]
+    assert attempt.prepared == attempt.left_overs == []
+
+
+def test_layouts_of_any_organs_want_a_preset(tmp_path, capsys):
+    message = refused(["--source", "masks", "--input", tmp_path, "--output", tmp_path / "cases"], capsys)
+    assert "--source masks: holds any organs; say with --preset which ones to take" in message
+
+
+def die(_reference):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_a_worker_that_was_killed_is_reported():
+    outcome = run_all(die, [RawReference(case_id=name, location=name) for name in ("a", "b")], 1)
+    assert outcome.results == {}
+    assert outcome.failures == {"a": WORKER_DIED, "b": WORKER_DIED}
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody who may not read a file")
+def test_files_that_may_not_be_read_are_named(tmp_path_factory):
+    folder = write_masks(tmp_path_factory.mktemp("raw") / "case")
+    for parent in [folder, folder / "segmentations", *list(folder.parents)[:4]]:
+        parent.chmod(0o755)
+    (folder / "ct.nrrd").chmod(0)
+    os.seteuid(65534)
+    try:
+        with pytest.raises((OSError, ValueError), match=r"Permission denied.*ct\.nrrd"):
+            masks.read_case(RawReference(case_id="case", location=str(folder)))
+    finally:
+        os.seteuid(0)
+
+
+@pytest.mark.parametrize("module", [prepare, export])
+def test_a_full_disk_leaves_no_half_case(module, tmp_path, caplog):
+    """A limit on the size of files stops a writer in the middle of one, as a full disk does."""
+    folder = write_masks(tmp_path / "raw" / "case")
+    noise = np.random.default_rng(0).integers(-9, 9, SIZE, np.int16)
+    rewrite(folder / "ct.nrrd", lambda a: a + noise)
+    arguments = ["--source", "masks", "--preset", "pddca", "--workers", "1", "--input", str(tmp_path / "raw")]
+    usual = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (9000, usual[1]))
+    try:
+        status = run_main(module.main, [*arguments, "--output", str(tmp_path / "out")])
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, usual)
+    assert status == 2
+    assert re.search(r"error: case: .*cannot be written completely: is the disk full", caplog.text)
+    left = [p for p in (tmp_path / "out").rglob("*") if p.suffix in (".npy", ".png", ".gz") and "labels" not in str(p)]
+    assert left == []
+
+
+@pytest.mark.parametrize("suffix", [".nii.gz", ".nii", ".nrrd", ".mha"])
+def test_a_volume_that_does_not_fit_the_disk_is_no_file(suffix, tmp_path):
+    noise = np.random.default_rng(0).integers(-900, 900, SIZE).astype(np.int16)
+    usual = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (9000, usual[1]))
+    try:
+        with pytest.raises(OSError, match=f"ct{suffix}: cannot be written completely"):
+            write_volume(tmp_path / f"ct{suffix}", Volume(array=noise, geometry=GEOMETRY))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, usual)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_killed_run_goes_on_where_it_stopped(tmp_path):
+    for number in range(5):
+        write_masks(tmp_path / "raw" / f"case_{number}")
+    command = [sys.executable, "-m", "data_preprocess.prepare", "--source", "masks", "--preset", "pddca"]
+    command += ["--input", str(tmp_path / "raw"), "--output", str(tmp_path / "cases"), "--workers", "1"]
+    process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.DEVNULL, start_new_session=True)
+    while not list(tmp_path.glob("cases/case_*/case.json")) and process.poll() is None:
+        time.sleep(0.02)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    finished = sorted(path.name for path in tmp_path.glob("cases/case_*"))
+    assert 1 <= len(finished) < 5
+    assert not (tmp_path / "cases" / "splits.json").exists()
+    for case_id in finished:
+        info: CaseInfo = read_case_info(tmp_path / "cases" / case_id)
+        assert open_case(tmp_path / "cases" / case_id, info, ("mandible",)).label.any()
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0
+    assert f"5 cases, {len(finished)} finished before" in done.stderr
+    assert len(sum(read_splits(tmp_path / "cases").values(), [])) == 5
