@@ -1,6 +1,7 @@
 """The patient's bounding box, from the CT alone: never from labels, so that it exists for an unlabelled CT."""
 
-from typing import NamedTuple
+from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from scipy import ndimage
@@ -16,17 +17,21 @@ MARGIN_MM = 10.0
 Box = tuple[slice, slice, slice]
 
 
-class CoarseBody(NamedTuple):
-    """The body on a grid of about 4 mm: neither a box nor a check of masks needs a finer one."""
+@dataclass(frozen=True)
+class CoarseBody:
+    """The body on a grid of about 4 mm: neither a box nor a check of masks needs a finer one.
+
+    Attributes:
+        inside: bool (d, h, w).
+        stride: voxels of the CT per voxel here, (z, y, x).
+        size_zyx: of the CT.
+        spacing_zyx_mm: of the CT.
+    """
 
     inside: np.ndarray
-    """bool (d, h, w)."""
     stride: tuple[int, int, int]
-    """Voxels of the CT per voxel here, (z, y, x)."""
     size_zyx: tuple[int, int, int]
-    """Of the CT."""
     spacing_zyx_mm: tuple[float, float, float]
-    """Of the CT."""
 
     @property
     def box(self) -> Box:
@@ -35,11 +40,14 @@ class CoarseBody(NamedTuple):
 
     def share_outside(self, mask: Mask) -> float:
         """Share of a mask's voxels that lie outside of the body, cavities and a voxel of the coarse grid forgiven."""
-        filled = np.stack([ndimage.binary_fill_holes(plane) for plane in self.inside])
-        wide = ndimage.binary_dilation(filled, np.ones((3, 3, 3)))
         voxels = (np.argwhere(mask.voxels) + mask.corner_zyx) // self.stride
-        voxels = np.minimum(voxels, np.subtract(wide.shape, 1))
-        return float(1 - wide[tuple(voxels.T)].mean())
+        return float(1 - self._filled[tuple(voxels.T)].mean())
+
+    @cached_property
+    def _filled(self) -> np.ndarray:
+        """The body with its cavities, a voxel wider all round."""
+        filled = np.stack([ndimage.binary_fill_holes(plane) for plane in self.inside])
+        return ndimage.binary_dilation(filled, np.ones((3, 3, 3)))
 
     def _extent(self, axis: int) -> slice:
         occupied = np.flatnonzero(self.inside.any(axis=tuple(other for other in range(3) if other != axis)))

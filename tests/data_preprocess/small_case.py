@@ -1,11 +1,13 @@
 """A case small enough to be written dozens of times."""
 
+from pathlib import Path
+
 import numpy as np
 
 from data_preprocess.sources.raw_case import RawCase
 from utils.geometry import Geometry
 from utils.mask_grids import crop_mask
-from utils.volume_io import Volume
+from utils.volume_io import Volume, write_volume
 
 SIZE, SPACING = (16, 28, 34), (3.0, 2.0, 2.5)
 GEOMETRY = Geometry(size_zyx=SIZE, spacing_zyx_mm=SPACING, origin_xyz_mm=(-40.0, 12.5, -300.0))
@@ -33,3 +35,13 @@ def small_case() -> RawCase:
         image[mask] = hu
         masks[name] = crop_mask(mask, (0, 0, 0), GEOMETRY)
     return RawCase(case_id="good", volume=Volume(array=image, geometry=GEOMETRY), masks=masks, source="drawn by a test")
+
+
+def write_masks(folder: Path) -> Path:
+    """The small case as ct.nrrd and a mask file per organ."""
+    raw = small_case()
+    write_volume(folder / "ct.nrrd", raw.volume)
+    for name, mask in raw.masks.items():
+        volume = Volume(array=mask.dense().astype(np.uint8), geometry=raw.geometry)
+        write_volume(folder / "segmentations" / f"{name}.nrrd", volume)
+    return folder

@@ -23,23 +23,13 @@ from data_preprocess.cases import CaseInfo, open_case, read_case_info, read_spli
 from data_preprocess.raw_cases import WORKER_DIED, run_all
 from data_preprocess.sources import masks
 from data_preprocess.sources.raw_case import RawReference
-from tests.data_preprocess.small_case import GEOMETRY, SIZE, small_case
+from tests.data_preprocess.small_case import GEOMETRY, SIZE, small_case, write_masks
 from tests.dicom_files import change, ct_slices, save_all, structure_set, trace, uid_of
 from utils.command_line import run_main
 from utils.files import write_json
 from utils.volume_io import Volume, read_volume, write_volume
 
 ROOT = Path(__file__).resolve().parents[2]
-
-
-def write_masks(folder, *, suffix=".nrrd"):
-    """The small case as a CT and mask files."""
-    raw = small_case()
-    write_volume(folder / f"ct{suffix}", raw.volume)
-    for name, mask in raw.masks.items():
-        volume = Volume(array=mask.dense().astype(np.uint8), geometry=raw.geometry)
-        write_volume(folder / "segmentations" / f"{name}{suffix}", volume)
-    return folder
 
 
 def rewrite(path, change_array=lambda array: array, **geometry):

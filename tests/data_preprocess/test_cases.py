@@ -210,6 +210,31 @@ def test_new_cases_are_appended_and_old_ones_stay(tmp_path):
     assert read_splits(tmp_path) == after
 
 
+def test_cases_of_one_patient_stay_together(tmp_path):
+    cases = [replace(info, patient=f"p{i // 2}") for i, info in enumerate(infos([f"scan_{i}" for i in range(60)]))]
+    write_splits(tmp_path, cases[:-1])
+    splits = read_splits(tmp_path)
+    place = {case_id: name for name, case_ids in splits.items() for case_id in case_ids}
+    assert all(place[f"scan_{i}"] == place[f"scan_{i + 1}"] for i in range(0, 58, 2))
+    assert {name: len(ids) for name, ids in splits.items()} == {"train": 41, "val": 6, "test": 12}
+    write_splits(tmp_path, cases)  # the second scan of a known patient joins the first
+    assert "scan_59" in read_splits(tmp_path)[place["scan_58"]]
+
+
+def test_a_patient_with_one_test_case_is_a_test_patient(tmp_path):
+    cases = [replace(info, patient="p") for info in [*infos(["a"], split="train"), *infos(["b"], split="test")]]
+    write_splits(tmp_path, [*cases, *infos([f"pt_{i}" for i in range(9)], split="train")])
+    assert read_splits(tmp_path)["test"] == ["a", "b"]
+
+
+def test_cases_that_the_data_set_keeps_apart_are_in_no_split_of_ours(tmp_path):
+    write_splits(tmp_path, [*infos(["a", "b", "c"], split="train"), *infos(["d"], split="apart")])
+    splits = read_splits(tmp_path)
+    assert splits["apart"] == ["d"]
+    assert sorted(splits["train"] + splits["val"]) == ["a", "b", "c"]
+    assert splits["test"] == []
+
+
 def test_missing_splits_are_an_error(tmp_path):
     with pytest.raises(ValueError, match=r"splits\.json: no such file"):
         read_splits(tmp_path)

@@ -1,12 +1,18 @@
 """prepare.py: raw cases to a folder of cases, again, with failures, killed half-way."""
 
+import re
+
 import numpy as np
 import pytest
 
+import train_autoencoder
+import train_backbone
 from data_preprocess import prepare
 from data_preprocess.cases import finished_case, open_case, read_case_info, read_dataset, read_splits
 from data_preprocess.prepare import prepare_case
 from data_preprocess.sources.openkbp import list_cases, read_case
+from tests.conftest import TINY
+from tests.data_preprocess.small_case import BOXES, write_masks
 from utils.command_line import run_main
 from utils.preset import load_preset
 
@@ -139,3 +145,55 @@ def test_another_preset_is_refused_before_any_work(openkbp, tmp_path, capsys):
     assert run(openkbp, output, "--set", "grid.spacing_zyx_mm=[5.0,5.0,5.0]") == 2
     assert "was prepared at (2.5, 3.906, 3.906) mm" in capsys.readouterr().err
     assert not (output / "pt_2").exists()
+
+
+def test_shares_prepare_everything_between_them_and_a_last_run_closes(openkbp, tmp_path):
+    output = tmp_path / "cases"
+    for share, case_id in (("1/2", ["pt_1", "pt_201"]), ("2/2", ["pt_1", "pt_2", "pt_201"])):
+        assert run(openkbp, output, "--shard", share) == 0
+        assert sorted(path.name for path in output.iterdir() if path.is_dir()) == case_id
+    assert not (output / "splits.json").exists()
+    assert run(openkbp, output) == 0
+    assert sorted(sum(read_splits(output).values(), [])) == ["pt_1", "pt_2", "pt_201"]
+    assert (output / "report.html").is_file()
+
+
+@pytest.mark.parametrize("share", ["0/2", "3/2", "x", "1/0"])
+def test_shares_that_are_none_are_refused(share, openkbp, tmp_path, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        run(openkbp, tmp_path / "cases", "--shard", share)
+    assert stopped.value.code == 2
+    assert "expected I/N with I from 1 to N" in capsys.readouterr().err
+
+
+def test_the_run_ends_with_a_table_and_what_to_check(openkbp, tmp_path, caplog):
+    with caplog.at_level("INFO"):
+        assert run(openkbp, tmp_path / "cases") == 0
+    assert re.search(r"brainstem +3 +96 +96 +96 +2\.94 +3\.84 +3\.84", caplog.text)
+    assert "3 cases of 3 patients: 1 test, 1 train, 1 val" in caplog.text
+    assert "raw spacing (z, y, x) 2.5 x 3.5 x 3.5 to 2.5 x 4 x 4 mm" in caplog.text
+    assert "0 of 3 cases to check" in caplog.text
+
+
+def test_masks_alone_train_the_autoencoder_and_nothing_else(tmp_path, capsys):
+    for number in range(6):
+        write_masks(tmp_path / "raw" / f"case_{number}")
+    cases = tmp_path / "cases"
+    changes = [*TINY, "organs.parotid_left.small=true", "organs.parotid_right.small=true"]
+    options = ["--source", "shapes", "--preset", "phantom", "--input", tmp_path / "raw", "--output", cases]
+    options += [word for change in changes for word in ("--set", change)]
+    assert run_main(prepare.main, [str(option) for option in [*options, "--workers", "1"]]) == 0
+    info = read_case_info(cases / "case_0")
+    case = open_case(cases / "case_0", info, tuple(BOXES))
+    assert case.image is None
+    assert not (cases / "case_0" / "image.npy").exists()
+    assert sorted(info.organs) == sorted(BOXES)
+    assert (cases / "case_0" / "preview.png").is_file()
+
+    training = ["--cases", str(cases), "--max-steps", "1", "--batch-size", "2", "--workers", "0"]
+    training += ["--device", "cpu", "--precision", "fp32"]
+    assert run_main(train_autoencoder.main, [*training, "--run", str(tmp_path / "shapes")]) == 0
+    assert (tmp_path / "shapes" / "best.pt").is_file()
+    capsys.readouterr()
+    assert run_main(train_backbone.main, [*training, "--run", str(tmp_path / "backbone")]) == 2
+    assert "have no CT, for example case_" in capsys.readouterr().err
