@@ -17,7 +17,7 @@ SYNONYMS = (
     ("Glnd_Thyroid", "Thyroid", "Thyroid gland"),
     ("Glnd_Sublingual", "Sublingual", "Sublingual gland"),
     ("Eye", "Orbit", "Globe", "Eyeball"),
-    ("Lens",),
+    ("Lens", "Eye lens"),
     ("Cochlea",),
     ("Lung",),
     ("Brain",),

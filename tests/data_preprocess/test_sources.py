@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from data_preprocess import export
+from data_preprocess.label_map import merge_masks
 from data_preprocess.sources import SOURCES, labelmap, masks, nnunet, pddca, shapes
 from data_preprocess.sources.phantom import draw_phantom
 from tests.data_preprocess.layouts import (
@@ -21,10 +22,12 @@ from utils.command_line import run_main
 from utils.files import read_json
 from utils.mask_grids import crop_mask
 from utils.metrics import dice
+from utils.organ_names import organ_key
 from utils.preset import load_preset
 from utils.volume_io import Volume, read_volume, write_volume
 
 PRESET = load_preset("pddca")
+NESTED = ("lens left", "orbit left", "spinalcord", "spinalcanal")
 
 
 @pytest.fixture(scope="module")
@@ -216,3 +219,26 @@ def test_label_files_take_the_ct_of_their_name(phantom, tmp_path):
     (reference,) = labelmap.list_cases(tmp_path)
     with pytest.raises(ValueError, match=r"p7\.nii\.gz: has no CT; expected .*images/p7\.nii\.gz"):
         labelmap.read_case(reference, PRESET)
+
+
+def test_a_real_patients_nested_organs_are_read_as_stored(real_data, tmp_path):
+    """tcia-hn, masks alone: every organ has the voxels of its file, less those of smaller organs within it."""
+    preset = load_preset("tcia_hn")
+    every = real_data / "tcia-hn" / "test" / "oncologist" / "0522c0457" / "segmentations"
+    names = [path for path in every.iterdir() if organ_key(path.stem) in NESTED]
+    assert len(names) == len(NESTED)
+    (tmp_path / "p1" / "segmentations").mkdir(parents=True)
+    for path in names:
+        (tmp_path / "p1" / "segmentations" / path.name).symlink_to(path)
+    found = read_only_case("shapes", tmp_path, preset)
+    stored = {path.stem: np.flatnonzero(read_volume(path).array) for path in names}
+    label = merge_masks(found.masks, preset, found.geometry.size_zyx)
+    taken = np.zeros(label.size, dtype=bool)
+    nested = set()
+    for name in sorted(stored, key=lambda name: stored[name].size):
+        own = np.count_nonzero(~taken[stored[name]])
+        taken[stored[name]] = True
+        assert np.count_nonzero(found.masks[name].voxels) == stored[name].size
+        assert np.count_nonzero(label == preset.find_organ(name) + 1) == own
+        nested |= {organ_key(name)} if own < stored[name].size else set()
+    assert nested == {"orbit left", "spinalcanal"}

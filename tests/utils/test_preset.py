@@ -31,6 +31,28 @@ def test_the_pddca_preset_is_the_papers():
     assert preset.heatmap.sigma_vox == 5
 
 
+TCIA_HN = (
+    "Brain Brainstem Cochlea-Lt Cochlea-Rt Lacrimal-Lt Lacrimal-Rt Lens-Lt Lens-Rt Lung-Lt Lung-Rt Mandible "
+    "Optic-Nerve-Lt Optic-Nerve-Rt Orbit-Lt Orbit-Rt Parotid-Lt Parotid-Rt Spinal-Canal Spinal-Cord "
+    "Submandibular-Lt Submandibular-Rt"
+)
+HAN_SEG = (
+    "A_Carotid_L A_Carotid_R Arytenoid Bone_Mandible Brainstem BuccalMucosa Cavity_Oral Cochlea_L Cochlea_R "
+    "Cricopharyngeus Esophagus_S Eye_AL Eye_AR Eye_PL Eye_PR Glnd_Lacrimal_L Glnd_Lacrimal_R Glnd_Submand_L "
+    "Glnd_Submand_R Glnd_Thyroid Glottis Larynx_SG Lips OpticChiasm OpticNrv_L OpticNrv_R Parotid_L Parotid_R "
+    "Pituitary SpinalCord"
+)
+
+
+@pytest.mark.parametrize(("name", "structures", "count"), [("tcia_hn", TCIA_HN, 21), ("hanseg", HAN_SEG, 30)])
+def test_presets_of_public_data_know_all_their_structures(name, structures, count):
+    preset = load_preset(name)
+    for spelled in (structures, structures.replace("-", "_"), structures.upper()):
+        assert [preset.find_organ(structure) for structure in spelled.split()] == list(range(count))
+    sides = [organ for organ in preset.organ_names if organ.endswith(("_left", "_right"))]
+    assert sorted(sides) == sorted(organ for pair in preset.left_right_pairs for organ in pair)
+
+
 def test_mirroring_exchanges_partners_and_keeps_the_others():
     preset = load_preset("pddca")
     assert preset.mirrored_organs == (0, 1, 2, 4, 3, 6, 5, 8, 7)
