@@ -15,6 +15,7 @@ from tqdm import tqdm
 
 from data_preprocess.cases import APART
 from data_preprocess.sources import SOURCES, RawReference
+from utils.preset import CONFIG_FOLDER
 
 logger = logging.getLogger(__name__)
 
@@ -52,7 +53,7 @@ def preset_name(arguments: argparse.Namespace) -> str:
     Raises:
         ValueError: the layout holds any organs, so that it has no preset of its own.
     """
-    if arguments.preset is None and arguments.source not in ("openkbp", "pddca", "phantom"):
+    if arguments.preset is None and not (CONFIG_FOLDER / f"{arguments.source}.toml").is_file():
         raise ValueError(f"--source {arguments.source}: holds any organs; say with --preset which ones to take")
     return arguments.preset or arguments.source
 

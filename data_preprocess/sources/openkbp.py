@@ -8,11 +8,12 @@ import io
 import lzma
 import re
 import tarfile
+import warnings
 from pathlib import Path, PurePosixPath
 
 import numpy as np
 
-from data_preprocess.sources.raw_case import RawCase, RawReference, is_wanted
+from data_preprocess.sources.raw_case import RawCase, RawReference, is_wanted, leave_out_empty
 from utils.geometry import Geometry
 from utils.mask_grids import crop_mask
 from utils.preset import Preset
@@ -77,11 +78,13 @@ def read_case(reference: RawReference, preset: Preset | None = None) -> RawCase:
         raise ValueError(f"{path}: voxel_dimensions.csv: expected three positive millimetres, got {spacing_yxz}")
     y, x, z = (float(value) for value in spacing_yxz)
     geometry = Geometry(size_zyx=GRID, spacing_zyx_mm=(z, y, x))
+    masks, notes = leave_out_empty({name: crop_mask(mask, (0, 0, 0), geometry) for name, mask in dense.items()})
     return RawCase(
         case_id=reference.case_id,
         volume=Volume(array=hu.astype(np.int16), geometry=geometry),
-        masks={name: crop_mask(mask, (0, 0, 0), geometry) for name, mask in dense.items()},
+        masks=masks,
         unknown=tuple(name for name in structures if name not in dense),
+        notes=notes,
         split=reference.split,
         source=str(path),
     )
@@ -106,7 +109,9 @@ def _dense(tables: dict[str, bytes], name: str, value_column: int | None = None)
     columns = (0,) if value_column is None else (0, value_column)
     dense = np.zeros(np.prod(GRID), dtype=np.float32)
     try:
-        table = np.loadtxt(io.BytesIO(tables[name]), delimiter=",", skiprows=1, usecols=columns, ndmin=2)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="loadtxt: input contained no data")
+            table = np.loadtxt(io.BytesIO(tables[name]), delimiter=",", skiprows=1, usecols=columns, ndmin=2)
         dense[table[:, 0].astype(np.int64)] = 1 if value_column is None else table[:, 1]
     except (ValueError, IndexError) as error:
         raise ValueError(f"{name}.csv: {error}") from error

@@ -125,7 +125,9 @@ def read_case(reference: RawReference, preset: Preset | None = None) -> RawCase:
     """Draw the phantom whose seed is the reference's location, with the preset's organs, or all."""
     raw = draw_phantom(int(reference.location))
     masks = {name: mask for name, mask in raw.masks.items() if is_wanted(name, preset)}
-    return replace(raw, masks=masks, split=reference.split, unknown=tuple(set(raw.masks) - set(masks)))
+    return replace(
+        raw, masks=masks, split=reference.split, unknown=tuple(name for name in raw.masks if name not in masks)
+    )
 
 
 def draw_phantom(seed: int, *, spacing_zyx_mm: Triple = (2.5, 2.0, 2.0)) -> RawCase:

@@ -33,8 +33,8 @@ class RawCase:
     Attributes:
         case_id: unique in the data set, fit for a file name.
         volume: CT in HU, int16, axes in LPS order (z up, y posterior, x left); None where there are only masks.
-        masks: structure name as in the data set to mask on the CT's grid; a structure that nobody contoured has no
-            entry. There is at least one where there is no volume.
+        masks: structure name as in the data set to mask on the CT's grid, with a voxel at least; a structure that
+            nobody contoured has no entry. There is at least one where there is no volume.
         unknown: names of structures that no organ of the preset answers to; they were not read.
         notes: what a person should know, for example which files were left out.
         split: as in the reference.
@@ -55,6 +55,16 @@ class RawCase:
     def geometry(self) -> Geometry:
         """The grid of the CT and of every mask."""
         return self.volume.geometry if self.volume else next(iter(self.masks.values())).geometry
+
+
+def leave_out_empty(masks: Mapping[str, Mask]) -> tuple[dict[str, Mask], tuple[str, ...]]:
+    """Masks that have a voxel, and a note for each that has none.
+
+    Nobody can tell an organ that is not there from one that was not drawn, so an empty mask counts as not contoured.
+    """
+    filled = {name: mask for name, mask in masks.items() if mask.voxels.size}
+    notes = tuple(f"{name}: the mask is empty, so it counts as not contoured" for name in masks if name not in filled)
+    return filled, notes
 
 
 def is_wanted(name: str, preset: Preset | None) -> bool:

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from data_preprocess.sources.raw_case import is_wanted
+from data_preprocess.sources.raw_case import is_wanted, leave_out_empty
 from utils.case_masks import CaseFiles, Naming, open_structures, read_lps, read_mask
 from utils.geometry import Geometry
 from utils.mask_grids import Mask
@@ -79,7 +79,8 @@ def read_mask_files(paths: Mapping[str, Path], grid: Geometry | None, preset: Pr
         mask = read_mask(path)
         grid = grid or mask.geometry
         masks[name] = _place(mask, grid, path)
-    return _structures(masks, paths)
+    filled, notes = leave_out_empty(masks)
+    return Structures(filled, tuple(name for name in paths if name not in masks), notes)
 
 
 def read_label_file(files: CaseFiles, grid: Geometry, preset: Preset | None) -> Structures:
@@ -129,13 +130,6 @@ def unique_names(folders: Iterable[Path], root: Path) -> dict[Path, str]:
         else "-".join(folder.relative_to(root).parts)
         for folder in folders
     }
-
-
-def _structures(masks: Mapping[str, Mask], names: Iterable[str]) -> Structures:
-    """Leave out masks without voxels: nobody can tell an organ that is not there from one that was not drawn."""
-    filled = {name: mask for name, mask in masks.items() if mask.voxels.size}
-    notes = tuple(f"{name}: the mask is empty, so it counts as not contoured" for name in masks if name not in filled)
-    return Structures(filled, tuple(name for name in names if name not in masks), notes)
 
 
 def _place(mask: Mask, grid: Geometry, path: Path) -> Mask:

@@ -78,6 +78,13 @@ def test_axes_hu_and_geometry(form, patient, tmp_path):
     assert center["Brainstem"][1] > center["Mandible"][1]  # y grows to the back
 
 
+def test_a_structure_without_voxels_counts_as_not_contoured(patient):
+    (patient / "Larynx.csv").write_text(",data\n")
+    raw = read_case(reference(patient))
+    assert "Larynx" not in raw.masks
+    assert raw.notes == ("Larynx: the mask is empty, so it counts as not contoured",)
+
+
 def test_missing_structure_is_no_entry_and_doses_are_none(openkbp):
     folder = openkbp / "provided-data" / "train-pats" / "pt_2"
     (folder / "dose.csv").write_text(",data\n5,60.5\n")
