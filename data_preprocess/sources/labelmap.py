@@ -81,7 +81,11 @@ def find_image(label: Path) -> Path:
         found = [path for path in images if volume_stem(path) == volume_stem(label)]
         expected = f"{folder}/{volume_stem(label)}.nii.gz (or another format)"
     else:
-        found = [path for path in volumes_in(label.parent) if not LABEL_NAME.fullmatch(volume_stem(path))]
+        beside = volumes_in(label.parent)
+        found = [path for path in beside if not LABEL_NAME.fullmatch(volume_stem(path))]
+        labels = [path.name for path in beside if path not in found]
+        if len(labels) > 1:
+            raise ValueError(f"{label.parent}: holds {len(labels)} label maps ({', '.join(labels)}); keep one")
         expected = f"one more volume in {label.parent}"
     if len(found) == 1:
         return found[0]

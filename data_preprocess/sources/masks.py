@@ -7,12 +7,14 @@ the same name are scans or observers of one patient.
 """
 
 import re
+from functools import partial
 from pathlib import Path
 
 from data_preprocess.sources.raw_case import RawCase, RawReference
 from data_preprocess.sources.volume_files import (
     Structures,
     case_paths,
+    name_files,
     read_ct_file,
     read_mask_files,
     unique_names,
@@ -34,7 +36,7 @@ def list_cases(folder: Path | None) -> list[RawReference]:
     Raises:
         ValueError: the folder does not exist or holds no masks.
     """
-    cases = [path for path in case_paths(folder, "cases") if path.name not in FOLDERS and find_masks(path)]
+    cases = [path for path in case_paths(folder, "cases") if path.name not in FOLDERS and mask_files(path)]
     if not cases:
         raise ValueError(
             f"{folder}: expected folders of cases with one mask file per organ, beside the CT or in "
@@ -74,12 +76,21 @@ def raw_case(reference: RawReference, structures: Structures, volume: Volume | N
 
 
 def find_masks(folder: Path) -> dict[str, Path]:
-    """Structure name to mask file of the case in `folder`; empty if it holds none."""
+    """Structure name to mask file of the case in `folder`.
+
+    Raises:
+        ValueError: two files hold one structure.
+    """
+    return name_files(mask_files(folder), partial(structure_name, case_name=folder.name))
+
+
+def mask_files(folder: Path) -> list[Path]:
+    """The masks of the case in `folder`; none if it is no case's folder."""
     inner = [folder / name for name in FOLDERS if (folder / name).is_dir()]
     if inner:
-        return {structure_name(path, folder.name): path for path in volumes_in(inner[0])}
+        return volumes_in(inner[0])
     files = [path for path in volumes_in(folder) if not CT_NAME.fullmatch(volume_stem(path))]
-    return {structure_name(p, folder.name): p for p in files if not OTHER_IMAGE.fullmatch(volume_stem(p))}
+    return [path for path in files if not OTHER_IMAGE.fullmatch(volume_stem(path))]
 
 
 def find_ct(folder: Path) -> Path:

@@ -9,9 +9,15 @@ from pathlib import Path
 
 from data_preprocess.cases import APART
 from data_preprocess.sources.raw_case import RawCase, RawReference
-from data_preprocess.sources.volume_files import case_paths, read_ct_file, read_mask_files, unique_names, volumes_in
+from data_preprocess.sources.volume_files import (
+    case_paths,
+    name_files,
+    read_ct_file,
+    read_mask_files,
+    unique_names,
+    volumes_in,
+)
 from utils.preset import Preset
-from utils.volume_io import volume_stem
 
 IMAGE = "img.nrrd"
 STRUCTURES = "structures"
@@ -45,8 +51,7 @@ def read_case(reference: RawReference, preset: Preset | None = None) -> RawCase:
     """
     folder = Path(reference.location)
     volume = read_ct_file(folder / IMAGE)
-    files = {volume_stem(path): path for path in volumes_in(folder / STRUCTURES)}
-    structures = read_mask_files(files, volume.geometry, preset)
+    structures = read_mask_files(name_files(volumes_in(folder / STRUCTURES)), volume.geometry, preset)
     return RawCase(
         case_id=reference.case_id,
         volume=volume,

@@ -1,6 +1,6 @@
 """CTs and masks in volume files (NIfTI, NRRD, MHA), as several layouts store them."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -11,7 +11,7 @@ from utils.case_masks import CaseFiles, Naming, open_structures, read_lps, read_
 from utils.geometry import Geometry
 from utils.mask_grids import Mask
 from utils.preset import Preset
-from utils.volume_io import Volume, volume_suffix
+from utils.volume_io import Volume, volume_stem, volume_suffix
 
 AIR_BELOW_HU = -300
 OFF_GRID_VOX = 0.02
@@ -105,6 +105,20 @@ def read_label_file(files: CaseFiles, grid: Geometry, preset: Preset | None) -> 
 def volumes_in(folder: Path) -> list[Path]:
     """The volume files directly in a folder, sorted."""
     return sorted(file for file in folder.iterdir() if file.is_file() and volume_suffix(file) and file.name[0] != ".")
+
+
+def name_files(paths: Iterable[Path], name_of: Callable[[Path], str] = volume_stem) -> dict[str, Path]:
+    """Structure name to file.
+
+    Raises:
+        ValueError: two files have one name.
+    """
+    named: dict[str, Path] = {}
+    for path in paths:
+        first = named.setdefault(name_of(path), path)
+        if first is not path:
+            raise ValueError(f"{first} and {path.name} both hold {name_of(path)}; keep one of them")
+    return named
 
 
 def case_paths(folder: Path | None, layout: str) -> list[Path]:

@@ -7,6 +7,7 @@ import logging
 import os
 import re
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -88,6 +89,10 @@ MASK_FAULTS = {
     "unknown_names": (
         lambda f: [p.rename(p.with_name(f"PTV_{p.name}")) for p in list((f / "segmentations").iterdir())],
         "its structures are: PTV_brainstem, PTV_mandible",
+    ),
+    "two_files": (
+        lambda f: shutil.copy(f / "segmentations" / "mandible.nrrd", f / "segmentations" / "mandible.seg.nrrd"),
+        "mandible.nrrd and mandible.seg.nrrd both hold mandible; keep one of them",
     ),
     "one_organ_twice": (
         lambda f: write_volume(
@@ -325,7 +330,7 @@ def test_a_volume_that_does_not_fit_the_disk_is_no_file(suffix, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_killed_run_goes_on_where_it_stopped(tmp_path):
+def test_a_killed_run_goes_on_where_it_stopped(tmp_path, caplog):
     for number in range(5):
         write_masks(tmp_path / "raw" / f"case_{number}")
     command = [sys.executable, "-m", "data_preprocess.prepare", "--source", "masks", "--preset", "pddca"]
@@ -341,7 +346,7 @@ def test_a_killed_run_goes_on_where_it_stopped(tmp_path):
     for case_id in finished:
         info: CaseInfo = read_case_info(tmp_path / "cases" / case_id)
         assert open_case(tmp_path / "cases" / case_id, info, ("mandible",)).label.any()
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-    assert done.returncode == 0
-    assert f"5 cases, {len(finished)} finished before" in done.stderr
+    with caplog.at_level("INFO"):
+        assert run_main(prepare.main, command[3:]) == 0
+    assert f"5 cases, {len(finished)} finished before" in caplog.text
     assert len(sum(read_splits(tmp_path / "cases").values(), [])) == 5

@@ -91,6 +91,14 @@ def test_label_map_beside_its_ct(phantom, tmp_path):
     assert found.case_id == "case_1"
 
 
+def test_two_label_maps_beside_a_ct_are_refused(phantom, tmp_path):
+    for name in ("ct", "label", "segmentation"):
+        (tmp_path / "case_1").mkdir(exist_ok=True)
+        (tmp_path / "case_1" / f"{name}.nii.gz").write_text("")
+    with pytest.raises(ValueError, match=r"case_1: holds 2 label maps \(label\.nii\.gz, segmentation\.nii\.gz\)"):
+        read_only_case("labelmap", tmp_path)
+
+
 def test_values_of_a_label_map_mean_what_the_table_beside_it_says(phantom, tmp_path):
     write_label_maps(tmp_path, phantom, load_preset("phantom", ["left_right_pairs=[]"]))
     table = tmp_path / "labels" / "organs.ctbl"
