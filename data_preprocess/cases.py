@@ -2,6 +2,7 @@
 
 <cases>/dataset.json            preset and format version
 <cases>/splits.json             train / val / test, written once
+<cases>/index.json              patient and contoured organs of every case
 <cases>/<id>/image.npy          int16 HU (D, H, W)
 <cases>/<id>/label.npy          uint8, same grid
 <cases>/<id>/case.json          what `CaseInfo` holds
@@ -9,6 +10,7 @@
 """
 
 import hashlib
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -18,6 +20,7 @@ import numpy as np
 from utils.config import build
 from utils.files import read_json, write_json
 from utils.geometry import Geometry
+from utils.names import require_safe_name
 from utils.preset import Preset, preset_from_table, preset_to_table
 
 FORMAT_VERSION = 1
@@ -49,6 +52,8 @@ class CaseInfo:
     source: str
     split: str | None = None
     """Where the raw data set puts the case: "train", "test" or nothing."""
+    patient: str | None = None
+    """Cases of one patient have it in common; None where a case is a patient."""
     spacing_zyx_mm: tuple[float, float, float]
     size_zyx: tuple[int, int, int]
     original: Geometry
@@ -71,6 +76,19 @@ class Case:
     def contoured(self) -> list[bool]:
         """For each organ of the preset, whether it was contoured."""
         return [name in self.info.organs for name in self.organ_names]
+
+    def organ(self, name: str) -> OrganInfo:
+        """An organ that index.json says is contoured.
+
+        Raises:
+            ValueError: it is not.
+        """
+        if name not in self.info.organs:
+            raise ValueError(
+                f"case {self.info.case_id}: case.json lacks {name}, which index.json names; run "
+                "data_preprocess.prepare again to write the index anew"
+            )
+        return self.info.organs[name]
 
     @property
     def centers_vox(self) -> np.ndarray:
@@ -101,7 +119,12 @@ def describe_organs(label: np.ndarray, organ_names: Sequence[str], contoured: Se
 
 
 def write_case(folder: Path, info: CaseInfo, image: np.ndarray, label: np.ndarray) -> None:
-    """Write the files of one case into an existing folder."""
+    """Write the files of one case into an existing folder.
+
+    Raises:
+        ValueError: the case's id is no name of a folder.
+    """
+    require_safe_name(info.case_id, info.source)
     np.save(folder / "image.npy", image.astype(np.int16, copy=False))
     np.save(folder / "label.npy", label.astype(np.uint8, copy=False))
     write_json(folder / "case.json", asdict(info))
@@ -221,19 +244,22 @@ def read_splits(folder: Path) -> dict[str, list[str]]:
     Raises:
         ValueError: splits.json is missing or damaged.
     """
-    return read_json(folder / "splits.json")
+    return check_splits(read_json(folder / "splits.json"), folder / "splits.json")
 
 
-def list_split(folder: Path, split: str) -> list[str]:
-    """Case ids of one split.
+def check_splits(splits: dict, source: Path) -> dict[str, list[str]]:
+    """Splits whose case ids stay within the folder of cases.
 
     Raises:
-        ValueError: splits.json is missing or the split is empty.
+        ValueError: they are not lists of names, or a case is in two of them.
     """
-    case_ids = read_splits(folder).get(split, [])
-    if not case_ids:
-        raise ValueError(f"{folder}/splits.json: the {split} split is empty; prepare more cases, or edit the file")
-    return case_ids
+    chosen = {name: splits.get(name, []) for name in SPLIT_NAMES}
+    if not all(isinstance(case_ids, list) for case_ids in chosen.values()):
+        raise ValueError(f"{source}: expected a list of case ids under each of {', '.join(SPLIT_NAMES)}")
+    counts = Counter(require_safe_name(case_id, source) for case_ids in chosen.values() for case_id in case_ids)
+    if twice := sorted(case_id for case_id, count in counts.items() if count > 1):
+        raise ValueError(f"{source}: {', '.join(twice)} is there more than once; a case belongs to one split")
+    return chosen
 
 
 def finished_case(folder: Path, case_id: str) -> bool:

@@ -14,6 +14,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from data_preprocess.body import find_body
+from data_preprocess.case_index import write_index
 from data_preprocess.cases import (
     CaseInfo,
     describe_organs,
@@ -28,6 +29,7 @@ from data_preprocess.resample import resample_image, resample_labels
 from data_preprocess.sources import SOURCES, RawCase, RawReference
 from utils.command_line import report_failures, run_main
 from utils.files import replace_atomically
+from utils.names import require_safe_name
 from utils.overlay import render_case, save_png
 from utils.preset import Preset, load_preset
 
@@ -43,8 +45,9 @@ def prepare_case(raw: RawCase, preset: Preset, folder: Path) -> CaseInfo:
         folder: the folder of cases.
 
     Raises:
-        ValueError: the CT shows no body, or two structures claim one organ.
+        ValueError: the CT shows no body, two structures claim one organ, or the case's id is no name of a folder.
     """
+    require_safe_name(raw.case_id, raw.source)  # it becomes a folder
     original = raw.volume.geometry
     box = find_body(raw.volume.array, original.spacing_zyx_mm)
     label = merge_masks(raw.masks, preset, raw.volume.array.shape)[box]
@@ -138,6 +141,7 @@ def main(argv: list[str] | None = None) -> int:
     failures = run_all(task, todo, arguments.workers)
     infos = [read_case_info(path.parent) for path in sorted(folder.glob("[!.]*/case.json"))]  # a killed run leaves ".*"
     write_splits(folder, infos)
+    write_index(folder, infos)
     _summarize(infos, preset)
     return report_failures(failures, len(references))
 

@@ -1,0 +1,124 @@
+"""Training with torchrun: two ranks with batch 1 are one rank with batch 2, and a killed rank is no loss."""
+
+import csv
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from torch import distributed
+
+import adv_train
+import train_autoencoder
+import train_backbone
+import train_backbone_heatmap
+import train_SOL
+from utils.checkpoint import read_checkpoint
+from utils.command_line import run_main
+
+pytestmark = pytest.mark.skipif(not distributed.is_gloo_available(), reason="this torch was built without gloo")
+
+ROOT = Path(__file__).resolve().parent.parent
+SCRIPTS = {
+    "backbone": train_backbone,
+    "sol": train_SOL,
+    "backbone_heatmap": train_backbone_heatmap,
+    "autoencoder": train_autoencoder,
+    "adversarial": adv_train,
+}
+STARTS_FROM = {
+    "sol": {"--init-from": "backbone"},
+    "adversarial": {"--init-from": "sol", "--autoencoder": "autoencoder"},
+}
+STEPS = 3
+
+
+def arguments_of(stage, cases, runs, batch_size):
+    """Several steps of SGD: Adam makes whole steps of the rounding errors of weights whose true gradient is zero."""
+    starts = [word for option, name in STARTS_FROM.get(stage, {}).items() for word in (option, runs / name / "best.pt")]
+    options = ["--cases", cases, "--run-folder", runs / stage, "--batch-size", batch_size, *starts, "--workers", 0]
+    values = {"steps_per_epoch": STEPS, "optimizer": "sgd", "learning_rate": 0.01, "epochs": 1, "validation_cases": 3}
+    changed = [word for key, value in values.items() for word in ("--set", f"{stage}.{key}={value}")]
+    return [str(word) for word in [*options, "--device", "cpu", "--precision", "fp32", *changed]]
+
+
+def torchrun(*arguments, **environment):
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    return subprocess.run(
+        [*command, *map(str, arguments)],
+        cwd=ROOT,
+        env={**os.environ, "OMP_NUM_THREADS": "1", **environment},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=300,
+    )
+
+
+DRIVER = """
+import importlib, json, sys
+sys.path.insert(0, {root!r})
+import torch
+from utils.trainer import Trainer
+
+fit = Trainer.fit
+
+def fit_and_keep(trainer):
+    status = fit(trainer)
+    weights = {{name: part.state_dict() for name, part in trainer.stage.parts.items()}}
+    torch.save(weights, {folder!r} + f"/{{trainer.stage.name}}_rank{{trainer.ranks.rank}}.pt")
+    return status
+
+Trainer.fit = fit_and_keep
+for module, arguments in json.load(open(sys.argv[1])):
+    importlib.import_module(module).main(arguments)
+"""
+
+
+@pytest.fixture(scope="module")
+def both(case_folder, tmp_path_factory):
+    """Folder of all stages' runs by one rank with batch 2, and folder of the same by two ranks with batch 1."""
+    folder = tmp_path_factory.mktemp("ranks")
+    for stage, script in SCRIPTS.items():
+        assert run_main(script.main, arguments_of(stage, case_folder, folder / "one", 2)) == 0
+    jobs = [(module.__name__, arguments_of(stage, case_folder, folder / "two", 1)) for stage, module in SCRIPTS.items()]
+    (folder / "jobs.json").write_text(json.dumps(jobs))
+    (folder / "driver.py").write_text(DRIVER.format(root=str(ROOT), folder=str(folder)))
+    finished = torchrun(folder / "driver.py", folder / "jobs.json")
+    assert finished.returncode == 0, finished.stderr[-3000:]
+    return folder
+
+
+def tensors_of(parts):
+    return {f"{name}.{key}": value for name, part in parts.items() for key, value in part.items()}
+
+
+@pytest.mark.parametrize("stage", SCRIPTS)
+def test_two_ranks_with_batch_1_are_one_rank_with_batch_2(stage, both):
+    one, two = (tensors_of(read_checkpoint(both / name / stage / "last.pt")["parts"]) for name in ("one", "two"))
+    start = STARTS_FROM.get(stage, {}).get("--init-from")
+    before = tensors_of(read_checkpoint(both / "one" / start / "last.pt")["parts"]) if start else {}
+    assert one.keys() == two.keys()
+    for key, value in one.items():
+        torch.testing.assert_close(two[key], value, atol=1e-5, rtol=1e-5, msg=lambda text, key=key: f"{key}: {text}")
+    assert before == {} or any(not torch.equal(one[key], value) for key, value in before.items() if key in one)
+
+
+@pytest.mark.parametrize("stage", SCRIPTS)
+def test_ranks_hold_the_same_weights_and_statistics_to_the_bit(stage, both):
+    first, second = (torch.load(both / f"{stage}_rank{rank}.pt", weights_only=True) for rank in (0, 1))
+    for key, value in tensors_of(first).items():
+        assert torch.equal(value, tensors_of(second)[key]), key
+
+
+@pytest.mark.parametrize("stage", SCRIPTS)
+def test_metrics_and_the_shared_validation_are_those_of_one_rank(stage, both):
+    rows = []
+    for name in ("one", "two"):
+        with (both / name / stage / "metrics.csv").open(newline="") as file:
+            rows.append({key: float(value) for [row] in [list(csv.DictReader(file))] for key, value in row.items()})
+    assert rows[0].keys() == rows[1].keys()
+    assert rows[1] == pytest.approx(rows[0], abs=1e-4, rel=1e-4)
