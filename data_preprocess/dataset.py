@@ -28,6 +28,8 @@ logger = logging.getLogger(__name__)
 
 Sample = TypeVar("Sample")
 
+_remembered_info = lru_cache(maxsize=NUM_REMEMBERED)(read_case_info)
+
 
 class CropSample(NamedTuple):
     """A crop as stored, larger than the training crop by the margin that augmentation needs; collated: a batch axis."""
@@ -90,7 +92,6 @@ class CaseFolder:
         self.case_ids = _spread(case_ids, len(case_ids) if limit is None else limit)
         entries = read_index(folder, self.case_ids)
         self.contoured = np.array([[name in entry.organs for name in organ_names] for entry in entries])
-        self._read_info = lru_cache(maxsize=NUM_REMEMBERED)(read_case_info)
         for index in _spread(range(len(self)), NUM_PROBED):
             self[index]
 
@@ -101,7 +102,7 @@ class CaseFolder:
         if index >= len(self):
             raise IndexError(index)
         folder = self.folder / self.case_ids[index]
-        return open_case(folder, self._read_info(folder), self.organ_names)
+        return open_case(folder, _remembered_info(folder), self.organ_names)
 
 
 class EpochSampler(Sampler[int]):

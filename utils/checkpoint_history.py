@@ -75,9 +75,9 @@ class CheckpointHistory:
             if path.is_file():
                 os.replace(path, path.with_suffix(".damaged"))
         self.damaged = []
-        for younger, older in reversed(list(zip(self.paths, self.paths[1:], strict=False))):
-            if younger.is_file():
-                os.replace(younger, older)
+        free = next((age for age, path in enumerate(self.paths) if not path.is_file()), len(self.paths) - 1)
+        for age in range(free, 0, -1):
+            os.replace(self.paths[age - 1], self.paths[age])
 
 
 def _age(path: Path) -> int:

@@ -20,7 +20,6 @@ from utils.stage import LossStage, Validation
 from utils.trainer import NUM_TRIAL_CASES, Trainer
 from utils.training_options import TrainingOptions
 from utils.training_run import TrainingRun
-from utils.update import Update
 
 STEPS_PER_EPOCH = 3
 CPU = Compute(device=torch.device("cpu"), precision="fp32")
@@ -243,17 +242,6 @@ def test_resuming_refuses_another_stage_best_pt_and_other_networks(tmp_path, pre
     (tmp_path / "run" / "best.pt").replace(tmp_path / "run" / "last.pt")
     with pytest.raises(ValueError, match=r"last\.pt: expected the last.pt"):
         build(tmp_path, preset, resume=True)
-
-
-def test_an_update_steps_only_the_optimizers_named_by_hand():
-    left, right = (nn.Linear(1, 1, bias=False) for _ in range(2))
-    nn.init.ones_(left.weight)
-    nn.init.ones_(right.weight)
-    update = Update({"left": torch.optim.SGD(left.parameters()), "right": torch.optim.SGD(right.parameters())}, CPU)
-    update.set_learning_rate(0.25)
-    update((left(torch.ones(1, 1)) * right(torch.full((1, 1), 2.0))).sum(), "left")
-    assert left.weight.item() == 1 - 0.25 * 2
-    assert right.weight.item() == 1
 
 
 def test_the_learning_rate_of_every_step_is_the_schedules(tmp_path, preset):
