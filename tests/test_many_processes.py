@@ -2,6 +2,7 @@
 
 import csv
 import json
+import math
 import os
 import subprocess
 import sys
@@ -20,6 +21,7 @@ from models.focusnet import build_part
 from utils.checkpoint import read_checkpoint
 from utils.command_line import run_main
 from utils.preset import preset_from_table
+from utils.trainer import Trainer
 
 pytestmark = pytest.mark.skipif(not distributed.is_gloo_available(), reason="this torch was built without gloo")
 
@@ -45,7 +47,7 @@ PARTS = {
 DRAWN = {"backbone": 0, "sol": 1, "backbone_heatmap": 0, "autoencoder": 0, "adversarial": 2}
 """Which of the parts learns and starts from the seed's weights."""
 STEPS = 3
-LEARNING_RATES = {"backbone": 0.05, "backbone_heatmap": 0.05, "adversarial": 0.001}
+LEARNING_RATES = {"backbone": 0.02, "backbone_heatmap": 0.02, "adversarial": 0.001}
 """The adversarial loss of untrained networks is steep: larger steps multiply rounding errors by a thousand."""
 
 
@@ -129,7 +131,7 @@ def test_two_ranks_with_batch_1_are_one_rank_with_batch_2(stage, both):
     assert one.keys() == two.keys()
     for key, value in one.items():
         torch.testing.assert_close(two[key], value, atol=1e-5, rtol=1e-5, msg=lambda text, key=key: f"{key}: {text}")
-    assert largest_change(one, stage, both) > 1e-3  # a hundred times what the ranks may differ by
+    assert largest_change(one, stage, both) > 5e-4  # fifty times what the ranks may differ by
 
 
 @pytest.mark.parametrize("stage", SCRIPTS)
@@ -147,3 +149,62 @@ def test_metrics_and_the_shared_validation_are_those_of_one_rank(stage, both):
             rows.append({key: float(value) for [row] in [list(csv.DictReader(file))] for key, value in row.items()})
     assert rows[0].keys() == rows[1].keys()
     assert rows[1] == pytest.approx(rows[0], abs=1e-4, rel=1e-4)
+
+
+KILLER = """
+import math, os, signal, sys
+sys.path.insert(0, {root!r})
+import train_backbone
+from utils.trainer import Trainer
+
+make_step, training_step = Trainer._make_step, train_backbone.BackboneStage.training_step
+current = []
+
+def die_once(trainer, samples):
+    current[:] = [trainer.step, trainer.ranks.rank]
+    if current == [5, 1] and os.environ["TORCHELASTIC_RESTART_COUNT"] == "0":
+        os.kill(os.getpid(), signal.SIGKILL)
+    return make_step(trainer, samples)
+
+def poison(stage, batch):
+    return training_step(stage, batch._replace(image=batch.image * math.nan) if current == [1, 0] else batch)
+
+Trainer._make_step, train_backbone.BackboneStage.training_step = die_once, poison
+sys.exit(train_backbone.main(sys.argv[1:]))
+"""
+
+
+def poison_step_1(monkeypatch):
+    make_step, training_step = Trainer._make_step, train_backbone.BackboneStage.training_step
+    current = []
+
+    def note_step(trainer, samples):
+        current[:] = [trainer.step]
+        return make_step(trainer, samples)
+
+    def poison(stage, batch):
+        return training_step(stage, batch._replace(image=batch.image * math.nan) if current == [1] else batch)
+
+    monkeypatch.setattr(Trainer, "_make_step", note_step)
+    monkeypatch.setattr(train_backbone.BackboneStage, "training_step", poison)
+
+
+def test_a_killed_rank_and_a_loss_that_is_not_finite_on_one_rank(case_folder, tmp_path, monkeypatch):
+    """Both ranks leave out step 1, and start again after rank 1 is killed: as one rank that only leaves out step 1."""
+    (tmp_path / "killer.py").write_text(KILLER.format(root=str(ROOT)))
+    more = ["--set", "backbone.epochs=2"]
+    command = [tmp_path / "killer.py", *arguments_of("backbone", case_folder, tmp_path, "two", 1), *more]
+    finished = torchrun("--max-restarts", 1, *command)
+    assert finished.returncode == 0, finished.stderr[-3000:]
+    poison_step_1(monkeypatch)
+    assert run_main(train_backbone.main, [*arguments_of("backbone", case_folder, tmp_path, "one", 2), *more]) == 0
+
+    one, two = (read_checkpoint(tmp_path / name / "backbone" / "last.pt") for name in ("one", "two"))
+    assert one["state"]["step"] == two["state"]["step"] == 2 * STEPS
+    for key, value in tensors_of(one["parts"]).items():
+        torch.testing.assert_close(tensors_of(two["parts"])[key], value, atol=1e-4, rtol=1e-4)
+    run = tmp_path / "two" / "backbone"
+    assert json.loads((run / "config.json").read_text())["options"]["resume"]  # torchrun's second start went on
+    assert json.loads((run / "status.json").read_text())["state"] == "finished"
+    with (run / "metrics.csv").open(newline="") as file:
+        assert [row["skipped"] for row in csv.DictReader(file)] == ["1", ""]

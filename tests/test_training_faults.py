@@ -85,8 +85,7 @@ def assert_same_run(run, other):
     assert (run / "metrics.csv").read_bytes() == (other / "metrics.csv").read_bytes()
 
 
-@pytest.mark.parametrize("step", [0, 1, 2, 4])
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize(("number", "step"), [(signal.SIGTERM, 0), (signal.SIGINT, 2), (signal.SIGTERM, 4)])
 def test_a_signal_ends_the_step_and_the_run_goes_on_as_if_nothing_had_been(
     number, step, case_folder, undisturbed, tmp_path, monkeypatch
 ):

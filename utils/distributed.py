@@ -6,7 +6,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
-import torch.distributed.nn.functional as differentiable
 from torch import distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 
@@ -64,7 +63,7 @@ class Ranks:
         device = next(network.parameters()).device
         ids = [device.index] if device.type == "cuda" else None
         return DistributedDataParallel(
-            network, device_ids=ids, find_unused_parameters=True, broadcast_buffers=copy_buffers
+            network, device_ids=ids, find_unused_parameters=True, forward_sync_buffers=copy_buffers
         )
 
 
@@ -87,7 +86,23 @@ def sum_over_ranks(tensor: torch.Tensor) -> torch.Tensor:
     What is computed from the sum is the same on all ranks, so each adds its own copy of the gradient: divided by the
     ranks' count when DistributedDataParallel averages, this is the gradient of the loss of the whole batch.
     """
-    return differentiable.all_reduce(tensor) if connected_ranks().count > 1 else tensor
+    return _Sum.apply(tensor) if connected_ranks().count > 1 else tensor
+
+
+class _Sum(torch.autograd.Function):
+    """A sum over the ranks, and over their gradients of it."""
+
+    @staticmethod
+    def forward(_context: object, tensor: torch.Tensor) -> torch.Tensor:
+        total = tensor.clone(memory_format=torch.contiguous_format)
+        distributed.all_reduce(total)
+        return total
+
+    @staticmethod
+    def backward(_context: object, gradient: torch.Tensor) -> torch.Tensor:
+        total = gradient.clone(memory_format=torch.contiguous_format)
+        distributed.all_reduce(total)
+        return total
 
 
 def mean_count(count: int, device: torch.device) -> float:
@@ -146,7 +161,12 @@ def joined(ranks: Ranks, device_type: str) -> Iterator[None]:
         return
     if device_type == "cuda":
         torch.cuda.set_device(ranks.local_rank)
-    distributed.init_process_group("nccl" if device_type == "cuda" else "gloo")
+    # Processes that torchrun started again would find their predecessors' addresses under the same keys.
+    restarts = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+    store, rank, count = next(distributed.rendezvous("env://"))
+    store = distributed.PrefixStore(f"restart_{restarts}", store)
+    backend = "nccl" if device_type == "cuda" else "gloo"
+    distributed.init_process_group(backend, store=store, rank=rank, world_size=count)
     try:
         yield
     finally:

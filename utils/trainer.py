@@ -66,6 +66,8 @@ class Trainer:
         self.history = CheckpointHistory(self.folder, options.keep_last)
         if options.resume:
             self._load()
+        self.first_step = self.step
+        """Of this process. Each does at least a step or a validation, however little time it has."""
 
     def fit(self) -> int:
         """Train until the run's last step, validating and saving on the way.
@@ -192,7 +194,7 @@ class Trainer:
         validation = None
         if last or (self.epoch + 1) % self.schedule.validate_every == 0:
             self._save_last()  # a validation may be long, and is repeated if it is cut short
-            if any_rank_stops(self.stop, self.ranks, self.compute.device):
+            if self.step > self.first_step and any_rank_stops(self.stop, self.ranks, self.compute.device):
                 raise StopNow
             with self.stop.at_once():
                 validation = self._validate(self.schedule.validation_cases)

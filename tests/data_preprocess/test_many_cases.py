@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -31,7 +32,7 @@ folder = Path(sys.argv[1])
 preset = read_dataset(folder)
 cases = CaseFolder(folder, "train", preset.organ_names)
 dataset = crop_dataset(cases, preset, seed=0)
-at_start = sum(path.startswith(str(folder)) for path in opened)
+at_start = len({path for path in opened if path.startswith(str(folder))})
 drawn = {dataset[i].case_id for i in range(int(sys.argv[2]))}
 used_mib = int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize() / 2**20
 print(json.dumps([at_start, used_mib, len(cases)]))
@@ -61,9 +62,9 @@ def test_2000_cases_take_the_memory_of_20_and_are_not_read_at_the_start(case_fol
                 os.link(file, folder / case_id / file.name)
         (folder / "dataset.json").write_bytes((case_folder / "dataset.json").read_bytes())
         write_json(folder / "splits.json", {"train": case_ids, "val": [], "test": []})
-        write_index(folder, [info.__class__(**{**vars(info), "case_id": c}) for c, info in zip(case_ids, infos * 100)])  # noqa: B905
+        write_index(folder, [replace(infos[i % FEW], case_id=case_id) for i, case_id in enumerate(case_ids)])
         measured[count] = measure(folder)
     (files_few, mib_few, _), (files_many, mib_many, num_many) = measured[FEW], measured[MANY]
     assert num_many == MANY
-    assert files_many == files_few == 2 + 1 + 3 * NUM_PROBED  # splits, index; dataset.json; three files a case probed
+    assert files_many == files_few == 3 + 3 * NUM_PROBED  # dataset, splits and index; three files of each case probed
     assert mib_many < mib_few + 8, measured
