@@ -103,7 +103,7 @@ def test_a_case_is_not_written_outside_its_folder(name, tmp_path, tiny_preset):
     folder = tmp_path / "cases"
     folder.mkdir()
     with pytest.raises(ValueError, match="is no name of a case"):
-        prepare_case(RawCase(case_id=name, volume=volume, masks={}, source="raw"), tiny_preset, folder)
+        prepare_case(RawCase(case_id=name, volume=volume, masks={}, split=None, source="raw"), tiny_preset, folder)
     with pytest.raises(ValueError, match="is no name of a case"):
         write_case(folder, case_named(name), volume.array, volume.array)
     assert list(tmp_path.iterdir()) == [folder]

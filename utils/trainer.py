@@ -66,8 +66,7 @@ class Trainer:
         self.history = CheckpointHistory(self.folder, options.keep_last)
         if options.resume:
             self._load()
-        self.first_step = self.step
-        """Of this process. Each does at least a step or a validation, however little time it has."""
+        self.first_step = self.step  # each process makes a step or validates, however little time it has
 
     def fit(self) -> int:
         """Train until the run's last step, validating and saving on the way.
