@@ -29,7 +29,9 @@ def choose_splits(options: TrainingOptions) -> Splits:
             )
         return check_splits(recorded["splits"], options.run / "config.json")
     if options.repeat is not None:
-        return check_splits(read_configuration(options.repeat)["splits"], options.repeat / "config.json")
+        recorded = read_configuration(options.repeat)
+        if options.cross_validation == recorded["options"].get("cross_validation"):
+            return check_splits(recorded["splits"], options.repeat / "config.json")
     splits = read_splits(options.cases)
     if options.cross_validation is None:
         return splits

@@ -71,7 +71,7 @@ def torchrun(*arguments, **environment):
         capture_output=True,
         text=True,
         check=False,
-        timeout=300,
+        timeout=900,  # on a machine that does much else
     )
 
 

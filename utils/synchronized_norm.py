@@ -25,8 +25,10 @@ class SynchronizedBatchNorm3d(nn.BatchNorm3d):
         if not self.training:
             return super().forward(features)
         values, axes = features.float(), (0, 2, 3, 4)
-        count = sum_over_ranks(values.new_tensor([values.numel() / values.shape[1]]))
-        mean = sum_over_ranks(values.sum(axes)) / count
+        own_count = values.new_tensor([values.numel() / values.shape[1]])
+        sums = sum_over_ranks(torch.cat([values.sum(axes), own_count]))  # (C + 1,): one exchange for both
+        count = sums[-1].detach()
+        mean = sums[:-1] / count
         centered = values - mean[:, None, None, None]
         variance = sum_over_ranks(centered.square().sum(axes)) / count
         with torch.no_grad():
