@@ -84,6 +84,7 @@ def train_quietly(argv: list[str], log: Path) -> None:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
     torch.set_num_threads(1)
+    multiprocessing.set_start_method("fork", force=True)  # of workers, as in a process started from a shell
     sys.exit(run_main(importlib.import_module("train_backbone").main, argv))
 
 
