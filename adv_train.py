@@ -6,9 +6,8 @@ from typing import NamedTuple
 import torch
 
 from data_preprocess.augment import Batch, CropAugmentation
-from data_preprocess.cases import read_splits
-from data_preprocess.dataset import CaseFolder
-from data_preprocess.loading import build_loader, small_organ_dataset, training_preset
+from data_preprocess.loading import build_feed, open_training_cases, small_organ_dataset, training_preset
+from data_preprocess.splits import choose_splits
 from losses.shape import AdversarialWeights, DiscriminatorTerms, SegmentorTerms, discriminator_loss, segmentor_loss
 from models.autoencoder import ShapeEncoding
 from models.focusnet import FocusNet, Rois, build_part
@@ -17,9 +16,11 @@ from models.validation import CaseValidation
 from utils.checkpoint import load_initial_parts
 from utils.command_line import run_main
 from utils.preset import LossSettings
-from utils.trainer import Stage, Trainer, Update
+from utils.stage import Stage
+from utils.trainer import Trainer
 from utils.training_options import parse_training_options
 from utils.training_run import open_run
+from utils.update import Update
 
 
 class SmallMasks(NamedTuple):
@@ -67,17 +68,16 @@ class AdversarialStage(Stage):
         return SmallMasks(logits=logits, truth=(label == own_label[:, None, None, None, None]).float())
 
     def _choose_rois(self, network: FocusNet, batch: Batch, heatmaps: torch.Tensor) -> Rois:
-        """Boxes around the contoured small organs centered in the crop; if there is none, around all contoured ones."""
+        """Boxes around a crop's contoured small organs centered in it; if there is none, around all contoured ones."""
         small = list(self.preset.small_organs)
         size = batch.label.shape[1:]
         true_centers, present = batch.centers_vox[:, small], batch.present[:, small]
         inside = ((true_centers >= 0) & (true_centers < true_centers.new_tensor(size))).all(dim=-1)
         wanted = present & inside
-        if not wanted.any():
-            wanted = present
+        wanted = torch.where(wanted.any(dim=1, keepdim=True), wanted, present)
         settings = self.preset.roi
         centers = true_centers if settings.center == "true" else find_peaks(heatmaps).position.float()
-        jitter = centers.new_tensor(settings.jitter_vox) * (2 * torch.rand_like(centers) - 1)
+        jitter = centers.new_tensor(settings.jitter_vox) * batch.roi_jitter[:, small]
         return network.place_rois(centers + jitter, wanted, size)
 
     def _discriminate(self, masks: SmallMasks, weights: AdversarialWeights) -> DiscriminatorTerms:
@@ -110,13 +110,13 @@ def _halves(both: ShapeEncoding) -> tuple[ShapeEncoding, ShapeEncoding]:
     return ShapeEncoding(*predicted), ShapeEncoding(*true)
 
 
-def main(argv: list[str] | None = None) -> None:
+def main(argv: list[str] | None = None) -> int:
     """Train SOS-Net and the AutoEncoder."""
     options = parse_training_options(__doc__, argv, adversarial=True)
-    preset = training_preset(options.cases, options.preset, options.set)
-    run = open_run(options, read_splits(options.cases))
+    preset = training_preset(options)
+    run = open_run(options, choose_splits(options))
     parts = {name: build_part(name, preset) for name in ("s_net", "sol_net", "sos_net", "autoencoder")}
-    if not options.resume:
+    if not run.options.resume:
         located = {name: parts[name] for name in ("s_net", "sol_net", "sos_net")}
         remedy = "give --init-from the best.pt of train_SOL.py or train_backbone_heatmap.py"
         load_initial_parts(located, options.init_from, preset, required=("s_net", "sol_net"), remedy=remedy)
@@ -126,12 +126,12 @@ def main(argv: list[str] | None = None) -> None:
         remedy = "--autoencoder takes the best.pt of train_autoencoder.py"
         load_initial_parts(shapes, [options.autoencoder], preset, remedy=remedy)
 
-    train, val = (CaseFolder(options.cases, split, preset.organ_names) for split in ("train", "val"))
+    train, val = open_training_cases(run, preset)
     network = FocusNet(preset, **{name: parts[name] for name in ("s_net", "sol_net", "sos_net")})
     validation = CaseValidation(network, preset, val, run.compute, score=lambda metrics: metrics["dice_small"])
-    stage = AdversarialStage(preset, parts, prepare=CropAugmentation(preset), validate=validation)
-    loader = build_loader(small_organ_dataset(train, preset, options.seed), preset.adversarial, run)
-    Trainer(stage, loader, preset.adversarial, run).fit()
+    stage = AdversarialStage(preset, parts, prepare=CropAugmentation(preset, options.seed), validate=validation)
+    feed = build_feed(small_organ_dataset(train, preset, options.seed), preset.adversarial, run)
+    return Trainer(stage, feed, preset.adversarial, run).fit()
 
 
 if __name__ == "__main__":

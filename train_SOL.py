@@ -5,16 +5,16 @@ import sys
 import torch
 
 from data_preprocess.augment import Batch, CropAugmentation
-from data_preprocess.cases import read_splits
-from data_preprocess.dataset import CaseFolder
 from data_preprocess.heatmap import heatmap_targets
-from data_preprocess.loading import build_loader, small_organ_dataset, training_preset
+from data_preprocess.loading import build_feed, open_training_cases, small_organ_dataset, training_preset
+from data_preprocess.splits import choose_splits
 from losses.localization import heatmap_loss
 from models.focusnet import FocusNet, build_part
 from models.validation import CaseValidation
 from utils.checkpoint import load_initial_parts
 from utils.command_line import run_main
-from utils.trainer import LossStage, Trainer
+from utils.stage import LossStage
+from utils.trainer import Trainer
 from utils.training_options import parse_training_options
 from utils.training_run import open_run
 
@@ -34,23 +34,23 @@ class SOLStage(LossStage):
         return {"loss": heatmap_loss(heatmaps, targets, known, peak_weight=self.preset.loss.heatmap_peak_weight)}
 
 
-def main(argv: list[str] | None = None) -> None:
+def main(argv: list[str] | None = None) -> int:
     """Train SOL-Net."""
     options = parse_training_options(__doc__, argv)
-    preset = training_preset(options.cases, options.preset, options.set)
-    run = open_run(options, read_splits(options.cases))
+    preset = training_preset(options)
+    run = open_run(options, choose_splits(options))
     parts = {name: build_part(name, preset) for name in ("s_net", "sol_net")}
-    required = () if options.resume else ("s_net",)
+    required = () if run.options.resume else ("s_net",)
     remedy = "give --init-from the best.pt of train_backbone.py"
     load_initial_parts(parts, options.init_from, preset, required=required, remedy=remedy)
 
-    train, val = (CaseFolder(options.cases, split, preset.organ_names) for split in ("train", "val"))
+    train, val = open_training_cases(run, preset)
     validation = CaseValidation(
         FocusNet(preset, **parts), preset, val, run.compute, score=lambda metrics: -metrics["peak_error_mm"]
     )
-    stage = SOLStage(preset, parts, prepare=CropAugmentation(preset), validate=validation)
-    loader = build_loader(small_organ_dataset(train, preset, options.seed), preset.sol, run)
-    Trainer(stage, loader, preset.sol, run).fit()
+    stage = SOLStage(preset, parts, prepare=CropAugmentation(preset, options.seed), validate=validation)
+    feed = build_feed(small_organ_dataset(train, preset, options.seed), preset.sol, run)
+    return Trainer(stage, feed, preset.sol, run).fit()
 
 
 if __name__ == "__main__":

@@ -5,15 +5,15 @@ import sys
 import torch
 
 from data_preprocess.augment import ShapeAugmentation
-from data_preprocess.cases import read_splits
-from data_preprocess.dataset import CaseFolder
-from data_preprocess.loading import build_loader, shape_dataset, training_preset
+from data_preprocess.loading import build_feed, open_training_cases, shape_dataset, training_preset
+from data_preprocess.splits import choose_splits
 from losses.shape import reconstruction_loss, soft_dice_loss
 from models.focusnet import build_part
 from models.validation import ShapeValidation
 from utils.checkpoint import load_initial_parts
 from utils.command_line import run_main
-from utils.trainer import LossStage, Trainer
+from utils.stage import LossStage
+from utils.trainer import Trainer
 from utils.training_options import parse_training_options
 from utils.training_run import open_run
 
@@ -32,21 +32,21 @@ class AutoEncoderStage(LossStage):
         return {"loss": squared + dice, "reconstruction": squared, "dice_loss": dice}
 
 
-def main(argv: list[str] | None = None) -> None:
+def main(argv: list[str] | None = None) -> int:
     """Train the AutoEncoder."""
     options = parse_training_options(__doc__, argv)
-    preset = training_preset(options.cases, options.preset, options.set)
-    run = open_run(options, read_splits(options.cases))
+    preset = training_preset(options)
+    run = open_run(options, choose_splits(options))
     parts = {"autoencoder": build_part("autoencoder", preset)}
     load_initial_parts(parts, options.init_from, preset)
 
-    train, val = (CaseFolder(options.cases, split, preset.organ_names) for split in ("train", "val"))
-    augmentation = ShapeAugmentation(preset)
+    train, val = open_training_cases(run, preset)
+    augmentation = ShapeAugmentation(preset, options.seed)
     shapes = shape_dataset(val, preset, options.seed)
     validation = ShapeValidation(parts["autoencoder"], preset, shapes, augmentation.center, run.compute)
     stage = AutoEncoderStage(preset, parts, prepare=augmentation, validate=validation)
-    loader = build_loader(shape_dataset(train, preset, options.seed), preset.autoencoder, run)
-    Trainer(stage, loader, preset.autoencoder, run).fit()
+    feed = build_feed(shape_dataset(train, preset, options.seed), preset.autoencoder, run)
+    return Trainer(stage, feed, preset.autoencoder, run).fit()
 
 
 if __name__ == "__main__":

@@ -5,15 +5,15 @@ import sys
 import torch
 
 from data_preprocess.augment import Batch, CropAugmentation
-from data_preprocess.cases import read_splits
-from data_preprocess.dataset import CaseFolder
-from data_preprocess.loading import build_loader, crop_dataset, training_preset
+from data_preprocess.loading import build_feed, crop_dataset, open_training_cases, training_preset
+from data_preprocess.splits import choose_splits
 from losses.segmentation import SegmentationLoss
 from models.focusnet import FocusNet, build_part
 from models.validation import CaseValidation
 from utils.checkpoint import load_initial_parts
 from utils.command_line import run_main
-from utils.trainer import LossStage, Trainer
+from utils.stage import LossStage
+from utils.trainer import Trainer
 from utils.training_options import parse_training_options
 from utils.training_run import open_run
 
@@ -32,21 +32,21 @@ class BackboneStage(LossStage):
         return {"loss": terms.total, "focal": terms.focal, "dice_loss": terms.dice}
 
 
-def main(argv: list[str] | None = None) -> None:
+def main(argv: list[str] | None = None) -> int:
     """Train S-Net."""
     options = parse_training_options(__doc__, argv)
-    preset = training_preset(options.cases, options.preset, options.set)
-    run = open_run(options, read_splits(options.cases))
+    preset = training_preset(options)
+    run = open_run(options, choose_splits(options))
     parts = {"s_net": build_part("s_net", preset)}
     load_initial_parts(parts, options.init_from, preset)
 
-    train, val = (CaseFolder(options.cases, split, preset.organ_names) for split in ("train", "val"))
+    train, val = open_training_cases(run, preset)
     validation = CaseValidation(
         FocusNet(preset, **parts), preset, val, run.compute, score=lambda metrics: metrics["dice"]
     )
-    stage = BackboneStage(preset, parts, prepare=CropAugmentation(preset), validate=validation)
-    loader = build_loader(crop_dataset(train, preset, options.seed), preset.backbone, run)
-    Trainer(stage, loader, preset.backbone, run).fit()
+    stage = BackboneStage(preset, parts, prepare=CropAugmentation(preset, options.seed), validate=validation)
+    feed = build_feed(crop_dataset(train, preset, options.seed), preset.backbone, run)
+    return Trainer(stage, feed, preset.backbone, run).fit()
 
 
 if __name__ == "__main__":

@@ -5,17 +5,17 @@ import sys
 import torch
 
 from data_preprocess.augment import Batch, CropAugmentation
-from data_preprocess.cases import read_splits
-from data_preprocess.dataset import CaseFolder
 from data_preprocess.heatmap import heatmap_targets
-from data_preprocess.loading import build_loader, crop_dataset, training_preset
+from data_preprocess.loading import build_feed, crop_dataset, open_training_cases, training_preset
+from data_preprocess.splits import choose_splits
 from losses.localization import heatmap_loss
 from losses.segmentation import SegmentationLoss
 from models.focusnet import FocusNet, build_part
 from models.validation import NOT_FOUND_MM, CaseValidation
 from utils.checkpoint import load_initial_parts
 from utils.command_line import run_main
-from utils.trainer import LossStage, Trainer
+from utils.stage import LossStage
+from utils.trainer import Trainer
 from utils.training_options import parse_training_options
 from utils.training_run import open_run
 
@@ -44,19 +44,19 @@ def score(metrics: dict[str, float]) -> float:
     return metrics["dice"] - metrics["peak_error_mm"] / NOT_FOUND_MM
 
 
-def main(argv: list[str] | None = None) -> None:
+def main(argv: list[str] | None = None) -> int:
     """Train S-Net and SOL-Net."""
     options = parse_training_options(__doc__, argv)
-    preset = training_preset(options.cases, options.preset, options.set)
-    run = open_run(options, read_splits(options.cases))
+    preset = training_preset(options)
+    run = open_run(options, choose_splits(options))
     parts = {name: build_part(name, preset) for name in ("s_net", "sol_net")}
     load_initial_parts(parts, options.init_from, preset)
 
-    train, val = (CaseFolder(options.cases, split, preset.organ_names) for split in ("train", "val"))
+    train, val = open_training_cases(run, preset)
     validation = CaseValidation(FocusNet(preset, **parts), preset, val, run.compute, score=score)
-    stage = BackboneHeatmapStage(preset, parts, prepare=CropAugmentation(preset), validate=validation)
-    loader = build_loader(crop_dataset(train, preset, options.seed), preset.backbone_heatmap, run)
-    Trainer(stage, loader, preset.backbone_heatmap, run).fit()
+    stage = BackboneHeatmapStage(preset, parts, prepare=CropAugmentation(preset, options.seed), validate=validation)
+    feed = build_feed(crop_dataset(train, preset, options.seed), preset.backbone_heatmap, run)
+    return Trainer(stage, feed, preset.backbone_heatmap, run).fit()
 
 
 if __name__ == "__main__":

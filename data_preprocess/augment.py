@@ -1,6 +1,7 @@
 """Random changes of training crops: drawn by one function, applied by another, in one resampling on any device."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -29,7 +30,10 @@ class AugmentationDraw:
     intensity_shift_hu: torch.Tensor
     noise_hu: torch.Tensor
     """Standard deviation of the noise."""
-    noise_seed: int
+    noise_seed: torch.Tensor
+    """int64."""
+    roi_jitter: torch.Tensor
+    """(B, N, 3) in -1..1: displaces the organs' boxes in the adversarial stage."""
 
 
 class Batch(NamedTuple):
@@ -43,33 +47,43 @@ class Batch(NamedTuple):
     """(B, N) bool: organs contoured."""
     centers_vox: torch.Tensor
     """(B, N, 3) float32 in voxels of the crop; NaN where not contoured."""
+    roi_jitter: torch.Tensor
+    """(B, N, 3) in -1..1: displacement of the organs' boxes, as a share of the largest one."""
     case_ids: list[str]
 
 
-def draw_augmentation(settings: AugmentationSettings, batch_size: int, seed: tuple[int, ...]) -> AugmentationDraw:
-    """Draw the changes of one batch.
+def draw_augmentation(
+    settings: AugmentationSettings, seeds: Sequence[tuple[int, ...]], num_organs: int
+) -> AugmentationDraw:
+    """Draw the changes of a batch, sample by sample: they do not depend on which samples make up the batch.
 
     Args:
         settings: ranges.
-        batch_size: B.
-        seed: of the run, the step and the rank: the draw is a function of it.
+        seeds: of the run and the sample's index, one per sample: each sample's draw is a function of it.
+        num_organs: N.
     """
+    draws = [_draw_one(settings, seed, num_organs) for seed in seeds]
+    return AugmentationDraw(**{name: torch.stack([draw[name] for draw in draws]) for name in draws[0]})
+
+
+def _draw_one(settings: AugmentationSettings, seed: tuple[int, ...], num_organs: int) -> dict[str, torch.Tensor]:
     generator = torch.Generator().manual_seed(int(np.random.SeedSequence(seed).generate_state(1)[0]))
 
-    def uniform(low: float, high: float, *columns: int) -> torch.Tensor:
-        return low + (high - low) * torch.rand(batch_size, *columns, generator=generator)
+    def uniform(low: float, high: float, *size: int) -> torch.Tensor:
+        return low + (high - low) * torch.rand(size, generator=generator)
 
     axial, tilt = math.radians(settings.rotation_axial_deg), math.radians(settings.rotation_tilt_deg)
-    in_plane = uniform(*settings.zoom_in_plane)
-    return AugmentationDraw(
-        rotation_rad=torch.cat([uniform(-axial, axial, 1), uniform(-tilt, tilt, 2)], dim=1),
-        zoom=torch.stack([uniform(*settings.zoom_z), in_plane, in_plane], dim=1),
-        mirrored=uniform(0, 1) < settings.mirror_probability,
-        intensity_scale=uniform(1 - settings.intensity_scale, 1 + settings.intensity_scale),
-        intensity_shift_hu=uniform(-settings.intensity_shift_hu, settings.intensity_shift_hu),
-        noise_hu=uniform(0, settings.noise_hu),
-        noise_seed=int(torch.randint(2**62, (), generator=generator)),
-    )
+    in_plane = uniform(*settings.zoom_in_plane, 1)
+    return {
+        "rotation_rad": torch.cat([uniform(-axial, axial, 1), uniform(-tilt, tilt, 2)]),
+        "zoom": torch.cat([uniform(*settings.zoom_z, 1), in_plane, in_plane]),
+        "mirrored": uniform(0, 1) < settings.mirror_probability,
+        "intensity_scale": uniform(1 - settings.intensity_scale, 1 + settings.intensity_scale),
+        "intensity_shift_hu": uniform(-settings.intensity_shift_hu, settings.intensity_shift_hu),
+        "noise_hu": uniform(0, settings.noise_hu),
+        "noise_seed": torch.randint(2**62, (), generator=generator),
+        "roi_jitter": uniform(-1, 1, num_organs, 3),
+    }
 
 
 def margin_size(crop_size_vox: Size, settings: AugmentationSettings, spacing_zyx_mm: tuple[float, ...]) -> Size:
@@ -150,35 +164,47 @@ def apply_augmentation(sample: CropSample, draw: AugmentationDraw, preset: Prese
         label=torch.where(mirrored[:, None, None, None], swapped, label),
         present=torch.where(mirrored[:, None], sample.present[:, partner], sample.present),
         centers_vox=torch.where(mirrored[:, None, None], centers[:, partner], centers),
+        roi_jitter=draw.roi_jitter.to(device),
         case_ids=list(sample.case_id),
     )
 
 
 class CropAugmentation:
-    """Draws and applies; what the trainer calls on every batch."""
+    """Draws and applies; what the trainer calls on every batch.
 
-    def __init__(self, preset: Preset) -> None:
+    Args:
+        preset: ranges, organs, sizes.
+        seed: of the run.
+    """
+
+    def __init__(self, preset: Preset, seed: int) -> None:
         self.preset = preset
+        self.seed = seed
 
-    def __call__(self, sample: CropSample, seed: tuple[int, ...]) -> Batch:
+    def __call__(self, sample: CropSample) -> Batch:
         """Augment a collated batch of crops."""
-        draw = draw_augmentation(self.preset.augmentation, len(sample.image_hu), seed)
-        return apply_augmentation(sample, draw, self.preset)
+        return apply_augmentation(sample, _draw_for(sample, self.preset, self.seed), self.preset)
 
 
 class ShapeAugmentation:
-    """Draws and applies the geometric changes to masks of small organs."""
+    """Draws and applies the geometric changes to masks of small organs.
 
-    def __init__(self, preset: Preset) -> None:
+    Args:
+        preset: ranges, organs, sizes.
+        seed: of the run.
+    """
+
+    def __init__(self, preset: Preset, seed: int) -> None:
         self.preset = preset
+        self.seed = seed
 
-    def __call__(self, sample: ShapeSample, seed: tuple[int, ...]) -> torch.Tensor:
+    def __call__(self, sample: ShapeSample) -> torch.Tensor:
         """Augment collated masks.
 
         Returns:
             (B, 1, d, h, w) float32, 0 or 1, of the preset's ROI size.
         """
-        draw = draw_augmentation(self.preset.augmentation, len(sample.mask), seed)
+        draw = _draw_for(sample, self.preset, self.seed)
         return self.resample(sample.mask, voxel_matrices(draw, self.preset.grid.spacing_zyx_mm))
 
     def center(self, sample: ShapeSample) -> torch.Tensor:
@@ -191,12 +217,19 @@ class ShapeAugmentation:
         return resample_affine(mask[:, None].float(), matrices.to(mask.device), size, "nearest")
 
 
+def _draw_for(sample: CropSample | ShapeSample, preset: Preset, seed: int) -> AugmentationDraw:
+    seeds = [(seed, index) for index in sample.index.tolist()]
+    return draw_augmentation(preset.augmentation, seeds, len(preset.organs))
+
+
 def _change_intensity(image_hu: torch.Tensor, draw: AugmentationDraw, preset: Preset) -> torch.Tensor:
     def per_sample(values: torch.Tensor) -> torch.Tensor:
         return values.to(image_hu.device).reshape(-1, 1, 1, 1, 1)
 
-    generator = torch.Generator(image_hu.device).manual_seed(draw.noise_seed)
-    noise = torch.randn(image_hu.shape, generator=generator, device=image_hu.device)
+    generator = torch.Generator(image_hu.device)
+    noise = torch.empty_like(image_hu)
+    for row, seed in zip(noise, draw.noise_seed.tolist(), strict=True):
+        row.normal_(generator=generator.manual_seed(seed))
     image_hu = image_hu + per_sample(draw.intensity_shift_hu) + noise * per_sample(draw.noise_hu)
     return normalize(image_hu, preset.intensity) * per_sample(draw.intensity_scale)
 

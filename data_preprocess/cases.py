@@ -2,6 +2,7 @@
 
 <cases>/dataset.json            preset and format version
 <cases>/splits.json             train / val / test, disjoint by patient, written once
+<cases>/index.json              patient and contoured organs of every case
 <cases>/report.html             what a person should look at before training
 <cases>/<id>/image.npy          int16 HU (D, H, W); missing where there are masks alone, for the shape AutoEncoder
 <cases>/<id>/label.npy          uint8, same grid
@@ -11,6 +12,7 @@
 """
 
 import hashlib
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -21,6 +23,7 @@ import numpy as np
 from utils.config import build
 from utils.files import read_json, write_json
 from utils.geometry import Geometry
+from utils.names import require_safe_name
 from utils.preset import Preset, preset_from_table, preset_to_table
 
 FORMAT_VERSION = 1
@@ -96,6 +99,19 @@ class Case:
         """For each organ of the preset, whether it was contoured."""
         return [name in self.info.organs for name in self.organ_names]
 
+    def organ(self, name: str) -> OrganInfo:
+        """An organ that index.json says is contoured.
+
+        Raises:
+            ValueError: it is not.
+        """
+        if name not in self.info.organs:
+            raise ValueError(
+                f"case {self.info.case_id}: case.json lacks {name}, which index.json names; run "
+                "data_preprocess.prepare again to write the index anew"
+            )
+        return self.info.organs[name]
+
     @property
     def centers_vox(self) -> np.ndarray:
         """(N, 3) float32 centroids (z, y, x) in voxels; NaN where not contoured."""
@@ -128,8 +144,10 @@ def write_case(folder: Path, info: CaseInfo, image: np.ndarray | None, label: np
     """Write the files of one case into an existing folder.
 
     Raises:
+        ValueError: the case's id is no name of a folder.
         OSError: the disk is full, or nobody may write there.
     """
+    require_safe_name(info.case_id, info.source)
     try:
         if image is not None:
             np.save(folder / "image.npy", image.astype(np.int16, copy=False))
@@ -277,19 +295,23 @@ def read_splits(folder: Path) -> dict[str, list[str]]:
     Raises:
         ValueError: splits.json is missing or damaged.
     """
-    return read_json(folder / "splits.json")
+    return check_splits(read_json(folder / "splits.json"), folder / "splits.json")
 
 
-def list_split(folder: Path, split: str) -> list[str]:
-    """Case ids of one split.
+def check_splits(splits: dict, source: Path) -> dict[str, list[str]]:
+    """Splits whose case ids stay within the folder of cases.
 
     Raises:
-        ValueError: splits.json is missing or the split is empty.
+        ValueError: they are not lists of names, or a case is in two of them.
     """
-    case_ids = read_splits(folder).get(split, [])
-    if not case_ids:
-        raise ValueError(f"{folder}/splits.json: the {split} split is empty; prepare more cases, or edit the file")
-    return case_ids
+    names = (*SPLIT_NAMES, APART) if APART in splits else SPLIT_NAMES
+    chosen = {name: splits.get(name, []) for name in names}
+    if not all(isinstance(case_ids, list) for case_ids in chosen.values()):
+        raise ValueError(f"{source}: expected a list of case ids under each of {', '.join(SPLIT_NAMES)}")
+    counts = Counter(require_safe_name(case_id, source) for case_ids in chosen.values() for case_id in case_ids)
+    if twice := sorted(case_id for case_id, count in counts.items() if count > 1):
+        raise ValueError(f"{source}: {', '.join(twice)} is there more than once; a case belongs to one split")
+    return chosen
 
 
 def finished_case(folder: Path, case_id: str) -> bool:

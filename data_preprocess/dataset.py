@@ -1,19 +1,34 @@
 """Training crops and shapes from memory-mapped cases."""
 
-from collections.abc import Iterator, Sequence
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from functools import lru_cache
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 import torch
 from torch.utils.data import Dataset, Sampler
 
-from data_preprocess.cases import Case, list_split, open_case, read_case_info
+from data_preprocess.case_index import read_index
+from data_preprocess.cases import Case, open_case, read_case_info, read_splits
 from utils.preset import Preset
 
 AIR_HU = -1000
+NUM_PROBED = 8
+"""Cases opened at the start, to notice a wrong or unreachable folder before the first step."""
+NUM_REMEMBERED = 64
+"""Case descriptions that a process keeps; the rest is read again, so that memory does not grow with the cases."""
+MAX_DRAWS = 10
+"""Cases tried for one sample before the folder counts as lost."""
 CENTER_JITTER = 0.25
 """Largest displacement of a crop's center from the organ voxel it was drawn for, as a share of the crop."""
+
+logger = logging.getLogger(__name__)
+
+Sample = TypeVar("Sample")
+
+_remembered_info = lru_cache(maxsize=NUM_REMEMBERED)(read_case_info)
 
 
 class CropSample(NamedTuple):
@@ -28,6 +43,8 @@ class CropSample(NamedTuple):
     centers_vox: torch.Tensor
     """(N, 3) float32 centroids (z, y, x) in voxels of the crop, also outside of it; NaN where not contoured."""
     case_id: str
+    index: int
+    """Of the sample in the run."""
 
 
 class ShapeSample(NamedTuple):
@@ -37,39 +54,57 @@ class ShapeSample(NamedTuple):
     """(D, H, W) uint8, 0 or 1."""
     organ: int
     """Index among the small organs."""
+    case_id: str
+    index: int
+    """Of the sample in the run."""
 
 
 class CaseFolder:
-    """The cases of one split, opened on demand.
+    """The cases of one split, opened on demand: of those not opened it knows the name and which organs they show.
 
     Args:
         folder: folder of cases.
         split: "train", "val" or "test".
         organ_names: of the preset, in label order.
         limit: at most so many cases, evenly spread.
+        splits: case ids by split; by default those of splits.json.
+
+    Attributes:
+        contoured: (cases, organs) bool.
+        without_image: ids of the cases that are masks alone.
 
     Raises:
-        ValueError: no such split, it is empty, or one of its cases is damaged.
+        ValueError: no such split, it is empty, or one of the few cases looked at is damaged.
     """
 
-    def __init__(self, folder: Path, split: str, organ_names: tuple[str, ...], limit: int | None = None) -> None:
-        case_ids = list_split(folder, split)
-        if limit is not None and limit < len(case_ids):
-            case_ids = [case_ids[i * len(case_ids) // limit] for i in range(limit)]
+    def __init__(
+        self,
+        folder: Path,
+        split: str,
+        organ_names: tuple[str, ...],
+        limit: int | None = None,
+        splits: dict[str, list[str]] | None = None,
+    ) -> None:
+        case_ids = (splits or read_splits(folder)).get(split, [])
+        if not case_ids:
+            raise ValueError(f"{folder}/splits.json: the {split} split is empty; prepare more cases, or edit the file")
         self.folder = folder
         self.organ_names = organ_names
-        self.infos = [read_case_info(folder / case_id) for case_id in case_ids]
-        for info in self.infos:
-            open_case(folder / info.case_id, info, organ_names)  # damaged cases show now, not in a worker hours later
+        self.case_ids = _spread(case_ids, len(case_ids) if limit is None else limit)
+        entries = read_index(folder, self.case_ids)
+        self.contoured = np.array([[name in entry.organs for name in organ_names] for entry in entries])
+        self.without_image = [name for name, entry in zip(self.case_ids, entries, strict=True) if not entry.has_image]
+        for index in _spread(range(len(self)), NUM_PROBED):
+            self[index]
 
     def __len__(self) -> int:
-        return len(self.infos)
+        return len(self.case_ids)
 
     def __getitem__(self, index: int) -> Case:
-        if index >= len(self.infos):
+        if index >= len(self):
             raise IndexError(index)
-        info = self.infos[index]
-        return open_case(self.folder / info.case_id, info, self.organ_names)
+        folder = self.folder / self.case_ids[index]
+        return open_case(folder, _remembered_info(folder), self.organ_names)
 
 
 class EpochSampler(Sampler[int]):
@@ -84,17 +119,20 @@ class EpochSampler(Sampler[int]):
         self.rank = rank
         self.num_ranks = num_ranks
         self.epoch = 0
+        self.skip = 0
+        """Samples of this rank that the run used before it was interrupted."""
 
     def __iter__(self) -> Iterator[int]:
         first = self.epoch * self.samples_per_epoch
-        return iter(range(first + self.rank, first + self.samples_per_epoch, self.num_ranks))
+        own = range(first + self.rank, first + self.samples_per_epoch, self.num_ranks)
+        return iter(own[self.skip :])
 
     def __len__(self) -> int:
         return len(range(self.rank, self.samples_per_epoch, self.num_ranks))
 
 
 class CaseDataset(Dataset[CropSample]):
-    """Random crops; item i is a function of the seed and i alone.
+    """Random crops; item i is a function of the seed and i alone, as long as all cases can be read.
 
     A share of the crops is centered near a voxel of a contoured organ. The organ is drawn first, each with equal
     chance, then one of the cases that have it: drawn the other way round, rarely contoured organs would rarely be
@@ -123,11 +161,10 @@ class CaseDataset(Dataset[CropSample]):
         organ_share: float,
         seed: int,
     ) -> None:
-        without_image = [info.case_id for info in cases.infos if not info.has_image]
-        if without_image:
+        if cases.without_image:
             raise ValueError(
-                f"{cases.folder}: {len(without_image)} cases have no CT, for example {without_image[0]}; masks alone "
-                "serve train_autoencoder.py only"
+                f"{cases.folder}: {len(cases.without_image)} cases have no CT, for example {cases.without_image[0]}; "
+                "masks alone serve train_autoencoder.py only"
             )
         self.cases = cases
         self.box_size_vox = np.asarray(box_size_vox)
@@ -136,21 +173,23 @@ class CaseDataset(Dataset[CropSample]):
         self.organ_share = organ_share
         self.seed = seed
         self.cases_with = _cases_by_organ(cases, [preset.organ_names[organ] for organ in organs])
-        self.eligible = sorted({index for indices in self.cases_with.values() for index in indices})
+        self.eligible = np.unique(np.concatenate(list(self.cases_with.values())))
 
     def __getitem__(self, index: int) -> CropSample:
-        rng = np.random.default_rng([self.seed, index])
+        return draw_readable(lambda rng: self._draw(rng, index), self.seed, index)
+
+    def _draw(self, rng: np.random.Generator, index: int) -> CropSample:
         if rng.random() < self.organ_share:
             name = rng.choice(sorted(self.cases_with))
             case = self.cases[rng.choice(self.cases_with[name])]
-            voxels = case.info.organs[name].voxels
+            voxels = case.organ(name).voxels
             center = voxels[rng.integers(len(voxels))] + rng.uniform(-1, 1, 3) * self.jitter_vox
         else:
             case = self.cases[rng.choice(self.eligible)]
             center = rng.uniform(0, case.info.size_zyx)
-        return self._crop(case, center)
+        return self._crop(case, center, index)
 
-    def _crop(self, case: Case, center: np.ndarray) -> CropSample:
+    def _crop(self, case: Case, center: np.ndarray, index: int) -> CropSample:
         size = self.box_size_vox
         start = _inside(center, self.crop_size_vox, np.asarray(case.info.size_zyx)) - (size - self.crop_size_vox) // 2
         return CropSample(
@@ -159,11 +198,12 @@ class CaseDataset(Dataset[CropSample]):
             present=torch.tensor(case.contoured),
             centers_vox=torch.from_numpy(case.centers_vox - start.astype(np.float32)),
             case_id=case.info.case_id,
+            index=index,
         )
 
 
 class ShapeDataset(Dataset[ShapeSample]):
-    """True masks of small organs, for the shape AutoEncoder; item i is a function of the seed and i alone.
+    """True masks of small organs, for the shape AutoEncoder; items depend on seed and index as those of CaseDataset.
 
     Args:
         cases: the training cases.
@@ -181,14 +221,37 @@ class ShapeDataset(Dataset[ShapeSample]):
         self.cases_with = _cases_by_organ(cases, list(self.labels))
 
     def __getitem__(self, index: int) -> ShapeSample:
-        rng = np.random.default_rng([self.seed, index])
+        return draw_readable(lambda rng: self._draw(rng, index), self.seed, index)
+
+    def _draw(self, rng: np.random.Generator, index: int) -> ShapeSample:
         name = rng.choice(sorted(self.cases_with))
         case = self.cases[rng.choice(self.cases_with[name])]
         jitter = rng.integers(-self.jitter_vox, self.jitter_vox, endpoint=True)
-        start = np.round(case.info.organs[name].center_vox).astype(int) + jitter - self.box_size_vox // 2
+        start = np.round(case.organ(name).center_vox).astype(int) + jitter - self.box_size_vox // 2
         label = read_box(case.label, start, self.box_size_vox, fill=0)
         mask = (label == self.labels[name]).astype(np.uint8)
-        return ShapeSample(mask=torch.from_numpy(mask), organ=list(self.labels).index(name))
+        organ = list(self.labels).index(name)
+        return ShapeSample(mask=torch.from_numpy(mask), organ=organ, case_id=case.info.case_id, index=index)
+
+
+def draw_readable(draw: Callable[[np.random.Generator], Sample], seed: int, index: int) -> Sample:
+    """Draw a sample, and another in its place where the case drawn is damaged or gone: a run goes on without a case.
+
+    Args:
+        draw: from a random generator; ValueError and OSError say that a case cannot be read.
+        seed: of the run.
+        index: of the sample.
+
+    Raises:
+        ValueError: case after case cannot be read.
+    """
+    for attempt in range(MAX_DRAWS):
+        try:
+            return draw(np.random.default_rng([seed, index, attempt] if attempt else [seed, index]))
+        except (ValueError, OSError) as error:
+            reason = error
+            logger.warning("sample %d: %s; another case takes its place", index, error)
+    raise ValueError(f"{MAX_DRAWS} cases in a row could not be read; is the disk still there? The last one: {reason}")
 
 
 def read_box(array: np.ndarray, start: np.ndarray, size: np.ndarray, fill: int) -> np.ndarray:
@@ -218,10 +281,16 @@ def _inside(center: np.ndarray, size: np.ndarray, volume_size: np.ndarray) -> np
     return np.where(room >= 0, np.clip(start, 0, np.maximum(room, 0)), room // 2)
 
 
-def _cases_by_organ(cases: CaseFolder, names: Sequence[str]) -> dict[str, list[int]]:
+def _cases_by_organ(cases: CaseFolder, names: Sequence[str]) -> dict[str, np.ndarray]:
     """For every organ that some case has contoured, the indices of those cases."""
-    found = {name: [i for i, info in enumerate(cases.infos) if name in info.organs] for name in names}
-    found = {name: indices for name, indices in found.items() if indices}
+    columns = {name: cases.contoured[:, cases.organ_names.index(name)] for name in names}
+    found = {name: np.flatnonzero(column) for name, column in columns.items() if column.any()}
     if not found:
         raise ValueError(f"{cases.folder}: none of {', '.join(names)} is contoured in any case of this split")
     return found
+
+
+def _spread(items: Sequence, limit: int) -> list:
+    """At most `limit` of the items, evenly spread."""
+    count = min(limit, len(items))
+    return [items[i * len(items) // count] for i in range(count)]

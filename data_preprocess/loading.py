@@ -1,31 +1,42 @@
 """Loaders of training samples."""
 
-from collections.abc import Sequence
-from pathlib import Path
-
 import torch
 from torch.utils.data import DataLoader, Dataset
 
 from data_preprocess.augment import margin_size
 from data_preprocess.cases import check_compatible, read_dataset
 from data_preprocess.dataset import CaseDataset, CaseFolder, EpochSampler, ShapeDataset
+from utils.feed import Feed, start_worker
 from utils.preset import Preset, ScheduleSettings, load_preset, preset_from_table, preset_to_table
+from utils.run_log import read_configuration
+from utils.training_options import TrainingOptions
 from utils.training_run import TrainingRun
 
 
-def training_preset(cases: Path, preset: str | None, overrides: Sequence[str]) -> Preset:
-    """The preset to train with: the one named, or else the one that the cases carry; then the overrides.
+def training_preset(options: TrainingOptions) -> Preset:
+    """The preset to train with: the one named, or that of the run to repeat, or the one that the cases carry; then the
+    overrides.
 
     Raises:
         ValueError: it does not fit the cases.
     """
-    prepared = read_dataset(cases)
-    if preset is None:
-        chosen = preset_from_table(preset_to_table(prepared), source=f"{cases}/dataset.json", overrides=overrides)
+    prepared = read_dataset(options.cases)
+    if options.repeat is not None:
+        table, source = read_configuration(options.repeat)["preset"], f"{options.repeat}/config.json"
+        chosen = preset_from_table(table, source=source, overrides=options.set)
+    elif options.preset is None:
+        table, source = preset_to_table(prepared), f"{options.cases}/dataset.json"
+        chosen = preset_from_table(table, source=source, overrides=options.set)
     else:
-        chosen = load_preset(preset, overrides)
-    check_compatible(chosen, prepared, cases)
+        chosen = load_preset(options.preset, options.set)
+    check_compatible(chosen, prepared, options.cases)
     return chosen
+
+
+def open_training_cases(run: TrainingRun, preset: Preset) -> tuple[CaseFolder, CaseFolder]:
+    """The cases that train and those that validate."""
+    folder = run.options.cases
+    return tuple(CaseFolder(folder, split, preset.organ_names, splits=run.splits) for split in ("train", "val"))
 
 
 def crop_dataset(cases: CaseFolder, preset: Preset, seed: int) -> CaseDataset:
@@ -46,7 +57,7 @@ def shape_dataset(cases: CaseFolder, preset: Preset, seed: int) -> ShapeDataset:
     return ShapeDataset(cases, preset, box_size_vox=size, seed=seed)
 
 
-def build_loader(dataset: Dataset, schedule: ScheduleSettings, run: TrainingRun) -> DataLoader:
+def build_feed(dataset: Dataset, schedule: ScheduleSettings, run: TrainingRun) -> Feed:
     """Batches of this rank; an epoch has the schedule's number of steps.
 
     Args:
@@ -56,22 +67,27 @@ def build_loader(dataset: Dataset, schedule: ScheduleSettings, run: TrainingRun)
     """
     options, ranks = run.options, run.ranks
     batch_size = options.batch_size or schedule.batch_size
-    samples_per_epoch = schedule.steps_per_epoch * batch_size * ranks.count
-    return DataLoader(
-        dataset,
-        batch_size=batch_size,
-        sampler=EpochSampler(samples_per_epoch, ranks.rank, ranks.count),
-        num_workers=options.workers,
-        pin_memory=run.compute.device.type == "cuda",
-        persistent_workers=options.workers > 0,
-        worker_init_fn=_use_one_thread,
-        generator=torch.Generator(),  # starting workers must not draw from the global one: resuming starts them anew
-    )
+    samples_per_epoch = schedule.steps_per_epoch * options.accumulate * batch_size * ranks.count
+
+    def make_loader() -> DataLoader:
+        return DataLoader(
+            dataset,
+            batch_size=batch_size,
+            sampler=EpochSampler(samples_per_epoch, ranks.rank, ranks.count),
+            num_workers=options.workers,
+            pin_memory=run.compute.device.type == "cuda",
+            persistent_workers=options.workers > 0,
+            worker_init_fn=_start_worker,
+            generator=torch.Generator(),  # resuming starts workers anew, which must not draw from the global one
+        )
+
+    return Feed(make_loader, options.accumulate)
 
 
 def _box_size(preset: Preset) -> tuple[int, int, int]:
     return margin_size(preset.grid.crop_size_vox, preset.augmentation, preset.grid.spacing_zyx_mm)
 
 
-def _use_one_thread(_worker: int) -> None:
+def _start_worker(worker: int) -> None:
+    start_worker(worker)
     torch.set_num_threads(1)  # reading needs no more, and the training step wants the cores

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from data_preprocess.body import MARGIN_MM, Box, outline_body
+from data_preprocess.case_index import write_index
 from data_preprocess.cases import (
     CaseInfo,
     describe_organs,
@@ -31,6 +32,7 @@ from data_preprocess.sources import SOURCES, RawCase, RawReference
 from utils.command_line import report_failures, run_main
 from utils.files import replace_atomically
 from utils.mask_grids import Mask
+from utils.names import require_safe_name
 from utils.overlay import render_case, save_png
 from utils.preset import Preset, load_preset
 from utils.tables import to_text
@@ -50,8 +52,10 @@ def prepare_case(raw: RawCase, preset: Preset, folder: Path) -> CaseInfo:
         folder: the folder of cases.
 
     Raises:
-        ValueError: the CT shows no body, no structure is an organ of the preset, or two claim to be the same one.
+        ValueError: the CT shows no body, no structure is an organ of the preset, two claim to be the same one, or the
+            case's id is no name of a folder.
     """
+    require_safe_name(raw.case_id, raw.source)  # it becomes a folder
     by_organ = match_organs(raw.masks, preset)
     if not by_organ:
         listed = ", ".join(raw.unknown[:NUM_SHOWN]) or "none"
@@ -97,6 +101,7 @@ def finish(folder: Path, preset: Preset, failures: Mapping[str, str]) -> None:
     """Write the splits and the report page of all cases in a folder, and log what is in them."""
     infos = [read_case_info(path.parent) for path in sorted(folder.glob("[!.]*/case.json"))]  # a killed run leaves ".*"
     write_splits(folder, infos)
+    write_index(folder, infos)
     if not infos:
         return
     cases = inspect_cases(folder, infos, preset)

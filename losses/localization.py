@@ -2,6 +2,8 @@
 
 from torch import Tensor
 
+from utils.distributed import mean_count
+
 
 def heatmap_loss(heatmaps: Tensor, targets: Tensor, known: Tensor, *, peak_weight: float = 0.0) -> Tensor:
     """Mean squared error over the heatmaps whose organ was contoured, in float32.
@@ -30,4 +32,4 @@ def heatmap_loss(heatmaps: Tensor, targets: Tensor, known: Tensor, *, peak_weigh
         )
     targets = targets.float()
     errors = (1 + peak_weight * targets) * (heatmaps.float() - targets).square()
-    return (errors.mean((2, 3, 4)) * known).sum() / known.sum().clamp(min=1)
+    return (errors.mean((2, 3, 4)) * known).sum() / mean_count(int(known.sum()), heatmaps.device)

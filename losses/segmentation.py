@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from utils.distributed import mean_count, sum_over_ranks
 from utils.preset import Preset
 
 MissingContours = Literal["marginal", "zero_weight"]
@@ -28,7 +29,7 @@ class SegmentationLoss(nn.Module):
 
     The focal loss is the mean over the batch's voxels. Dice sums over batch and space, then averages over classes,
     background being one. A class without a true voxel in the batch is left out: its Dice would be a constant with zero
-    gradient, and the focal loss punishes its false positives already.
+    gradient, and the focal loss punishes its false positives already. The batch is that of all ranks together.
 
     An organ that nobody contoured hides somewhere in the background, so neither it nor background has a known truth:
 
@@ -156,7 +157,7 @@ def binary_focal_loss(logits: Tensor, target: Tensor, *, alpha: float = 0.5, gam
     logits = logits.float()
     log_true = F.logsigmoid(torch.where(inside, logits, -logits))
     weight = torch.where(inside, alpha, 1 - alpha)
-    return (weight * _focal_terms(log_true, gamma)).sum() / max(logits.numel(), 1)
+    return (weight * _focal_terms(log_true, gamma)).sum() / mean_count(logits.numel(), logits.device)
 
 
 def binary_adaptive_dice_loss(logits: Tensor, target: Tensor) -> Tensor:
@@ -190,10 +191,11 @@ def _sum_by_class(values: Tensor, label: Tensor, num_classes: int) -> Tensor:
 
 
 def _adaptive_dice_loss(*, overlap: Tensor, predicted: Tensor, true: Tensor) -> Tensor:
-    """Mean of 1 - TP / (TP + a FP + (1 - a) FN) over the classes with a true voxel, given soft sums per class.
+    """Mean of 1 - TP / (TP + a FP + (1 - a) FN) over the classes with a true voxel, given a rank's soft sums per class.
 
     The weight a = FP / (FP + FN) in 0.2..0.8 favours the kind of error that prevails. It is a constant to the gradient.
     """
+    overlap, predicted, true = sum_over_ranks(torch.stack([overlap, predicted, true]))
     false_positive, false_negative = predicted - overlap, true - overlap
     errors = (false_positive + false_negative).clamp(min=1e-6)
     a = (false_positive / errors).clamp(0.2, 0.8).detach()

@@ -1,7 +1,7 @@
 """Losses of the shape AutoEncoder, alone and as the discriminator of SOS-Net's masks.
 
 Gao et al., FocusNetv2, Medical Image Analysis 67 (2021) 101831, sec. 3. R counts rows, one per sample and small organ;
-every loss is computed in float32, also under autocast, and is 0 where there is no row.
+every loss is computed in float32, also under autocast, is 0 where there is no row, and averages over all ranks' rows.
 """
 
 from dataclasses import dataclass
@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from losses.segmentation import binary_adaptive_dice_loss, binary_focal_loss
+from utils.distributed import mean_count
 
 
 class Encoding(Protocol):
@@ -103,7 +104,7 @@ def soft_dice_loss(reconstruction: Tensor, mask: Tensor) -> Tensor:
     reconstruction, mask = reconstruction.float().flatten(1), mask.float().flatten(1)
     overlap = 2 * (reconstruction * mask).sum(1)
     sizes = (reconstruction + mask).sum(1)
-    return (1 - overlap / sizes.clamp_min(1e-6)).sum() / max(len(mask), 1)
+    return (1 - overlap / sizes.clamp_min(1e-6)).sum() / mean_count(len(mask), mask.device)
 
 
 def code_distance(predicted: Tensor, true: Tensor) -> Tensor:
@@ -189,4 +190,4 @@ def segmentor_loss(
 def _mean_squared_error(left: Tensor, right: Tensor) -> Tensor:
     if left.shape != right.shape:
         raise ValueError(f"expected two tensors of one shape, got {tuple(left.shape)} and {tuple(right.shape)}")
-    return (left.float() - right.float()).square().sum() / max(left.numel(), 1)
+    return (left.float() - right.float()).square().sum() / mean_count(left.numel(), left.device)

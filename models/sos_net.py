@@ -4,6 +4,8 @@ import torch
 from torch import Tensor, nn
 
 from models.blocks import DenseASPP, SEResidualBlock, UpBlock, halving_pool, he_conv3d, scale_channels
+from utils.distributed import found_on_any_rank
+from utils.synchronized_norm import shares_norms
 
 
 class SOSBranch(nn.Module):
@@ -80,7 +82,8 @@ class SOSNet(nn.Module):
         """Segment each ROI with the branch of its organ.
 
         The ROIs of one organ go through its branch as one batch. The branch of an organ that has none is not run, so
-        its parameters get no gradient in that step.
+        its parameters get no gradient in that step. Where ranks share the statistics of their norms, it is run on an
+        empty batch if another rank has ROIs for it: each rank must take part.
 
         Args:
             rois: (R, in_channels, d, h, w), in any order of organs; R may be 0.
@@ -94,13 +97,21 @@ class SOSNet(nn.Module):
         """
         organs = organ_index.tolist()
         _check_organs(organs, num_rois=len(rois), num_organs=len(self.branches))
-        if not organs:
+        if not organs and not shares_norms(self):
             return rois.new_zeros((0, 1, *rois.shape[2:]))
 
-        rows_of_organ = {organ: [row for row, o in enumerate(organs) if o == organ] for organ in set(organs)}
+        rows_of_organ = {organ: [r for r, o in enumerate(organs) if o == organ] for organ in self._choose(organ_index)}
         logits = torch.cat([self.branches[organ](rois[rows]) for organ, rows in rows_of_organ.items()])  # by organ
         order = [row for rows in rows_of_organ.values() for row in rows]
         return logits[torch.tensor(order, device=logits.device).argsort()]  # (R, 1, d, h, w), as the rois were
+
+    def _choose(self, organ_index: Tensor) -> list[int]:
+        """Branches to run, in the same order on all ranks."""
+        has_rois = torch.zeros(len(self.branches), dtype=torch.bool, device=organ_index.device)
+        has_rois[organ_index] = True
+        if shares_norms(self):
+            has_rois = found_on_any_rank(has_rois)
+        return has_rois.nonzero()[:, 0].tolist()
 
 
 def _check_organs(organs: list[int], *, num_rois: int, num_organs: int) -> None:

@@ -1,5 +1,6 @@
 """How well FocusNet segments and localizes whole validation cases."""
 
+import logging
 from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple, Protocol
 
@@ -11,10 +12,13 @@ from torch.utils.data import Dataset, default_collate
 from models.focusnet import FocusNet
 from models.predictor import Prediction, Predictor
 from utils.compute import Compute
+from utils.distributed import connected_ranks, gather_rows
 from utils.metrics import dice_per_label
 from utils.overlay import render_case
 from utils.preset import Preset
-from utils.trainer import Validation
+from utils.stage import Validation
+
+logger = logging.getLogger(__name__)
 
 NOT_FOUND_MM = 100.0
 """Largest peak error counted, so that one miss does not hide all others in the mean."""
@@ -35,6 +39,17 @@ class LabelledCase(Protocol):
     def centers_vox(self) -> np.ndarray: ...
 
 
+class LabelledCases(Protocol):
+    """Cases of a split, opened on demand."""
+
+    contoured: np.ndarray
+    """(cases, organs) bool, known without opening any."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> LabelledCase: ...
+
+
 class CaseScores(NamedTuple):
     """Scores of a set of cases; all arrays (cases, organs), NaN where an organ was not contoured."""
 
@@ -45,8 +60,17 @@ class CaseScores(NamedTuple):
     """(cases, small organs), capped at `NOT_FOUND_MM`; no columns without SOL-Net."""
 
 
+class Example(NamedTuple):
+    """One case to look at."""
+
+    case: LabelledCase
+    prediction: Prediction
+
+
 class CaseValidation:
-    """Scores FocusNet on validation cases; what the trainer calls.
+    """Scores FocusNet on validation cases, shared among the ranks; what the trainer calls.
+
+    A case that has become unreadable is named and left out.
 
     With SOL-Net, cases without a contoured small organ are passed over: they say nothing of what it was trained for.
 
@@ -65,7 +89,7 @@ class CaseValidation:
         self,
         network: FocusNet,
         preset: Preset,
-        cases: Sequence[LabelledCase],
+        cases: LabelledCases,
         compute: Compute,
         score: Callable[[dict[str, float]], float],
     ) -> None:
@@ -73,7 +97,7 @@ class CaseValidation:
         self.preset = preset
         organs = range(len(preset.organs)) if network.sol_net is None else preset.small_organs
         self.cases = cases
-        self.usable = [i for i, case in enumerate(cases) if any(case.contoured[organ] for organ in organs)]
+        self.usable = np.flatnonzero(cases.contoured[:, list(organs)].any(axis=1)).tolist()
         if not self.usable:
             names = ", ".join(preset.organ_names[organ] for organ in organs)
             raise ValueError(
@@ -84,17 +108,44 @@ class CaseValidation:
         self.score = score
 
     def __call__(self, num_cases: int) -> Validation:
-        """Score at most `num_cases` cases, evenly spread over the split."""
-        count = min(num_cases, len(self.usable))
-        cases = [self.cases[self.usable[i * len(self.usable) // count]] for i in range(count)]
+        """Score at most `num_cases` cases, evenly spread over the split.
+
+        Raises:
+            ValueError: none of them can be read any more.
+        """
+        count, ranks = min(num_cases, len(self.usable)), connected_ranks()
+        indices = [self.usable[i * len(self.usable) // count] for i in range(count)]
         predictor = Predictor(self.network.eval(), self.preset, autocast=self.compute.autocast())
-        scores, example = score_cases(predictor, cases, self.preset)
+        own, example = self._score(predictor, indices[ranks.rank :: ranks.count])
+        device = self.compute.device
+        scores = CaseScores(*(gather_rows(torch.from_numpy(x).to(device), count).cpu().numpy() for x in own))
         metrics = mean_scores(scores, self.preset)
-        return Validation(score=self.score(metrics), metrics=metrics, picture=draw_example(example, self.preset))
+        if not metrics:
+            raise ValueError(f"validation: none of {count} cases could be read; is the disk still there?")
+        picture = draw_example(example, self.preset) if example is not None and ranks.is_first else None
+        return Validation(score=self.score(metrics), metrics=metrics, picture=picture)
+
+    def _score(self, predictor: Predictor, indices: Sequence[int]) -> tuple[CaseScores, Example | None]:
+        """Scores of these cases, a row each, NaN where the case cannot be read; and the first one to look at."""
+        num_organs, num_heatmaps = len(self.preset.organs), len(self.preset.small_organs)
+        columns = (num_organs, num_organs, num_heatmaps if self.network.sol_net is not None else 0)
+        scores = CaseScores(*(np.full((len(indices), n), np.nan) for n in columns))
+        first = None
+        for row, index in enumerate(indices):
+            try:
+                case = self.cases[index]
+            except (ValueError, OSError) as error:
+                logger.warning("validation: %s; scored without it", error)
+                continue
+            one, example = score_cases(predictor, [case], self.preset)
+            for target, values in zip(scores, one, strict=True):
+                target[row] = values[0]
+            first = first or example
+        return scores, first
 
 
 class ShapeValidation:
-    """Scores the AutoEncoder on held-out masks; what the trainer calls.
+    """Scores the AutoEncoder on held-out masks, shared among the ranks; what the trainer calls.
 
     Args:
         autoencoder: the network.
@@ -118,18 +169,23 @@ class ShapeValidation:
 
     def __call__(self, num_cases: int) -> Validation:
         """Mean Dice between masks and their reconstructions."""
-        sample = default_collate([self.shapes[i] for i in range(num_cases * self.MASKS_PER_CASE)])
-        masks = self.center(sample).to(self.compute.device)
-        with self.compute.autocast():
-            reconstructions = self.autoencoder(masks).reconstruction.float()
-        overlap = (masks * (reconstructions > 0.5)).sum(dim=(1, 2, 3, 4))
-        sizes = masks.sum(dim=(1, 2, 3, 4)) + (reconstructions > 0.5).sum(dim=(1, 2, 3, 4))
-        dice = (2 * overlap / sizes.clamp_min(1)).cpu()
+        count, ranks = num_cases * self.MASKS_PER_CASE, connected_ranks()
+        device, own = self.compute.device, range(ranks.rank, count, ranks.count)
+        dice, organs, picture = torch.zeros(0, device=device), torch.zeros(0, device=device), None
+        if own:
+            sample = default_collate([self.shapes[i] for i in own])
+            masks = self.center(sample).to(device)
+            with self.compute.autocast():
+                reconstructions = self.autoencoder(masks).reconstruction.float()
+            overlap = (masks * (reconstructions > 0.5)).sum(dim=(1, 2, 3, 4))
+            sizes = masks.sum(dim=(1, 2, 3, 4)) + (reconstructions > 0.5).sum(dim=(1, 2, 3, 4))
+            dice, organs = 2 * overlap / sizes.clamp_min(1), sample.organ.float().to(device)
+            picture = draw_shapes(masks[: self.MASKS_SHOWN], reconstructions[: self.MASKS_SHOWN])
+        dice, organs = gather_rows(dice, count).cpu(), gather_rows(organs, count).cpu()
         metrics = {"dice": float(dice.mean())}
         for k, organ in enumerate(self.preset.small_organs):
-            if (sample.organ == k).any():
-                metrics[f"dice/{self.preset.organ_names[organ]}"] = float(dice[sample.organ == k].mean())
-        picture = draw_shapes(masks[: self.MASKS_SHOWN], reconstructions[: self.MASKS_SHOWN])
+            if (organs == k).any():
+                metrics[f"dice/{self.preset.organ_names[organ]}"] = float(dice[organs == k].mean())
         return Validation(score=metrics["dice"], metrics=metrics, picture=picture)
 
 
@@ -139,13 +195,6 @@ def draw_shapes(masks: torch.Tensor, reconstructions: torch.Tensor, zoom: int = 
     picture = torch.cat(rows, dim=0).cpu().numpy()
     picture = (255 * picture / max(picture.max(), 1e-6)).astype(np.uint8)
     return np.repeat(picture.repeat(zoom, axis=0).repeat(zoom, axis=1)[..., None], 3, axis=2)
-
-
-class Example(NamedTuple):
-    """One case to look at."""
-
-    case: LabelledCase
-    prediction: Prediction
 
 
 def score_cases(predictor: Predictor, cases: Iterable[LabelledCase], preset: Preset) -> tuple[CaseScores, Example]:

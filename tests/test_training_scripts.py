@@ -2,16 +2,12 @@
 
 import csv
 import json
-import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from torch import distributed
 
 import adv_train
 import train_autoencoder
@@ -25,7 +21,6 @@ from utils.files import write_json
 from utils.preset import load_preset
 from utils.trainer import Trainer
 
-ROOT = Path(__file__).resolve().parent.parent
 SCRIPTS = {
     "backbone": train_backbone,
     "sol": train_SOL,
@@ -80,7 +75,7 @@ def runs(case_folder, tmp_path_factory):
 
 def rows_of(run):
     with (run / "metrics.csv").open(newline="") as file:
-        return [{key: value for key, value in row.items() if key != "seconds"} for row in csv.DictReader(file)]
+        return list(csv.DictReader(file))
 
 
 def assert_same(left, right):
@@ -101,7 +96,10 @@ def assert_same(left, right):
 def test_a_run_folder_holds_everything_needed_to_use_and_repeat_the_run(stage, runs, case_folder):
     run = runs / stage
     names = {path.name for path in run.iterdir()}
-    assert names == {"config.json", "metrics.csv", "last.pt", "best.pt", "validation.png", "tensorboard"}
+    checkpoints = {"last.pt", "last.1.pt", "best.pt"}
+    tables = {"config.json", "metrics.csv", "timing.csv", "status.json"}
+    assert names == {*checkpoints, *tables, "validation.png", "tensorboard"}
+    assert json.loads((run / "status.json").read_text())["state"] == "finished"
     config = json.loads((run / "config.json").read_text())
     assert (config["stage"], config["options"]["epochs"]) == (stage, 2)
     assert config["splits"] == json.loads((case_folder / "splits.json").read_text())
@@ -150,15 +148,15 @@ def assert_same_run(left, right):
 @pytest.mark.parametrize("stage", SCRIPTS)
 def test_resumed_is_uninterrupted_bit_for_bit(stage, runs, case_folder, tmp_path, monkeypatch):
     arguments = arguments_of(stage, case_folder, runs, run=tmp_path / stage)
-    draw_seed = Trainer._draw_seed
+    make_step = Trainer._make_step
 
-    def interrupt(trainer):
+    def interrupt(trainer, samples):
         if trainer.step == STEPS_PER_EPOCH + 1:
             raise KeyboardInterrupt
-        return draw_seed(trainer)
+        return make_step(trainer, samples)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Trainer, "_draw_seed", interrupt)
+        patch.setattr(Trainer, "_make_step", interrupt)
         assert train(stage, arguments) == 130
     assert read_checkpoint(tmp_path / stage / "last.pt")["state"]["epoch"] == 1
     assert train(stage, [*arguments, "--resume"]) == 0
@@ -286,46 +284,3 @@ def test_a_wrong_key_on_the_command_line_is_named(runs, case_folder, tmp_path, c
     assert "loss.dice_wieght: unknown key" in error
     assert "backbone.epochs: expected int, got 'x'" in error
     assert not (tmp_path / "run").exists()
-
-
-DRIVER = """
-import importlib, sys
-sys.path.insert(0, {root!r})
-import torch
-from utils.trainer import Trainer
-
-fit = Trainer.fit
-
-def fit_and_keep(trainer):
-    fit(trainer)
-    weights = {{name: dict(part.named_parameters()) for name, part in trainer.stage.parts.items()}}
-    torch.save(weights, {folder!r} + f"/rank{{trainer.ranks.rank}}.pt")
-
-Trainer.fit = fit_and_keep
-importlib.import_module(sys.argv[1]).main(sys.argv[2:])
-"""
-
-
-@pytest.mark.skipif(not distributed.is_gloo_available(), reason="this torch was built without gloo")
-@pytest.mark.parametrize("stage", ["backbone", "adversarial"])
-def test_two_processes_finish_with_the_same_weights(stage, runs, case_folder, tmp_path):
-    driver = tmp_path / "driver.py"
-    driver.write_text(DRIVER.format(root=str(ROOT), folder=str(tmp_path)))
-    arguments = arguments_of(stage, case_folder, runs, run=None, run_folder=tmp_path / "run", batch_size=1)
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    finished = subprocess.run(
-        [*command, str(driver), SCRIPTS[stage].__name__, *arguments],
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=300,
-    )
-    assert finished.returncode == 0, finished.stderr[-3000:]
-    first, second = (torch.load(tmp_path / f"rank{rank}.pt", weights_only=True) for rank in (0, 1))
-    assert list(first) == PARTS[stage]
-    assert_same(first, second)
-    content = read_checkpoint(tmp_path / "run" / "last.pt")
-    assert content["state"]["step"] == 2 * STEPS_PER_EPOCH
-    assert_same(first, {name: {key: content["parts"][name][key] for key in part} for name, part in first.items()})
-    assert len(rows_of(tmp_path / "run")) == 2

@@ -6,6 +6,8 @@ from collections.abc import Callable, Mapping
 
 SOME_FAILED = 1
 USER_ERROR = 2
+STOPPED = 75
+"""A training was asked to stop and wrote its state: EX_TEMPFAIL, run again with --resume."""
 
 logger = logging.getLogger(__name__)
 

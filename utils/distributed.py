@@ -28,6 +28,14 @@ class Ranks:
         if self.count > 1:
             distributed.barrier()
 
+    def any(self, flag: bool, device: torch.device) -> bool:
+        """Whether the flag is up on at least one rank: what all ranks then do together."""
+        if self.count == 1:
+            return flag
+        raised = torch.tensor([float(flag)], device=device)
+        distributed.all_reduce(raised)
+        return bool(raised.item())
+
     def mean(self, values: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         """Average named scalars over the ranks; all ranks must name the same ones in the same order."""
         if self.count == 1 or not values:
@@ -36,16 +44,27 @@ class Ranks:
         distributed.all_reduce(stacked)
         return dict(zip(values, stacked / self.count, strict=True))
 
-    def wrap(self, network: nn.Module) -> nn.Module:
+    def copy_first(self, tensors: list[torch.Tensor]) -> None:
+        """Give every rank the first one's values, in place."""
+        for tensor in tensors if self.count > 1 else ():
+            distributed.broadcast(tensor, src=0)
+
+    def wrap(self, network: nn.Module, *, copy_buffers: bool) -> nn.Module:
         """Let a trained network average its gradients over the ranks.
 
         Parameters may be without gradient in a step: a SOS-Net branch whose organ is not in any crop.
+
+        Args:
+            network: on its device.
+            copy_buffers: whether the first rank's batch statistics replace the others' before every step.
         """
         if self.count == 1:
             return network
         device = next(network.parameters()).device
         ids = [device.index] if device.type == "cuda" else None
-        return DistributedDataParallel(network, device_ids=ids, find_unused_parameters=True)
+        return DistributedDataParallel(
+            network, device_ids=ids, find_unused_parameters=True, forward_sync_buffers=copy_buffers
+        )
 
 
 def find_ranks() -> Ranks:
@@ -53,6 +72,85 @@ def find_ranks() -> Ranks:
     if "WORLD_SIZE" not in os.environ:
         return Ranks()
     return Ranks(*(int(os.environ[name]) for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE")))
+
+
+def connected_ranks() -> Ranks:
+    """This process among those that it is connected with."""
+    connected = distributed.is_available() and distributed.is_initialized()
+    return find_ranks() if connected else Ranks()
+
+
+def sum_over_ranks(tensor: torch.Tensor) -> torch.Tensor:
+    """Sum a tensor over the connected ranks; gradients flow back to every rank's summand.
+
+    What is computed from the sum is the same on all ranks, so each adds its own copy of the gradient: divided by the
+    ranks' count when DistributedDataParallel averages, this is the gradient of the loss of the whole batch.
+    """
+    return _Sum.apply(tensor) if connected_ranks().count > 1 else tensor
+
+
+class _Sum(torch.autograd.Function):
+    """A sum over the ranks, and over their gradients of it."""
+
+    @staticmethod
+    def forward(_context: object, tensor: torch.Tensor) -> torch.Tensor:
+        total = tensor.clone(memory_format=torch.contiguous_format)
+        distributed.all_reduce(total)
+        return total
+
+    @staticmethod
+    def backward(_context: object, gradient: torch.Tensor) -> torch.Tensor:
+        total = gradient.clone(memory_format=torch.contiguous_format)
+        distributed.all_reduce(total)
+        return total
+
+
+def mean_count(count: int, device: torch.device) -> float:
+    """Average how many summands each connected rank has, for a mean over all of them.
+
+    A rank's sum divided by it, averaged over the ranks as gradients are, is the mean of the whole batch.
+
+    Args:
+        count: of this rank, may be 0.
+        device: of the summands.
+
+    Returns:
+        At least a small number, so that the mean of nothing is 0.
+    """
+    ranks = connected_ranks()
+    if ranks.count > 1:
+        total = torch.tensor([float(count)], dtype=torch.float64, device=device)
+        distributed.all_reduce(total)
+        count = total.item() / ranks.count
+    return max(count, 1e-6)
+
+
+def found_on_any_rank(present: torch.Tensor) -> torch.Tensor:
+    """For each of some things, whether at least one connected rank has it: (n,) bool, from this rank's (n,) bool."""
+    if connected_ranks().count == 1:
+        return present
+    found = present.float()
+    distributed.all_reduce(found)
+    return found > 0
+
+
+def gather_rows(rows: torch.Tensor, total: int) -> torch.Tensor:
+    """Put together the rows that the ranks worked out in turns.
+
+    Args:
+        rows: (n, ...) float, of this rank: row 0 is row `rank` of the result, row 1 is row `rank + count`, and so on.
+        total: rows of all ranks.
+
+    Returns:
+        (total, ...), the same on every rank.
+    """
+    ranks = connected_ranks()
+    if ranks.count == 1:
+        return rows
+    gathered = rows.new_zeros(total, *rows.shape[1:])
+    gathered[ranks.rank :: ranks.count] = rows
+    distributed.all_reduce(gathered)
+    return gathered
 
 
 @contextmanager
@@ -63,7 +161,12 @@ def joined(ranks: Ranks, device_type: str) -> Iterator[None]:
         return
     if device_type == "cuda":
         torch.cuda.set_device(ranks.local_rank)
-    distributed.init_process_group("nccl" if device_type == "cuda" else "gloo")
+    # Processes that torchrun started again would find their predecessors' addresses under the same keys.
+    restarts = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+    store, rank, count = next(distributed.rendezvous("env://"))
+    store = distributed.PrefixStore(f"restart_{restarts}", store)
+    backend = "nccl" if device_type == "cuda" else "gloo"
+    distributed.init_process_group(backend, store=store, rank=rank, world_size=count)
     try:
         yield
     finally:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 
 @contextmanager
-def replace_atomically(path: Path, suffix: str | None = None) -> Iterator[Path]:
+def replace_atomically(path: Path, suffix: str | None = None, *, durable: bool = False) -> Iterator[Path]:
     """Yield a temporary path beside `path`; on success it is renamed to `path`, on any failure it is removed.
 
     Works for a file as well as for a folder that the caller creates at the temporary path.
@@ -17,11 +17,15 @@ def replace_atomically(path: Path, suffix: str | None = None) -> Iterator[Path]:
     Args:
         path: the final path; its folder is created.
         suffix: ending that the temporary name must keep, for writers that choose the format by it.
+        durable: wait until the file's content is on the disk before renaming it, so that no power cut empties it.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial{suffix or ''}")
     try:
         yield partial
+        if durable:
+            with partial.open("rb") as file:
+                os.fsync(file.fileno())
         if path.is_dir():
             shutil.rmtree(path)
         os.replace(partial, path)
@@ -30,6 +34,22 @@ def replace_atomically(path: Path, suffix: str | None = None) -> Iterator[Path]:
             shutil.rmtree(partial)
         else:
             partial.unlink(missing_ok=True)
+
+
+def sync_folder(folder: Path) -> None:
+    """Wait until a folder's renamed files are on the disk under their new names."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def remove_partials(folder: Path) -> None:
+    """Remove what killed processes left half-written by `replace_atomically`; no other may be writing there now."""
+    for partial in folder.glob(".*.partial*"):
+        if partial.is_file():
+            partial.unlink()
 
 
 def write_text(path: Path, text: str) -> None:

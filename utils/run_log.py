@@ -4,8 +4,8 @@ import csv
 import io
 import platform
 from collections.abc import Mapping
-from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,13 +13,12 @@ from PIL import Image
 from torch.utils.tensorboard import SummaryWriter
 
 from utils.checkpoint import git_commit
-from utils.files import replace_atomically, write_json, write_text
+from utils.files import read_json, replace_atomically, write_json, write_text
 from utils.preset import Preset, preset_to_table
-from utils.training_options import TrainingOptions
 
 
 class RunLog:
-    """Writes the records of one run.
+    """Writes the records of one run: what it measured into metrics.csv, how long that took into timing.csv.
 
     Args:
         folder: the run folder.
@@ -28,18 +27,14 @@ class RunLog:
 
     def __init__(self, folder: Path, first_epoch: int = 0) -> None:
         self.folder = folder
-        self.rows = [row for row in _read_rows(folder / "metrics.csv") if int(row["epoch"]) < first_epoch]
+        self.metrics = _Table(folder / "metrics.csv", first_epoch)
+        self.timing = _Table(folder / "timing.csv", first_epoch)
         self.writer = SummaryWriter(str(folder / "tensorboard"), purge_step=first_epoch)
 
-    def add_epoch(self, epoch: int, values: Mapping[str, float]) -> None:
-        """Record the scalars of an epoch."""
-        self.rows.append({"epoch": str(epoch), **{name: f"{value:.6g}" for name, value in values.items()}})
-        columns = list(dict.fromkeys(name for row in self.rows for name in row))
-        text = io.StringIO()
-        table = csv.DictWriter(text, columns, lineterminator="\n")
-        table.writeheader()
-        table.writerows(self.rows)
-        write_text(self.folder / "metrics.csv", text.getvalue())
+    def add_epoch(self, epoch: int, values: Mapping[str, float], seconds: float) -> None:
+        """Record the scalars of an epoch, and how long this process worked on it."""
+        self.metrics.add(epoch, values)
+        self.timing.add(epoch, {"seconds": seconds})
         for name, value in values.items():
             self.writer.add_scalar(name, value, epoch)
         self.writer.flush()
@@ -55,17 +50,47 @@ class RunLog:
         self.writer.close()
 
 
-def write_configuration(folder: Path, *, stage: str, preset: Preset, options: TrainingOptions, splits: dict) -> None:
+class _Table:
+    """A CSV file with a row for every epoch, complete at any time."""
+
+    def __init__(self, path: Path, first_epoch: int) -> None:
+        self.path = path
+        self.rows = [row for row in _read_rows(path) if int(row["epoch"]) < first_epoch]
+
+    def add(self, epoch: int, values: Mapping[str, float]) -> None:
+        self.rows.append({"epoch": str(epoch), **{name: f"{value:.6g}" for name, value in values.items()}})
+        columns = list(dict.fromkeys(name for row in self.rows for name in row))
+        text = io.StringIO()
+        table = csv.DictWriter(text, columns, lineterminator="\n")
+        table.writeheader()
+        table.writerows(self.rows)
+        write_text(self.path, text.getvalue())
+
+
+def write_configuration(folder: Path, *, stage: str, preset: Preset, options: Mapping[str, Any], splits: dict) -> None:
     """Record everything that is needed to repeat a run: preset, options, split, versions, commit."""
     content = {
         "stage": stage,
-        "options": {name: _as_text(value) for name, value in asdict(options).items()},
+        "options": {name: _as_text(value) for name, value in options.items()},
         "versions": {"python": platform.python_version(), "torch": torch.__version__, "numpy": np.__version__},
         "git_commit": git_commit(),
         "splits": splits,
         "preset": preset_to_table(preset),
     }
     write_json(folder / "config.json", content)
+
+
+def read_configuration(folder: Path) -> dict[str, Any]:
+    """What `write_configuration` recorded.
+
+    Raises:
+        ValueError: there is no readable config.json, or it lacks something.
+    """
+    content = read_json(folder / "config.json")
+    missing = [name for name in ("options", "splits", "preset") if not isinstance(content.get(name), dict)]
+    if missing:
+        raise ValueError(f"{folder}/config.json: has no {' and no '.join(missing)}; give the folder of a training run")
+    return content
 
 
 def _as_text(value: object) -> object:

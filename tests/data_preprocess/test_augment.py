@@ -45,7 +45,8 @@ def draw(*, rotation_deg=(0.0, 0.0, 0.0), zoom=(1.0, 1.0, 1.0), mirrored=(False,
         intensity_scale=torch.ones(batch),
         intensity_shift_hu=torch.full((batch,), shift_hu),
         noise_hu=torch.full((batch,), noise_hu),
-        noise_seed=7,
+        noise_seed=torch.arange(batch) + 7,
+        roi_jitter=torch.zeros(batch, NUM_ORGANS, 3),
     )
 
 
@@ -57,6 +58,7 @@ def random_sample(size, batch=2, seed=0):
         present=torch.from_numpy(rng.random((batch, NUM_ORGANS)) < 0.7),
         centers_vox=torch.from_numpy(rng.uniform(0, size, (batch, NUM_ORGANS, 3)).astype(np.float32)),
         case_id=[f"case_{i}" for i in range(batch)],
+        index=torch.arange(batch),
     )
 
 
@@ -127,7 +129,8 @@ def test_mirroring_swaps_sides_everywhere(tiny_preset):
 def test_mirroring_twice_changes_nothing(tiny_preset):
     sample = random_sample(tiny_preset.grid.crop_size_vox)
     once = apply_augmentation(sample, draw(mirrored=(True, True)), tiny_preset)
-    back = CropSample(once.image[:, 0] * 1000 - 100, once.label, once.present, once.centers_vox, once.case_ids)
+    back = sample._replace(image_hu=once.image[:, 0] * 1000 - 100, label=once.label, present=once.present)
+    back = back._replace(centers_vox=once.centers_vox)
     twice = apply_augmentation(back, draw(mirrored=(True, True)), tiny_preset)
     assert torch.equal(twice.label, sample.label)
     assert torch.equal(twice.present, sample.present)
@@ -216,7 +219,9 @@ def test_no_draw_looks_beyond_the_margin():
 
 def test_draws_are_a_function_of_the_seed_and_lie_in_range(tiny_preset):
     settings = tiny_preset.augmentation
-    first, again, other = (draw_augmentation(settings, 500, seed) for seed in ((3, 1, 0), (3, 1, 0), (3, 1, 1)))
+    first, again, other = (
+        draw_augmentation(settings, [(seed, i) for i in range(500)], NUM_ORGANS) for seed in (3, 3, 4)
+    )
     for name, values in vars(first).items():
         assert np.array_equal(values, getattr(again, name)), name
         assert not np.array_equal(values, getattr(other, name)), name
@@ -230,24 +235,28 @@ def test_draws_are_a_function_of_the_seed_and_lie_in_range(tiny_preset):
     assert first.intensity_shift_hu.abs().max() <= 20
     assert (first.intensity_scale - 1).abs().max() <= 0.1
     assert first.noise_hu.min() >= 0
+    assert first.roi_jitter.shape == (500, NUM_ORGANS, 3)
+    assert first.roi_jitter.abs().max() <= 1
+    assert float(first.roi_jitter.std()) == pytest.approx(3**-0.5, abs=0.02)
 
 
 @pytest.mark.parametrize("probability", [0.0, 1.0])
 def test_mirror_probability_is_obeyed(probability):
-    mirrored = draw_augmentation(replace(UNCHANGED, mirror_probability=probability), 100, (0,)).mirrored
+    mirrored = draw_augmentation(
+        replace(UNCHANGED, mirror_probability=probability), [(0, i) for i in range(100)], NUM_ORGANS
+    ).mirrored
     assert mirrored.float().mean() == probability
 
 
 def test_batched_equals_one_by_one(tiny_preset):
-    settings = replace(tiny_preset.augmentation, noise_hu=0.0)
-    size = margin_size(tiny_preset.grid.crop_size_vox, settings, SPACING)
-    sample, change = random_sample(size, batch=3), draw_augmentation(settings, 3, (5,))
-    together = apply_augmentation(sample, change, tiny_preset)
+    """Noise and boxes included: a sample's change is its own, whatever batch or rank it comes in."""
+    augment = CropAugmentation(tiny_preset, 5)
+    sample = random_sample(margin_size(tiny_preset.grid.crop_size_vox, tiny_preset.augmentation, SPACING), batch=3)
+    together = augment(sample)
     for i in range(3):
-        one = CropSample(*(part[i : i + 1] for part in sample))
-        one_change = replace(change, **{k: v[i : i + 1] for k, v in vars(change).items() if k != "noise_seed"})
-        alone = apply_augmentation(one, one_change, tiny_preset)
+        alone = augment(CropSample(*(part[i : i + 1] for part in sample)))
         assert torch.equal(alone.label[0], together.label[i])
+        assert torch.equal(alone.roi_jitter[0], together.roi_jitter[i])
         torch.testing.assert_close(alone.image[0], together.image[i])
         torch.testing.assert_close(alone.centers_vox[0], together.centers_vox[i])
 
@@ -274,8 +283,8 @@ def test_noise_has_the_drawn_deviation_and_repeats(tiny_preset):
 
 
 def test_crop_augmentation_is_a_function_of_the_seed(tiny_preset):
-    augment, size = CropAugmentation(tiny_preset), margin_size((8, 16, 12), tiny_preset.augmentation, SPACING)
-    first, again, other = (augment(random_sample(size), seed) for seed in ((1, 2), (1, 2), (1, 3)))
+    size = margin_size((8, 16, 12), tiny_preset.augmentation, SPACING)
+    first, again, other = (CropAugmentation(tiny_preset, seed)(random_sample(size)) for seed in (1, 1, 2))
     assert first.image.shape == (2, 1, 8, 16, 12)
     assert torch.equal(first.image, again.image)
     assert not torch.equal(first.image, other.image)
@@ -283,16 +292,16 @@ def test_crop_augmentation_is_a_function_of_the_seed(tiny_preset):
 
 
 def test_shape_augmentation_of_a_ball(tiny_preset):
-    augment = ShapeAugmentation(tiny_preset)
+    augment = ShapeAugmentation(tiny_preset, 1)
     size = margin_size(tiny_preset.grid.roi_size_vox, tiny_preset.augmentation, SPACING)
     mask = torch.from_numpy(np.stack([ball(size, 5.0)] * 2)).to(torch.uint8)
     mask[1, :, :, 0] = 1  # in the margin only
-    sample = ShapeSample(mask, torch.tensor([0, 1]))
+    sample = ShapeSample(mask, torch.tensor([0, 1]), ["case_0", "case_1"], torch.tensor([0, 1]))
     center = augment.center(sample)
     low = [(s - r) // 2 for s, r in zip(size, tiny_preset.grid.roi_size_vox, strict=True)]
     expected = mask[:, low[0] : low[0] + 4, low[1] : low[1] + 12, low[2] : low[2] + 8]
     assert torch.equal(center[:, 0], expected.float())
-    changed = augment(sample, (0, 1))
+    changed = augment(sample)
     assert changed.shape == (2, 1, 4, 12, 8)
     assert set(changed.unique().tolist()) == {0.0, 1.0}
-    assert torch.equal(changed, augment(sample, (0, 1)))
+    assert torch.equal(changed, augment(sample))

@@ -11,7 +11,6 @@ from data_preprocess.cases import (
     check_compatible,
     describe_organs,
     finished_case,
-    list_split,
     open_case,
     read_case_info,
     read_dataset,
@@ -192,8 +191,6 @@ def test_test_cases_of_the_data_set_are_kept_apart(tmp_path):
 def test_training_cases_of_the_data_set_are_not_taken_for_testing(tmp_path):
     write_splits(tmp_path, infos(["pt_1", "pt_2", "pt_3"], split="train"))
     assert [len(read_splits(tmp_path)[name]) for name in ("train", "val", "test")] == [2, 1, 0]
-    with pytest.raises(ValueError, match="the test split is empty"):
-        list_split(tmp_path, "test")
 
 
 def test_new_cases_are_appended_and_old_ones_stay(tmp_path):

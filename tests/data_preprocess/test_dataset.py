@@ -31,7 +31,7 @@ def test_cases_are_memory_mapped(train):
 
 
 def test_cases_know_what_was_contoured(train, tiny_preset):
-    assert [info.case_id for info in train.infos] == [f"case_{i}" for i in range(5)]
+    assert train.case_ids == [f"case_{i}" for i in range(5)]
     case = train[3]
     assert [name for name, known in zip(tiny_preset.organ_names, case.contoured, strict=True) if known] == [
         "brainstem",
@@ -44,7 +44,7 @@ def test_cases_know_what_was_contoured(train, tiny_preset):
 
 def test_limit_spreads_evenly(case_folder, tiny_preset):
     limited = CaseFolder(case_folder, "train", tiny_preset.organ_names, limit=2)
-    assert [info.case_id for info in limited.infos] == ["case_0", "case_2"]
+    assert limited.case_ids == ["case_0", "case_2"]
     assert len(CaseFolder(case_folder, "train", tiny_preset.organ_names, limit=50)) == 5
     assert [case.info.case_id for case in limited] == ["case_0", "case_2"]
 

@@ -71,7 +71,15 @@ def test_targets_are_those_of_small_organs(tiny_preset):
     present = torch.zeros(2, 9, dtype=torch.bool)
     present[0, 1] = present[1, 4] = present[1, 0] = True
     label = torch.zeros(2, 8, 16, 12, dtype=torch.uint8)
-    targets = heatmap_targets(Batch(torch.zeros(2, 1, 8, 16, 12), label, present, centers, ["a", "b"]), tiny_preset)
+    batch = Batch(
+        image=torch.zeros(2, 1, 8, 16, 12),
+        label=label,
+        present=present,
+        centers_vox=centers,
+        roi_jitter=torch.zeros(2, 9, 3),
+        case_ids=["a", "b"],
+    )
+    targets = heatmap_targets(batch, tiny_preset)
 
     assert targets.heatmaps.shape == (2, 3, 8, 16, 12)  # chiasm, optic nerve left, right
     assert targets.known.tolist() == [[True, False, False], [False, False, True]]

@@ -62,8 +62,17 @@ class HottestWhereBrightest(nn.Module):
         return (features / 4).clamp(0, 1).repeat(1, 3, 1, 1, 1)
 
 
+class DrawnCases(list):
+    """Cases that know what they show."""
+
+    @property
+    def contoured(self):
+        return np.array([case.contoured for case in self])
+
+
 def validation_of(preset, cases, score, *, sol_net=None):
-    return CaseValidation(FocusNet(preset, s_net=EncodedSNet(), sol_net=sol_net), preset, cases, CPU, score)
+    network = FocusNet(preset, s_net=EncodedSNet(), sol_net=sol_net)
+    return CaseValidation(network, preset, DrawnCases(cases), CPU, score)
 
 
 @pytest.fixture

@@ -44,6 +44,15 @@ def test_only_the_adversarial_stage_takes_an_autoencoder():
         ["--workers", "²"],
         ["--precision", "fp8"],
         ["--epochs", "2", "--max-steps", "3"],
+        ["--accumulate", "0"],
+        ["--keep-last", "0"],
+        ["--max-minutes", "soon"],
+        ["--max-minutes", "-1"],
+        ["--max-minutes", "nan"],
+        ["--cross-validation", "0/5"],
+        ["--cross-validation", "6/5"],
+        ["--cross-validation", "1/1"],
+        ["--cross-validation", "3"],
     ],
 )
 def test_impossible_values_are_refused_with_status_2(wrong, capsys):

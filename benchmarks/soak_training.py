@@ -1,0 +1,150 @@
+"""Kill a small training again and again at random moments; it must end as an undisturbed one does, bit for bit.
+
+python -m benchmarks.soak_training --cases demo/cases --output /tmp/soak --kills 20
+"""
+
+import argparse
+import importlib
+import logging
+import multiprocessing
+import os
+import random
+import shutil
+import sys
+import time
+from multiprocessing.context import ForkServerContext
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+
+from utils.checkpoint import read_checkpoint
+from utils.command_line import run_main
+
+SMALL = ("grid.crop_size_vox=[16,32,24]", "networks.width=0.25")
+SCHEDULE = ("backbone.epochs=6", "backbone.steps_per_epoch=4", "backbone.validate_every=2")
+LONGEST_LIFE = 0.7
+"""Latest moment of a kill, as a share of the time that the undisturbed run took."""
+
+logger = logging.getLogger(__name__)
+
+
+class Report(NamedTuple):
+    """What a soak found."""
+
+    kills: int
+    finished_runs: int
+    """Runs put together from killed ones and compared with the undisturbed one."""
+    seconds_undisturbed: float
+    seconds: float
+
+
+def soak(cases: Path, folder: Path, *, kills: int, overrides: tuple[str, ...] = SMALL, seed: int = 0) -> Report:
+    """Train once undisturbed, then kill and resume trainings until all kills are done; whenever one ends, compare.
+
+    Args:
+        cases: a folder of cases.
+        folder: for runs and logs.
+        kills: SIGKILLs in all.
+        overrides: of the cases' preset.
+        seed: of the moments.
+
+    Raises:
+        RuntimeError: a run failed, or ended differently.
+    """
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["train_backbone"])  # a fresh process of it starts at once
+    settings = [word for value in (*SCHEDULE, *overrides) for word in ("--set", value)]
+    options = ["--cases", str(cases), "--auto-resume", "--device", "cpu", "--precision", "fp32", "--batch-size", "2"]
+    options += settings
+    folder.mkdir(parents=True, exist_ok=True)
+    whole, cut, started = folder / "whole", folder / "cut", time.monotonic()
+    _finish(_start(context, [*options, "--run", str(whole)], folder / "whole.log"))
+    undisturbed = time.monotonic() - started
+
+    moments, killed, finished = random.Random(seed), 0, 0
+    while killed < kills:
+        child = _start(context, [*options, "--run", str(cut)], folder / "cut.log")
+        child.join(moments.uniform(0, LONGEST_LIFE * undisturbed))
+        if child.exitcode is None:
+            child.kill()
+            child.join()
+            killed += 1
+            logger.info("kill %d of %d: %s", killed, kills, _progress(cut))
+        else:
+            finished += _compare(child, whole, cut)
+            shutil.rmtree(cut)
+    finished += _compare(_start(context, [*options, "--run", str(cut)], folder / "cut.log"), whole, cut)
+    return Report(killed, finished, undisturbed, time.monotonic() - started)
+
+
+def train_quietly(argv: list[str], log: Path) -> None:
+    """Run train_backbone.py with its output in a file; the target of a process."""
+    with log.open("a") as file:
+        os.dup2(file.fileno(), 1)
+        os.dup2(file.fileno(), 2)
+    torch.set_num_threads(1)
+    multiprocessing.set_start_method("fork", force=True)  # of workers, as in a process started from a shell
+    sys.exit(run_main(importlib.import_module("train_backbone").main, argv))
+
+
+def _start(context: ForkServerContext, argv: list[str], log: Path) -> multiprocessing.Process:
+    child = context.Process(target=train_quietly, args=(argv, log))
+    child.start()
+    return child
+
+
+def _finish(child: multiprocessing.Process) -> None:
+    child.join()
+    if child.exitcode != 0:
+        raise RuntimeError(f"a training ended with status {child.exitcode}; see its log")
+
+
+def _compare(child: multiprocessing.Process, whole: Path, cut: Path) -> int:
+    """Wait for a run's end and compare all that it leaves: 1, the number of runs compared."""
+    _finish(child)
+    for name in ("last.pt", "best.pt"):
+        left, right = (read_checkpoint(run / name) for run in (whole, cut))
+        if not _equal(left["parts"], right["parts"]) or not _equal(left["state"], right["state"]):
+            raise RuntimeError(f"{cut / name} differs from {whole / name}")
+    if (whole / "metrics.csv").read_bytes() != (cut / "metrics.csv").read_bytes():
+        raise RuntimeError(f"{cut}/metrics.csv differs from {whole}/metrics.csv")
+    left_over = [path.name for path in cut.iterdir() if "partial" in path.name]
+    if left_over:
+        raise RuntimeError(f"{cut}: half-written files were left: {', '.join(left_over)}")
+    return 1
+
+
+def _equal(left: object, right: object) -> bool:
+    if isinstance(left, dict):
+        return left.keys() == right.keys() and all(_equal(value, right[key]) for key, value in left.items())
+    if isinstance(left, list | tuple):
+        return len(left) == len(right) and all(_equal(*pair) for pair in zip(left, right, strict=True))
+    return torch.equal(left, right) if torch.is_tensor(left) else left == right
+
+
+def _progress(run: Path) -> str:
+    if not (run / "last.pt").is_file():
+        return "no checkpoint yet"
+    state = read_checkpoint(run / "last.pt")["state"]
+    return f"epoch {state['epoch']}, step {state['step']} are safe"
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Soak and report."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--cases", type=Path, required=True, help="prepared cases, such as make demo's demo/cases")
+    parser.add_argument("--output", type=Path, required=True, help="folder for runs and logs")
+    parser.add_argument("--kills", type=int, default=20)
+    parser.add_argument("--seed", type=int, default=0, help="of the moments")
+    arguments = parser.parse_args(argv)
+    report = soak(arguments.cases, arguments.output, kills=arguments.kills, seed=arguments.seed)
+    logger.info(
+        "%d kills in %d runs, each equal to the undisturbed one bit for bit; %.0f s undisturbed, %.0f s in all",
+        *report,
+    )
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(run_main(main))

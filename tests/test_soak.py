@@ -1,0 +1,9 @@
+"""A short form of benchmarks/soak_training.py."""
+
+from benchmarks.soak_training import soak
+
+
+def test_a_training_killed_at_random_moments_ends_as_an_undisturbed_one(case_folder, tmp_path):
+    report = soak(case_folder, tmp_path, kills=3, overrides=(), seed=1)
+    assert report.kills == 3
+    assert report.finished_runs >= 1
