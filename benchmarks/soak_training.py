@@ -24,7 +24,7 @@ from utils.command_line import run_main
 SMALL = ("grid.crop_size_vox=[16,32,24]", "networks.width=0.25")
 SCHEDULE = ("backbone.epochs=6", "backbone.steps_per_epoch=4", "backbone.validate_every=2")
 LONGEST_LIFE = 0.7
-"""Latest moment of a kill, as a share of the time that the undisturbed run took."""
+"""Latest moment of a kill, as a share of the time that a whole run takes: the shortest one seen."""
 
 logger = logging.getLogger(__name__)
 
@@ -62,10 +62,11 @@ def soak(cases: Path, folder: Path, *, kills: int, overrides: tuple[str, ...] = 
     _finish(_start(context, [*options, "--run", str(whole)], folder / "whole.log"))
     undisturbed = time.monotonic() - started
 
-    moments, killed, finished = random.Random(seed), 0, 0
+    moments, killed, finished, shortest = random.Random(seed), 0, 0, undisturbed
     while killed < kills:
+        born, is_new = time.monotonic(), not cut.exists()
         child = _start(context, [*options, "--run", str(cut)], folder / "cut.log")
-        child.join(moments.uniform(0, LONGEST_LIFE * undisturbed))
+        child.join(moments.uniform(0, LONGEST_LIFE * shortest))
         if child.exitcode is None:
             child.kill()
             child.join()
@@ -73,6 +74,7 @@ def soak(cases: Path, folder: Path, *, kills: int, overrides: tuple[str, ...] = 
             logger.info("kill %d of %d: %s", killed, kills, _progress(cut))
         else:
             finished += _compare(child, whole, cut)
+            shortest = min(shortest, time.monotonic() - born) if is_new else shortest
             shutil.rmtree(cut)
     finished += _compare(_start(context, [*options, "--run", str(cut)], folder / "cut.log"), whole, cut)
     return Report(killed, finished, undisturbed, time.monotonic() - started)
