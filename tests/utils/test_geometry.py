@@ -43,3 +43,16 @@ def test_text_names_every_number():
     text = str(GRID)
     for part in ("4 x 5 x 6", "2.5 x 1.5 x 0.75", "-10.00, 20.00, 30.50", "0.9553"):
         assert part in text
+
+
+def test_points_of_voxels_have_their_indices():
+    cos, sin = np.cos(0.4), np.sin(0.4)
+    geometry = Geometry(
+        size_zyx=(4, 5, 6),
+        spacing_zyx_mm=(3.0, 0.7, 1.25),
+        origin_xyz_mm=(-20.0, 7.0, 100.0),
+        direction=(cos, -sin, 0.0, sin, cos, 0.0, 0.0, 0.0, 1.0),
+    )
+    indices = [(0, 0, 0), (3, 4, 5), (1.5, -2, 9.25)]
+    points = np.array([geometry.world_mm(index) for index in indices])
+    np.testing.assert_allclose(geometry.index_zyx(points), indices, atol=1e-9)
