@@ -20,10 +20,10 @@ from utils.preset import load_preset
 from utils.volume_io import Volume, read_volume, write_volume
 
 TINY = [
-    "networks.width=0.25",
+    "networks.width=0.1",
     "grid.crop_size_vox=[8,24,20]",
     "grid.roi_size_vox=[4,12,8]",
-    "grid.spacing_zyx_mm=[6.0,5.0,4.0]",
+    "grid.spacing_zyx_mm=[9.0,7.0,6.0]",
     "heatmap.peak_threshold=0.0",
 ]
 OBLIQUE = tuple(np.array([[1, 0, 0], [0, np.cos(0.2), -np.sin(0.2)], [0, np.sin(0.2), np.cos(0.2)]]).ravel())
