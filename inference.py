@@ -1,37 +1,79 @@
 """Segment CT volumes with a trained checkpoint.
 
-Writes, for every CT, a label map on the CT's own grid and a JSON report, and once a color table with the organs' names.
+Writes, for every CT, a label map on the CT's own grid and a JSON report, and once a color table with the organs' names
+and a table of all cases. Cases that are done are skipped; one that fails does not stop the others.
 """
 
 import argparse
+import hashlib
 import logging
+import math
 import sys
 import time
+from collections.abc import Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from torch import nn
 from tqdm import tqdm
 
-from data_preprocess.body import find_body
-from data_preprocess.resample import resample_image
+from data_preprocess.network_grid import PlacedImage, Placement, place_on_grid
+from models.fallback import CautiousPredictor
 from models.focusnet import FocusNet, build_part
+from models.mirroring import MirroringPredictor
+from models.plausibility import shape_plausibility
 from models.predictor import Prediction, Predictor, label_on_grid
+from utils.case_output import FORMATS, OutputFiles
 from utils.checkpoint import checkpoint_preset, load_parts, read_checkpoint, require_parts
+from utils.cohort import finished_report, write_summary
 from utils.command_line import report_failures, run_main
 from utils.compute import Compute, choose_compute
+from utils.dicom_io import CtSeries
 from utils.files import write_json
 from utils.geometry import Geometry
-from utils.organs import segment_metadata, write_color_table
+from utils.hu_check import ensure_hu
+from utils.memory import peak_memory_gib
+from utils.organ_report import Evidence, describe_organs
+from utils.organs import check_color_table, write_color_table
 from utils.overlay import render_case, save_png
 from utils.preset import Preset
-from utils.volume_io import Volume, list_volumes, match_orientation, read_volume, to_lps, volume_stem, write_volume
+from utils.read_ahead import read_ahead
+from utils.resize import resize_linear
+from utils.rtstruct_output import write_rtstruct
+from utils.scans import Scan, check_file_name, list_scans
+from utils.scratch import volumes_up_to
+from utils.shards import Shard
+from utils.sliding_window import window_starts
+from utils.volume_io import Volume
 
 logger = logging.getLogger(__name__)
 
-FORMATS = ("nii.gz", "nrrd", "mha")
 SEGMENTING_PARTS = ("s_net", "sol_net", "sos_net")
+FAILURES = (ValueError, OSError, MemoryError, RuntimeError)
+"""What ends a case, not the run; torch and ITK raise RuntimeErrors, also out of memory."""
+
+
+class Model(NamedTuple):
+    """A checkpoint, ready to segment."""
+
+    predictor: CautiousPredictor | MirroringPredictor
+    preset: Preset
+    autoencoder: nn.Module | None
+    """Judges the shapes of small organs, where the checkpoint carries it."""
+
+
+class PlacedScan(NamedTuple):
+    """A scan, read and made ready for the networks."""
+
+    geometry: Geometry
+    """Of the CT as read."""
+    placed: PlacedImage
+    notes: list[str]
+    series: CtSeries | None
+    """Where the scan came from DICOM."""
 
 
 class Segmentation(NamedTuple):
@@ -39,30 +81,20 @@ class Segmentation(NamedTuple):
 
     label: Volume
     """uint8, on the grid of the CT as read."""
-    organs: dict[str, dict[str, Any]]
-    """What the report says of each organ."""
+    region_label: np.ndarray
+    """(d, h, w) uint8, on the region that the networks saw."""
+    prediction: Prediction
 
 
-class Placement(NamedTuple):
-    """How the network's grid lies in the CT."""
-
-    geometry: Geometry
-    """Of the CT in LPS order."""
-    box: tuple[slice, slice, slice]
-    """The part of the CT that was segmented."""
-    step: tuple[float, ...]
-    """CT spacing / network spacing, per axis (z, y, x)."""
-
-    def world_mm(self, index_vox: tuple[float, ...]) -> list[float]:
-        """Patient coordinates (x, y, z) in mm of a voxel (z, y, x) of the network's grid."""
-        corner = [axis.start for axis in self.box]
-        index = [(i + 0.5) / step - 0.5 + start for i, step, start in zip(index_vox, self.step, corner, strict=True)]
-        return [round(value, 2) for value in self.geometry.world_mm(tuple(index))]
-
-
-def load_predictor(
-    checkpoint: Path, compute: Compute, *, overlap: float = 0.25, backbone_only: bool = False
-) -> tuple[Predictor, Preset]:
+def load_model(
+    checkpoint: Path,
+    compute: Compute,
+    *,
+    overlap: float = 0.25,
+    backbone_only: bool = False,
+    mirror: bool = False,
+    tile_memory_gib: float = math.inf,
+) -> Model:
     """Rebuild the networks of a checkpoint.
 
     Args:
@@ -70,125 +102,222 @@ def load_predictor(
         compute: device and precision.
         overlap: share of a window that its neighbour covers too.
         backbone_only: leave SOL-Net and SOS-Net out.
+        mirror: average with the mirror image.
+        tile_memory_gib: blended probabilities that take more go to a temporary file.
 
     Raises:
-        ValueError: the file is no checkpoint, or holds no S-Net.
+        ValueError: the file is no checkpoint, holds no S-Net, or an organ's name cannot name a file.
     """
+    window_starts(1, 1, overlap)  # an overlap out of range is said before any CT is read
     content = read_checkpoint(checkpoint)
     preset = checkpoint_preset(content, checkpoint)
     require_parts(content, ["s_net"], checkpoint, "give one of train_backbone.py, adv_train.py or a stage between them")
-    wanted = SEGMENTING_PARTS[:1] if backbone_only else SEGMENTING_PARTS
+    for name in preset.organ_names:
+        check_file_name(name, f"{checkpoint}: organ")
+    wanted = SEGMENTING_PARTS[:1] if backbone_only else (*SEGMENTING_PARTS, "autoencoder")
     parts = {name: build_part(name, preset) for name in wanted if name in content["parts"]}
     load_parts(parts, content, parts, checkpoint)
+    autoencoder = parts.pop("autoencoder", None)
     network = compute.place(FocusNet(preset, **parts)).eval()
-    return Predictor(network, preset, overlap=overlap, autocast=compute.autocast()), preset
+    new_volume = volumes_up_to(tile_memory_gib * 2**30)
+    predictor = Predictor(network, preset, overlap=overlap, autocast=compute.autocast(), new_volume=new_volume)
+    cautious = CautiousPredictor(predictor, choose_compute("cpu", "fp32"))
+    judge = autoencoder.eval() if autoencoder is not None else None
+    return Model(MirroringPredictor(cautious) if mirror else cautious, preset, judge)
 
 
-def segment(ct: Volume, predictor: Predictor, preset: Preset) -> Segmentation:
-    """Segment one CT.
-
-    Args:
-        ct: HU, any orientation and spacing.
-        predictor: of the checkpoint.
-        preset: of the checkpoint.
+def read_scan(scan: Scan, preset: Preset, *, correct_offset: bool, from_dicom: bool) -> PlacedScan:
+    """Read a scan, check it and bring it onto the networks' grid.
 
     Raises:
-        ValueError: no body is found in the CT.
+        ValueError: it is damaged, no CT in HU, shows no head and neck, or is not DICOM though it must be.
     """
-    lps = to_lps(ct)
-    spacing = lps.geometry.spacing_zyx_mm
-    box = find_body(lps.array, spacing)
-    step = tuple(own / network for own, network in zip(spacing, preset.grid.spacing_zyx_mm, strict=True))
-    placement = Placement(geometry=lps.geometry, box=box, step=step)
-    image = resample_image(lps.array[box], spacing, preset.grid.spacing_zyx_mm)
-    prediction = predictor.predict(torch.from_numpy(np.ascontiguousarray(image)))
-    label = np.zeros(lps.array.shape, dtype=np.uint8)
-    label[box] = label_on_grid(prediction.probabilities, label[box].shape, step).cpu().numpy()
-    organs = describe_organs(label, prediction, placement, preset)
-    return Segmentation(label=match_orientation(Volume(array=label, geometry=lps.geometry), ct.geometry), organs=organs)
+    content = scan.read()
+    if from_dicom and content.series is None:
+        raise ValueError(f"{scan}: --rtstruct refers to DICOM slices; give the CT as a DICOM folder")
+    try:
+        checked = ensure_hu(content.volume.array, correct_offset=correct_offset)
+        placed = place_on_grid(Volume(array=checked.array, geometry=content.volume.geometry), preset.grid)
+    except ValueError as error:
+        raise ValueError(f"{scan}: {error}") from error
+    notes = [*content.notes, *checked.notes, *placed.notes]
+    return PlacedScan(content.volume.geometry, placed, notes, content.series)
 
 
-def describe_organs(
-    label: np.ndarray, prediction: Prediction, placement: Placement, preset: Preset
-) -> dict[str, dict[str, Any]]:
-    """What was found of every organ: volume, centroid, and for small ones the heatmap's peak."""
-    voxel_ml = float(np.prod(placement.geometry.spacing_zyx_mm)) / 1000
-    organs = {}
-    for value, name in enumerate(preset.organ_names, 1):
-        voxels = np.argwhere(label == value)
-        organs[name] = {"label": value, "num_voxels": len(voxels), "volume_ml": round(len(voxels) * voxel_ml, 3)}
-        if len(voxels):
-            center = placement.geometry.world_mm(tuple(voxels.mean(axis=0)))
-            organs[name]["center_xyz_mm"] = [round(value, 2) for value in center]
+def segment(placed: PlacedImage, model: Model) -> Segmentation:
+    """Segment one CT."""
+    placement = placed.placement
+    image = torch.from_numpy(np.ascontiguousarray(placed.image))
+    prediction = model.predictor.predict(image, torch.from_numpy(placement.scanned(placed.image.shape)))
+    region_label = label_on_grid(prediction.probabilities, placed.region_hu.shape, placement.step).cpu().numpy()
+    label = Volume(array=placement.to_ct(region_label), geometry=placement.ct)
+    return Segmentation(label, region_label, prediction)
+
+
+def gather_evidence(prediction: Prediction, placement: Placement, model: Model) -> dict[str, Evidence]:
+    """What the networks say of every organ that they found, and of every small organ."""
+    names = model.preset.organ_names
+    label = prediction.label
+    evidence: dict[str, dict[str, Any]] = {name: {} for name in names}
+    for value, name in enumerate(names, 1):
+        mask = label == value
+        if mask.any():
+            evidence[name]["confidence"] = float(prediction.probabilities[value][mask].mean())
+    if model.autoencoder is not None:
+        for organ in model.preset.small_organs:
+            plausibility = shape_plausibility(model.autoencoder, label, organ + 1)
+            evidence[names[organ]]["plausibility"] = plausibility
     for found in prediction.small_organs:
-        organs[preset.organ_names[found.organ]] |= {
-            "peak": round(found.peak_value, 4),
+        evidence[names[found.organ]] |= {
+            "peak": found.peak_value,
             "peak_xyz_mm": placement.world_mm(found.peak_vox),
+            "peak_found": found.segmented,
             "segmented_by": "SOS-Net" if found.segmented else "S-Net, since the peak is below the threshold",
         }
-    return organs
+    return {name: Evidence(**known) for name, known in evidence.items()}
 
 
-def draw_overlay(ct: Volume, label: Volume, preset: Preset) -> np.ndarray:
-    """Slices of the CT with the organs outlined, (h, w, 3) uint8."""
-    lps_ct, lps_label = to_lps(ct), to_lps(label)
-    colors = [organ.color for organ in preset.organs]
-    spacing = lps_ct.geometry.spacing_zyx_mm
-    return render_case(lps_ct.array, lps_label.array, spacing_zyx_mm=spacing, colors=colors, names=preset.organ_names)
+def organ_probabilities(segmentation: Segmentation, placement: Placement) -> Iterator[np.ndarray]:
+    """(D, H, W) float32 on the CT's grid, one organ at a time."""
+    for probability in segmentation.prediction.probabilities[1:]:
+        on_region = resize_linear(probability, segmentation.region_label.shape, placement.step)
+        yield placement.to_ct(on_region.cpu().numpy())
+
+
+def write_case(
+    files: OutputFiles, scan: PlacedScan, segmentation: Segmentation, preset: Preset, arguments: argparse.Namespace
+) -> None:
+    """Write everything but the report."""
+    files.write_label(segmentation.label, preset)
+    if arguments.masks:
+        files.write_masks(segmentation.label, preset)
+    if arguments.probabilities:
+        probabilities = organ_probabilities(segmentation, scan.placed.placement)
+        files.write_probabilities(probabilities, scan.geometry, preset)
+    if arguments.rtstruct:
+        write_rtstruct(files.rtstruct, segmentation.label.array, scan.series, preset)
+    if arguments.save_overlay:
+        style = {"colors": [organ.color for organ in preset.organs], "names": preset.organ_names, "show_all": True}
+        spacing = scan.placed.placement.straight.spacing_zyx_mm
+        region_hu, region_label = scan.placed.region_hu, segmentation.region_label
+        save_png(files.overlay, render_case(region_hu, region_label, spacing_zyx_mm=spacing, **style))
+
+
+def process(
+    files: OutputFiles, scan: PlacedScan, model: Model, arguments: argparse.Namespace, run: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Segment one scan, write its files, the report last, and return the report."""
+    started = time.perf_counter()
+    files.remove_remains()
+    segmentation = segment(scan.placed, model)
+    placement = scan.placed.placement
+    write_case(files, scan, segmentation, model.preset, arguments)
+    evidence = gather_evidence(segmentation.prediction, placement, model)
+    report = {
+        **run,
+        "preset": model.preset.name,
+        "geometry": str(scan.geometry),
+        "notes": [*scan.notes, *model.predictor.notes],
+        "seconds": round(time.perf_counter() - started, 2),
+        "peak_memory_gib": peak_memory_gib(),
+        "organs": describe_organs(segmentation.label.array, scan.geometry, model.preset, evidence),
+    }
+    write_json(files.report, report)
+    return report
 
 
 def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     """Parse the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument(
-        "--checkpoint", type=Path, required=True, help="best.pt of adv_train.py, or of an earlier stage"
+    add = parser.add_argument
+    add("--checkpoint", type=Path, required=True, help="best.pt of adv_train.py, or of an earlier stage")
+    add(
+        "--input",
+        type=Path,
+        required=True,
+        help="a CT (NIfTI, NRRD, MHA), a folder of them, a DICOM folder, a tree of these, or a .txt list of paths",
     )
-    parser.add_argument("--input", type=Path, required=True, help="CT (NIfTI, NRRD, MHA), or a folder of them")
-    parser.add_argument("--output", type=Path, required=True, help="folder for label maps and reports")
-    parser.add_argument("--format", choices=FORMATS, default=FORMATS[0], help="of the label maps")
-    parser.add_argument("--save-overlay", action="store_true", help="also draw <id>.png with the organs outlined")
-    parser.add_argument("--backbone-only", action="store_true", help="S-Net alone, for comparison")
-    parser.add_argument("--overlap", type=float, default=0.25, help="share of a window that its neighbour covers too")
-    parser.add_argument("--device", help="cpu, cuda or cuda:N; a GPU if there is one")
-    parser.add_argument("--precision", choices=("fp32", "bf16", "fp16"), help="bf16 where the hardware computes in it")
+    add("--output", type=Path, required=True, help="folder for label maps and reports")
+    add("--format", choices=FORMATS, default=FORMATS[0], help="of the label maps, masks and probabilities")
+    add("--masks", action="store_true", help="also one binary mask per organ, in <id>_masks/")
+    add("--rtstruct", action="store_true", help="also <id>.rtstruct.dcm on the DICOM series that was given")
+    add("--probabilities", action="store_true", help="also one volume of probabilities per organ")
+    add("--save-overlay", action="store_true", help="also draw <id>.png with the organs outlined")
+    add("--backbone-only", action="store_true", help="S-Net alone, for comparison")
+    add("--tta", action="store_true", help="average with the mirror image: twice the time")
+    add(
+        "--tile-memory",
+        type=float,
+        default=math.inf,
+        metavar="GIB",
+        help="blended probabilities that take more go to a temporary file in TMPDIR",
+    )
+    add("--overlap", type=float, default=0.25, help="share of a window that its neighbour covers too")
+    add(
+        "--hu-offset",
+        choices=("refuse", "auto"),
+        default="refuse",
+        help="of a CT stored as HU + 1024: refuse it, or subtract 1024",
+    )
+    add("--shard", default="1/1", metavar="I/N", help="only the I-th of N parts of the cases, for array jobs")
+    add("--device", help="cpu, cuda or cuda:N; a GPU if there is one")
+    add("--precision", choices=("fp32", "bf16", "fp16"), help="bf16 where the hardware computes in it")
     return parser.parse_args(argv)
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Segment every CT of the input; one that fails does not stop the others."""
-    arguments = parse_arguments(argv)
-    paths = list_volumes(arguments.input)
-    compute = choose_compute(arguments.device, arguments.precision)
-    options = {"overlap": arguments.overlap, "backbone_only": arguments.backbone_only}
-    predictor, preset = load_predictor(arguments.checkpoint, compute, **options)
-    write_color_table(arguments.output, preset)
-    failures = {}
-    for path in tqdm(paths, unit="CT", disable=None):
-        try:
-            process(path, predictor, preset, arguments)
-        except (ValueError, OSError) as error:
-            failures[volume_stem(path)] = str(error)
-    return report_failures(failures, len(paths))
-
-
-def process(path: Path, predictor: Predictor, preset: Preset, arguments: argparse.Namespace) -> None:
-    """Read one CT, segment it, write label map, report and overlay."""
-    started = time.perf_counter()
-    ct = read_volume(path)
-    segmentation = segment(ct, predictor, preset)
-    target = arguments.output / f"{volume_stem(path)}.{arguments.format}"
-    write_volume(target, segmentation.label, segment_metadata(preset))
-    if arguments.save_overlay:
-        save_png(arguments.output / f"{volume_stem(path)}.png", draw_overlay(ct, segmentation.label, preset))
-    report = {
-        "ct": str(path),
+def describe_settings(arguments: argparse.Namespace, compute: Compute) -> dict[str, Any]:
+    """What decides a case's files: a case that was segmented with other settings is segmented again."""
+    chosen = ("format", "masks", "rtstruct", "probabilities", "save_overlay")
+    chosen += ("backbone_only", "tta", "overlap", "hu_offset")
+    return {
         "checkpoint": str(arguments.checkpoint),
-        "preset": preset.name,
-        "geometry": str(ct.geometry),
-        "seconds": round(time.perf_counter() - started, 2),
-        "organs": segmentation.organs,
+        "checkpoint_sha256": hashlib.sha256(arguments.checkpoint.read_bytes()).hexdigest(),
+        "precision": compute.precision,
+        **{name: getattr(arguments, name) for name in chosen},
     }
-    write_json(arguments.output / f"{volume_stem(path)}.json", report)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Segment every CT of the input that is not done yet."""
+    arguments = parse_arguments(argv)
+    shard = Shard.parse(arguments.shard)
+    scans = shard.of(list_scans(arguments.input))
+    compute = choose_compute(arguments.device, arguments.precision)
+    model = load_model(
+        arguments.checkpoint,
+        compute,
+        overlap=arguments.overlap,
+        backbone_only=arguments.backbone_only,
+        mirror=arguments.tta,
+        tile_memory_gib=arguments.tile_memory,
+    )
+    check_color_table(arguments.output, model.preset)
+    write_color_table(arguments.output, model.preset)
+    settings = describe_settings(arguments, compute)
+    runs = {scan.case_id: {"ct": str(scan), "settings": settings} for scan in scans}
+    files = {
+        scan.case_id: OutputFiles(folder=arguments.output, case_id=scan.case_id, format=arguments.format)
+        for scan in scans
+    }
+    done = {case_id: finished_report(files[case_id], run) for case_id, run in runs.items()}
+    reports = {case_id: report for case_id, report in done.items() if report is not None}
+    logger.info("%d CTs, %d done before", len(scans), len(reports))
+    failures = {}
+    read = partial(
+        read_scan,
+        preset=model.preset,
+        correct_offset=arguments.hu_offset == "auto",
+        from_dicom=arguments.rtstruct,
+    )
+    todo = [scan for scan in scans if scan.case_id not in reports]
+    for scan, future in tqdm(read_ahead(todo, read), total=len(todo), unit="CT", disable=None):
+        case_id = scan.case_id
+        try:
+            reports[case_id] = process(files[case_id], future.result(), model, arguments, runs[case_id])
+        except FAILURES as error:
+            failures[case_id] = (str(error).strip() or type(error).__name__).splitlines()[0]
+    write_summary(arguments.output / f"summary{shard.suffix}.csv", reports, failures, model.preset)
+    return report_failures(failures, len(scans))
 
 
 if __name__ == "__main__":

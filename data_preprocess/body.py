@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from functools import cached_property
+from typing import NamedTuple
 
 import numpy as np
 from scipy import ndimage
@@ -13,8 +14,40 @@ COARSE_MM = 4.0
 OPENING_MM = 12.0
 """Thinner things are cut off: the table's shell, a mask, tubes."""
 MARGIN_MM = 10.0
+PHASE = 0.37
+"""Where between two voxels the coarse grid's origin is rounded; few scans lie just there."""
 
 Box = tuple[slice, slice, slice]
+Triple = tuple[float, float, float]
+
+
+class CoarseGrid(NamedTuple):
+    """Every so many-th voxel of a CT, about 4 mm apart, since boxes need no finer."""
+
+    first_vox: tuple[int, int, int]
+    stride_vox: tuple[int, int, int]
+    spacing_zyx_mm: Triple
+
+    def sample(self, image: np.ndarray) -> np.ndarray:
+        """The voxels of `image` (D, H, W) that lie on the grid, a view."""
+        return image[tuple(slice(a, None, n) for a, n in zip(self.first_vox, self.stride_vox, strict=True))]
+
+    def to_voxel(self, index: int, axis: int) -> int:
+        """The CT's voxel index of a sample."""
+        return int(self.first_vox[axis] + index * self.stride_vox[axis])
+
+
+def coarse_grid(spacing_zyx_mm: Triple, origin_vox: Triple = (0.0, 0.0, 0.0)) -> CoarseGrid:
+    """Lay the coarse grid over a CT.
+
+    Args:
+        spacing_zyx_mm: of the CT.
+        origin_vox: where the CT's first voxel lies in the patient, in voxels: two cut-outs of one scan get samples at
+            the same places.
+    """
+    stride = tuple(max(1, int(COARSE_MM / spacing)) for spacing in spacing_zyx_mm)
+    first = tuple(-int(np.floor(o + PHASE)) % n for o, n in zip(origin_vox, stride, strict=True))
+    return CoarseGrid(first, stride, tuple(np.multiply(stride, spacing_zyx_mm).tolist()))
 
 
 @dataclass(frozen=True)
@@ -50,11 +83,10 @@ class CoarseBody:
         return ndimage.binary_dilation(filled, np.ones((3, 3, 3)))
 
     def _extent(self, axis: int) -> slice:
-        occupied = np.flatnonzero(self.inside.any(axis=tuple(other for other in range(3) if other != axis)))
+        first, last = occupied_range(self.inside, axis)
         margin = int(np.ceil(MARGIN_MM / self.spacing_zyx_mm[axis]))
-        start = occupied[0] * self.stride[axis] - margin
-        stop = (occupied[-1] + 1) * self.stride[axis] + margin
-        return slice(max(0, int(start)), min(self.size_zyx[axis], int(stop)))
+        start, stop = first * self.stride[axis] - margin, (last + 1) * self.stride[axis] + margin
+        return slice(max(0, start), min(self.size_zyx[axis], stop))
 
 
 def find_body(image: np.ndarray, spacing_zyx_mm: tuple[float, float, float]) -> Box:
@@ -72,23 +104,47 @@ def outline_body(image: np.ndarray, spacing_zyx_mm: tuple[float, float, float]) 
     Raises:
         ValueError: nothing in the volume is denser than air.
     """
-    stride = tuple(max(1, int(COARSE_MM / spacing)) for spacing in spacing_zyx_mm)
-    coarse_mm = np.multiply(stride, spacing_zyx_mm)
-    dense = image[:: stride[0], :: stride[1], :: stride[2]] > BODY_HU
+    grid = coarse_grid(spacing_zyx_mm)
+    inside = body_mask(dense_voxels(image, grid), grid.spacing_zyx_mm)
+    return CoarseBody(inside, grid.stride_vox, image.shape, spacing_zyx_mm)
+
+
+def dense_voxels(image: np.ndarray, grid: CoarseGrid) -> np.ndarray:
+    """Which samples are denser than air, bool.
+
+    Raises:
+        ValueError: none is.
+    """
+    dense = grid.sample(image) > BODY_HU
     if not dense.any():
         raise ValueError(f"expected a patient, but no voxel is denser than {BODY_HU} HU: is this a CT in HU?")
-    return CoarseBody(_largest_component(_open(dense, coarse_mm)), stride, image.shape, spacing_zyx_mm)
+    return dense
 
 
-def _open(mask: np.ndarray, spacing_mm: np.ndarray) -> np.ndarray:
+def body_mask(dense: np.ndarray, spacing_zyx_mm: Triple) -> np.ndarray:
+    """The largest dense object without what is thin, bool.
+
+    Args:
+        dense: (D, H, W) bool, not empty.
+        spacing_zyx_mm: its spacing.
+    """
+    return _largest_component(open_mask(dense, spacing_zyx_mm, OPENING_MM / 2))
+
+
+def occupied_range(mask: np.ndarray, axis: int) -> tuple[int, int]:
+    """First and last index along an axis at which a mask that is not empty has voxels."""
+    occupied = np.flatnonzero(mask.any(axis=tuple(other for other in range(3) if other != axis)))
+    return int(occupied[0]), int(occupied[-1])
+
+
+def open_mask(mask: np.ndarray, spacing_zyx_mm: Triple, radius_mm: float) -> np.ndarray:
     """Opening with a ball, by distances; a mask with nothing that thick is returned as it is."""
-    radius = OPENING_MM / 2
     padded = np.pad(mask, ((0, 0), (1, 1), (1, 1)), mode="constant")
     padded = np.pad(padded, ((1, 1), (0, 0), (0, 0)), mode="edge")  # the neck goes on beyond the last slice
-    core = ndimage.distance_transform_edt(padded, spacing_mm) > radius
+    core = ndimage.distance_transform_edt(padded, spacing_zyx_mm) > radius_mm
     if not core.any():
         return mask
-    opened = ndimage.distance_transform_edt(~core, spacing_mm) <= radius
+    opened = ndimage.distance_transform_edt(~core, spacing_zyx_mm) <= radius_mm
     return (opened & padded)[1:-1, 1:-1, 1:-1]
 
 

@@ -9,6 +9,10 @@ import math
 import numpy as np
 import SimpleITK as sitk
 
+from utils.geometry import IDENTITY_DIRECTION, Geometry
+from utils.intensity import AIR_HU
+from utils.volume_io import Volume
+
 Triple = tuple[float, float, float]
 Size = tuple[int, int, int]
 
@@ -59,6 +63,61 @@ def resample_labels(
     if _same(spacing_zyx_mm, new_spacing_zyx_mm) and tuple(size) == labels.shape:
         return labels
     return _resample(_to_image(labels, spacing_zyx_mm), size, new_spacing_zyx_mm, sitk.sitkLabelLinear)
+
+
+def straighten(volume: Volume) -> Volume:
+    """Turn an oblique CT so that its axes are the patient's.
+
+    Args:
+        volume: HU, axes in LPS order with a residual rotation.
+
+    Returns:
+        The CT on a grid of the same spacings that holds all of it, interpolated by cubic B-splines, since linear
+        interpolation would blur small organs away; air beyond.
+    """
+    geometry = volume.geometry
+    last = np.array([n - 1 for n in geometry.size_zyx])
+    corners = np.stack(np.meshgrid(*[(0, n) for n in last], indexing="ij"), -1).reshape(-1, 3)
+    points_xyz_mm = np.array([geometry.world_mm(tuple(corner)) for corner in corners])
+    low, high = points_xyz_mm.min(axis=0), points_xyz_mm.max(axis=0)
+    size_xyz = np.ceil((high - low) / geometry.spacing_zyx_mm[::-1] - 1e-6).astype(int) + 1
+    straight = Geometry(
+        size_zyx=tuple(size_xyz[::-1].tolist()),
+        spacing_zyx_mm=geometry.spacing_zyx_mm,
+        origin_xyz_mm=tuple(low.tolist()),
+        direction=IDENTITY_DIRECTION,
+    )
+    array = _resample_onto(volume, straight, sitk.sitkBSpline, AIR_HU)
+    return Volume(array=array.clip(volume.array.min(), volume.array.max()), geometry=straight)
+
+
+def carry_over(volume: Volume, geometry: Geometry) -> np.ndarray:
+    """Carry a volume over to any other grid: labels (integers) by largest share, other values linearly.
+
+    Args:
+        volume: uint8 or floating point.
+        geometry: of the other grid.
+
+    Returns:
+        (D, H, W) of the same dtype; 0 beyond the volume.
+    """
+    is_label = np.issubdtype(volume.array.dtype, np.integer)
+    return _resample_onto(volume, geometry, sitk.sitkLabelLinear if is_label else sitk.sitkLinear, 0)
+
+
+def _resample_onto(volume: Volume, geometry: Geometry, interpolator: int, fill: float) -> np.ndarray:
+    image = sitk.GetImageFromArray(volume.array)
+    image.SetSpacing(volume.geometry.spacing_zyx_mm[::-1])
+    image.SetOrigin(volume.geometry.origin_xyz_mm)
+    image.SetDirection(volume.geometry.direction)
+    filter_ = sitk.ResampleImageFilter()
+    filter_.SetInterpolator(interpolator)
+    filter_.SetSize([int(n) for n in geometry.size_zyx[::-1]])
+    filter_.SetOutputSpacing(geometry.spacing_zyx_mm[::-1])
+    filter_.SetOutputOrigin(geometry.origin_xyz_mm)
+    filter_.SetOutputDirection(geometry.direction)
+    filter_.SetDefaultPixelValue(fill)
+    return sitk.GetArrayFromImage(filter_.Execute(image))
 
 
 def _same(spacing: Triple, other: Triple) -> bool:

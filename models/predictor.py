@@ -9,12 +9,12 @@ import torch.nn.functional as F
 
 from models.focusnet import FocusNet, Location
 from models.roi import find_peaks
-from utils.intensity import normalize
+from utils.intensity import AIR_HU, normalize
 from utils.preset import Preset
 from utils.resize import resize_linear
+from utils.scratch import NewVolume
 from utils.sliding_window import blend_windows
 
-AIR_HU = -1000
 Box = tuple[slice, slice, slice]
 
 
@@ -57,22 +57,31 @@ class Predictor:
         preset: grid, intensity, heatmap threshold.
         overlap: share of a window that its neighbour covers too.
         autocast: context in which the networks run, for mixed precision.
+        new_volume: makes the blended probabilities; None puts them on the network's device.
     """
 
     def __init__(
-        self, network: FocusNet, preset: Preset, *, overlap: float = 0.25, autocast: AbstractContextManager
+        self,
+        network: FocusNet,
+        preset: Preset,
+        *,
+        overlap: float = 0.25,
+        autocast: AbstractContextManager,
+        new_volume: NewVolume | None = None,
     ) -> None:
         self.network = network
         self.preset = preset
         self.overlap = overlap
         self.autocast = autocast
+        self.new_volume = new_volume
 
     @torch.no_grad()
-    def predict(self, image_hu: torch.Tensor) -> Prediction:
+    def predict(self, image_hu: torch.Tensor, scanned: torch.Tensor | None = None) -> Prediction:
         """Segment one CT.
 
         Args:
             image_hu: (D, H, W) at the preset's spacing, any size: smaller than a window is padded with air.
+            scanned: (D, H, W) bool, the voxels that the scanner saw; no small organ is sought in what was added around.
 
         Raises:
             RuntimeError: a network is in training mode, whose batch statistics would leak between windows.
@@ -85,11 +94,13 @@ class Predictor:
         padded_hu = F.pad(image_hu.to(device).float(), [0, padding[2], 0, padding[1], 0, padding[0]], value=AIR_HU)
         image = normalize(padded_hu, self.preset.intensity)[None]  # (1, D, H, W)
         num_classes = self.preset.num_classes
-        blended = blend_windows(image, window, self.overlap, self._predict_window)
+        blended = blend_windows(image, window, self.overlap, self._predict_window, self.new_volume)
         probabilities, heatmaps = blended[:num_classes], blended[num_classes:]
         unpadded = tuple(slice(0, n) for n in image_hu.shape)
         backbone_label = probabilities.argmax(dim=0).byte()[unpadded]
         heatmaps = heatmaps[:, *unpadded]  # no peak lies in the padding
+        if scanned is not None:
+            heatmaps = heatmaps * scanned.to(heatmaps.device)
         small_organs = self._segment_small(image, probabilities, heatmaps) if self.network.sos_net is not None else []
         return Prediction(probabilities[:, *unpadded], backbone_label, heatmaps, small_organs)
 
@@ -111,8 +122,8 @@ class Predictor:
             position, value = peaks.position[0, k], float(peaks.value[0, k])
             segmented = value >= self.preset.heatmap.peak_threshold
             if segmented:
-                roi_probability, box = self._segment_roi(image, position, k)
-                merge_small_organ(probabilities, organ + 1, roi_probability, box)
+                roi_probability, box = self._segment_roi(image, position.to(image.device), k)
+                merge_small_organ(probabilities, organ + 1, roi_probability.to(probabilities.device), box)
             found.append(SmallOrgan(organ, tuple(position.tolist()), value, segmented))
         return found
 

@@ -1,14 +1,18 @@
 """inference.py: from a CT file of any orientation to a label map on the same grid."""
 
+import csv
 import json
+import logging
 
 import numpy as np
+import pydicom
 import pytest
 import SimpleITK as sitk
 import torch
 
 import inference
 from models.focusnet import build_part
+from tests.dicom_files import ct_slices, save_all
 from utils.checkpoint import save_checkpoint
 from utils.command_line import run_main
 from utils.geometry import Geometry
@@ -16,10 +20,10 @@ from utils.preset import load_preset
 from utils.volume_io import Volume, read_volume, write_volume
 
 TINY = [
-    "networks.width=0.25",
+    "networks.width=0.1",
     "grid.crop_size_vox=[8,24,20]",
     "grid.roi_size_vox=[4,12,8]",
-    "grid.spacing_zyx_mm=[6.0,5.0,4.0]",
+    "grid.spacing_zyx_mm=[9.0,7.0,6.0]",
     "heatmap.peak_threshold=0.0",
 ]
 OBLIQUE = tuple(np.array([[1, 0, 0], [0, np.cos(0.2), -np.sin(0.2)], [0, np.sin(0.2), np.cos(0.2)]]).ravel())
@@ -48,6 +52,11 @@ def ct():
     return Volume(array=array, geometry=geometry)
 
 
+@pytest.fixture(autouse=True)
+def _every_message(caplog):
+    caplog.set_level(logging.INFO)
+
+
 def run(*arguments):
     return run_main(inference.main, [str(argument) for argument in arguments])
 
@@ -72,7 +81,7 @@ def test_output_lies_on_the_grid_of_the_input_and_names_its_organs(ct, checkpoin
     assert not list(tmp_path.rglob("*.partial*"))
 
 
-@pytest.mark.parametrize("code", ["LPS", "RAS", "SRA", "AIL"])
+@pytest.mark.parametrize("code", ["SRA"])
 def test_orientation_of_the_file_does_not_change_the_segmentation(code, ct, checkpoint, tmp_path):
     write_volume(tmp_path / "lps.nii.gz", ct)
     turned = sitk.DICOMOrient(sitk.ReadImage(str(tmp_path / "lps.nii.gz")), code)
@@ -112,6 +121,47 @@ def test_backbone_only_leaves_small_organs_to_s_net(ct, checkpoint, tmp_path):
     write_volume(tmp_path / "head.mha", ct)
     segment_file(tmp_path / "head.mha", checkpoint, tmp_path / "out", "--backbone-only")
     assert "peak" not in json.loads((tmp_path / "out" / "head.json").read_text())["organs"]["chiasm"]
+
+
+def test_every_output_of_a_dicom_folder(ct, checkpoint, tmp_path, caplog):
+    save_all(ct_slices(ct), tmp_path / "pt_1")
+    options = ("--format", "seg.nrrd", "--masks", "--rtstruct", "--probabilities", "--tta", "--tile-memory", "0")
+    segment_file(tmp_path / "pt_1", checkpoint, tmp_path / "out", *options)
+
+    label = read_volume(tmp_path / "out" / "pt_1.seg.nrrd")
+    assert label.geometry.matches(ct.geometry)
+    assert label.metadata["Segment0_Name"] == "brainstem"
+    report = json.loads((tmp_path / "out" / "pt_1.json").read_text())
+    assert report["peak_memory_gib"]["ram"] > 0.1
+    found = [name for name, organ in report["organs"].items() if organ["num_voxels"]]
+    assert len(found) > 2
+    total = 0
+    for name, organ in report["organs"].items():
+        mask = read_volume(tmp_path / "out" / "pt_1_masks" / f"{name}.seg.nrrd").array
+        np.testing.assert_array_equal(mask, label.array == organ["label"])
+        probability = read_volume(tmp_path / "out" / "pt_1_probabilities" / f"{name}.seg.nrrd")
+        assert probability.geometry.matches(ct.geometry)
+        total = total + probability.array
+    assert 0.5 < total.max() <= 1.01
+    structures = pydicom.dcmread(tmp_path / "out" / "pt_1.rtstruct.dcm")
+    assert [roi.ROIName for roi in structures.StructureSetROISequence] == found
+    assert not list(tmp_path.rglob("*.partial*"))
+
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("*.*") if "pt_1" in path.name}
+    segment_file(tmp_path / "pt_1", checkpoint, tmp_path / "out", *options)
+    assert "1 CTs, 1 done before" in caplog.text
+    assert before == {path: path.stat().st_mtime_ns for path in before}
+
+
+def test_shards_share_a_cohort(checkpoint, tmp_path):
+    for name in ("a", "b", "c"):  # none of them is read as a CT: what counts is who is asked to
+        (tmp_path / "in").mkdir(exist_ok=True)
+        (tmp_path / "in" / f"{name}.mha").write_text("no CT")
+    for number, cases in ((1, ["a", "c"]), (2, ["b"])):
+        arguments = ("--checkpoint", checkpoint, "--input", tmp_path / "in", "--output", tmp_path / "out")
+        assert run(*arguments, "--shard", f"{number}/2") == 2
+        rows = list(csv.DictReader((tmp_path / "out" / f"summary_{number}of2.csv").open()))
+        assert [row["case"] for row in rows] == cases
 
 
 def test_one_damaged_ct_does_not_stop_the_others(ct, checkpoint, tmp_path, caplog):

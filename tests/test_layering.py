@@ -17,7 +17,17 @@ MAY_IMPORT = {
 SCRIPTS = {path.stem for path in ROOT.glob("*.py")}
 TRAINING_SCRIPTS = ("train_backbone", "train_SOL", "train_backbone_heatmap", "train_autoencoder", "adv_train")
 SIMPLEITK_USERS = ("utils/volume_io.py", "data_preprocess/resample.py", "data_preprocess/sources/")
-NOT_ON_TRAINING_NODES = ("SimpleITK", "pydicom", "surface_distance", "skimage", "matplotlib", "pytest", "hypothesis")
+NOT_ON_TRAINING_NODES = (
+    "SimpleITK",
+    "pydicom",
+    "rt_utils",
+    "cv2",
+    "surface_distance",
+    "skimage",
+    "matplotlib",
+    "pytest",
+    "hypothesis",
+)
 SOURCES = sorted(path for package in MAY_IMPORT for path in (ROOT / package).rglob("*.py"))
 
 

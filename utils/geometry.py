@@ -33,6 +33,21 @@ class Geometry:
         point = np.asarray(self.origin_xyz_mm) + np.reshape(self.direction, (3, 3)) @ offset_xyz
         return tuple(float(value) for value in point)
 
+    def index_to_world(self) -> np.ndarray:
+        """(3, 4) matrix from a voxel index (z, y, x, 1) to patient coordinates (x, y, z) in mm."""
+        columns = np.reshape(self.direction, (3, 3))[:, ::-1] * np.asarray(self.spacing_zyx_mm)
+        return np.column_stack([columns, self.origin_xyz_mm])
+
+    def origin_vox(self) -> tuple[float, float, float]:
+        """The first voxel's place (z, y, x) in the patient, in voxels along the grid's own axes."""
+        along_xyz_mm = np.reshape(self.direction, (3, 3)).T @ np.asarray(self.origin_xyz_mm)
+        return tuple((along_xyz_mm[::-1] / self.spacing_zyx_mm).tolist())
+
+    def obliqueness_deg(self) -> float:
+        """Largest angle between an axis of the grid and the axis of the patient that it is closest to."""
+        cosines = np.abs(np.reshape(self.direction, (3, 3))).max(axis=0)
+        return float(np.rad2deg(np.arccos(np.clip(cosines, 0, 1))).max())
+
     def index_zyx(self, points_mm: np.ndarray) -> np.ndarray:
         """Voxel indices of points; undoes `world_mm`.
 

@@ -4,6 +4,8 @@ import torch
 
 from utils.preset import IntensitySettings
 
+AIR_HU = -1000
+
 
 def normalize(image_hu: torch.Tensor, settings: IntensitySettings) -> torch.Tensor:
     """Clip, shift and scale a CT.

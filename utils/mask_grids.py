@@ -87,7 +87,7 @@ def resample_mask(mask: Mask, geometry: Geometry) -> Mask:
     """
     if not mask.voxels.size:
         return empty_mask(geometry)
-    own, target = _index_to_world(mask.geometry), _index_to_world(geometry)
+    own, target = mask.geometry.index_to_world(), geometry.index_to_world()
     to_own = np.linalg.solve(own[:3, :3], target[:3, :3])
     shift = np.linalg.solve(own[:3, :3], target[:3, 3] - own[:3, 3])
     ends = zip(mask.corner_zyx, mask.voxels.shape, strict=True)
@@ -110,9 +110,3 @@ def resample_mask(mask: Mask, geometry: Geometry) -> Mask:
 def _extent(occupied: np.ndarray) -> slice | None:
     found = np.flatnonzero(occupied)
     return slice(int(found[0]), int(found[-1]) + 1) if len(found) else None
-
-
-def _index_to_world(geometry: Geometry) -> np.ndarray:
-    """(3, 4) matrix from a voxel index (z, y, x) to patient coordinates (x, y, z) in mm."""
-    columns = np.reshape(geometry.direction, (3, 3))[:, ::-1] * np.asarray(geometry.spacing_zyx_mm)
-    return np.column_stack([columns, geometry.origin_xyz_mm])

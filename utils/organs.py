@@ -8,6 +8,20 @@ from utils.preset import Preset
 COLOR_TABLE_NAME = "organs.ctbl"
 
 
+def check_color_table(folder: Path, preset: Preset) -> None:
+    """Check that label maps in a folder mean the organs of a preset.
+
+    Raises:
+        ValueError: a color table there says otherwise.
+    """
+    path = folder / COLOR_TABLE_NAME
+    if path.is_file() and (names := read_color_table(path)) != preset.organ_names:
+        raise ValueError(
+            f"{path}: label maps in this folder have the organs {', '.join(names)}, those to be written "
+            f"{', '.join(preset.organ_names)}; choose another folder"
+        )
+
+
 def write_color_table(folder: Path, preset: Preset) -> None:
     """Write a 3D Slicer color table beside label maps: one line `value name R G B A` per organ."""
     lines = ["# Color table: value name R G B A", "0 background 0 0 0 0"]
@@ -30,7 +44,7 @@ def read_color_table(path: Path) -> tuple[str, ...]:
 
 def segment_metadata(preset: Preset) -> dict[str, str]:
     """Header fields by which 3D Slicer names and colors the segments of an NRRD label map."""
-    fields = {}
+    fields = {"Segmentation_MasterRepresentation": "Binary labelmap"}
     for i, organ in enumerate(preset.organs):
         fields[f"Segment{i}_ID"] = organ.name
         fields[f"Segment{i}_Name"] = organ.name

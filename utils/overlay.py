@@ -8,6 +8,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from utils.files import replace_atomically
+from utils.outlines import trace_outlines
 
 RGB = tuple[int, int, int]
 
@@ -72,6 +73,7 @@ def render_case(
     reference: np.ndarray | None = None,
     heatmap: np.ndarray | None = None,
     window_hu: tuple[float, float] = (-160, 240),
+    show_all: bool = False,
 ) -> np.ndarray:
     """Draw a case as axial, coronal and sagittal slices with outlines and a legend.
 
@@ -87,6 +89,7 @@ def render_case(
         reference: (D, H, W) uint8, drawn in light dashed lines.
         heatmap: (D, H, W) in [0, 1], laid over the CT.
         window_hu: HU drawn black and white.
+        show_all: add rows until every organ is well seen.
 
     Returns:
         (h, w, 3) uint8, RGB.
@@ -97,7 +100,7 @@ def render_case(
     _check(image, label, reference, heatmap, min(len(colors), len(names)))
     extent_mm = np.multiply(image.shape, spacing_zyx_mm)
     frame = Frame(spacing_zyx_mm, PANEL_PX / float(max(extent_mm[0], extent_mm[1])), colors, window_hu)
-    cuts = choose_cuts(label if reference is None else reference, heatmap, image.shape)
+    cuts = choose_cuts(label if reference is None else reference, heatmap, image.shape, show_all=show_all)
     rows = [[_draw_panel(cut, frame, image, label, reference, heatmap) for cut in row] for row in cuts]
     width = max(sum(panel.width + GAP_PX for panel in row) - GAP_PX for row in rows)
     drawn = np.unique(np.concatenate([np.unique(m) for m in (label, reference) if m is not None] or [[0]]))
@@ -113,13 +116,17 @@ def save_png(path: Path, array: np.ndarray) -> None:
         Image.fromarray(array).save(partial)
 
 
-def choose_cuts(label: np.ndarray | None, heatmap: np.ndarray | None, shape: tuple[int, int, int]) -> list[list[Cut]]:
+def choose_cuts(
+    label: np.ndarray | None, heatmap: np.ndarray | None, shape: tuple[int, int, int], *, show_all: bool = False
+) -> list[list[Cut]]:
     """Pick informative slices: per row one axial, one coronal and one sagittal.
 
     Args:
         label: (D, H, W) uint8 or None.
         heatmap: (D, H, W) or None; its peak is shown where there is no label.
         shape: (D, H, W).
+        show_all: as many rows as it takes to see half of every organ's largest section; otherwise one, or two for more
+            than three organs.
 
     Returns:
         Rows of cuts.
@@ -128,54 +135,19 @@ def choose_cuts(label: np.ndarray | None, heatmap: np.ndarray | None, shape: tup
     if not organs:
         peak = [n // 2 for n in shape] if heatmap is None else np.unravel_index(heatmap.argmax(), shape)
         return [[Cut(axis, int(index)) for axis, index in enumerate(peak)]]
-    rows: list[list[Cut]] = [[] for _ in range(1 if len(organs) <= MAX_ORGANS_IN_ONE_ROW else 2)]
+    num_rows = 1 if len(organs) <= MAX_ORGANS_IN_ONE_ROW else 2
+    rows: list[list[Cut]] = []
     visible = [_visible_shares(label, organs, axis) for axis in range(3)]
     hidden_along = [np.ones(len(organs)) for _ in range(3)]  # 1 until a cut along the axis shows all of the organ
     hidden = np.ones(len(organs))
-    for row in rows:
+    while len(rows) < num_rows or (show_all and hidden.max() > 0.5):
+        rows.append([])
         for axis in range(3):
             best = int(((hidden_along[axis] + hidden) @ np.sqrt(visible[axis])).argmax())
-            row.append(Cut(axis, best))
+            rows[-1].append(Cut(axis, best))
             hidden_along[axis] = np.minimum(hidden_along[axis], 1 - visible[axis][:, best])
             hidden = np.minimum(hidden, hidden_along[axis])
     return rows
-
-
-def trace_outlines(mask: np.ndarray) -> list[np.ndarray]:
-    """Closed outlines of a mask along the edges of its pixels.
-
-    Args:
-        mask: (h, w) bool.
-
-    Returns:
-        One (n, 2) array of corners (row, column) per outline, outer ones clockwise in a picture, holes the other way.
-        Pixel (0, 0) has the corners (0, 0) and (1, 1).
-    """
-    padded = np.pad(mask, 1)
-    inside = padded[1:-1, 1:-1]
-    steps = (  # neighbour beyond the edge, start and end corner of the edge with the mask on its right
-        (padded[:-2, 1:-1], (0, 0), (0, 1)),
-        (padded[1:-1, 2:], (0, 1), (1, 1)),
-        (padded[2:, 1:-1], (1, 1), (1, 0)),
-        (padded[1:-1, :-2], (1, 0), (0, 0)),
-    )
-    following: dict[tuple[int, int], list[tuple[int, int]]] = {}
-    for neighbour, start, end in steps:
-        for row, column in np.argwhere(inside & ~neighbour).tolist():
-            corner = (row + start[0], column + start[1])
-            following.setdefault(corner, []).append((row + end[0], column + end[1]))
-    outlines = []
-    while following:
-        first = corner = next(iter(following))
-        outline = []
-        while not outline or corner != first:
-            outline.append(corner)
-            ends = following[corner]
-            corner = ends.pop()
-            if not ends:
-                del following[outline[-1]]
-        outlines.append(np.array(outline, dtype=float))
-    return outlines
 
 
 def _check(

@@ -19,6 +19,7 @@ RANGES = {
     "grid.spacing_zyx_mm": (0.01, 100),
     "grid.crop_size_vox": (1, math.inf),
     "grid.roi_size_vox": (1, math.inf),
+    "grid.below_lung_tops_mm": (-1000, math.inf),
     "intensity.scale_hu": (1, math.inf),
     "networks.width": (0.01, 100),
     "networks.autoencoder_code": (1, math.inf),
@@ -90,6 +91,8 @@ class GridSettings:
     """Training crop and sliding window."""
     roi_size_vox: Size
     """Box around a small organ's peak that SOS-Net and the AutoEncoder see."""
+    below_lung_tops_mm: float = 100.0
+    """How far training scans reach below the lung tops, negative if they end above; inference cuts longer scans."""
 
 
 @dataclass(frozen=True, kw_only=True)

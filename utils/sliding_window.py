@@ -4,6 +4,8 @@ from collections.abc import Callable, Iterator, Sequence
 
 import torch
 
+from utils.scratch import NewVolume
+
 EDGE_WEIGHT = 0.02
 """Smallest blending weight: positive, so that a voxel seen only at a window's edge is still defined."""
 
@@ -30,12 +32,23 @@ def window_starts(size: int, window: int, overlap: float) -> list[int]:
     return [round(i * room / max(1, count - 1)) for i in range(count)]
 
 
+def window_starts_from_end(size: int, window: int, overlap: float) -> list[int]:
+    """Starts of as many windows as `window_starts` has, the last ones where they are in a volume of any other size.
+
+    Along z they begin at the head: how far a scan reaches down does not move the windows above.
+    """
+    stride = max(1, int(window * (1 - overlap)))
+    last = max(0, size - window)
+    return sorted({max(0, last - i * stride) for i in range(len(window_starts(size, window, overlap)))})
+
+
 def window_boxes(
     volume_size: Sequence[int], window_size: Sequence[int], overlap: float
 ) -> Iterator[tuple[slice, slice, slice]]:
     """Boxes of windows that cover a volume which is at least as large as the window."""
+    methods = (window_starts_from_end, window_starts, window_starts)
     z_starts, y_starts, x_starts = (
-        window_starts(size, window, overlap) for size, window in zip(volume_size, window_size, strict=True)
+        starts(size, window, overlap) for starts, size, window in zip(methods, volume_size, window_size, strict=True)
     )
     for start in ((z, y, x) for z in z_starts for y in y_starts for x in x_starts):
         yield tuple(slice(a, a + window) for a, window in zip(start, window_size, strict=True))
@@ -59,6 +72,7 @@ def blend_windows(
     window_size: Sequence[int],
     overlap: float,
     predict: Callable[[torch.Tensor], torch.Tensor],
+    new_volume: NewVolume | None = None,
 ) -> torch.Tensor:
     """Apply a function to every window and average its results where windows overlap.
 
@@ -67,17 +81,19 @@ def blend_windows(
         window_size: (d, h, w).
         overlap: see `window_starts`.
         predict: (1, C, d, h, w) to (1, K, d, h, w).
+        new_volume: makes the result; None puts it on the volume's device.
 
     Returns:
-        (K, D, H, W) float32 on the volume's device.
+        (K, D, H, W) float32.
     """
+    new_volume = new_volume or (lambda shape, device: torch.zeros(shape, device=device))
     weight = blending_weight(window_size).to(volume.device)
-    total = volume.new_zeros(volume.shape[1:], dtype=torch.float32)
     blended = None
     for box in window_boxes(volume.shape[1:], window_size, overlap):
         result = predict(volume[:, *box][None])[0].float()
         if blended is None:
-            blended = result.new_zeros(len(result), *volume.shape[1:])
-        blended[:, *box] += result * weight
-        total[box] += weight
-    return blended / total
+            blended = new_volume((len(result), *volume.shape[1:]), volume.device)
+            total = torch.zeros(volume.shape[1:], device=blended.device)
+        blended[:, *box] += (result * weight).to(blended.device)
+        total[box] += weight.to(blended.device)
+    return blended.div_(total)

@@ -15,8 +15,12 @@ from utils.geometry import Geometry
 
 NIFTI_SUFFIXES = (".nii.gz", ".nii")
 GZIP_CHUNK = 1 << 24
+NIFTI_FLOATS = {"16": "f4", "64": "f8"}
+"""NIfTI's codes of floating-point voxels."""
+NIFTI_HEADER_SIZES = (348, 540)
+"""The first number of a file, by which its byte order is known."""
 NOT_WRITTEN = "cannot be written completely: is the disk full, or may nobody write there?"
-SUFFIXES = (*NIFTI_SUFFIXES, ".nrrd", ".mha")
+SUFFIXES = (*NIFTI_SUFFIXES, ".seg.nrrd", ".nrrd", ".mha")
 """Not .mhd: its voxels lie in a second file, which may be cut short or left behind without anybody noticing."""
 
 
@@ -46,24 +50,6 @@ def volume_stem(path: Path) -> str:
     return path.name[: -len(suffix)] if suffix else path.name
 
 
-def list_volumes(path: Path) -> list[Path]:
-    """The volumes that a user means by `path`: the file itself, or every volume file directly in the folder, sorted.
-
-    Raises:
-        ValueError: the path does not exist, is no volume, or holds none.
-    """
-    if not path.exists():
-        raise ValueError(f"{path}: no such file or folder; check the path")
-    if path.is_file():
-        if volume_suffix(path) is None:
-            raise ValueError(f"{path}: expected a volume ({', '.join(SUFFIXES)}); convert the file to one of these")
-        return [path]
-    volumes = sorted(file for file in path.iterdir() if file.is_file() and volume_suffix(file))
-    if not volumes:
-        raise ValueError(f"{path}: expected volumes ({', '.join(SUFFIXES)}) in this folder, found none")
-    return volumes
-
-
 def read_volume(path: str | Path) -> Volume:
     """Read a three-dimensional scalar volume.
 
@@ -84,6 +70,9 @@ def read_volume(path: str | Path) -> Volume:
     except (RuntimeError, OSError, EOFError, zlib.error) as error:
         reason = str(error).strip().splitlines()[-1].strip()
         raise ValueError(f"{path}: cannot be read as a volume: damaged, or of another format ({reason})") from error
+    num_bad = _count_nifti_not_finite(path) if complete and volume_suffix(path) in NIFTI_SUFFIXES else 0
+    if num_bad:
+        raise ValueError(f"{path}: {num_bad} voxel(s) are NaN or infinite: export the volume again")
     if not complete:
         raise ValueError(f"{path}: is truncated, it holds fewer voxels than its header says; copy or export it again")
     if image.GetDimension() != 3 or image.GetNumberOfComponentsPerPixel() != 1:
@@ -176,6 +165,24 @@ def _nifti_is_complete(path: Path) -> bool:
         while chunk := stream.read(GZIP_CHUNK):
             length += len(chunk)
     return length >= expected
+
+
+def _count_nifti_not_finite(path: Path) -> int:
+    """How many voxels of a complete NIfTI file are NaN or infinite: ITK makes zeros of them and says nothing."""
+    reader = sitk.ImageFileReader()
+    reader.SetFileName(str(path))
+    reader.ReadImageInformation()
+    kind = NIFTI_FLOATS.get(reader.GetMetaData("datatype"))
+    if kind is None:
+        return 0
+    with gzip.open(path) if volume_suffix(path) == ".nii.gz" else path.open("rb") as stream:
+        is_little = int.from_bytes(stream.read(4), "little") in NIFTI_HEADER_SIZES
+        stream.seek(int(float(reader.GetMetaData("vox_offset"))))
+        count = 0
+        while chunk := stream.read(GZIP_CHUNK):
+            values = np.frombuffer(chunk, dtype=("<" if is_little else ">") + kind, count=len(chunk) // int(kind[1]))
+            count += int(values.size - np.isfinite(values).sum())
+    return count
 
 
 def _from_image(image: sitk.Image) -> Volume:

@@ -14,6 +14,7 @@ from scipy import ndimage
 from scipy.spatial.transform import Rotation
 
 from data_preprocess.sources.phantom_anatomy import BODY, STRUCTURES
+from data_preprocess.sources.phantom_chest import CHEST, CHEST_TOP_Z_MM
 from data_preprocess.sources.phantom_shapes import Placed, Shape
 from data_preprocess.sources.phantom_tissues import GROUPS, TISSUES, Structure
 from data_preprocess.sources.raw_case import RawCase, RawReference, is_wanted
@@ -38,6 +39,8 @@ ORGANS = (
 )
 NOT_CONTOURED_PROBABILITY = 0.1
 EXTENT_ZYX_MM = (260.0, 256.0, 240.0)
+FRONT_MM = -113.0
+"""Where the field of view begins in front of the template's sella."""
 VERTEX_Z_MM = 103.0
 """Of the template."""
 TABLE_TO_HEAD_MM = 5.0
@@ -130,18 +133,22 @@ def read_case(reference: RawReference, preset: Preset | None = None) -> RawCase:
     )
 
 
-def draw_phantom(seed: int, *, spacing_zyx_mm: Triple = (2.5, 2.0, 2.0)) -> RawCase:
+def draw_phantom(
+    seed: int, *, spacing_zyx_mm: Triple = (2.5, 2.0, 2.0), extent_zyx_mm: Triple = EXTENT_ZYX_MM
+) -> RawCase:
     """Draw a head-and-neck CT from the vertex to the lower neck, with organ masks.
 
     Args:
         seed: the same seed is the same patient and image.
-        spacing_zyx_mm: of the voxel grid, which covers 260 x 256 x 240 mm (z, y, x).
+        spacing_zyx_mm: of the voxel grid.
+        extent_zyx_mm: what the grid covers. The default holds head and neck; from about 300 mm (z) on, which then
+            want 400 mm (x), there is a chest.
 
     Returns:
         The case; about a tenth of the organs has no mask, though the image shows them. Masks are disjoint.
     """
     patient = draw_patient(np.random.default_rng([seed, 0]))
-    image, label = paint_patient(patient, spacing_zyx_mm, np.random.default_rng([seed, 1]))
+    image, label = paint_patient(patient, spacing_zyx_mm, np.random.default_rng([seed, 1]), extent_zyx_mm)
     geometry = Geometry(size_zyx=image.shape, spacing_zyx_mm=tuple(spacing_zyx_mm), origin_xyz_mm=patient.origin_xyz_mm)
     return RawCase(
         case_id=f"phantom_{seed:03d}",
@@ -177,19 +184,22 @@ def draw_patient(rng: np.random.Generator) -> Patient:
     )
 
 
-def paint_patient(patient: Patient, spacing_zyx_mm: Triple, rng: np.random.Generator) -> Painting:
+def paint_patient(
+    patient: Patient, spacing_zyx_mm: Triple, rng: np.random.Generator, extent_zyx_mm: Triple = EXTENT_ZYX_MM
+) -> Painting:
     """Paint a patient as a CT.
 
     Args:
         patient: from `draw_patient`.
         spacing_zyx_mm: of the voxel grid.
         rng: for texture and noise.
+        extent_zyx_mm: of the field of view, as for `draw_phantom`.
 
     Returns:
         CT and labels of all nine organs, contoured or not.
     """
-    size = tuple(max(1, round(extent / spacing)) for extent, spacing in zip(EXTENT_ZYX_MM, spacing_zyx_mm, strict=True))
-    coordinates = _template_coordinates(patient, size, spacing_zyx_mm)
+    size = tuple(max(1, round(extent / spacing)) for extent, spacing in zip(extent_zyx_mm, spacing_zyx_mm, strict=True))
+    coordinates = _template_coordinates(patient, size, spacing_zyx_mm, extent_zyx_mm)
     canvas = Canvas(
         image=np.full(size, -1000, np.float32),
         label=np.zeros(size, np.uint8),
@@ -202,7 +212,8 @@ def paint_patient(patient: Patient, spacing_zyx_mm: Triple, rng: np.random.Gener
     margin_mm = canvas.edge_mm + SEARCH_STRIDE * max(spacing_zyx_mm)
     _paint_surroundings(canvas, patient, spacing_zyx_mm)
     _paint_body(canvas, patient.tissue_hu)
-    for structure, shape in patient.structures:
+    chest = _place_chest() if coordinates[0].min() < CHEST_TOP_Z_MM else ()
+    for structure, shape in (*chest, *patient.structures):
         box = _find_box(shape, coarse, margin_mm, size)
         if box is not None:
             _paint(canvas, box, structure, shape, patient.tissue_hu)
@@ -242,12 +253,21 @@ def _place_structures(rng: np.random.Generator) -> tuple[tuple[Structure, Placed
     return tuple(placed)
 
 
+def _place_chest() -> list[tuple[Structure, Placed]]:
+    """The chest is the template's in every patient."""
+    return [
+        (structure, Placed(structure.shape, mirrored=mirrored, pivot=(0, 0, 0), scale=(1, 1, 1), shift=(0, 0, 0)))
+        for structure in CHEST
+        for mirrored in ((False, True) if structure.paired else (False,))
+    ]
+
+
 def _template_coordinates(
-    patient: Patient, size: tuple[int, int, int], spacing_zyx_mm: Triple
+    patient: Patient, size: tuple[int, int, int], spacing_zyx_mm: Triple, extent_zyx_mm: Triple
 ) -> tuple[np.ndarray, ...]:
     """Where each voxel's center lies in the template, one (D, H, W) array of mm per axis."""
     top_mm = VERTEX_Z_MM * patient.scale_zyx[0] + 10 + patient.shift_mm[0]
-    start = (top_mm - EXTENT_ZYX_MM[0], -113 + patient.shift_mm[1], -EXTENT_ZYX_MM[2] / 2 + patient.shift_mm[2])
+    start = (top_mm - extent_zyx_mm[0], FRONT_MM + patient.shift_mm[1], -extent_zyx_mm[2] / 2 + patient.shift_mm[2])
     axes = [a + spacing * (np.arange(n) + 0.5) for a, spacing, n in zip(start, spacing_zyx_mm, size, strict=True)]
     z, y, x = np.meshgrid(*axes, indexing="ij", sparse=True)
     angles = np.deg2rad(patient.rotation_deg)

@@ -5,6 +5,7 @@ structures are given for the left side. Distances are those of an average adult.
 """
 
 from data_preprocess.sources import phantom_head
+from data_preprocess.sources.phantom_chest import TRUNK
 from data_preprocess.sources.phantom_shapes import (
     Box,
     Column,
@@ -32,7 +33,7 @@ BODY = Union(
         Column(
             (
                 (-20, 50, 52, 60), (-50, 44, 54, 59), (-80, 33, 57, 58), (-110, 26, 62, 58), (-130, 26, 62, 61),
-                (-150, 30, 62, 70), (-170, 34, 64, 88), (-230, 40, 66, 140),
+                (-150, 30, 62, 70), (-170, 34, 64, 88), (-230, 40, 66, 140), *TRUNK,
             ),
         ),
         Tube(((3, -72, 0), (-20, -84, 0), (-36, -92, 0), (-42, -82, 0)), (6, 7, 7.5, 9)),

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from utils.overlay import PANEL_PX, Cut, choose_cuts, render_case, save_png, trace_outlines
+from utils.overlay import PANEL_PX, Cut, choose_cuts, render_case, save_png
 
 SPACING = (2.5, 1.0, 2.0)
 COLORS = ((255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 0, 255))
@@ -27,12 +27,6 @@ def label(image: np.ndarray) -> np.ndarray:
 
 def has_color(picture: np.ndarray, color: tuple[int, int, int]) -> bool:
     return bool((picture == color).all(axis=-1).any())
-
-
-def outline_area(outline: np.ndarray) -> float:
-    """Enclosed area, positive if clockwise in a picture (columns to the right, rows downwards)."""
-    row, column = outline.T
-    return float((column * np.roll(row, -1) - np.roll(column, -1) * row).sum() / 2)
 
 
 def test_pixels_are_isotropic_and_the_tallest_panel_has_its_height(image: np.ndarray):
@@ -109,23 +103,6 @@ def test_cuts_without_organs():
 def test_empty_label_map_is_drawn(image: np.ndarray):
     picture = render_case(image, np.zeros(image.shape, np.uint8), **STYLE)
     assert not any(has_color(picture, color) for color in COLORS)
-
-
-def test_outline_of_one_pixel():
-    mask = np.zeros((3, 4), bool)
-    mask[1, 2] = True
-    (outline,) = trace_outlines(mask)
-    assert {tuple(corner) for corner in outline} == {(1, 2), (1, 3), (2, 3), (2, 2)}
-    assert outline_area(outline) == 1
-
-
-def test_outlines_enclose_the_mask():
-    mask = np.random.default_rng(0).random((9, 13)) > 0.4
-    outlines = trace_outlines(mask)
-    assert sum(outline_area(outline) for outline in outlines) == mask.sum()
-    ring = np.ones((5, 6), bool)
-    ring[1:-1, 2:4] = False
-    assert sorted(outline_area(outline) for outline in trace_outlines(ring)) == [-6, 30]
 
 
 @pytest.mark.parametrize("name", ["label", "reference", "heatmap"])

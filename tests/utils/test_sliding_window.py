@@ -3,7 +3,14 @@
 import pytest
 import torch
 
-from utils.sliding_window import EDGE_WEIGHT, blend_windows, blending_weight, window_boxes, window_starts
+from utils.sliding_window import (
+    EDGE_WEIGHT,
+    blend_windows,
+    blending_weight,
+    window_boxes,
+    window_starts,
+    window_starts_from_end,
+)
 
 VOLUME_SIZE, WINDOW_SIZE = (7, 12, 19), (4, 12, 8)
 
@@ -30,6 +37,19 @@ def test_windows_cover_the_volume_and_overlap_as_much_as_asked(overlap):
         assert (starts[0], starts[-1]) == (0, size - 8)
         steps = [b - a for a, b in zip(starts, starts[1:], strict=False)]
         assert all(1 <= step <= max(1, 8 * (1 - overlap)) + 0.5 for step in steps)  # starts are rounded
+
+
+def test_starts_from_the_end_stay_where_they_are_when_the_beginning_is_cut_off():
+    assert window_starts_from_end(20, 10, 0.5) == [0, 5, 10]
+    assert window_starts_from_end(24, 10, 0.5) == [0, 4, 9, 14]
+    assert window_starts_from_end(6, 10, 0.5) == [0]
+    for size in range(11, 60):
+        starts = window_starts_from_end(size, 10, 0.25)
+        assert len(starts) == len(window_starts(size, 10, 0.25))
+        assert (starts[0], starts[-1]) == (0, size - 10)
+        assert all(b - a <= 7 for a, b in zip(starts, starts[1:], strict=False))
+        longer = window_starts_from_end(size + 3, 10, 0.25)
+        assert [start - size for start in starts[1:]] == [start - size - 3 for start in longer[-len(starts) + 1 :]]
 
 
 @pytest.mark.parametrize("overlap", [-0.1, 1.0, float("nan")])

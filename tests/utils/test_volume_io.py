@@ -8,7 +8,6 @@ from utils.geometry import Geometry
 from utils.volume_io import (
     SUFFIXES,
     Volume,
-    list_volumes,
     match_orientation,
     read_volume,
     to_lps,
@@ -151,16 +150,14 @@ def test_suffixes_and_stems(tmp_path):
     assert volume_suffix(tmp_path / "notes.txt") is None
 
 
-def test_a_folder_stands_for_the_volumes_directly_in_it(tmp_path):
-    for name in ("b.mha", "a.nii.gz", "notes.txt", "deeper/c.mha"):
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        (tmp_path / name).write_text("")
-    assert [path.name for path in list_volumes(tmp_path)] == ["a.nii.gz", "b.mha"]
-    assert list_volumes(tmp_path / "b.mha") == [tmp_path / "b.mha"]
-    with pytest.raises(ValueError, match=r"notes\.txt: expected a volume"):
-        list_volumes(tmp_path / "notes.txt")
-    with pytest.raises(ValueError, match="nowhere: no such file or folder"):
-        list_volumes(tmp_path / "nowhere")
-    (tmp_path / "empty").mkdir()
-    with pytest.raises(ValueError, match="empty: expected volumes"):
-        list_volumes(tmp_path / "empty")
+@pytest.mark.parametrize("name", ["scan.nii.gz", "scan.nii"])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_nan_in_a_nifti_file_is_not_read_as_zero(name, dtype, tmp_path):
+    array = np.full((3, 4, 5), 7, dtype=dtype)
+    array[1, 2, 3], array[0, 0, 0] = np.nan, np.inf
+    geometry = Geometry(size_zyx=(3, 4, 5), spacing_zyx_mm=(1.0, 1.0, 1.0))
+    write_volume(tmp_path / name, Volume(array=array, geometry=geometry))
+    with pytest.raises(ValueError, match=f"{name}: 2 voxel.s. are NaN or infinite"):
+        read_volume(tmp_path / name)
+    write_volume(tmp_path / name, Volume(array=np.nan_to_num(array, posinf=1), geometry=geometry))
+    assert read_volume(tmp_path / name).array[0, 0, 0] == 1

@@ -1,0 +1,285 @@
+"""inference.py: every kind of bad input gets one clear line, leaves nothing half-written and stops nobody else."""
+
+import csv
+import json
+import re
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+import torch
+from pydicom.encaps import encapsulate
+from pydicom.uid import JPEG2000Lossless
+
+import inference
+from models.focusnet import build_part
+from tests.dicom_files import change, ct_slices, save_all
+from utils.checkpoint import save_checkpoint
+from utils.command_line import run_main
+from utils.geometry import Geometry
+from utils.preset import load_preset
+from utils.volume_io import Volume, write_volume
+
+TINY = (
+    "networks.width=0.1",
+    "grid.crop_size_vox=[8,24,20]",
+    "grid.roi_size_vox=[4,12,8]",
+    "grid.spacing_zyx_mm=[12.0,8.0,8.0]",
+)
+SPACING = (8.0, 6.0, 6.5)
+
+
+def head(depth=18, radius_mm=60):
+    """A ball of soft tissue in air."""
+    size = (depth, 30, 28)
+    z, y, x = np.ogrid[: size[0], : size[1], : size[2]]
+    mm = [(axis - (n - 1) / 2) * s for axis, n, s in zip((z, y, x), size, SPACING, strict=True)]
+    array = np.where(sum(a**2 for a in mm) < radius_mm**2, 40, -1000).astype(np.int16)
+    return Volume(array=array, geometry=Geometry(size_zyx=size, spacing_zyx_mm=SPACING))
+
+
+def with_values(change):
+    volume = head()
+    return Volume(array=change(volume.array), geometry=volume.geometry)
+
+
+def with_nan(array):
+    values = array.astype(np.float32)
+    values[3, 4, 5] = np.nan
+    return values
+
+
+def chest():
+    """Two lungs up to the uppermost slice but three."""
+    volume = head(depth=18, radius_mm=500)
+    array = np.full_like(volume.array, -1000)
+    array[:, 4:26, 2:26] = 40
+    array[:15, 8:22, 5:12] = array[:15, 8:22, 16:23] = -850
+    return Volume(array=array, geometry=volume.geometry)
+
+
+def write_dicom(folder, edit=lambda slices: slices):
+    save_all(edit(ct_slices(head())), folder)
+
+
+def one_position_twice(slices):
+    change(slices, 5, ImagePositionPatient=slices[6].ImagePositionPatient)
+    return slices
+
+
+def tilted(slices):
+    for index, image in enumerate(slices):
+        x, y, z = image.ImagePositionPatient
+        image.ImagePositionPatient = [x, float(y) + 1.5 * index, z]
+    return slices
+
+
+def of_modality(modality):
+    def edit(slices):
+        for image in slices:
+            image.Modality = modality
+        return slices
+
+    return edit
+
+
+def cut_short(folder):
+    write_dicom(folder)
+    path = sorted(folder.iterdir())[4]
+    path.write_bytes(path.read_bytes()[:-300])
+
+
+def badly_compressed(folder):
+    def edit(slices):
+        slices[3].file_meta.TransferSyntaxUID = JPEG2000Lossless
+        slices[3].PixelData = encapsulate([b"no image"])
+        slices[3]["PixelData"].VR = "OB"
+        return slices
+
+    write_dicom(folder, edit)
+
+
+def write_color(path):
+    image = sitk.GetImageFromArray(np.zeros((4, 5, 6, 3), dtype=np.uint8), isVector=True)
+    sitk.WriteImage(image, str(path))
+
+
+def write_4d(path):
+    image = sitk.GetImageFromArray(np.zeros((2, 4, 5, 6), dtype=np.int16), isVector=False)
+    sitk.WriteImage(image, str(path))
+
+
+def write_half(path):
+    write_volume(path, head())
+    path.write_bytes(path.read_bytes()[:400])
+
+
+BAD = {
+    "gone.nii.gz": (lambda path: None, "gone.nii.gz: no such file; check the path"),
+    "nan.nii.gz": (
+        lambda path: write_volume(path, with_values(with_nan)),
+        "nan.nii.gz: 1 voxel.s. are NaN or infinite",
+    ),
+    "picture.nrrd": (
+        lambda path: write_volume(path, with_values(lambda a: ((a + 1000) // 5).astype(np.uint8))),
+        "values are not HU: 98 % of them lie between 0 and 208",
+    ),
+    "offset.mha": (
+        lambda path: write_volume(path, with_values(lambda a: a + np.int16(1024))),
+        r"as in a CT stored as HU \+ 1024: give --hu-offset auto",
+    ),
+    "air.mha": (lambda path: write_volume(path, with_values(lambda a: np.full_like(a, -1000))), "values are not HU"),
+    "chest.mha": (lambda path: write_volume(path, chest()), "expected head and neck, but the lungs begin 24 mm below"),
+    "garbage.nrrd": (lambda path: path.write_bytes(b"no volume at all"), "cannot be read as a volume: damaged"),
+    "half.nii.gz": (write_half, "half.nii.gz: cannot be read as a volume: damaged"),
+    "color.mha": (write_color, "expected a 3-D volume with one value per voxel, got 3 dimensions and 3 values"),
+    "series.nii.gz": (write_4d, "expected a 3-D volume with one value per voxel, got 4 dimensions"),
+    "scan.pdf": (lambda path: path.write_bytes(b"%PDF-1.7"), "cannot be read as a volume"),
+    "empty": (lambda path: path.mkdir(), "expected DICOM files in this folder or below it, found none"),
+    "pet": (lambda path: write_dicom(path, of_modality("PT")), "expected a CT, found PT series"),
+    "one_slice": (lambda path: write_dicom(path, lambda slices: slices[:1]), "holds a single slice"),
+    "two_in_one": (lambda path: write_dicom(path, one_position_twice), "repeat a position: slice005.dcm and"),
+    "gap": (lambda path: write_dicom(path, lambda slices: slices[:7] + slices[8:]), "slices are missing"),
+    "tilted": (lambda path: write_dicom(path, tilted), "the gantry was tilted by 10.6 degrees"),
+    "truncated": (cut_short, "slice004.dcm is truncated|slice004.dcm.* cannot be read as DICOM"),
+    "compressed": (badly_compressed, "slice003.dcm: its pixels cannot be decompressed"),
+}
+"""Name in the list to how it is written, and what is said of it."""
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    return save(tmp_path_factory.mktemp("run") / "best.pt", load_preset("phantom", TINY))
+
+
+def save(path, preset, names=("s_net",)):
+    torch.manual_seed(0)
+    save_checkpoint(path, stage="backbone", preset=preset, parts={name: build_part(name, preset) for name in names})
+    return path
+
+
+def run(*arguments):
+    return run_main(inference.main, [str(argument) for argument in arguments])
+
+
+@pytest.fixture(scope="module")
+def attempt(checkpoint, tmp_path_factory):
+    """Exit status, output folder and summary of one run over a good CT amid all the bad ones."""
+    folder = tmp_path_factory.mktemp("cohort")
+    for name, (write, _) in BAD.items():
+        write(folder / name)
+    write_volume(folder / "good.nii.gz", head())
+    names = list(BAD)
+    (folder / "list.txt").write_text("\n".join([*names[:9], "good.nii.gz", *names[9:]]))
+    status = run("--checkpoint", checkpoint, "--input", folder / "list.txt", "--output", folder / "out", "--masks")
+    rows = list(csv.DictReader((folder / "out" / "summary.csv").open()))
+    failed = {row["case"]: row["flags"] for row in rows if row["flags"].startswith("failed: ")}
+    return status, folder / "out", failed
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_what_is_wrong_with_a_ct_is_said_in_one_line(name, attempt):
+    _, _, failed = attempt
+    message = failed[name.split(".")[0] if name != "scan.pdf" else name]
+    assert re.search(BAD[name][1], message), message
+    assert "\n" not in message
+    assert "Traceback" not in message
+
+
+def test_the_good_ct_is_segmented_and_nothing_else_is_left(attempt):
+    status, output, failed = attempt
+    assert status == 1
+    assert len(failed) == len(BAD)
+    found = {path.name for path in output.iterdir()}
+    assert found == {"good.nii.gz", "good.json", "good_masks", "organs.ctbl", "summary.csv"}
+
+
+def refused(capsys, output, *arguments):
+    """The message of a run that ends with status 2 and leaves nothing."""
+    before = sorted(output.rglob("*")) if output.is_dir() else None
+    assert run("--output", output, *arguments) == 2
+    assert (sorted(output.rglob("*")) if output.is_dir() else None) == before
+    message = capsys.readouterr().err.strip().splitlines()
+    assert len(message) == 1
+    assert message[0].startswith("error: ")
+    return message[0]
+
+
+@pytest.fixture
+def good(tmp_path):
+    write_volume(tmp_path / "good.nii.gz", head())
+    return tmp_path / "good.nii.gz"
+
+
+def test_checkpoints_that_do_not_fit_are_refused(good, checkpoint, tmp_path, capsys):
+    preset = load_preset("phantom", TINY)
+    shapes = save(tmp_path / "shapes.pt", preset, ("autoencoder",))
+    (tmp_path / "cut.pt").write_bytes(checkpoint.read_bytes()[:1000])
+    slash = save(tmp_path / "slash.pt", load_preset("phantom", TINY))
+    content = torch.load(slash, weights_only=True)
+    content["preset"]["organs"] = {"../" + k if k == "chiasm" else k: v for k, v in content["preset"]["organs"].items()}
+    torch.save(content, slash)
+    for name, expected in {
+        "nowhere.pt": "no such checkpoint",
+        "cut.pt": "is damaged, or no checkpoint of this program",
+        "shapes.pt": "expected a checkpoint with s_net, got one of stage",
+        "slash.pt": r"organ: '../chiasm' cannot name a file",
+    }.items():
+        message = refused(capsys, tmp_path / "out", "--input", good, "--checkpoint", tmp_path / name)
+        assert expected in message
+    assert shapes.is_file()
+
+
+def test_a_folder_with_results_of_other_organs_is_refused(good, checkpoint, tmp_path, capsys):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "organs.ctbl").write_text("0 background 0 0 0 0\n1 liver 1 2 3 255\n")
+    message = refused(capsys, tmp_path / "out", "--input", good, "--checkpoint", checkpoint)
+    assert "label maps in this folder have the organs liver, those to be written brainstem" in message
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "expected"),
+    [
+        ("--overlap", "1.5", "overlap: expected 0 to below 1, got 1.5"),
+        ("--shard", "3/2", "--shard 3/2: expected i/n"),
+        ("--device", "tpu:7", "--device tpu:7"),
+        ("--input", "nowhere", "nowhere: no such file or folder"),
+    ],
+)
+def test_options_out_of_range_are_refused(option, value, expected, good, checkpoint, tmp_path, capsys):
+    given = {"--input": good, "--checkpoint": checkpoint, option: value}
+    message = refused(capsys, tmp_path / "out", *(word for pair in given.items() for word in pair))
+    assert expected in message
+
+
+@pytest.mark.parametrize("line", ["../escape\tgood.nii.gz", "a/b\tgood.nii.gz", "..\tgood.nii.gz"])
+def test_names_out_of_the_folder_are_refused(line, good, checkpoint, tmp_path, capsys):
+    (tmp_path / "list.txt").write_text(line)
+    message = refused(capsys, tmp_path / "out", "--input", tmp_path / "list.txt", "--checkpoint", checkpoint)
+    assert "cannot name a file" in message
+
+
+def test_an_output_that_cannot_be_written_to_is_refused(good, checkpoint, tmp_path, capsys):
+    (tmp_path / "file").write_text("no folder")
+    message = refused(capsys, tmp_path / "file" / "out", "--input", good, "--checkpoint", checkpoint)
+    assert "Not a directory" in message
+
+
+def test_rtstruct_wants_dicom(good, checkpoint, tmp_path, caplog):
+    status = run("--checkpoint", checkpoint, "--input", good, "--output", tmp_path / "out", "--rtstruct")
+    assert status == 2
+    assert "--rtstruct refers to DICOM slices; give the CT as a DICOM folder" in caplog.text
+    assert not (tmp_path / "out" / "good.nii.gz").exists()
+
+
+def test_a_full_disk_fails_the_case_and_leaves_nothing_of_it(good, checkpoint, tmp_path, caplog, monkeypatch):
+    def full(path, content):
+        raise OSError(28, "No space left on device", str(path))
+
+    monkeypatch.setattr(inference, "write_json", full)
+    assert run("--checkpoint", checkpoint, "--input", good, "--output", tmp_path / "out") == 2
+    assert "No space left on device" in caplog.text
+    assert not (tmp_path / "out" / "good.json").exists()  # without a report the case is not done
+    monkeypatch.undo()
+    assert run("--checkpoint", checkpoint, "--input", good, "--output", tmp_path / "out") == 0
+    assert json.loads((tmp_path / "out" / "good.json").read_text())["organs"]["brainstem"]["label"] == 1

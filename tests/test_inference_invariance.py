@@ -1,0 +1,253 @@
+"""inference.py: one patient, however the scan was written, padded, turned or continued, gets the same organs.
+
+The phantom's organs are painted in CT numbers of their own, and networks with fixed weights know them by these.
+"""
+
+from contextlib import nullcontext
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+import torch
+import torch.nn.functional as F
+from scipy.spatial.transform import Rotation
+from torch import nn
+
+import inference
+from data_preprocess.network_grid import place_on_grid
+from data_preprocess.sources.phantom import ORGANS, draw_patient, paint_patient
+from models.fallback import CautiousPredictor
+from models.focusnet import FocusNet
+from models.predictor import Predictor
+from models.s_net import SNetOutput
+from tests.dicom_files import ct_slices, save_all
+from tests.reorientation import ALL_48, reoriented
+from utils.compute import choose_compute
+from utils.geometry import Geometry
+from utils.mask_grids import crop_mask, join_masks, resample_mask
+from utils.preset import load_preset, preset_from_table, preset_to_table
+from utils.scans import list_scans
+from utils.volume_io import Volume, write_volume
+
+SPACING = (4.0, 3.0, 3.3)
+TURNED_SPACING = (3.0, 2.5, 2.5)
+LARGE, SMALL = "parotid_right", "submandibular_left"
+CODES_HU = {LARGE: 1500, SMALL: 2900}
+OTHERS_HU = 150
+"""Everything else is at most as dense."""
+
+
+def two_organs():
+    """The phantom's preset with nothing but a large and a small organ."""
+    table = preset_to_table(load_preset("phantom"))
+    table["organs"] = {LARGE: table["organs"][LARGE], SMALL: {**table["organs"][SMALL], "small": True}}
+    table["left_right_pairs"] = []
+    table["grid"] |= {"spacing_zyx_mm": [4.0, 3.5, 3.5], "crop_size_vox": [32, 36, 32], "roi_size_vox": [14, 16, 14]}
+    return preset_from_table(table, source="a test")
+
+
+PRESET = two_organs()
+
+
+def is_half_as_dense(image, name):
+    """Whether more than half of a voxel is the organ, or what is denser."""
+    half_hu = (CODES_HU[name] + OTHERS_HU) / 2
+    return image > (half_hu + PRESET.intensity.shift_hu) / PRESET.intensity.scale_hu
+
+
+class FixedSNet(nn.Module):
+    """Knows the large organ as what is dense, but for the small one and its border."""
+
+    def __init__(self):
+        super().__init__()
+        self.sureness = nn.Parameter(torch.tensor(8.0))
+
+    def forward(self, image):
+        near_small = F.max_pool3d(is_half_as_dense(image, SMALL).float(), 7, stride=1, padding=3) > 0
+        large = self.sureness * (2 * (is_half_as_dense(image, LARGE) & ~near_small) - 1)
+        logits = torch.cat([torch.zeros_like(image), large, torch.full_like(image, -9.0)], dim=1)
+        return SNetOutput(logits=logits, features=image, stem=image)
+
+
+class FixedSOLNet(nn.Module):
+    """Warm in the small organ, most in its middle."""
+
+    def forward(self, features):
+        return F.avg_pool3d(is_half_as_dense(features, SMALL).float(), 5, stride=1, padding=2)
+
+
+class FixedSOSNet(nn.Module):
+    """Knows the small organ by its image, the last channel."""
+
+    def forward(self, rois, organ_index):
+        return 10 * (2 * is_half_as_dense(rois[:, -1:], SMALL).float() - 1)
+
+
+@pytest.fixture(scope="module")
+def model():
+    network = FocusNet(PRESET, s_net=FixedSNet(), sol_net=FixedSOLNet(), sos_net=FixedSOSNet()).eval()
+    predictor = CautiousPredictor(Predictor(network, PRESET, autocast=nullcontext()), choose_compute("cpu", "fp32"))
+    return inference.Model(predictor, PRESET, None)
+
+
+@pytest.fixture(scope="module")
+def patient():
+    """CT and true label map (D, H, W) of a patient down to the chest."""
+    drawn = draw_patient(np.random.default_rng([4, 0]))
+    image, label = paint_patient(drawn, SPACING, np.random.default_rng(1), (520.0, 330.0, 420.0))
+    image = np.minimum(image, OTHERS_HU)
+    for name, code in CODES_HU.items():
+        image[label == ORGANS.index(name) + 1] = code
+    return image, label
+
+
+@pytest.fixture(scope="module")
+def with_chest(patient):
+    image, _ = patient
+    geometry = Geometry(size_zyx=image.shape, spacing_zyx_mm=SPACING, origin_xyz_mm=(-81.3, 40.7, -12.9))
+    return Volume(array=image, geometry=geometry)
+
+
+def cut_out(volume, box):
+    geometry = volume.geometry
+    array = np.ascontiguousarray(volume.array[box])
+    return Volume(
+        array=array,
+        geometry=Geometry(
+            size_zyx=array.shape,
+            spacing_zyx_mm=geometry.spacing_zyx_mm,
+            origin_xyz_mm=geometry.world_mm(tuple(axis.start for axis in box)),
+        ),
+    )
+
+
+def head_and_neck(array):
+    """The box of the upper 260 mm of the patient, as a scan of head and neck shows them."""
+    depth, _, width = array.shape
+    return np.s_[depth - 65 : depth, 0:85, width // 2 - 36 : width // 2 + 36]
+
+
+@pytest.fixture(scope="module")
+def plain(with_chest):
+    return cut_out(with_chest, head_and_neck(with_chest.array))
+
+
+def segment(volume, model):
+    return inference.segment(place_on_grid(volume, PRESET.grid), model).label
+
+
+@pytest.fixture(scope="module")
+def expected(plain, model):
+    """The organs' masks in the plain scan."""
+    label = segment(plain, model)
+    values = {name: PRESET.organ_names.index(name) + 1 for name in CODES_HU}
+    return {name: crop_mask(label.array == value, (0, 0, 0), label.geometry) for name, value in values.items()}
+
+
+def dice_of(label, expected):
+    """Per organ, on the grid of the plain scan."""
+    scores = {}
+    for name, truth in expected.items():
+        mask = crop_mask(label.array == PRESET.organ_names.index(name) + 1, (0, 0, 0), label.geometry)
+        one, other = join_masks(truth, resample_mask(mask, truth.geometry))
+        scores[name] = 2 * np.sum(one & other) / (one.sum() + other.sum())
+    return scores
+
+
+def padded(volume, pads):
+    geometry = volume.geometry
+    array = np.pad(volume.array, pads, constant_values=-1000)
+    origin = geometry.world_mm(tuple(-before for before, _ in pads))
+    return Volume(
+        array=array,
+        geometry=Geometry(size_zyx=array.shape, spacing_zyx_mm=geometry.spacing_zyx_mm, origin_xyz_mm=origin),
+    )
+
+
+def with_table_moved(volume):
+    """Everything behind the patient 12 mm further back."""
+    dense = (volume.array > -200) & (np.arange(volume.array.shape[1]) < 66)[:, None]
+    behind = int(np.flatnonzero(dense.any(axis=(0, 2)))[-1]) + 1
+    array = np.full_like(volume.array, -1000)
+    array[:, :behind] = volume.array[:, :behind]
+    array[:, behind + 4 :] = volume.array[:, behind:-4]
+    return Volume(array=array, geometry=volume.geometry)
+
+
+def turned(volume, angles_deg):
+    """The scan as a turned scanner would see it, on a grid that holds all of it."""
+    matrix = Rotation.from_euler("zyx", angles_deg, degrees=True).as_matrix()
+    old = volume.geometry
+    size = tuple(int(1.3 * n * s / t) for n, s, t in zip(old.size_zyx, old.spacing_zyx_mm, TURNED_SPACING, strict=True))
+    half_mm = np.array([(n - 1) / 2 * s for n, s in zip(size, TURNED_SPACING, strict=True)])[::-1]
+    center = np.array(old.world_mm(tuple((n - 1) / 2 for n in old.size_zyx)))
+    geometry = Geometry(
+        size_zyx=size,
+        spacing_zyx_mm=TURNED_SPACING,
+        origin_xyz_mm=tuple((center - matrix @ half_mm).tolist()),
+        direction=tuple(matrix.ravel().tolist()),
+    )
+    image = sitk.GetImageFromArray(volume.array)
+    image.SetSpacing(old.spacing_zyx_mm[::-1])
+    image.SetOrigin(old.origin_xyz_mm)
+    like = sitk.GetImageFromArray(np.zeros(size, dtype=np.int16))
+    like.SetSpacing(geometry.spacing_zyx_mm[::-1])
+    like.SetOrigin(geometry.origin_xyz_mm)
+    like.SetDirection(geometry.direction)
+    array = sitk.GetArrayFromImage(sitk.Resample(image, like, sitk.Transform(), sitk.sitkBSpline, -1000.0))
+    return Volume(array=array, geometry=geometry)
+
+
+def test_in_all_48_orientations_the_networks_see_the_same_and_labels_find_back(plain, model):
+    straight = place_on_grid(plain, PRESET.grid)
+    region_label = inference.segment(straight, model).region_label
+    label = straight.placement.to_ct(region_label)
+    for order, flips in ALL_48:
+        volume = reoriented(plain, order, flips)
+        placed = place_on_grid(volume, PRESET.grid)
+        np.testing.assert_array_equal(placed.image, straight.image)
+        back = Volume(array=placed.placement.to_ct(region_label), geometry=volume.geometry)
+        expected = reoriented(Volume(array=label, geometry=plain.geometry), order, flips)
+        np.testing.assert_array_equal(back.array, expected.array)
+
+
+def test_the_plain_scan_is_segmented_as_the_patient_is(plain, patient, model, expected):
+    truth = patient[1][head_and_neck(patient[1])]
+    for name, mask in expected.items():
+        true = crop_mask(truth == ORGANS.index(name) + 1, (0, 0, 0), plain.geometry)
+        one, other = join_masks(mask, true)
+        assert 2 * np.sum(one & other) / (one.sum() + other.sum()) > 0.9, name
+
+
+@pytest.mark.parametrize("form", ["dicom", "scan.nrrd", "scan.mha", "scan.nii.gz"])
+def test_the_form_of_the_file_changes_nothing(form, plain, tmp_path):
+    path = tmp_path / form
+    if form == "dicom":
+        save_all(ct_slices(plain), path)
+    else:
+        write_volume(path, reoriented(plain, (2, 0, 1), (True, False, True)))
+    (scan,) = list_scans(path)
+    read = inference.read_scan(scan, PRESET, correct_offset=False, from_dicom=False)
+    straight = place_on_grid(plain, PRESET.grid)
+    np.testing.assert_array_equal(read.placed.image, straight.image)
+    np.testing.assert_allclose(
+        read.placed.placement.world_mm((3, 1, 2)), straight.placement.world_mm((3, 1, 2)), atol=1e-3
+    )
+
+
+@pytest.mark.parametrize("change", ["air", "table", "chest"])
+def test_what_surrounds_the_head_changes_nothing(change, plain, with_chest, model, expected):
+    volume = {
+        "air": lambda: padded(plain, ((7, 13), (9, 20), (31, 5))),
+        "table": lambda: with_table_moved(plain),
+        "chest": lambda: with_chest,
+    }[change]()
+    assert volume.array.shape != plain.array.shape or (volume.array != plain.array).any()
+    scores = dice_of(segment(volume, model), expected)
+    assert min(scores.values()) >= 0.98, scores
+
+
+@pytest.mark.parametrize("angles_deg", [(8, 0, 6), (25, -10, 12)])
+def test_an_oblique_scan_gets_the_same_organs(angles_deg, plain, model, expected):
+    scores = dice_of(segment(turned(plain, angles_deg), model), expected)
+    assert min(scores.values()) >= 0.95, scores
