@@ -17,12 +17,12 @@ demo: $(INSTALLED)
 	rm -rf $(DEMO)
 	$(BIN)/python -m data_preprocess.prepare --source phantom --output $(DEMO)/cases
 	$(BIN)/python train_backbone.py --cases $(DEMO)/cases --run $(DEMO)/runs/backbone
+	$(BIN)/python train_SOL.py --cases $(DEMO)/cases --run $(DEMO)/runs/sol --init-from $(DEMO)/runs/backbone/best.pt
 	$(BIN)/python train_backbone_heatmap.py --cases $(DEMO)/cases --run $(DEMO)/runs/joint \
-		--init-from $(DEMO)/runs/backbone/best.pt
-	$(BIN)/python train_SOL.py --cases $(DEMO)/cases --run $(DEMO)/runs/sol --init-from $(DEMO)/runs/joint/best.pt
+		--init-from $(DEMO)/runs/sol/best.pt
 	$(BIN)/python train_autoencoder.py --cases $(DEMO)/cases --run $(DEMO)/runs/autoencoder
 	$(BIN)/python adv_train.py --cases $(DEMO)/cases --run $(DEMO)/runs/focusnet \
-		--init-from $(DEMO)/runs/sol/best.pt --autoencoder $(DEMO)/runs/autoencoder/best.pt
+		--init-from $(DEMO)/runs/joint/best.pt --autoencoder $(DEMO)/runs/autoencoder/best.pt
 	$(BIN)/python -m data_preprocess.export --source phantom --split test --output $(DEMO)/test
 	$(BIN)/python inference.py --checkpoint $(DEMO)/runs/focusnet/best.pt --input $(DEMO)/test/images \
 		--output $(DEMO)/backbone --backbone-only

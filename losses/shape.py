@@ -68,7 +68,7 @@ class SegmentorTerms(NamedTuple):
 
     total: Tensor
     focal: Tensor
-    dice: Tensor
+    dice_loss: Tensor
     code: Tensor
     feature_1: Tensor
     feature_2: Tensor
@@ -130,6 +130,9 @@ def discriminator_loss(
 ) -> DiscriminatorTerms:
     """Teach the AutoEncoder to reconstruct masks while pushing the encodings of predicted and true ones apart.
 
+    True masks are reconstructed as in the stage before, with soft Dice beside the paper's squared error: without it the
+    AutoEncoder forgets them for a blur.
+
     Gradients reach the AutoEncoder through both encodings. None reach the masks as the reconstructions' targets; encode
     `predicted_mask.detach()`, so that none reach SOS-Net through its encoding either.
 
@@ -145,6 +148,7 @@ def discriminator_loss(
     """
     predicted_reconstruction = reconstruction_loss(predicted.reconstruction, predicted_mask)
     true_reconstruction = reconstruction_loss(true.reconstruction, true_mask)
+    true_reconstruction = true_reconstruction + soft_dice_loss(true.reconstruction, true_mask)
     code = code_distance(predicted.code, true.code)
     feature_1 = _mean_squared_error(predicted.feature_1, true.feature_1)
     feature_2 = _mean_squared_error(predicted.feature_2, true.feature_2)

@@ -57,8 +57,10 @@ def test_reconstruction_worked_by_hand():
 def test_discriminator_worked_by_hand():
     predicted, true = encoding(-3.0, 2.0, 1.0, 0.5), encoding(1.0, 1.0, 4.0, 0.9)
     terms = discriminator_loss(predicted, true, constant(0.3), constant(1.0), PAPER)
-    assert torch.stack(terms[1:]).tolist() == pytest.approx([0.04, 0.01, 4.0, 1.0, 9.0])
-    assert terms.total.item() == pytest.approx(0.999 * (0.04 + 0.01) - 0.001 * (4.0 + 0.2 * 1.0 + 0.2 * 9.0))
+    true_reconstruction = 0.01 + (1 - 2 * 0.9 / (0.9 + 1))
+    assert torch.stack(terms[1:]).tolist() == pytest.approx([0.04, true_reconstruction, 4.0, 1.0, 9.0])
+    expected = 0.999 * (0.04 + true_reconstruction) - 0.001 * (4.0 + 0.2 * 1.0 + 0.2 * 9.0)
+    assert terms.total.item() == pytest.approx(expected)
 
 
 def test_segmentor_worked_by_hand():
@@ -77,10 +79,10 @@ def test_every_weight_reaches_its_term():
         reconstruction=2, distance=3, distance_features=5, dice=7, code=11, feature_1=13, feature_2=17, mask=19
     )
     terms = discriminator_loss(predicted, true, constant(0.3), constant(1.0), weights)
-    assert terms.total.item() == pytest.approx(2 * 0.05 - 3 * (4 + 5 * (1 + 9)))
+    assert terms.total.item() == pytest.approx(2 * (0.05 + 1 / 19) - 3 * (4 + 5 * (1 + 9)))
     terms = segmentor_loss(predicted, true, constant(0.0), constant(1.0), weights)
     shape = 11 * 4 + 13 * 1 + 17 * 9
-    expected = terms.focal + 7 * terms.dice + (1 - terms.dice) * shape + 19 * 0.25
+    expected = terms.focal + 7 * terms.dice_loss + (1 - terms.dice_loss) * shape + 19 * 0.25
     assert terms.total.item() == pytest.approx(expected.item())
 
 
@@ -155,7 +157,7 @@ def test_shape_is_not_judged_where_nothing_overlaps():
     elsewhere = (60 * (0.5 - true_mask)).requires_grad_()
     terms = segmentor_loss(autoencoder(elsewhere.sigmoid()), autoencoder(true_mask), elsewhere, true_mask, PAPER)
     assert terms.feature_1 > 0.01
-    expected = terms.focal + 0.5 * terms.dice + terms.mask
+    expected = terms.focal + 0.5 * terms.dice_loss + terms.mask
     assert terms.total.item() == pytest.approx(expected.item())
 
 
