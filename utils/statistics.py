@@ -33,8 +33,8 @@ def paired_bootstrap_interval(differences: Sequence[float], *, num_resamples: in
         num_resamples: how often cases are drawn.
 
     Returns:
-        The 95 % interval; NaN for fewer than `MIN_CASES` or where too few of them differ from the others; a single
-        point if all differences are equal.
+        The 95 % interval; NaN for fewer than `MIN_CASES`, or where more than half of them have the same difference
+        (most often none), since standard errors of drawn cases then come near zero; a single point if all have.
     """
     values = np.asarray(differences, dtype=float)
     if len(values) < MIN_CASES:
@@ -42,11 +42,11 @@ def paired_bootstrap_interval(differences: Sequence[float], *, num_resamples: in
     mean, error = values.mean(), stats.sem(values)
     if np.ptp(values) == 0:
         return Interval(float(values[0]), float(values[0]))
+    if np.unique(values, return_counts=True)[1].max() > len(values) / 2:
+        return Interval(float("nan"), float("nan"))
     drawn = values[np.random.default_rng(SEED).integers(0, len(values), (num_resamples, len(values)))]
     spread = np.ptp(drawn, axis=1) > 0  # equal values have no standard error
     tail = (1 - CONFIDENCE) / 2
-    if spread.mean() < 1 - tail:
-        return Interval(float("nan"), float("nan"))
     t = (drawn[spread].mean(axis=1) - mean) / stats.sem(drawn[spread], axis=1)
     low, high = np.quantile(t, [tail, 1 - tail])
     return Interval(float(mean - high * error), float(mean - low * error))

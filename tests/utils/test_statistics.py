@@ -32,6 +32,8 @@ def test_the_interval_of_equal_differences_is_a_point_and_of_few_is_undefined():
     assert paired_bootstrap_interval([0.25] * 8) == (0.25, 0.25)
     assert all(math.isnan(limit) for limit in paired_bootstrap_interval([0.1, 0.2, 0.3, 0.4]))
     assert all(math.isnan(limit) for limit in paired_bootstrap_interval([0.0] * 11 + [1.0]))
+    assert all(math.isnan(limit) for limit in paired_bootstrap_interval([0.0] * 7 + [0.1, 0.2, 0.3, 0.1, 0.2, 1.5]))
+    assert not any(math.isnan(limit) for limit in paired_bootstrap_interval([0.0] * 3 + [0.1, 0.2, 0.3]))
 
 
 def test_signed_rank_of_identical_cases_is_one_and_of_none_undefined():
