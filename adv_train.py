@@ -35,27 +35,34 @@ class SmallMasks(NamedTuple):
 class AdversarialStage(Stage):
     """In turns the AutoEncoder learns to tell predicted from true shapes, and SOS-Net to draw shapes like true ones.
 
+    Without `loss.adversarial` the AutoEncoder judges, but learns no more; without `loss.shape_weight` it says nothing:
+    that is FocusNet's first version.
+
     Gao et al., Medical Image Analysis 67 (2021) 101831, sec. 3.
     """
 
     name = "adversarial"
-    trained = ("sos_net", "autoencoder")
+
+    @property
+    def trained(self) -> tuple[str, ...]:
+        """SOS-Net, and the AutoEncoder where it is the adversary."""
+        return ("sos_net", "autoencoder") if self.preset.loss.adversarial else ("sos_net",)
 
     def optimize(self, batch: Batch, update: Update) -> dict[str, torch.Tensor]:
         """One step of the AutoEncoder, then one of SOS-Net."""
-        weights = shape_weights(self.preset.loss)
+        weights, losses = shape_weights(self.preset.loss), {}
         with update.forward():
             masks = self._segment(batch)
-            judged = self._discriminate(masks, weights)
-        update(judged.total, "autoencoder")
+        if self.preset.loss.adversarial:
+            with update.forward():
+                judged = self._discriminate(masks, weights)
+            update(judged.total, "autoencoder")
+            losses |= {f"autoencoder_{name}": value for name, value in judged._asdict().items()}
         with update.forward():
             drawn = self._imitate(masks, weights)
         update(drawn.total, "sos_net")
-        return {
-            "loss": drawn.total,
-            **{name: value for name, value in drawn._asdict().items() if name != "total"},
-            **{f"autoencoder_{name}": value for name, value in judged._asdict().items()},
-        }
+        losses |= {name: value for name, value in drawn._asdict().items() if name != "total"}
+        return {"loss": drawn.total, **losses}
 
     def _segment(self, batch: Batch) -> SmallMasks:
         network = FocusNet(self.preset, **{name: self.live[name] for name in ("s_net", "sol_net", "sos_net")})
@@ -86,9 +93,11 @@ class AdversarialStage(Stage):
         return discriminator_loss(*_halves(both), predicted, masks.truth, weights)
 
     def _imitate(self, masks: SmallMasks, weights: AdversarialWeights) -> SegmentorTerms:
+        if self.preset.loss.shape_weight == 0:
+            return segmentor_loss(None, None, masks.logits, masks.truth, weights)
         autoencoder = self.parts["autoencoder"].requires_grad_(False)  # judges, and does not learn from it
         both = autoencoder(torch.cat([masks.logits.float().sigmoid(), masks.truth]))
-        autoencoder.requires_grad_(True)
+        autoencoder.requires_grad_(self.preset.loss.adversarial)
         return segmentor_loss(*_halves(both), masks.logits, masks.truth, weights)
 
 

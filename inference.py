@@ -25,7 +25,7 @@ from models.fallback import CautiousPredictor
 from models.focusnet import FocusNet, build_part
 from models.mirroring import MirroringPredictor
 from models.plausibility import shape_plausibility
-from models.predictor import Prediction, Predictor, label_on_grid
+from models.predictor import Prediction, Predictor, SmallOrgan, label_on_grid
 from utils.case_output import FORMATS, OutputFiles
 from utils.checkpoint import checkpoint_preset, load_parts, read_checkpoint, require_parts
 from utils.cohort import finished_report, write_summary
@@ -171,10 +171,17 @@ def gather_evidence(prediction: Prediction, placement: Placement, model: Model) 
         evidence[names[found.organ]] |= {
             "peak": found.peak_value,
             "peak_xyz_mm": placement.world_mm(found.peak_vox),
-            "peak_found": found.segmented,
-            "segmented_by": "SOS-Net" if found.segmented else "S-Net, since the peak is below the threshold",
+            "peak_found": found.located,
+            "segmented_by": _segmented_by(found),
         }
     return {name: Evidence(**known) for name, known in evidence.items()}
+
+
+def _segmented_by(found: SmallOrgan) -> str:
+    if found.segmented:
+        return "SOS-Net"
+    reason = "SOS-Net's mask there is empty" if found.located else "the peak is below the threshold"
+    return f"S-Net, since {reason}"
 
 
 def organ_probabilities(segmentation: Segmentation, placement: Placement) -> Iterator[np.ndarray]:

@@ -7,6 +7,7 @@ every loss is computed in float32, also under autocast, is 0 where there is no r
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -158,7 +159,7 @@ def discriminator_loss(
 
 
 def segmentor_loss(
-    predicted: Encoding, true: Encoding, logits: Tensor, true_mask: Tensor, weights: AdversarialWeights
+    predicted: Encoding | None, true: Encoding | None, logits: Tensor, true_mask: Tensor, weights: AdversarialWeights
 ) -> SegmentorTerms:
     """Teach SOS-Net to segment small organs with masks that the AutoEncoder encodes as it does the true ones.
 
@@ -170,8 +171,8 @@ def segmentor_loss(
     look like a true mask, which is empty nearly everywhere, is then to be empty: see docs/experiments.md.
 
     Args:
-        predicted: encoding of `logits.sigmoid()`.
-        true: encoding of `true_mask`.
+        predicted: encoding of `logits.sigmoid()`; None leaves the shape terms out.
+        true: encoding of `true_mask`, or None.
         logits: (R, 1, d, h, w) of SOS-Net.
         true_mask: as `logits`, 0 or 1 in any dtype.
         weights: weights of the terms.
@@ -181,9 +182,11 @@ def segmentor_loss(
     """
     focal = binary_focal_loss(logits, true_mask)
     dice = binary_adaptive_dice_loss(logits, true_mask)
-    code = code_distance(predicted.code, true.code.detach())
-    feature_1 = _mean_squared_error(predicted.feature_1, true.feature_1.detach())
-    feature_2 = _mean_squared_error(predicted.feature_2, true.feature_2.detach())
+    code = feature_1 = feature_2 = torch.zeros((), device=logits.device)
+    if predicted is not None and true is not None:
+        code = code_distance(predicted.code, true.code.detach())
+        feature_1 = _mean_squared_error(predicted.feature_1, true.feature_1.detach())
+        feature_2 = _mean_squared_error(predicted.feature_2, true.feature_2.detach())
     mask = _mean_squared_error(logits.float().sigmoid(), true_mask)
     shape = weights.code * code + weights.feature_1 * feature_1 + weights.feature_2 * feature_2
     overlap = 1 - dice.detach()

@@ -27,8 +27,8 @@ class MirroringPredictor:
     def predict(self, image_hu: torch.Tensor, scanned: torch.Tensor | None = None) -> Prediction:
         """Segment one CT; see `Predictor.predict`.
 
-        The peak of a small organ is that of the averaged heatmaps; the organ counts as segmented by SOS-Net if it was
-        so in one of the two images.
+        The peak of a small organ is that of the averaged heatmaps; the organ counts as located, or segmented by
+        SOS-Net, if it was so in one of the two images.
         """
         preset = self.predictor.preset
         plain = self.predictor.predict(image_hu, scanned)
@@ -43,10 +43,12 @@ class MirroringPredictor:
         found = []
         if plain.small_organs:
             peaks = find_peaks(plain.heatmaps[None])
-            segmented = {organ.organ: organ.segmented for organ in mirrored.small_organs}
-            for k, organ in enumerate(plain.small_organs):
+            in_mirror = {organ.organ: organ for organ in mirrored.small_organs}
+            for k, own in enumerate(plain.small_organs):
+                other = in_mirror[partner[own.organ]]
                 place, value = tuple(peaks.position[0, k].tolist()), float(peaks.value[0, k])
-                found.append(SmallOrgan(organ.organ, place, value, organ.segmented or segmented[partner[organ.organ]]))
+                located, segmented = own.located or other.located, own.segmented or other.segmented
+                found.append(SmallOrgan(own.organ, place, value, located, segmented))
         return Prediction(plain.probabilities, plain.backbone_label, plain.heatmaps, found)
 
 

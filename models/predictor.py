@@ -19,7 +19,7 @@ Box = tuple[slice, slice, slice]
 
 
 class SmallOrgan(NamedTuple):
-    """Where SOL-Net saw a small organ, and whether SOS-Net segmented it there."""
+    """Where SOL-Net saw a small organ, and whether SOS-Net segmented it there; if not, S-Net's voxels were kept."""
 
     organ: int
     """Index in the preset."""
@@ -27,8 +27,10 @@ class SmallOrgan(NamedTuple):
     """(z, y, x) of the highest heatmap value in the whole volume."""
     peak_value: float
     """0..1."""
+    located: bool
+    """Whether the peak reaches the preset's threshold."""
     segmented: bool
-    """False where the peak lies below the preset's threshold: S-Net's voxels were kept."""
+    """Whether it was located and SOS-Net's mask there is not empty."""
 
 
 class Prediction(NamedTuple):
@@ -120,11 +122,13 @@ class Predictor:
         found = []
         for k, organ in enumerate(self.preset.small_organs):
             position, value = peaks.position[0, k], float(peaks.value[0, k])
-            segmented = value >= self.preset.heatmap.peak_threshold
-            if segmented:
+            located, segmented = value >= self.preset.heatmap.peak_threshold, False
+            if located:
                 roi_probability, box = self._segment_roi(image, position.to(image.device), k)
-                merge_small_organ(probabilities, organ + 1, roi_probability.to(probabilities.device), box)
-            found.append(SmallOrgan(organ, tuple(position.tolist()), value, segmented))
+                segmented = bool(roi_probability.max() > 0.5)
+                if segmented:
+                    merge_small_organ(probabilities, organ + 1, roi_probability.to(probabilities.device), box)
+            found.append(SmallOrgan(organ, tuple(position.tolist()), value, located, segmented))
         return found
 
     def _segment_roi(self, image: torch.Tensor, peak_vox: torch.Tensor, k: int) -> tuple[torch.Tensor, Box]:

@@ -175,6 +175,8 @@ class LossSettings:
     """AutoEncoder loss = (1 - share) reconstruction - share code distance."""
     shape_weight: float
     """Multiplies the shape terms of SOS-Net's loss; 1 is the paper's, 0 is FocusNet without shape constraint."""
+    adversarial: bool = True
+    """The AutoEncoder learns to tell predicted shapes from true ones (the paper), or judges as it was trained before."""
 
 
 @dataclass(frozen=True, kw_only=True)

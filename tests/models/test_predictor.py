@@ -129,7 +129,7 @@ def test_a_peak_below_the_threshold_keeps_s_nets_voxels(labels, tiny_preset):
     threshold = tiny_preset.heatmap.peak_threshold
     below, above = (encoded_predictor(tiny_preset, warmth=threshold + off).predict(image) for off in (-1e-3, 1e-3))
     assert torch.equal(below.label, below.backbone_label)
-    assert below.small_organs[0] == SmallOrgan(1, (5, 10, 15), pytest.approx(threshold - 1e-3), False)
+    assert below.small_organs[0] == SmallOrgan(1, (5, 10, 15), pytest.approx(threshold - 1e-3), False, False)
     assert above.small_organs[0].segmented
     assert (above.label == CHIASM).sum() == 4 * 12 * 8
 
