@@ -187,7 +187,8 @@ def _segmented_by(found: SmallOrgan) -> str:
 def organ_probabilities(segmentation: Segmentation, placement: Placement) -> Iterator[np.ndarray]:
     """(D, H, W) float32 on the CT's grid, one organ at a time."""
     for probability in segmentation.prediction.probabilities[1:]:
-        on_region = resize_linear(probability, segmentation.region_label.shape, placement.step)
+        whole = tuple(slice(0, n) for n in segmentation.region_label.shape)
+        on_region = resize_linear(probability, whole, placement.step)
         yield placement.to_ct(on_region.cpu().numpy())
 
 

@@ -108,6 +108,22 @@ def pre_activated_conv3d(
     )
 
 
+def spatial_mean(features: Tensor) -> Tensor:
+    """Mean over all voxels, of half-precision features as a matrix product: on CPUs torch's mean is slow for these.
+
+    Args:
+        features: (B, C, D, H, W).
+
+    Returns:
+        (B, C, 1, 1, 1).
+    """
+    if features.dtype == torch.float32:
+        return features.mean(dim=(2, 3, 4), keepdim=True)
+    voxels = features.permute(0, 2, 3, 4, 1).flatten(1, 3)  # (B, N, C), no copy in channels-last order
+    share = voxels.new_full((len(voxels), 1, voxels.shape[1]), 1 / voxels.shape[1])
+    return (share @ voxels)[:, 0, :, None, None, None]  # (B, C, 1, 1, 1)
+
+
 class SqueezeExcite(nn.Module):
     """Weighs every channel by a gate computed from the global means of all channels.
 
@@ -134,7 +150,7 @@ class SqueezeExcite(nn.Module):
         Returns:
             (B, C, D, H, W), in the dtype of `features`.
         """
-        weights = self.gate(features.mean(dim=(2, 3, 4), keepdim=True))  # (B, C, 1, 1, 1)
+        weights = self.gate(spatial_mean(features))  # (B, C, 1, 1, 1)
         # Under autocast the gate may come in another dtype, and the product would promote the whole volume to it.
         return features * weights.to(features.dtype)
 

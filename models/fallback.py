@@ -11,7 +11,7 @@ logger = logging.getLogger(__name__)
 
 
 class CautiousPredictor:
-    """Predicts on the device; out of a GPU's memory on the CPU, which it says.
+    """Predicts on the device; out of a GPU's memory with smaller batches of windows, then on the CPU, which it says.
 
     What was given up stays given up: the cases that follow are as large.
 
@@ -24,6 +24,7 @@ class CautiousPredictor:
         self.predictor = predictor
         self.preset = predictor.preset
         self.on_cpu = on_cpu
+        self.is_on_cpu = False
         self.notes: list[str] = []
         """What was given up so far."""
 
@@ -37,17 +38,20 @@ class CautiousPredictor:
             try:
                 return self.predictor.predict(image_hu, scanned)
             except torch.OutOfMemoryError:
-                if not self._can_give_up():
+                if self.is_on_cpu:
                     raise
             self._give_up()  # outside of the handler, which keeps the failed prediction's tensors alive
 
-    def _can_give_up(self) -> bool:
-        return not self.notes
-
     def _give_up(self) -> None:
-        self.predictor.network = self.on_cpu.place(self.predictor.network)
-        self.predictor.autocast = self.on_cpu.autocast()
+        predictor = self.predictor
+        if predictor.batch_size > 1:
+            predictor.batch_size = max(1, predictor.batch_size // 2)
+            note = f"out of GPU memory: went on with {predictor.batch_size} windows at once"
+        else:
+            self.is_on_cpu = True
+            predictor.network, predictor.autocast = self.on_cpu.place(predictor.network), self.on_cpu.autocast()
+            note = "out of GPU memory: went on on the CPU"
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
-        self.notes.append("out of GPU memory: went on on the CPU")
-        logger.warning("%s", self.notes[-1])
+        self.notes.append(note)
+        logger.warning("%s", note)

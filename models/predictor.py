@@ -1,5 +1,6 @@
 """A whole CT in, class probabilities and found small organs out; validation and inference share it."""
 
+import math
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from typing import NamedTuple
@@ -13,9 +14,13 @@ from utils.intensity import AIR_HU, normalize
 from utils.preset import Preset
 from utils.resize import resize_linear
 from utils.scratch import NewVolume
-from utils.sliding_window import blend_windows
+from utils.sliding_window import Box, blend_windows, window_boxes
 
-Box = tuple[slice, slice, slice]
+LEAST_SHARE = 0.99
+"""Of 1 / num_classes, which the likeliest class has at least; less, since probabilities sum to 1 up to rounding."""
+
+NO_TISSUE_HU = -300
+"""A window whose voxels are all below shows air, clothes or couch: nothing that an organ could be in."""
 
 
 class SmallOrgan(NamedTuple):
@@ -58,6 +63,7 @@ class Predictor:
         network: FocusNet with at least S-Net; its device is where windows are computed.
         preset: grid, intensity, heatmap threshold.
         overlap: share of a window that its neighbour covers too.
+        batch_size: windows that the networks see at once.
         autocast: context in which the networks run, for mixed precision.
         new_volume: makes the blended probabilities; None puts them on the network's device.
     """
@@ -68,12 +74,14 @@ class Predictor:
         preset: Preset,
         *,
         overlap: float = 0.25,
+        batch_size: int = 1,
         autocast: AbstractContextManager,
         new_volume: NewVolume | None = None,
     ) -> None:
         self.network = network
         self.preset = preset
         self.overlap = overlap
+        self.batch_size = batch_size
         self.autocast = autocast
         self.new_volume = new_volume
 
@@ -95,9 +103,7 @@ class Predictor:
         padding = [max(0, w - n) for n, w in zip(image_hu.shape, window, strict=True)]
         padded_hu = F.pad(image_hu.to(device).float(), [0, padding[2], 0, padding[1], 0, padding[0]], value=AIR_HU)
         image = normalize(padded_hu, self.preset.intensity)[None]  # (1, D, H, W)
-        num_classes = self.preset.num_classes
-        blended = blend_windows(image, window, self.overlap, self._predict_window, self.new_volume)
-        probabilities, heatmaps = blended[:num_classes], blended[num_classes:]
+        probabilities, heatmaps = self._predict_windows(padded_hu, image)
         unpadded = tuple(slice(0, n) for n in image_hu.shape)
         backbone_label = probabilities.argmax(dim=0).byte()[unpadded]
         heatmaps = heatmaps[:, *unpadded]  # no peak lies in the padding
@@ -110,9 +116,32 @@ class Predictor:
         with self.autocast:
             return self.network.locate(image.contiguous(memory_format=torch.channels_last_3d))
 
-    def _predict_window(self, image: torch.Tensor) -> torch.Tensor:
-        location = self._locate(image)
-        return torch.cat([location.logits.float().softmax(dim=1), location.heatmaps.float()], dim=1)
+    def _predict_windows(self, image_hu: torch.Tensor, image: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """(num_classes, D, H, W) probabilities and (K, D, H, W) heatmaps, blended; windows without tissue are not run.
+
+        Args:
+            image_hu: (D, H, W).
+            image: (1, D, H, W), normalized.
+        """
+
+        def predict(windows: torch.Tensor) -> torch.Tensor:
+            location = self._locate(windows)
+            return torch.cat([location.logits.float().softmax(dim=1), location.heatmaps.float()], dim=1)
+
+        boxes = window_boxes(image_hu.shape, self.preset.grid.crop_size_vox, self.overlap)
+        boxes = [box for box in boxes if image_hu[box].max() >= NO_TISSUE_HU]
+        num_classes = self.preset.num_classes
+        num_heatmaps = len(self.preset.small_organs) if self.network.sol_net is not None else 0
+        blended, seen = blend_windows(
+            image,
+            boxes,
+            predict,
+            num_channels=num_classes + num_heatmaps,
+            batch_size=self.batch_size,
+            new_volume=self.new_volume,
+        )
+        blended[0].masked_fill_(~seen, 1)  # what no window looked at is background
+        return blended[:num_classes], blended[num_classes:]
 
     def _segment_small(
         self, image: torch.Tensor, probabilities: torch.Tensor, heatmaps: torch.Tensor
@@ -152,7 +181,8 @@ def label_on_grid(
 ) -> torch.Tensor:
     """Interpolate every class's probability onto another grid and take the likeliest class of each voxel.
 
-    One class at a time, so that memory stays at a few volumes of the result's size.
+    One class at a time, and only where it can be the likeliest: all probabilities sum to 1, so it must reach
+    1 / num_classes, and no value interpolated between voxels that do not can.
 
     Args:
         probabilities: (num_classes, D, H, W).
@@ -162,14 +192,34 @@ def label_on_grid(
     Returns:
         (D', H', W') uint8.
     """
-    highest = resize_linear(probabilities[0], size_zyx, step_zyx)
-    label = torch.zeros(highest.shape, dtype=torch.uint8, device=highest.device)
+    label = torch.zeros(size_zyx, dtype=torch.uint8, device=probabilities.device)
+    highest = torch.zeros(size_zyx, device=probabilities.device)
     for value in range(1, len(probabilities)):
-        probability = resize_linear(probabilities[value], size_zyx, step_zyx)
-        higher = probability > highest
-        label[higher] = value
-        highest = torch.where(higher, probability, highest)
+        box = _box_on_grid(probabilities[value] >= LEAST_SHARE / len(probabilities), size_zyx, step_zyx)
+        if box is None:
+            continue
+        background, probability = (resize_linear(probabilities[i], box, step_zyx) for i in (0, value))
+        rival = torch.maximum(highest[box], background)
+        higher = probability > rival
+        label[box].masked_fill_(higher, value)
+        highest[box] = torch.where(higher, probability, rival)
     return label
+
+
+def _box_on_grid(mask: torch.Tensor, size_zyx: tuple[int, int, int], step_zyx: tuple[float, ...]) -> Box | None:
+    """Where on another grid interpolation reaches into a mask (D, H, W); None if it is empty."""
+    box = []
+    for axis, (size, step) in enumerate(zip(size_zyx, step_zyx, strict=True)):
+        others = [other for other in range(3) if other != axis]
+        inside = mask.any(dim=others[1]).any(dim=others[0]).nonzero()
+        if len(inside) == 0:
+            return None
+        last = mask.shape[axis] - 1
+        low, high = int(inside[0]) - 1, int(inside[-1]) + 1  # interpolation reaches one voxel further
+        start = 0 if low < 0 else math.floor((low + 0.5) / step - 0.5)
+        stop = size if high > last else math.ceil((high + 0.5) / step - 0.5) + 1
+        box.append(slice(max(0, start), min(size, stop)))
+    return tuple(box)
 
 
 def merge_small_organ(probabilities: torch.Tensor, label: int, roi_probability: torch.Tensor, box: Box) -> None:

@@ -4,6 +4,8 @@ import logging
 import sys
 from collections.abc import Callable, Mapping
 
+from utils.allocation import keep_freed_memory
+
 SOME_FAILED = 1
 USER_ERROR = 2
 STOPPED = 75
@@ -23,6 +25,7 @@ def run_main(main: Callable[[list[str] | None], int | None], argv: list[str] | N
         The exit status, for `sys.exit`.
     """
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    keep_freed_memory()
     try:
         return main(argv) or 0
     except (ValueError, OSError) as error:

@@ -176,7 +176,7 @@ class LossSettings:
     shape_weight: float
     """Multiplies the shape terms of SOS-Net's loss; 1 is the paper's, 0 is FocusNet without shape constraint."""
     adversarial: bool = True
-    """The AutoEncoder learns to tell predicted shapes from true ones (the paper), or judges as it was trained before."""
+    """The AutoEncoder learns to tell predicted shapes from true ones (the paper), or only judges."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,8 +15,8 @@ def build_optimizer(parameters: Iterable[nn.Parameter], settings: ScheduleSettin
     """SGD with momentum 0.9, or Adam, as the preset says."""
     rate, decay = settings.learning_rate, settings.weight_decay
     if settings.optimizer == "sgd":
-        return torch.optim.SGD(parameters, lr=rate, momentum=0.9, weight_decay=decay)
-    return torch.optim.Adam(parameters, lr=rate, weight_decay=decay)
+        return torch.optim.SGD(parameters, lr=rate, momentum=0.9, weight_decay=decay, fused=True)
+    return torch.optim.Adam(parameters, lr=rate, weight_decay=decay, fused=True)
 
 
 def learning_rate(settings: ScheduleSettings, step: int, total_steps: int) -> float:

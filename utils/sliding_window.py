@@ -1,10 +1,12 @@
 """Sliding windows over a volume, blended smoothly."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 
 from utils.scratch import NewVolume
+
+Box = tuple[slice, slice, slice]
 
 EDGE_WEIGHT = 0.02
 """Smallest blending weight: positive, so that a voxel seen only at a window's edge is still defined."""
@@ -42,16 +44,14 @@ def window_starts_from_end(size: int, window: int, overlap: float) -> list[int]:
     return sorted({max(0, last - i * stride) for i in range(len(window_starts(size, window, overlap)))})
 
 
-def window_boxes(
-    volume_size: Sequence[int], window_size: Sequence[int], overlap: float
-) -> Iterator[tuple[slice, slice, slice]]:
+def window_boxes(volume_size: Sequence[int], window_size: Sequence[int], overlap: float) -> list[Box]:
     """Boxes of windows that cover a volume which is at least as large as the window."""
     methods = (window_starts_from_end, window_starts, window_starts)
     z_starts, y_starts, x_starts = (
         starts(size, window, overlap) for starts, size, window in zip(methods, volume_size, window_size, strict=True)
     )
-    for start in ((z, y, x) for z in z_starts for y in y_starts for x in x_starts):
-        yield tuple(slice(a, a + window) for a, window in zip(start, window_size, strict=True))
+    starts = ((z, y, x) for z in z_starts for y in y_starts for x in x_starts)
+    return [tuple(slice(a, a + n) for a, n in zip(start, window_size, strict=True)) for start in starts]
 
 
 def blending_weight(window_size: Sequence[int]) -> torch.Tensor:
@@ -69,31 +69,35 @@ def blending_weight(window_size: Sequence[int]) -> torch.Tensor:
 
 def blend_windows(
     volume: torch.Tensor,
-    window_size: Sequence[int],
-    overlap: float,
+    boxes: Sequence[Box],
     predict: Callable[[torch.Tensor], torch.Tensor],
+    *,
+    num_channels: int,
+    batch_size: int = 1,
     new_volume: NewVolume | None = None,
-) -> torch.Tensor:
-    """Apply a function to every window and average its results where windows overlap.
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Apply a function to windows and average its results where they overlap.
 
     Args:
-        volume: (C, D, H, W), at least as large as the window.
-        window_size: (d, h, w).
-        overlap: see `window_starts`.
-        predict: (1, C, d, h, w) to (1, K, d, h, w).
+        volume: (C, D, H, W).
+        boxes: of the windows, all of one size.
+        predict: (B, C, d, h, w) to (B, K, d, h, w).
+        num_channels: K.
+        batch_size: windows that are handed to `predict` at once.
         new_volume: makes the result; None puts it on the volume's device.
 
     Returns:
-        (K, D, H, W) float32.
+        (K, D, H, W) float32, 0 where no window lies, and (D, H, W) bool, where one does.
     """
     new_volume = new_volume or (lambda shape, device: torch.zeros(shape, device=device))
-    weight = blending_weight(window_size).to(volume.device)
-    blended = None
-    for box in window_boxes(volume.shape[1:], window_size, overlap):
-        result = predict(volume[:, *box][None])[0].float()
-        if blended is None:
-            blended = new_volume((len(result), *volume.shape[1:]), volume.device)
-            total = torch.zeros(volume.shape[1:], device=blended.device)
-        blended[:, *box] += (result * weight).to(blended.device)
-        total[box] += weight.to(blended.device)
-    return blended.div_(total)
+    blended = new_volume((num_channels, *volume.shape[1:]), volume.device)
+    total = torch.zeros(volume.shape[1:], device=blended.device)
+    for first in range(0, len(boxes), batch_size):
+        batch = boxes[first : first + batch_size]
+        results = predict(torch.stack([volume[:, *box] for box in batch])).float()
+        weight = blending_weight(results.shape[2:]).to(volume.device)
+        for box, result in zip(batch, results, strict=True):
+            blended[:, *box] += (result * weight).to(blended.device)
+            total[box] += weight.to(blended.device)
+    seen = total > 0
+    return blended.div_(total.clamp_min_(EDGE_WEIGHT)), seen

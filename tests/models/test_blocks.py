@@ -13,6 +13,7 @@ from models.blocks import (
     halving_pool,
     he_conv3d,
     scale_channels,
+    spatial_mean,
     upsample_to,
 )
 
@@ -69,6 +70,16 @@ def test_squeeze_excite_gates_channels_by_their_means():
 
     gates = [[1 / (1 + math.exp(-mean)), 1 / (1 + math.exp(mean))] for mean in (2.0, 1.0)]
     torch.testing.assert_close(weighted, features * torch.tensor(gates).view(2, 2, 1, 1, 1))
+
+
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last_3d])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_spatial_mean_is_the_mean_over_voxels(dtype, memory_format):
+    features = torch.randn(2, 5, 3, 40, 50).add(1).to(dtype).contiguous(memory_format=memory_format)
+    expected = features.double().mean(dim=(2, 3, 4), keepdim=True)
+    found = spatial_mean(features)
+    assert found.dtype == dtype
+    torch.testing.assert_close(found.double(), expected, rtol=1e-2 if dtype == torch.bfloat16 else 1e-5, atol=1e-3)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

@@ -12,6 +12,7 @@ from torch import nn
 from models.focusnet import FocusNet, build_part
 from models.predictor import Predictor, SmallOrgan, label_on_grid, merge_small_organ
 from models.s_net import SNetOutput
+from utils.resize import resize_linear
 
 SIZE = (11, 20, 31)
 MARKS = (2.3, 2.4, 2.6)
@@ -48,6 +49,13 @@ class FullSOSNet(nn.Module):
 
     def forward(self, rois, organ_index):
         return torch.full_like(rois[:, :1], 20.0)
+
+
+class EmptySOSNet(nn.Module):
+    """Sees no organ anywhere."""
+
+    def forward(self, rois, organ_index):
+        return torch.full_like(rois[:, :1], -20.0)
 
 
 def hu(intensity):
@@ -243,3 +251,50 @@ def test_label_on_a_grid_of_half_the_spacing_by_hand():
 def test_label_on_the_same_grid_is_the_likeliest_class():
     probabilities = torch.rand(4, 3, 5, 6, generator=torch.Generator().manual_seed(0))
     assert torch.equal(label_on_grid(probabilities, (3, 5, 6), (1.0, 1.0, 1.0)).long(), probabilities.argmax(dim=0))
+
+
+def test_label_on_a_grid_looks_wherever_a_class_can_win():
+    """Against interpolating every class over the whole volume, with organs small and large, at borders and touching."""
+    generator = torch.Generator().manual_seed(0)
+    logits = 4 * torch.rand(6, 7, 9, 8, generator=generator)
+    logits[1:, :, :4] -= 6  # background alone
+    logits[5] -= 3
+    logits[5, 3, 6, 7] = 20
+    probabilities = logits.softmax(dim=0)
+    for size, step in (((15, 12, 20), (0.45, 0.8, 0.4)), ((4, 5, 8), (1.7, 1.9, 1.0)), ((7, 18, 8), (1.0, 0.5, 1.0))):
+        whole = tuple(slice(0, n) for n in size)
+        expected = torch.stack([resize_linear(probability, whole, step) for probability in probabilities]).argmax(dim=0)
+        assert torch.equal(label_on_grid(probabilities, size, step).long(), expected)
+
+
+def test_a_volume_without_tissue_is_background_and_no_network_runs(tiny_preset):
+    predictor = encoded_predictor(tiny_preset)
+    predictor.network.s_net.forward = None  # not callable
+    prediction = predictor.predict(torch.full(SIZE, -900, dtype=torch.int16))
+    assert not prediction.label.any()
+    torch.testing.assert_close(prediction.probabilities.sum(dim=0), torch.ones(SIZE))
+    assert not any(organ.located for organ in prediction.small_organs)
+
+
+def test_windows_without_tissue_change_nothing_elsewhere(labels, tiny_preset):
+    image = torch.full((11, 20, 90), -900, dtype=torch.int16)
+    image[..., :31] = encoded_image(labels, [(0, (5, 10, 15))])
+    alone, beside_air = (encoded_predictor(tiny_preset).predict(x) for x in (image[..., :31], image))
+    assert torch.equal(beside_air.label[..., :31], alone.label)
+    assert not beside_air.label[..., 60:].any()
+
+
+@pytest.mark.parametrize("batch_size", [2, 5])
+def test_batches_of_windows_change_nothing(batch_size, labels, tiny_preset):
+    image = encoded_image(labels, [(0, (5, 10, 15))])
+    one, several = encoded_predictor(tiny_preset), encoded_predictor(tiny_preset)
+    several.batch_size = batch_size
+    torch.testing.assert_close(several.predict(image).probabilities, one.predict(image).probabilities)
+
+
+def test_an_empty_mask_of_sos_net_keeps_s_nets_voxels(labels, tiny_preset):
+    predictor = encoded_predictor(tiny_preset)
+    predictor.network.sos_net = EmptySOSNet().eval()
+    prediction = predictor.predict(encoded_image(labels, [(0, (5, 10, 15))]))
+    assert torch.equal(prediction.label, prediction.backbone_label)
+    assert (prediction.small_organs[0].located, prediction.small_organs[0].segmented) == (True, False)
