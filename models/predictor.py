@@ -10,6 +10,7 @@ import torch.nn.functional as F
 
 from models.focusnet import FocusNet, Location
 from models.roi import find_peaks
+from models.specks import remove_specks
 from utils.intensity import AIR_HU, normalize
 from utils.preset import Preset
 from utils.resize import resize_linear
@@ -105,11 +106,15 @@ class Predictor:
         image = normalize(padded_hu, self.preset.intensity)[None]  # (1, D, H, W)
         probabilities, heatmaps = self._predict_windows(padded_hu, image)
         unpadded = tuple(slice(0, n) for n in image_hu.shape)
+        remove_specks(probabilities, range(1, len(probabilities)))
         backbone_label = probabilities.argmax(dim=0).byte()[unpadded]
         heatmaps = heatmaps[:, *unpadded]  # no peak lies in the padding
         if scanned is not None:
             heatmaps = heatmaps * scanned.to(heatmaps.device)
-        small_organs = self._segment_small(image, probabilities, heatmaps) if self.network.sos_net is not None else []
+        small_organs = []
+        if self.network.sos_net is not None:
+            small_organs = self._segment_small(image, probabilities, heatmaps)
+            remove_specks(probabilities, [organ + 1 for organ in self.preset.small_organs])
         return Prediction(probabilities[:, *unpadded], backbone_label, heatmaps, small_organs)
 
     def _locate(self, image: torch.Tensor) -> Location:
@@ -156,7 +161,9 @@ class Predictor:
                 roi_probability, box = self._segment_roi(image, position.to(image.device), k)
                 segmented = bool(roi_probability.max() > 0.5)
                 if segmented:
-                    merge_small_organ(probabilities, organ + 1, roi_probability.to(probabilities.device), box)
+                    s_net, share = probabilities[organ + 1][box], self.preset.roi.sos_share
+                    merged = torch.lerp(s_net, roi_probability.to(probabilities.device), share)
+                    merge_small_organ(probabilities, organ + 1, merged, box)
             found.append(SmallOrgan(organ, tuple(position.tolist()), value, located, segmented))
         return found
 
@@ -223,9 +230,9 @@ def _box_on_grid(mask: torch.Tensor, size_zyx: tuple[int, int, int], step_zyx: t
 
 
 def merge_small_organ(probabilities: torch.Tensor, label: int, roi_probability: torch.Tensor, box: Box) -> None:
-    """Replace one organ's probability by SOS-Net's and scale the others so that the sum stays 1, in place.
+    """Replace one organ's probability and scale the others so that the sum stays 1, in place.
 
-    Outside of the ROI the organ's probability becomes 0: SOS-Net's answer replaces S-Net's everywhere.
+    Outside of the ROI the organ's probability becomes 0.
 
     Args:
         probabilities: (num_classes, D, H, W).

@@ -1,6 +1,5 @@
 """Scores of every organ of every case: which masks belong together, on which grid, and what they have to say."""
 
-import ctypes
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -10,6 +9,7 @@ from functools import partial
 
 from tqdm import tqdm
 
+from utils.allocation import keep_freed_memory
 from utils.case_masks import CaseFiles, Naming, Structures, open_structures
 from utils.mask_grids import Mask, empty_mask, join_masks, resample_mask
 from utils.organ_names import organ_key
@@ -17,9 +17,6 @@ from utils.preset import Preset
 from utils.scores import ScoreRow, Status
 from utils.surface_metrics import compare_masks
 from utils.tolerances import Tolerances
-
-M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4
-"""Parameters of glibc's mallopt."""
 
 CasePairs = Mapping[str, tuple[CaseFiles, CaseFiles]]
 """Case id to (prediction, reference)."""
@@ -130,24 +127,10 @@ def _outcomes(pairs: CasePairs, settings: Settings, num_workers: int) -> Iterato
         for case_id, pair in pairs.items():
             yield case_id, partial(evaluate_case, *pair, settings)
         return
-    with ProcessPoolExecutor(num_workers, initializer=_keep_freed_memory) as pool:
+    with ProcessPoolExecutor(num_workers, initializer=keep_freed_memory) as pool:
         futures = {pool.submit(evaluate_case, *pair, settings): case_id for case_id, pair in pairs.items()}
         for future in as_completed(futures):
             yield futures[future], future.result
-
-
-def _keep_freed_memory() -> None:
-    """Let a worker use the memory of one mask for the next.
-
-    glibc hands blocks of this size back to the system, so that every mask of the thousand pays for fresh pages: a third
-    of the time of an evaluation. Other C libraries are left alone.
-    """
-    try:
-        mallopt = ctypes.CDLL("libc.so.6").mallopt
-    except (OSError, AttributeError):
-        return
-    mallopt(M_MMAP_MAX, 0)
-    mallopt(M_TRIM_THRESHOLD, 2**30)
 
 
 def aligned_masks(key: str, prediction: Structures, reference: Structures, *, resample: bool) -> tuple[Mask, Mask]:

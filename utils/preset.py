@@ -38,6 +38,7 @@ RANGES = {
     "augmentation.intensity_shift_hu": (0, math.inf),
     "augmentation.noise_hu": (0, math.inf),
     "roi.jitter_vox": (0, math.inf),
+    "roi.sos_share": (0, 1),
     "loss.background_alpha": (0, math.inf),
     "loss.focal_gamma": (0, math.inf),
     "loss.dice_weight": (0, math.inf),
@@ -203,12 +204,14 @@ class ScheduleSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class RoiSettings:
-    """Where SOS-Net's boxes lie in training."""
+    """Where SOS-Net's boxes lie in training, and what its answer counts."""
 
     center: Literal["predicted", "true"]
     """SOL-Net's peak in the crop (the paper), or the true centroid."""
     jitter_vox: Size
     """Uniform displacement of the center, up to so many voxels either way."""
+    sos_share: float = 1.0
+    """A small organ's probability in its box is this share SOS-Net's and the rest S-Net's; 1 is the paper's."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -4,20 +4,29 @@ Normalized intensity k means class k; 2.3, 2.4 and 2.6 are marks of the three sm
 """
 
 from contextlib import nullcontext
+from dataclasses import replace
 
 import pytest
 import torch
 from torch import nn
 
+import models.predictor
 from models.focusnet import FocusNet, build_part
 from models.predictor import Predictor, SmallOrgan, label_on_grid, merge_small_organ
 from models.s_net import SNetOutput
+from models.specks import remove_specks
 from utils.resize import resize_linear
 
 SIZE = (11, 20, 31)
 MARKS = (2.3, 2.4, 2.6)
 CHIASM = 2
 """Label of the first small organ."""
+
+
+@pytest.fixture(autouse=True)
+def _every_voxel_counts(monkeypatch):
+    """Labels are drawn voxel by voxel here: every voxel is a speck."""
+    monkeypatch.setattr(models.predictor, "remove_specks", lambda probabilities, labels: None)
 
 
 class EncodedSNet(nn.Module):
@@ -298,3 +307,25 @@ def test_an_empty_mask_of_sos_net_keeps_s_nets_voxels(labels, tiny_preset):
     prediction = predictor.predict(encoded_image(labels, [(0, (5, 10, 15))]))
     assert torch.equal(prediction.label, prediction.backbone_label)
     assert (prediction.small_organs[0].located, prediction.small_organs[0].segmented) == (True, False)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.25, 1.0])
+def test_a_small_organ_is_sos_nets_by_its_share(share, labels, tiny_preset):
+    preset = replace(tiny_preset, roi=replace(tiny_preset.roi, sos_share=share))
+    peak = (5, 10, 15)
+    prediction = encoded_predictor(preset).predict(encoded_image(labels, [(0, peak)]))
+    inside = prediction.probabilities[CHIASM, 4, 8, 14]  # in the ROI, where S-Net sees another class
+    assert inside.item() == pytest.approx(share, abs=1e-4)
+    assert prediction.probabilities[CHIASM][peak] > 0.99  # both see it there
+
+
+def test_specks_of_s_net_are_removed(tiny_preset, monkeypatch):
+    monkeypatch.setattr(models.predictor, "remove_specks", remove_specks)
+    label = torch.zeros(SIZE, dtype=torch.long)
+    label[2:6, 3:9, 3:9] = 1
+    alone = encoded_predictor(tiny_preset).predict(encoded_image(label))
+    with_speck = label.clone()
+    with_speck[9:11, 17:19, 25:28] = 1
+    prediction = encoded_predictor(tiny_preset).predict(encoded_image(with_speck))
+    assert torch.equal(prediction.label, alone.label)
+    assert torch.equal(prediction.backbone_label, alone.backbone_label)
