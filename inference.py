@@ -51,6 +51,7 @@ from utils.volume_io import Volume
 
 logger = logging.getLogger(__name__)
 
+WEIGHTS_FOLDER = Path(__file__).resolve().parent / "weights"
 SEGMENTING_PARTS = ("s_net", "sol_net", "sos_net")
 FAILURES = (ValueError, OSError, MemoryError, RuntimeError)
 """What ends a case, not the run; torch and ITK raise RuntimeErrors, also out of memory."""
@@ -238,7 +239,9 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     """Parse the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
-    add("--checkpoint", type=Path, required=True, help="best.pt of adv_train.py, or of an earlier stage")
+    which = parser.add_mutually_exclusive_group()
+    which.add_argument("--checkpoint", type=Path, help="your own: best.pt of adv_train.py, or of an earlier stage")
+    which.add_argument("--model", default="openkbp", help="a published one: research only, see docs/model_card.md")
     add(
         "--input",
         type=Path,
@@ -270,7 +273,22 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     add("--shard", default="1/1", metavar="I/N", help="only the I-th of N parts of the cases, for array jobs")
     add("--device", help="cpu, cuda or cuda:N; a GPU if there is one")
     add("--precision", choices=("fp32", "bf16", "fp16"), help="bf16 where the hardware computes in it")
-    return parser.parse_args(argv)
+    arguments = parser.parse_args(argv)
+    arguments.checkpoint = arguments.checkpoint or published_checkpoint(arguments.model)
+    return arguments
+
+
+def published_checkpoint(name: str) -> Path:
+    """The file of a published model.
+
+    Raises:
+        ValueError: there is none of that name.
+    """
+    path = WEIGHTS_FOLDER / f"{name}.pt"
+    known = sorted(file.stem for file in WEIGHTS_FOLDER.glob("*.pt"))
+    if name not in known:
+        raise ValueError(f"--model {name}: no such model; there is {', '.join(known) or 'none'}, or give --checkpoint")
+    return path
 
 
 def describe_settings(arguments: argparse.Namespace, compute: Compute) -> dict[str, Any]:

@@ -1,0 +1,60 @@
+"""Make the file of a trained model that is given to others: a checkpoint without training state, in half precision.
+
+python -m models.publish --checkpoint runs/focusnet/best.pt --output weights/mine.pt
+"""
+
+import argparse
+import logging
+import sys
+from pathlib import Path
+
+from torch import Tensor, nn
+
+from models.focusnet import build_part
+from utils.checkpoint import load_parts, read_checkpoint, require_parts, save_checkpoint
+from utils.command_line import run_main
+from utils.preset import preset_from_table
+
+logger = logging.getLogger(__name__)
+
+
+def halve(part: nn.Module) -> None:
+    """Round a network's convolutions and matrices to half precision; norms, which are few and may be large, stay."""
+    for parameter in part.parameters():
+        if parameter.ndim > 1:
+            parameter.data = _finite_half(parameter.data)
+
+
+def _finite_half(weights: Tensor) -> Tensor:
+    half = weights.half()
+    if not half.isfinite().all():
+        raise ValueError(f"a weight of {weights.abs().max():.3g} has no half-precision number; train again")
+    return half
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Write the file."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument(
+        "--checkpoint", type=Path, required=True, help="best.pt of adv_train.py, or of an earlier stage"
+    )
+    parser.add_argument("--output", type=Path, required=True, help="the file; weights/NAME.pt is --model NAME")
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="SECTION.KEY=VALUE", help="of the preset, what inference goes by"
+    )
+    arguments = parser.parse_args(argv)
+    content = read_checkpoint(arguments.checkpoint)
+    require_parts(content, ["s_net"], arguments.checkpoint, "give one of train_backbone.py or a later stage")
+    preset = preset_from_table(content["preset"], str(arguments.checkpoint), arguments.set)
+    parts = {name: build_part(name, preset) for name in content["parts"]}
+    load_parts(parts, content, parts, arguments.checkpoint)
+    for part in parts.values():
+        halve(part)
+    arguments.output.parent.mkdir(parents=True, exist_ok=True)
+    save_checkpoint(arguments.output, stage=content["stage"], preset=preset, parts=parts)
+    logger.info("%s: %s, %.1f MB", arguments.output, ", ".join(parts), arguments.output.stat().st_size / 1e6)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(run_main(main))
