@@ -1,0 +1,110 @@
+"""Two ways of doing the same, timed in turns, each in a process of its own."""
+
+import multiprocessing
+import resource
+import time
+from collections.abc import Callable
+from statistics import median
+from typing import NamedTuple
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from utils.memory import BYTES_PER_UNIT
+
+
+class Task(NamedTuple):
+    """Something to time."""
+
+    run: Callable[[], object]
+    """Returns a number where there is one to report besides the time, else None."""
+    warm_up: Callable[[], object] | None = None
+    """Done once before, untimed; None does nothing."""
+
+
+class Measured(NamedTuple):
+    """One way of doing a task."""
+
+    seconds: float
+    """Median."""
+    peak_gib: float
+    """Largest resident size of the process; on a GPU the largest allocation there."""
+    gflop: float
+    """Of the warm-up, multiply and add counted apart; 0 where nothing was counted."""
+    extra: float | None
+    """What the last run returned."""
+
+
+def alternate(build: Callable[..., Task], ways: dict[str, dict], repeats: int) -> dict[str, Measured]:
+    """Run several ways of a task in turns, so that a noisy machine disturbs all of them alike.
+
+    Args:
+        build: makes the task in its process; a function of a module.
+        ways: name to the keyword arguments of `build`.
+        repeats: timed runs of each way.
+    """
+    context = multiprocessing.get_context("spawn")
+    pipes, processes = {}, []
+    for name, arguments in ways.items():
+        pipes[name], theirs = context.Pipe()
+        processes.append(context.Process(target=_serve, args=(theirs, build, arguments), daemon=True))
+        processes[-1].start()
+        theirs.close()
+        _require(pipes[name].recv())  # ready: the ways set up one after the other
+    seconds: dict[str, list[float]] = {name: [] for name in ways}
+    for _ in range(repeats):
+        for name, pipe in pipes.items():
+            seconds[name].append(_ask(pipe, "run"))
+    results = {name: Measured(median(seconds[name]), *_ask(pipe, "end")) for name, pipe in pipes.items()}
+    for process in processes:
+        process.join()
+    return results
+
+
+def _ask(pipe, request: str):
+    pipe.send(request)
+    return _require(pipe.recv())
+
+
+def _require(answer):
+    if isinstance(answer, Exception):
+        raise answer
+    return answer
+
+
+def _serve(pipe, build: Callable[..., Task], arguments: dict) -> None:
+    try:
+        task = build(**arguments)
+        gflop, extra = 0.0, None
+        if task.warm_up is not None:
+            with FlopCounterMode(display=False) as counter:
+                task.warm_up()
+            gflop = counter.get_total_flops() / 1e9
+        pipe.send("ready")
+        while pipe.recv() == "run":
+            started = time.perf_counter()
+            extra = task.run()
+            if torch.cuda.is_initialized():
+                torch.cuda.synchronize()
+            pipe.send(time.perf_counter() - started)
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * BYTES_PER_UNIT
+        if torch.cuda.is_initialized():
+            peak = torch.cuda.max_memory_allocated()
+        pipe.send((peak / 2**30, gflop, extra))
+    except Exception as error:  # whatever it is belongs to the process that asked
+        pipe.send(error)
+        raise
+
+
+def matmul_gflops(device: torch.device, dtype: torch.dtype, size: int = 4096) -> float:
+    """What a large matrix product reaches: the measured peak of the machine."""
+    left, right = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
+    result = torch.empty_like(left)
+    times = []
+    for _ in range(4):
+        started = time.perf_counter()
+        torch.mm(left, right, out=result)
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+        times.append(time.perf_counter() - started)
+    return 2 * size**3 / min(times) / 1e9

@@ -1,0 +1,120 @@
+"""Time the plain way (eager float32, one-hot losses, half-overlapping windows, one by one) and ours in turns.
+
+    python -m benchmarks.bench --output bench.json
+
+Prints what a task takes either way, the ratio, and how near ours comes to what a large bf16 matrix product reaches.
+"""
+
+import argparse
+import json
+import logging
+import os
+import platform
+import sys
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+
+import torch
+
+from benchmarks import tasks
+from benchmarks.alternate import Measured, alternate, matmul_gflops
+from utils.command_line import run_main
+from utils.compute import choose_compute
+from utils.files import write_json
+from utils.preset import STAGES
+
+NAMES = ("forward", *(f"step/{stage}" for stage in STAGES), "whole CT", "preparation", "evaluation", "loading")
+
+logger = logging.getLogger(__name__)
+
+
+def chosen_tasks(arguments: argparse.Namespace) -> Iterator[tuple[str, Callable[..., tasks.Task]]]:
+    """Name and builder of the tasks that the command line asks for."""
+    preset, overrides, device = arguments.preset, arguments.set, arguments.device
+    for name in arguments.tasks:
+        kind, _, stage = name.partition("/")
+        if kind == "forward":
+            yield name, partial(tasks.forward, preset, overrides, device)
+        elif kind == "step":
+            yield name, partial(tasks.step, stage, preset, overrides, device)
+        elif kind == "whole CT":
+            yield name, partial(tasks.whole_ct, arguments.checkpoint, preset, overrides, device)
+        elif kind == "loading" and arguments.cases is None:
+            logger.info("loading: left out, it needs --cases")
+        elif kind == "loading":
+            yield name, partial(tasks.loading, arguments.cases, overrides, device)
+        else:
+            yield name, partial(getattr(tasks, kind), preset, overrides)
+
+
+def to_row(name: str, plain: Measured, ours: Measured, peak_gflops: float) -> dict[str, object]:
+    """Everything to say of a task."""
+    row = {
+        "task": name,
+        "plain_s": plain.seconds,
+        "ours_s": ours.seconds,
+        "ratio": plain.seconds / ours.seconds,
+        "plain_peak_gib": plain.peak_gib,
+        "ours_peak_gib": ours.peak_gib,
+    }
+    if ours.gflop:
+        row |= {
+            "gflop": ours.gflop,
+            "plain_gflops": ours.gflop / plain.seconds,
+            "ours_gflops": ours.gflop / ours.seconds,
+            "share_of_peak": ours.gflop / ours.seconds / peak_gflops,
+        }
+    if ours.extra is not None:
+        row |= {"plain_waited_share": plain.extra, "ours_waited_share": ours.extra}
+    return row
+
+
+def show(row: dict[str, object]) -> str:
+    """One line of the table."""
+    line = (
+        f"{row['task']:<24}{row['plain_s']:>10.3f}{row['ours_s']:>10.3f}{row['ratio']:>8.2f}"
+        f"{row['plain_peak_gib']:>8.2f}{row['ours_peak_gib']:>8.2f}"
+    )
+    if "gflop" in row:
+        line += f"{row['ours_gflops']:>10.0f}{row['share_of_peak']:>8.0%}"
+    if "ours_waited_share" in row:
+        line += f"   waited {row['plain_waited_share']:.1%} and {row['ours_waited_share']:.1%} of the time"
+    return line
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the tasks."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--tasks", nargs="+", choices=NAMES, default=list(NAMES), metavar="TASK", help=", ".join(NAMES))
+    parser.add_argument("--preset", default="pddca")
+    parser.add_argument("--set", action="append", default=[], metavar="SECTION.KEY=VALUE", help="override the preset")
+    parser.add_argument("--checkpoint", type=Path, help="of the whole CT; without it, random weights of the preset")
+    parser.add_argument("--cases", type=Path, help="prepared cases, for loading")
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--device")
+    parser.add_argument("--output", type=Path, help="JSON file for the numbers")
+    arguments = parser.parse_args(argv)
+    device = choose_compute(arguments.device, None).device
+    peaks = {str(dtype)[6:]: matmul_gflops(device, dtype) for dtype in (torch.float32, torch.bfloat16)}
+    machine = {
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or "CPU",
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "torch": str(torch.__version__),
+        "matrix_product_gflops": peaks,
+    }
+    print(json.dumps(machine))
+    print(f"{'task':<24}{'plain s':>10}{'ours s':>10}{'ratio':>8}{'GiB':>8}{'GiB':>8}{'GFLOP/s':>10}{'of peak':>8}")
+    rows = []
+    for name, build in chosen_tasks(arguments):
+        results = alternate(build, {"plain": {"plain": True}, "ours": {"plain": False}}, arguments.repeats)
+        rows.append(to_row(name, results["plain"], results["ours"], peaks["bfloat16"]))
+        print(show(rows[-1]), flush=True)
+    if arguments.output is not None:
+        write_json(arguments.output, {"machine": machine, "preset": arguments.preset, "tasks": rows})
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(run_main(main))

@@ -1,0 +1,259 @@
+"""What benchmarks/bench.py times, each the plain way and ours."""
+
+import math
+import tempfile
+import time
+from importlib import import_module
+from pathlib import Path
+
+import numpy as np
+import SimpleITK as sitk
+import surface_distance
+import torch
+from scipy import ndimage
+
+import inference
+import models.predictor
+from benchmarks.alternate import Task
+from benchmarks.plain import OneHotLoss, label_on_grid
+from data_preprocess.augment import Batch, CropAugmentation
+from data_preprocess.export import export_case
+from data_preprocess.loading import build_feed, crop_dataset, open_training_cases, training_preset
+from data_preprocess.prepare import prepare_case
+from data_preprocess.sources import RawCase
+from data_preprocess.sources.phantom import draw_phantom
+from data_preprocess.splits import choose_splits
+from models.focusnet import build_part
+from utils.allocation import keep_freed_memory
+from utils.case_masks import CaseFiles
+from utils.checkpoint import save_checkpoint
+from utils.compute import Compute, choose_compute
+from utils.evaluation import Settings, evaluate_case
+from utils.preset import Preset, load_preset
+from utils.scans import list_scans
+from utils.schedule import build_optimizer
+from utils.stage import Stage
+from utils.tolerances import Tolerances
+from utils.training_options import parse_training_options
+from utils.training_run import open_run
+from utils.update import Update
+from utils.volume_io import read_volume, write_volume
+
+STAGES = {
+    "backbone": ("train_backbone", "BackboneStage", ("s_net",)),
+    "sol": ("train_SOL", "SOLStage", ("s_net", "sol_net")),
+    "backbone_heatmap": ("train_backbone_heatmap", "BackboneHeatmapStage", ("s_net", "sol_net")),
+    "autoencoder": ("train_autoencoder", "AutoEncoderStage", ("autoencoder",)),
+    "adversarial": ("adv_train", "AdversarialStage", ("s_net", "sol_net", "sos_net", "autoencoder")),
+}
+CT_SPACING_ZYX_MM = (2.5, 0.98, 0.98)
+CT_EXTENT_ZYX_MM = (362.5, 501.8, 501.8)
+"""512 x 512 x 145 voxels."""
+
+
+def prepare_process(*, plain: bool, device: str | None) -> Compute:
+    """Settings of the process and the device: float32 in the plain way, ours as the scripts choose it."""
+    torch.manual_seed(0)
+    if plain:
+        return choose_compute(device, "fp32")
+    keep_freed_memory()
+    return choose_compute(device, None)
+
+
+def _place(network: torch.nn.Module, compute: Compute, *, plain: bool) -> torch.nn.Module:
+    return network.to(compute.device) if plain else compute.place(network)
+
+
+def forward(preset: str, overrides: list[str], device: str | None, *, plain: bool) -> Task:
+    """S-Net on one crop."""
+    compute, settings = prepare_process(plain=plain, device=device), load_preset(preset, overrides)
+    network = _place(build_part("s_net", settings), compute, plain=plain).eval()
+    image = torch.randn(1, 1, *settings.grid.crop_size_vox, device=compute.device)
+    if not plain:
+        image = image.contiguous(memory_format=torch.channels_last_3d)
+
+    def run() -> None:
+        with torch.no_grad(), compute.autocast():
+            network(image)
+
+    return Task(run, run)
+
+
+def step(stage: str, preset: str, overrides: list[str], device: str | None, *, plain: bool) -> Task:
+    """One training step of a stage on one crop, or on the preset's batch of masks."""
+    compute, settings = prepare_process(plain=plain, device=device), load_preset(preset, overrides)
+    script, name, part_names = STAGES[stage]
+    module = import_module(script)
+    if plain and hasattr(module, "SegmentationLoss"):
+        module.SegmentationLoss = OneHotLoss
+    parts = {part: _place(build_part(part, settings), compute, plain=plain) for part in part_names}
+    built: Stage = getattr(module, name)(settings, parts, prepare=lambda sample: sample, validate=lambda count: None)
+    schedule = getattr(settings, stage)
+    for part, network in parts.items():
+        network.train(part in built.trained).requires_grad_(part in built.trained)
+    optimizers = {part: build_optimizer(parts[part].parameters(), schedule) for part in built.trained}
+    for group in (group for optimizer in optimizers.values() for group in optimizer.param_groups if plain):
+        group["fused"] = False
+    update = Update(optimizers, compute)
+    batch = _masks(settings, compute) if stage == "autoencoder" else _crop(settings, compute)
+
+    def run() -> None:
+        built.optimize(batch, update)
+
+    return Task(run, run)
+
+
+def loading(cases: Path, overrides: list[str], device: str | None, *, plain: bool, num_steps: int = 12) -> Task:
+    """Steps of S-Net fed from a folder of cases, plainly read in the same process; returns the share of time waited."""
+    compute = prepare_process(plain=False, device=device)
+    words = ["--cases", str(cases), "--run", str(_new_folder()), "--workers", "0" if plain else "1"]
+    options = parse_training_options("", [*words, *(word for value in overrides for word in ("--set", value))])
+    settings, run = training_preset(options), open_run(options, choose_splits(options))
+    feed = build_feed(crop_dataset(open_training_cases(run, settings)[0], settings, 0), settings.backbone, run)
+    augment = CropAugmentation(settings, 0)
+    network = compute.place(build_part("s_net", settings))
+    built = import_module("train_backbone").BackboneStage(
+        settings, {"s_net": network}, prepare=augment, validate=lambda count: None
+    )
+    update = Update({"s_net": build_optimizer(network.parameters(), settings.backbone)}, compute)
+
+    def train() -> float:
+        started = time.perf_counter()
+        waited, asked = 0.0, started
+        for count, samples in enumerate(feed.steps(0, 0)):
+            if count:  # the first one starts the reader, once in an epoch
+                waited += time.perf_counter() - asked
+            else:
+                started = time.perf_counter()
+            if count == num_steps:
+                break
+            batch = augment(type(samples[0])(*(x.to(compute.device) if torch.is_tensor(x) else x for x in samples[0])))
+            float(built.optimize(batch, update)["loss"])
+            asked = time.perf_counter()
+        return waited / (time.perf_counter() - started)
+
+    return Task(train)
+
+
+def _crop(preset: Preset, compute: Compute) -> Batch:
+    """Noise with a block of each organ, the small ones' in the middle."""
+    size, organs = preset.grid.crop_size_vox, len(preset.organs)
+    label = torch.zeros(1, *size, dtype=torch.uint8)
+    for organ, rows in enumerate(np.array_split(np.arange(size[1]), organs), 1):
+        label[0, :, rows[0] : rows[-1] + 1, : size[2] // 2] = organ
+    return Batch(
+        image=torch.randn(1, 1, *size).to(compute.device),
+        label=label.to(compute.device),
+        present=torch.ones(1, organs, dtype=torch.bool, device=compute.device),
+        centers_vox=(torch.tensor(size) / 2).expand(1, organs, 3).to(compute.device),
+        roi_jitter=torch.zeros(1, organs, 3, device=compute.device),
+        case_ids=["noise"],
+    )
+
+
+def _masks(preset: Preset, compute: Compute) -> torch.Tensor:
+    return (torch.rand(preset.autoencoder.batch_size, 1, *preset.grid.roi_size_vox) > 0.9).float().to(compute.device)
+
+
+def whole_ct(checkpoint: Path | None, preset: str, overrides: list[str], device: str | None, *, plain: bool) -> Task:
+    """From the file of a CT to the file of its label map, the model being loaded."""
+    compute, folder = prepare_process(plain=plain, device=device), _new_folder()
+    path = folder / "ct.nii.gz"
+    write_volume(path, _big_phantom().volume)
+    model = inference.load_model(
+        checkpoint or _untrained(preset, overrides, folder), compute, overlap=0.5 if plain else 0.25
+    )
+    if plain:
+        inference.label_on_grid, models.predictor.NO_TISSUE_HU = label_on_grid, -math.inf
+        network = model.predictor.predictor.network
+        network.to(memory_format=torch.contiguous_format)
+    scan = list_scans(path)[0]
+
+    def run() -> None:
+        placed = inference.read_scan(scan, model.preset, correct_offset=False, from_dicom=False).placed
+        write_volume(folder / "label.nii.gz", inference.segment(placed, model).label)
+
+    return Task(run)
+
+
+def _untrained(preset: str, overrides: list[str], folder: Path) -> Path:
+    """A checkpoint with random weights, whose small organs are found wherever."""
+    settings = load_preset(preset, [*overrides, "heatmap.peak_threshold=0"])
+    parts = {name: build_part(name, settings) for name in ("s_net", "sol_net", "sos_net")}
+    save_checkpoint(folder / "untrained.pt", stage="adversarial", preset=settings, parts=parts)
+    return folder / "untrained.pt"
+
+
+def preparation(preset: str, overrides: list[str], *, plain: bool) -> Task:
+    """One CT with contours to a case; plainly SimpleITK on the whole volume and each mask."""
+    prepare_process(plain=plain, device="cpu")
+    settings, raw, folder = load_preset(preset, overrides), _big_phantom(), _new_folder()
+    if plain:
+        return Task(lambda: _resample_plainly(raw, settings, folder))
+
+    def run() -> None:
+        prepare_case(raw, settings, Path(tempfile.mkdtemp(dir=folder)))
+
+    return Task(run)
+
+
+def _resample_plainly(raw: RawCase, preset: Preset, folder: Path) -> None:
+    spacing = preset.grid.spacing_zyx_mm
+    size = [
+        round(n * a / b) for n, a, b in zip(raw.geometry.size_zyx, raw.geometry.spacing_zyx_mm, spacing, strict=True)
+    ]
+
+    def resample(array: np.ndarray, method: int) -> np.ndarray:
+        image = sitk.GetImageFromArray(array)
+        image.SetSpacing(raw.geometry.spacing_zyx_mm[::-1])
+        reference = [size[::-1], sitk.Transform(), method, image.GetOrigin(), spacing[::-1], image.GetDirection()]
+        return sitk.GetArrayFromImage(sitk.Resample(image, *reference))
+
+    np.save(folder / "image.npy", resample(raw.volume.array, sitk.sitkLinear))
+    label = np.zeros(size, dtype=np.uint8)
+    for value, mask in enumerate(raw.masks.values(), 1):
+        whole = np.zeros(raw.geometry.size_zyx, dtype=np.uint8)
+        box = tuple(slice(a, a + n) for a, n in zip(mask.corner_zyx, mask.voxels.shape, strict=True))
+        whole[box] = mask.voxels
+        label[resample(whole, sitk.sitkNearestNeighbor) > 0] = value
+    np.save(folder / "label.npy", label)
+
+
+def evaluation(preset: str, overrides: list[str], *, plain: bool) -> Task:
+    """All scores of one label map; plainly the surface-distance package on whole masks."""
+    prepare_process(plain=plain, device="cpu")
+    settings, raw, folder = load_preset(preset, overrides), _big_phantom(), _new_folder()
+    export_case(raw, settings, folder)
+    truth = folder / "labels" / f"{raw.case_id}.nii.gz"
+    volume = read_volume(truth)
+    shifted = folder / truth.name
+    write_volume(shifted, type(volume)(array=ndimage.shift(volume.array, (1, 2, 1), order=0), geometry=volume.geometry))
+    if plain:
+        return Task(lambda: _score_plainly(shifted, truth))
+    names = dict(enumerate(settings.organ_names, 1))
+    files = [CaseFiles(case_id=raw.case_id, label_map=path, label_names=names) for path in (shifted, truth)]
+    how = Settings(preset=settings, tolerances=Tolerances([], settings), resample=False)
+
+    def run() -> None:
+        evaluate_case(*files, how)
+
+    return Task(run)
+
+
+def _score_plainly(prediction: Path, reference: Path) -> None:
+    predicted, true = (read_volume(path) for path in (prediction, reference))
+    for label in np.unique(true.array)[1:]:
+        masks = true.array == label, predicted.array == label
+        distances = surface_distance.compute_surface_distances(*masks, true.geometry.spacing_zyx_mm)
+        surface_distance.compute_robust_hausdorff(distances, 95)
+        surface_distance.compute_average_surface_distance(distances)
+        surface_distance.compute_surface_dice_at_tolerance(distances, 2.0)
+        surface_distance.compute_dice_coefficient(*masks)
+
+
+def _big_phantom() -> RawCase:
+    return draw_phantom(0, spacing_zyx_mm=CT_SPACING_ZYX_MM, extent_zyx_mm=CT_EXTENT_ZYX_MM)
+
+
+def _new_folder() -> Path:
+    return Path(tempfile.mkdtemp(prefix="focusnet_bench_"))
