@@ -4,8 +4,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 DEMO := demo
+OPENKBP ?= open-kbp
 
-.PHONY: demo test lint clean
+.PHONY: demo openkbp test lint clean
 
 $(INSTALLED): requirements.txt
 	$(PYTHON) -m venv $(VENV)
@@ -34,7 +35,20 @@ demo: $(INSTALLED)
 	@echo "FocusNet (small organs by SOS-Net):"
 	$(BIN)/python evaluate.py --prediction $(DEMO)/focusnet --reference $(DEMO)/test/labels --preset phantom \
 		--output $(DEMO)/scores_focusnet
+	@echo "The published model on 33 real patients (docs/model_card.md):"
+	@sed -n '/^## Results/,/^Left and right/{/^|/p}' docs/model_card.md
 	@echo "Outlined organs: $(DEMO)/focusnet/*.png   Scores: $(DEMO)/scores_focusnet   Training: tensorboard --logdir $(DEMO)/runs"
+
+# Repeats the training of weights/openkbp.pt from a clone of github.com/ababier/open-kbp into runs/openkbp.
+openkbp: $(INSTALLED)
+	$(BIN)/python -m data_preprocess.prepare --source openkbp --input $(OPENKBP) --output cases/openkbp
+	$(BIN)/python train_backbone.py --cases cases/openkbp --run runs/openkbp/backbone --epochs 1
+	$(BIN)/python train_backbone_heatmap.py --cases cases/openkbp --run runs/openkbp/joint --epochs 14 \
+		--init-from runs/openkbp/backbone/best.pt
+	$(BIN)/python train_autoencoder.py --cases cases/openkbp --run runs/openkbp/autoencoder --epochs 6
+	$(BIN)/python adv_train.py --cases cases/openkbp --run runs/openkbp/focusnet \
+		--init-from runs/openkbp/joint/best.pt --autoencoder runs/openkbp/autoencoder/best.pt
+	$(BIN)/python -m models.publish --checkpoint runs/openkbp/focusnet/best.pt --output runs/openkbp/openkbp.pt
 
 test: $(INSTALLED)
 	$(BIN)/python -m pytest -q

@@ -47,7 +47,7 @@ def alternate(build: Callable[..., Task], ways: dict[str, dict], repeats: int) -
     pipes, processes = {}, []
     for name, arguments in ways.items():
         pipes[name], theirs = context.Pipe()
-        processes.append(context.Process(target=_serve, args=(theirs, build, arguments), daemon=True))
+        processes.append(context.Process(target=_serve, args=(theirs, build, arguments)))
         processes[-1].start()
         theirs.close()
         _require(pipes[name].recv())  # ready: the ways set up one after the other

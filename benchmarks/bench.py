@@ -111,8 +111,8 @@ def main(argv: list[str] | None = None) -> int:
         results = alternate(build, {"plain": {"plain": True}, "ours": {"plain": False}}, arguments.repeats)
         rows.append(to_row(name, results["plain"], results["ours"], peaks["bfloat16"]))
         print(show(rows[-1]), flush=True)
-    if arguments.output is not None:
-        write_json(arguments.output, {"machine": machine, "preset": arguments.preset, "tasks": rows})
+        if arguments.output is not None:
+            write_json(arguments.output, {"machine": machine, "preset": arguments.preset, "tasks": rows})
     return 0
 
 

@@ -128,7 +128,7 @@ def loading(cases: Path, overrides: list[str], device: str | None, *, plain: boo
             if count == num_steps:
                 break
             batch = augment(type(samples[0])(*(x.to(compute.device) if torch.is_tensor(x) else x for x in samples[0])))
-            float(built.optimize(batch, update)["loss"])
+            built.optimize(batch, update)["loss"].item()
             asked = time.perf_counter()
         return waited / (time.perf_counter() - started)
 

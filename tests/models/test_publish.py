@@ -1,0 +1,43 @@
+"""publish.py: the file that is given to others."""
+
+import pytest
+import torch
+
+from models import publish
+from models.focusnet import build_part
+from utils.checkpoint import read_checkpoint, save_checkpoint
+from utils.preset import load_preset
+
+PRESET = load_preset("phantom", ["networks.width=0.25"])
+
+
+@pytest.fixture
+def checkpoint(tmp_path):
+    torch.manual_seed(0)
+    parts = {name: build_part(name, PRESET) for name in ("s_net", "sol_net")}
+    save_checkpoint(tmp_path / "best.pt", stage="sol", preset=PRESET, parts=parts, state={"epoch": 3})
+    return tmp_path / "best.pt"
+
+
+def run(checkpoint, output, *words):
+    return publish.main(["--checkpoint", str(checkpoint), "--output", str(output), *words])
+
+
+def test_it_holds_the_same_weights_in_half_the_bytes(checkpoint, tmp_path):
+    assert run(checkpoint, tmp_path / "new" / "mine.pt", "--set", "roi.sos_share=0.5") == 0
+    before, after = read_checkpoint(checkpoint), read_checkpoint(tmp_path / "new" / "mine.pt")
+    assert after["state"] == {}
+    assert after["preset"]["roi"]["sos_share"] == 0.5
+    for name, weights in before["parts"].items():
+        for key, value in weights.items():
+            torch.testing.assert_close(after["parts"][name][key].to(value.dtype), value, rtol=1e-3, atol=1e-6)
+    assert (tmp_path / "new" / "mine.pt").stat().st_size < 0.8 * checkpoint.stat().st_size
+
+
+def test_weights_too_large_for_half_precision_are_refused(checkpoint, tmp_path):
+    content = read_checkpoint(checkpoint)
+    content["parts"]["s_net"]["head.weight"][0] = 1e6
+    torch.save(content, checkpoint)
+    with pytest.raises(ValueError, match="no half-precision number"):
+        run(checkpoint, tmp_path / "mine.pt")
+    assert not (tmp_path / "mine.pt").exists()

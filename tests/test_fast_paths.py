@@ -1,0 +1,81 @@
+"""What makes inference fast changes nothing: against the plain way, on the published model and a CT."""
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import models.predictor
+from benchmarks import plain
+from data_preprocess.network_grid import place_on_grid
+from data_preprocess.sources import SOURCES
+from data_preprocess.sources.phantom import draw_phantom
+from inference import load_model, published_checkpoint
+from losses.segmentation import SegmentationLoss
+from utils.compute import choose_compute
+from utils.metrics import dice_per_label
+from utils.preset import load_preset
+
+DATA = Path(os.environ.get("FOCUSNET_DATA", Path(__file__).resolve().parent.parent.parent / "shared" / "data"))
+PATIENTS = DATA / "openkbp" / "validation-pats"
+
+
+def predict(placed, precision):
+    model = load_model(published_checkpoint("openkbp"), choose_compute("cpu", precision))
+    return model.predictor.predict(torch.from_numpy(np.ascontiguousarray(placed.image)))
+
+
+@pytest.fixture(scope="module")
+def placed():
+    preset = load_preset("openkbp")
+    if not PATIENTS.is_dir():
+        pytest.skip(f"no real CTs in {PATIENTS}; set FOCUSNET_DATA to the folder that holds openkbp/")
+    source = SOURCES["openkbp"]
+    reference = next(case for case in source.list_cases(PATIENTS) if case.case_id == "pt_232")
+    return place_on_grid(source.read_case(reference, preset).volume, preset.grid)
+
+
+@pytest.fixture(scope="module")
+def exact(placed):
+    return predict(placed, "fp32")
+
+
+def test_labels_by_organ_box_are_those_of_the_whole_volume(placed, exact):
+    size, step = placed.region_hu.shape, placed.placement.step
+    fast = models.predictor.label_on_grid(exact.probabilities, size, step)
+    assert torch.equal(fast, plain.label_on_grid(exact.probabilities, size, step))
+    assert len(fast.unique()) > 6  # organs were there to be missed
+
+
+def test_windows_without_tissue_change_next_to_nothing(placed, exact, monkeypatch):
+    monkeypatch.setattr(models.predictor, "NO_TISSUE_HU", -np.inf)
+    everywhere = predict(placed, "fp32")
+    assert torch.equal(everywhere.label, exact.label)
+
+
+def test_half_precision_segments_alike(placed, exact):
+    half = predict(placed, "bf16")
+    assert (half.label == exact.label).float().mean() >= 0.999
+    num_organs = len(half.probabilities) - 1
+    agreement = dice_per_label(half.label.numpy(), exact.label.numpy(), num_organs)
+    present = np.unique(exact.label)[1:] - 1
+    assert agreement[present].min() > 0.97
+
+
+def test_published_weights_find_the_organs_of_a_ct_of_another_kind():
+    """A phantom is nothing like a patient; what bone shows should still be there."""
+    preset = load_preset("openkbp")
+    label = predict(place_on_grid(draw_phantom(3).volume, preset.grid), None).label
+    assert (label == preset.organ_names.index("mandible") + 1).any()
+
+
+def test_the_loss_without_one_hot_tensors_is_the_one_with_them():
+    preset = load_preset("openkbp")
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(2, 8, 6, 7, 8, generator=generator)
+    label = torch.randint(0, 8, (2, 6, 7, 8), generator=generator)
+    present = torch.ones(2, 7, dtype=torch.bool)
+    ours, theirs = (kind.from_preset(preset)(logits, label, present) for kind in (SegmentationLoss, plain.OneHotLoss))
+    torch.testing.assert_close(torch.stack(ours), torch.stack(theirs), rtol=1e-4, atol=0)
