@@ -327,7 +327,7 @@ def main(argv: list[str] | None = None) -> int:
     }
     done = {case_id: finished_report(files[case_id], run) for case_id, run in runs.items()}
     reports = {case_id: report for case_id, report in done.items() if report is not None}
-    logger.info("%d CTs, %d done before", len(scans), len(reports))
+    logger.info("CTs: %d, done before: %d", len(scans), len(reports))
     failures = {}
     read = partial(
         read_scan,
