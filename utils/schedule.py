@@ -14,8 +14,8 @@ WARMUP_START = 0.01
 def build_optimizer(parameters: Iterable[nn.Parameter], settings: ScheduleSettings) -> torch.optim.Optimizer:
     """SGD with momentum 0.9, or Adam, as the preset says."""
     rate, decay = settings.learning_rate, settings.weight_decay
-    if settings.optimizer == "sgd":
-        return torch.optim.SGD(parameters, lr=rate, momentum=0.9, weight_decay=decay, fused=True)
+    if settings.optimizer == "sgd":  # not fused: torch's fails where a branch of SOS-Net first gets a gradient later
+        return torch.optim.SGD(parameters, lr=rate, momentum=0.9, weight_decay=decay)
     return torch.optim.Adam(parameters, lr=rate, weight_decay=decay, fused=True)
 
 
