@@ -342,7 +342,10 @@ def main(argv: list[str] | None = None) -> int:
             reports[case_id] = process(files[case_id], future.result(), model, arguments, runs[case_id])
         except FAILURES as error:
             failures[case_id] = (str(error).strip() or type(error).__name__).splitlines()[0]
-    write_summary(arguments.output / f"summary{shard.suffix}.csv", reports, failures, model.preset)
+    summary = arguments.output / f"summary{shard.suffix}.csv"
+    write_summary(summary, reports, failures, model.preset)
+    doubtful = sum(bool(organ["flags"]) for report in reports.values() for organ in report["organs"].values())
+    logger.info("organs to doubt: %d; they and all others are in %s", doubtful, summary)
     return report_failures(failures, len(scans))
 
 

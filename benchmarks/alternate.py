@@ -2,10 +2,12 @@
 
 import multiprocessing
 import resource
+import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from multiprocessing.connection import Connection
 from statistics import median
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch.utils.flop_counter import FlopCounterMode
@@ -42,58 +44,71 @@ def alternate(build: Callable[..., Task], ways: dict[str, dict], repeats: int) -
         build: makes the task in its process; a function of a module.
         ways: name to the keyword arguments of `build`.
         repeats: timed runs of each way.
+
+    Raises:
+        ValueError: a process ended before it was asked to.
     """
     context = multiprocessing.get_context("spawn")
-    pipes, processes = {}, []
-    for name, arguments in ways.items():
-        pipes[name], theirs = context.Pipe()
-        processes.append(context.Process(target=_serve, args=(theirs, build, arguments)))
-        processes[-1].start()
-        theirs.close()
-        _require(pipes[name].recv())  # ready: the ways set up one after the other
+    pipes: dict[str, Connection] = {}
+    processes = []
     seconds: dict[str, list[float]] = {name: [] for name in ways}
-    for _ in range(repeats):
-        for name, pipe in pipes.items():
-            seconds[name].append(_ask(pipe, "run"))
-    results = {name: Measured(median(seconds[name]), *_ask(pipe, "end")) for name, pipe in pipes.items()}
-    for process in processes:
-        process.join()
-    return results
-
-
-def _ask(pipe, request: str):
-    pipe.send(request)
-    return _require(pipe.recv())
-
-
-def _require(answer):
-    if isinstance(answer, Exception):
-        raise answer
-    return answer
-
-
-def _serve(pipe, build: Callable[..., Task], arguments: dict) -> None:
     try:
-        task = build(**arguments)
-        gflop, extra = 0.0, None
-        if task.warm_up is not None:
-            with FlopCounterMode(display=False) as counter:
-                task.warm_up()
-            gflop = counter.get_total_flops() / 1e9
-        pipe.send("ready")
-        while pipe.recv() == "run":
-            started = time.perf_counter()
-            extra = task.run()
-            if torch.cuda.is_initialized():
-                torch.cuda.synchronize()
-            pipe.send(time.perf_counter() - started)
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * BYTES_PER_UNIT
+        for name, arguments in ways.items():
+            pipes[name], theirs = context.Pipe()
+            processes.append(context.Process(target=_serve, args=(theirs, build, arguments)))
+            processes[-1].start()
+            theirs.close()
+            _answer(pipes[name])  # ready: the ways set up one after the other
+        for _ in range(repeats):
+            for name, pipe in pipes.items():
+                seconds[name].append(_ask(pipe, "run"))
+        return {name: Measured(median(seconds[name]), *_ask(pipe, "end")) for name, pipe in pipes.items()}
+    finally:
+        for pipe in pipes.values():
+            pipe.close()  # a process that still waits ends by it
+        for process in processes:
+            process.join()
+
+
+def _ask(pipe: Connection, request: str) -> Any:
+    pipe.send(request)
+    return _answer(pipe)
+
+
+def _answer(pipe: Connection) -> Any:
+    try:
+        return pipe.recv()
+    except EOFError as error:
+        raise ValueError("the process of a task ended; what it said stands above") from error
+
+
+def _serve(pipe: Connection, build: Callable[..., Task], arguments: dict) -> None:
+    """Set the task up, run it whenever asked, and say in the end what it took besides time."""
+    task = build(**arguments)
+    gflop, extra = 0.0, None
+    if task.warm_up is not None:
+        with FlopCounterMode(display=False) as counter:
+            task.warm_up()
+        gflop = counter.get_total_flops() / 1e9
+    pipe.send("ready")
+    for _ in _requests(pipe):
+        started = time.perf_counter()
+        extra = task.run()
         if torch.cuda.is_initialized():
-            peak = torch.cuda.max_memory_allocated()
-        pipe.send((peak / 2**30, gflop, extra))
-    except Exception as error:  # whatever it is belongs to the process that asked
-        pipe.send(error)
-        raise
+            torch.cuda.synchronize()
+        pipe.send(time.perf_counter() - started)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * BYTES_PER_UNIT
+    if torch.cuda.is_initialized():
+        peak = torch.cuda.max_memory_allocated()
+    pipe.send((peak / 2**30, gflop, extra))
+
+
+def _requests(pipe: Connection) -> Iterator[str]:
+    """What is asked for until the end, or until nobody asks any more."""
+    try:
+        yield from iter(pipe.recv, "end")
+    except EOFError:
+        sys.exit(1)
 
 
 def matmul_gflops(device: torch.device, dtype: torch.dtype, size: int = 4096) -> float:

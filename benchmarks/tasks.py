@@ -3,6 +3,7 @@
 import math
 import tempfile
 import time
+from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 
@@ -21,9 +22,8 @@ from data_preprocess.export import export_case
 from data_preprocess.loading import build_feed, crop_dataset, open_training_cases, training_preset
 from data_preprocess.prepare import prepare_case
 from data_preprocess.sources import RawCase
-from data_preprocess.sources.phantom import draw_phantom
 from data_preprocess.splits import choose_splits
-from models.focusnet import build_part
+from models.focusnet import PART_NAMES, build_part
 from utils.allocation import keep_freed_memory
 from utils.case_masks import CaseFiles
 from utils.checkpoint import save_checkpoint
@@ -46,9 +46,6 @@ STAGES = {
     "autoencoder": ("train_autoencoder", "AutoEncoderStage", ("autoencoder",)),
     "adversarial": ("adv_train", "AdversarialStage", ("s_net", "sol_net", "sos_net", "autoencoder")),
 }
-CT_SPACING_ZYX_MM = (2.5, 0.98, 0.98)
-CT_EXTENT_ZYX_MM = (362.5, 501.8, 501.8)
-"""512 x 512 x 145 voxels."""
 
 
 def prepare_process(*, plain: bool, device: str | None) -> Compute:
@@ -155,18 +152,21 @@ def _masks(preset: Preset, compute: Compute) -> torch.Tensor:
     return (torch.rand(preset.autoencoder.batch_size, 1, *preset.grid.roi_size_vox) > 0.9).float().to(compute.device)
 
 
-def whole_ct(checkpoint: Path | None, preset: str, overrides: list[str], device: str | None, *, plain: bool) -> Task:
+def whole_ct(
+    raw: RawCase, checkpoint: Path | None, preset: str, overrides: list[str], device: str | None, *, plain: bool
+) -> Task:
     """From the file of a CT to the file of its label map, the model being loaded."""
     compute, folder = prepare_process(plain=plain, device=device), _new_folder()
     path = folder / "ct.nii.gz"
-    write_volume(path, _big_phantom().volume)
-    model = inference.load_model(
-        checkpoint or _untrained(preset, overrides, folder), compute, overlap=0.5 if plain else 0.25
-    )
+    write_volume(path, raw.volume)
+    if checkpoint is None:
+        checkpoint = folder / "untrained.pt"
+        save_untrained(checkpoint, load_preset(preset, overrides))
+    model = inference.load_model(checkpoint, compute, overlap=0.5 if plain else 0.25)
     if plain:
         inference.label_on_grid, models.predictor.NO_TISSUE_HU = label_on_grid, -math.inf
-        network = model.predictor.predictor.network
-        network.to(memory_format=torch.contiguous_format)
+        network = model.predictor.predictor.network.to(memory_format=torch.contiguous_format)
+        network.s_net.register_forward_pre_hook(lambda part, images: (images[0].contiguous(),))
     scan = list_scans(path)[0]
 
     def run() -> None:
@@ -176,18 +176,17 @@ def whole_ct(checkpoint: Path | None, preset: str, overrides: list[str], device:
     return Task(run)
 
 
-def _untrained(preset: str, overrides: list[str], folder: Path) -> Path:
-    """A checkpoint with random weights, whose small organs are found wherever."""
-    settings = load_preset(preset, [*overrides, "heatmap.peak_threshold=0"])
-    parts = {name: build_part(name, settings) for name in ("s_net", "sol_net", "sos_net")}
-    save_checkpoint(folder / "untrained.pt", stage="adversarial", preset=settings, parts=parts)
-    return folder / "untrained.pt"
+def save_untrained(path: Path, preset: Preset) -> None:
+    """A checkpoint of all networks with random weights, whose small organs are found wherever."""
+    everywhere = replace(preset, heatmap=replace(preset.heatmap, peak_threshold=0.0))
+    parts = {name: build_part(name, everywhere) for name in PART_NAMES}
+    save_checkpoint(path, stage="adversarial", preset=everywhere, parts=parts)
 
 
-def preparation(preset: str, overrides: list[str], *, plain: bool) -> Task:
+def preparation(raw: RawCase, preset: str, overrides: list[str], *, plain: bool) -> Task:
     """One CT with contours to a case; plainly SimpleITK on the whole volume and each mask."""
     prepare_process(plain=plain, device="cpu")
-    settings, raw, folder = load_preset(preset, overrides), _big_phantom(), _new_folder()
+    settings, folder = load_preset(preset, overrides), _new_folder()
     if plain:
         return Task(lambda: _resample_plainly(raw, settings, folder))
 
@@ -219,15 +218,14 @@ def _resample_plainly(raw: RawCase, preset: Preset, folder: Path) -> None:
     np.save(folder / "label.npy", label)
 
 
-def evaluation(preset: str, overrides: list[str], *, plain: bool) -> Task:
+def evaluation(raw: RawCase, preset: str, overrides: list[str], *, plain: bool) -> Task:
     """All scores of one label map; plainly the surface-distance package on whole masks."""
     prepare_process(plain=plain, device="cpu")
-    settings, raw, folder = load_preset(preset, overrides), _big_phantom(), _new_folder()
+    settings, folder = load_preset(preset, overrides), _new_folder()
     export_case(raw, settings, folder)
     truth = folder / "labels" / f"{raw.case_id}.nii.gz"
-    volume = read_volume(truth)
-    shifted = folder / truth.name
-    write_volume(shifted, type(volume)(array=ndimage.shift(volume.array, (1, 2, 1), order=0), geometry=volume.geometry))
+    volume, shifted = read_volume(truth), folder / truth.name
+    write_volume(shifted, replace(volume, array=ndimage.shift(volume.array, (1, 2, 1), order=0)))
     if plain:
         return Task(lambda: _score_plainly(shifted, truth))
     names = dict(enumerate(settings.organ_names, 1))
@@ -249,10 +247,6 @@ def _score_plainly(prediction: Path, reference: Path) -> None:
         surface_distance.compute_average_surface_distance(distances)
         surface_distance.compute_surface_dice_at_tolerance(distances, 2.0)
         surface_distance.compute_dice_coefficient(*masks)
-
-
-def _big_phantom() -> RawCase:
-    return draw_phantom(0, spacing_zyx_mm=CT_SPACING_ZYX_MM, extent_zyx_mm=CT_EXTENT_ZYX_MM)
 
 
 def _new_folder() -> Path:

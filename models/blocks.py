@@ -109,19 +109,19 @@ def pre_activated_conv3d(
 
 
 def spatial_mean(features: Tensor) -> Tensor:
-    """Mean over all voxels, of half-precision features as a matrix product: on CPUs torch's mean is slow for these.
+    """Mean over all voxels, of bfloat16 features as a matrix product: on CPUs torch's mean is slow for these.
 
     Args:
-        features: (B, C, D, H, W).
+        features: (B, C, D, H, W), floating point; float16 has neither the range for sums nor the steps for shares.
 
     Returns:
-        (B, C, 1, 1, 1).
+        (B, C, 1, 1, 1), in the dtype of `features`.
     """
-    if features.dtype == torch.float32:
+    if features.dtype != torch.bfloat16:
         return features.mean(dim=(2, 3, 4), keepdim=True)
     voxels = features.permute(0, 2, 3, 4, 1).flatten(1, 3)  # (B, N, C), no copy in channels-last order
-    share = voxels.new_full((len(voxels), 1, voxels.shape[1]), 1 / voxels.shape[1])
-    return (share @ voxels)[:, 0, :, None, None, None]  # (B, C, 1, 1, 1)
+    total = voxels.new_ones(len(voxels), 1, voxels.shape[1]) @ voxels  # (B, 1, C)
+    return (total / voxels.shape[1])[:, 0, :, None, None, None]  # (B, C, 1, 1, 1)
 
 
 class SqueezeExcite(nn.Module):

@@ -17,8 +17,8 @@ from utils.resize import resize_linear
 from utils.scratch import NewVolume
 from utils.sliding_window import Box, blend_windows, window_boxes
 
-LEAST_SHARE = 0.99
-"""Of 1 / num_classes, which the likeliest class has at least; less, since probabilities sum to 1 up to rounding."""
+ROUNDED = 0.99
+"""The likeliest class has at least 1 / num_classes; a little less, since probabilities sum to 1 up to rounding."""
 
 NO_TISSUE_HU = -300
 """A window whose voxels are all below shows air, clothes or couch: nothing that an organ could be in."""
@@ -106,7 +106,7 @@ class Predictor:
         image = normalize(padded_hu, self.preset.intensity)[None]  # (1, D, H, W)
         probabilities, heatmaps = self._predict_windows(padded_hu, image)
         unpadded = tuple(slice(0, n) for n in image_hu.shape)
-        remove_specks(probabilities, range(1, len(probabilities)))
+        remove_specks(probabilities)
         backbone_label = probabilities.argmax(dim=0).byte()[unpadded]
         heatmaps = heatmaps[:, *unpadded]  # no peak lies in the padding
         if scanned is not None:
@@ -114,7 +114,7 @@ class Predictor:
         small_organs = []
         if self.network.sos_net is not None:
             small_organs = self._segment_small(image, probabilities, heatmaps)
-            remove_specks(probabilities, [organ + 1 for organ in self.preset.small_organs])
+            remove_specks(probabilities)  # also of large organs, to which voxels fell that were S-Net's small organs
         return Prediction(probabilities[:, *unpadded], backbone_label, heatmaps, small_organs)
 
     def _locate(self, image: torch.Tensor) -> Location:
@@ -133,12 +133,14 @@ class Predictor:
             location = self._locate(windows)
             return torch.cat([location.logits.float().softmax(dim=1), location.heatmaps.float()], dim=1)
 
-        boxes = window_boxes(image_hu.shape, self.preset.grid.crop_size_vox, self.overlap)
+        window = self.preset.grid.crop_size_vox
+        boxes = window_boxes(image_hu.shape, window, self.overlap)
         boxes = [box for box in boxes if image_hu[box].max() >= NO_TISSUE_HU]
         num_classes = self.preset.num_classes
         num_heatmaps = len(self.preset.small_organs) if self.network.sol_net is not None else 0
         blended, seen = blend_windows(
             image,
+            window,
             boxes,
             predict,
             num_channels=num_classes + num_heatmaps,
@@ -202,7 +204,7 @@ def label_on_grid(
     label = torch.zeros(size_zyx, dtype=torch.uint8, device=probabilities.device)
     highest = torch.zeros(size_zyx, device=probabilities.device)
     for value in range(1, len(probabilities)):
-        box = _box_on_grid(probabilities[value] >= LEAST_SHARE / len(probabilities), size_zyx, step_zyx)
+        box = _box_on_grid(probabilities[value] >= ROUNDED / len(probabilities), size_zyx, step_zyx)
         if box is None:
             continue
         background, probability = (resize_linear(probabilities[i], box, step_zyx) for i in (0, value))

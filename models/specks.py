@@ -1,30 +1,26 @@
 """Pieces of an organ that lie apart from it."""
 
-from collections.abc import Iterable
-
 import numpy as np
 import torch
 from scipy import ndimage
 
 LEAST_SHARE = 0.5
-"""An organ is one piece. A voxel set smaller than this share of the organ's largest piece is taken for a mistake; two
-of similar size may be a mandible in two halves, and stay. On OpenKBP: docs/experiments.md, run 17."""
+"""An organ is one piece. Another one with fewer voxels than this share of the largest piece is taken for a mistake; of
+similar size they may be a mandible in two halves, and stay. On OpenKBP: docs/experiments.md, run 17."""
 
 TOUCHING = np.ones((3, 3, 3), dtype=bool)
 """Voxels are one piece if they share a face, an edge or a corner."""
 
 
-def remove_specks(probabilities: torch.Tensor, labels: Iterable[int]) -> None:
+def remove_specks(probabilities: torch.Tensor) -> None:
     """Give small pieces that lie apart from an organ to background, in place.
 
     Args:
         probabilities: (num_classes, D, H, W), background first.
-        labels: the organs' classes.
     """
     label_map = probabilities.argmax(dim=0).byte().cpu().numpy()
     boxes = ndimage.find_objects(label_map, max_label=len(probabilities) - 1)
-    for label in labels:
-        box = boxes[label - 1]
+    for label, box in enumerate(boxes, 1):
         if box is None:
             continue
         pieces, count = ndimage.label(label_map[box] == label, TOUCHING)

@@ -69,6 +69,7 @@ def blending_weight(window_size: Sequence[int]) -> torch.Tensor:
 
 def blend_windows(
     volume: torch.Tensor,
+    window_size: Sequence[int],
     boxes: Sequence[Box],
     predict: Callable[[torch.Tensor], torch.Tensor],
     *,
@@ -80,7 +81,8 @@ def blend_windows(
 
     Args:
         volume: (C, D, H, W).
-        boxes: of the windows, all of one size.
+        window_size: (d, h, w).
+        boxes: of the windows.
         predict: (B, C, d, h, w) to (B, K, d, h, w).
         num_channels: K.
         batch_size: windows that are handed to `predict` at once.
@@ -92,10 +94,10 @@ def blend_windows(
     new_volume = new_volume or (lambda shape, device: torch.zeros(shape, device=device))
     blended = new_volume((num_channels, *volume.shape[1:]), volume.device)
     total = torch.zeros(volume.shape[1:], device=blended.device)
+    weight = blending_weight(window_size).to(volume.device)
     for first in range(0, len(boxes), batch_size):
         batch = boxes[first : first + batch_size]
         results = predict(torch.stack([volume[:, *box] for box in batch])).float()
-        weight = blending_weight(results.shape[2:]).to(volume.device)
         for box, result in zip(batch, results, strict=True):
             blended[:, *box] += (result * weight).to(blended.device)
             total[box] += weight.to(blended.device)

@@ -244,7 +244,7 @@ class Trainer:
         write_configuration(self.folder, stage=stage.name, preset=stage.preset, options=options, splits=run.splits)
         ranks, options = self.ranks.count, run.options
         logger.info(
-            "%s: step = %d crops (%d a batch x %d ranks x %d batches added up), learning rate %g, norms over %s",
+            "%s: samples per step: %d (batch size %d x %d ranks x %d accumulated), learning rate %g, norms over %s",
             stage.name,
             self.feed.batch_size * ranks * options.accumulate,
             self.feed.batch_size,

@@ -73,13 +73,14 @@ def test_squeeze_excite_gates_channels_by_their_means():
 
 
 @pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last_3d])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 def test_spatial_mean_is_the_mean_over_voxels(dtype, memory_format):
-    features = torch.randn(2, 5, 3, 40, 50).add(1).to(dtype).contiguous(memory_format=memory_format)
+    features = torch.randn(2, 5, 9, 120, 110).add(1).to(dtype).contiguous(memory_format=memory_format)
     expected = features.double().mean(dim=(2, 3, 4), keepdim=True)
     found = spatial_mean(features)
     assert found.dtype == dtype
-    torch.testing.assert_close(found.double(), expected, rtol=1e-2 if dtype == torch.bfloat16 else 1e-5, atol=1e-3)
+    rounding = {torch.float32: 1e-5, torch.bfloat16: 1e-2, torch.float16: 1e-3}[dtype]
+    torch.testing.assert_close(found.double(), expected, rtol=rounding, atol=1e-3 * rounding)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

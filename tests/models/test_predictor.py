@@ -26,7 +26,7 @@ CHIASM = 2
 @pytest.fixture(autouse=True)
 def _every_voxel_counts(monkeypatch):
     """Labels are drawn voxel by voxel here: every voxel is a speck."""
-    monkeypatch.setattr(models.predictor, "remove_specks", lambda probabilities, labels: None)
+    monkeypatch.setattr(models.predictor, "remove_specks", lambda probabilities: None)
 
 
 class EncodedSNet(nn.Module):

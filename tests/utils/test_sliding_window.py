@@ -78,7 +78,9 @@ def test_weights_are_largest_in_the_middle_and_positive_everywhere():
 def test_a_constant_blends_to_the_constant():
     boxes = window_boxes(VOLUME_SIZE, WINDOW_SIZE, 0.5)
     volume = torch.zeros(1, *VOLUME_SIZE)
-    blended, seen = blend_windows(volume, boxes, lambda w: torch.full((1, 2, *w.shape[2:]), 0.7), num_channels=2)
+    blended, seen = blend_windows(
+        volume, WINDOW_SIZE, boxes, lambda w: torch.full((1, 2, *w.shape[2:]), 0.7), num_channels=2
+    )
     assert blended.shape == (2, *VOLUME_SIZE)
     assert seen.all()
     torch.testing.assert_close(blended, torch.full_like(blended, 0.7))
@@ -93,7 +95,7 @@ def test_a_voxelwise_function_blends_to_itself(batch_size):
         sizes.append(len(windows))
         return 2 * windows[:, :2] + 1
 
-    blended, _ = blend_windows(volume, boxes, predict, num_channels=2, batch_size=batch_size)
+    blended, _ = blend_windows(volume, WINDOW_SIZE, boxes, predict, num_channels=2, batch_size=batch_size)
     torch.testing.assert_close(blended, 2 * volume[:2] + 1)
     assert sum(sizes) == len(boxes)
     assert max(sizes) == min(batch_size, len(boxes))
@@ -101,7 +103,7 @@ def test_a_voxelwise_function_blends_to_itself(batch_size):
 
 def test_where_no_window_lies_is_said():
     boxes = [(slice(0, 1), slice(0, 1), slice(2, 6))]
-    blended, seen = blend_windows(torch.ones(1, 1, 1, 6), boxes, lambda window: 3 * window, num_channels=1)
+    blended, seen = blend_windows(torch.ones(1, 1, 1, 6), (1, 1, 4), boxes, lambda window: 3 * window, num_channels=1)
     assert blended.flatten().tolist() == pytest.approx([0, 0, 3, 3, 3, 3])
     assert seen.flatten().tolist() == [False, False, True, True, True, True]
 
@@ -110,7 +112,11 @@ def test_two_windows_meet_with_equal_weight_in_the_middle_of_their_overlap():
     answers = iter([0.0, 1.0])
     boxes = window_boxes((1, 1, 6), (1, 1, 4), 0.5)
     blended, _ = blend_windows(
-        torch.zeros(1, 1, 1, 6), boxes, lambda window: torch.full((1, 1, 1, 1, 4), next(answers)), num_channels=1
+        torch.zeros(1, 1, 1, 6),
+        (1, 1, 4),
+        boxes,
+        lambda window: torch.full((1, 1, 1, 1, 4), next(answers)),
+        num_channels=1,
     )
     blended = blended[0, 0, 0]
     assert blended.tolist() == pytest.approx([0, 0, blended[2].item(), 1 - blended[2].item(), 1, 1])

@@ -1,0 +1,48 @@
+"""Write a CT of 512 x 512 x 200 voxels and a network of the paper's width, to see what memory inference takes.
+
+    python -m benchmarks.big_ct --output big
+    /usr/bin/time -v python inference.py --checkpoint big/untrained.pt --input big/ct.mha --output big/out
+
+The weights are random, and every small organ is found: SOS-Net runs for all of them.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from benchmarks.tasks import save_untrained
+from data_preprocess.sources.phantom import draw_phantom
+from utils.command_line import run_main
+from utils.geometry import Geometry
+from utils.intensity import AIR_HU
+from utils.preset import load_preset
+from utils.volume_io import Volume, write_volume
+
+SIZE_ZYX = (200, 512, 512)
+SPACING_ZYX_MM = (2.5, 1.0, 1.0)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Write both files."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--output", type=Path, required=True)
+    parser.add_argument("--preset", default="pddca")
+    arguments = parser.parse_args(argv)
+    arguments.output.mkdir(parents=True, exist_ok=True)
+    head = draw_phantom(4, spacing_zyx_mm=SPACING_ZYX_MM).volume.array
+    image = np.full(SIZE_ZYX, AIR_HU, dtype=np.int16)
+    depth, height, width = head.shape
+    left = (SIZE_ZYX[2] - width) // 2
+    image[SIZE_ZYX[0] - depth :, :height, left : left + width] = head
+    geometry = Geometry(size_zyx=SIZE_ZYX, spacing_zyx_mm=SPACING_ZYX_MM)
+    write_volume(arguments.output / "ct.mha", Volume(array=image, geometry=geometry))
+    torch.manual_seed(0)
+    save_untrained(arguments.output / "untrained.pt", load_preset(arguments.preset))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(run_main(main))
