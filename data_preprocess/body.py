@@ -138,14 +138,22 @@ def occupied_range(mask: np.ndarray, axis: int) -> tuple[int, int]:
 
 
 def open_mask(mask: np.ndarray, spacing_zyx_mm: Triple, radius_mm: float) -> np.ndarray:
-    """Opening with a ball, by distances; a mask with nothing that thick is returned as it is."""
+    """Opening with a ball; a mask with nothing that thick is returned as it is."""
     padded = np.pad(mask, ((0, 0), (1, 1), (1, 1)), mode="constant")
     padded = np.pad(padded, ((1, 1), (0, 0), (0, 0)), mode="edge")  # the neck goes on beyond the last slice
-    core = ndimage.distance_transform_edt(padded, spacing_zyx_mm) > radius_mm
+    ball = _ball(spacing_zyx_mm, radius_mm)
+    core = ndimage.binary_erosion(padded, ball, border_value=True)
     if not core.any():
         return mask
-    opened = ndimage.distance_transform_edt(~core, spacing_zyx_mm) <= radius_mm
-    return (opened & padded)[1:-1, 1:-1, 1:-1]
+    return ndimage.binary_dilation(core, ball)[1:-1, 1:-1, 1:-1]
+
+
+def _ball(spacing_zyx_mm: Triple, radius_mm: float) -> np.ndarray:
+    """The voxels no further than a radius from the middle one, bool."""
+    reach = [int(radius_mm // spacing) for spacing in spacing_zyx_mm]
+    axes = [np.arange(-n, n + 1) * spacing for n, spacing in zip(reach, spacing_zyx_mm, strict=True)]
+    z, y, x = np.meshgrid(*axes, indexing="ij", sparse=True)
+    return z**2 + y**2 + x**2 <= radius_mm**2
 
 
 def _largest_component(mask: np.ndarray) -> np.ndarray:

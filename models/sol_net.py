@@ -4,7 +4,7 @@ import math
 
 from torch import Tensor, nn
 
-from models.blocks import pre_activated_conv3d
+from models.blocks import PreActivatedConv3d
 
 INITIAL_HEAT = 0.01
 
@@ -22,8 +22,8 @@ class SOLNet(nn.Module):
     def __init__(self, *, in_channels: int, num_organs: int):
         super().__init__()
         self.body = nn.Sequential(
-            pre_activated_conv3d(in_channels, in_channels, (3, 3, 3)),
-            pre_activated_conv3d(in_channels, in_channels, (3, 3, 3)),
+            PreActivatedConv3d(in_channels, in_channels, (3, 3, 3)),
+            PreActivatedConv3d(in_channels, in_channels, (3, 3, 3)),
         )
         self.head = nn.Conv3d(in_channels, num_organs, 1)
         # All but a few hundred of a crop's million voxels have target 0. From sigmoid(0) = 0.5 their sum would drive

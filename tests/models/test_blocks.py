@@ -4,9 +4,12 @@ import math
 
 import pytest
 import torch
+from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from models.blocks import (
     DenseASPP,
+    PreActivatedConv3d,
     SEResidualBlock,
     SqueezeExcite,
     UpBlock,
@@ -54,6 +57,56 @@ def test_he_convolution_keeps_or_halves_the_size_and_the_variance():
     assert he_conv3d(16, 8, (5, 5, 5), stride=2)(volume).shape == (1, 8, 3, 3, 4)
     assert conv.weight.std().item() == pytest.approx(math.sqrt(2 / (16 * 27)), rel=0.05)
     assert not conv.bias.any()
+
+
+class CountedCalls(TorchDispatchMode):
+    """Counts the operations that torch runs, by name."""
+
+    def __init__(self):
+        super().__init__()
+        self.counts = {}
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        name = func.overloadpacket.__name__
+        self.counts[name] = self.counts.get(name, 0) + 1
+        return func(*args, **(kwargs or {}))
+
+
+def test_pre_activated_convolution_learns_as_if_all_was_kept():
+    torch.manual_seed(0)
+    ours = PreActivatedConv3d(4, 6, (3, 3, 3), bias=True)
+    nn.init.normal_(ours[0].weight)
+    plain = nn.Sequential(nn.BatchNorm3d(4), nn.ReLU(), nn.Conv3d(4, 6, 3, padding=1))
+    plain.load_state_dict(ours.state_dict())
+    volumes = [torch.randn(2, 4, 3, 5, 6) for _ in range(2)]
+    gradients = {}
+    for name, block in (("ours", ours), ("plain", plain)):
+        inputs = [volume.clone().requires_grad_() for volume in volumes]
+        for volume in inputs:
+            block(volume).square().sum().backward()
+        gradients[name] = [tensor.grad for tensor in (*inputs, *block.parameters())]
+
+    torch.testing.assert_close(gradients["ours"], gradients["plain"])
+    for name, value in plain.state_dict().items():
+        torch.testing.assert_close(ours.state_dict()[name], value, rtol=0, atol=0)
+    assert ours[0].momentum == plain[0].momentum
+
+
+def test_pre_activated_convolution_keeps_one_feature_map_and_convolves_once():
+    block = PreActivatedConv3d(4, 6, (3, 3, 3))
+    volume = torch.randn(1, 4, 3, 5, 6, requires_grad=True)
+    kept = []
+
+    def keep(tensor):
+        kept.append(tensor)
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor), CountedCalls() as calls:
+        block(volume).sum().backward()
+
+    assert [tensor.shape for tensor in kept if tensor.numel() >= volume.numel() and tensor is not volume] == []
+    assert calls.counts["convolution"] == 1
+    assert calls.counts["native_batch_norm"] == 2
 
 
 def test_squeeze_excite_gates_channels_by_their_means():
