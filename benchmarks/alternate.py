@@ -1,7 +1,6 @@
 """Two ways of doing the same, timed in turns, each in a process of its own."""
 
 import multiprocessing
-import resource
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -12,7 +11,7 @@ from typing import Any, NamedTuple
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from utils.memory import BYTES_PER_UNIT
+from utils.memory import peak_ram_gib
 
 
 class Task(NamedTuple):
@@ -97,10 +96,9 @@ def _serve(pipe: Connection, build: Callable[..., Task], arguments: dict) -> Non
         if torch.cuda.is_initialized():
             torch.cuda.synchronize()
         pipe.send(time.perf_counter() - started)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * BYTES_PER_UNIT
-    if torch.cuda.is_initialized():
-        peak = torch.cuda.max_memory_allocated()
-    pipe.send((peak / 2**30, gflop, extra))
+    on_gpu = torch.cuda.is_initialized()
+    peak_gib = torch.cuda.max_memory_allocated() / 2**30 if on_gpu else peak_ram_gib()
+    pipe.send((peak_gib, gflop, extra))
 
 
 def _requests(pipe: Connection) -> Iterator[str]:

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 
 from models.focusnet import FocusNet, Location
+from models.likeliest import likeliest_class
 from models.roi import find_peaks
 from models.specks import remove_specks
 from utils.intensity import AIR_HU, normalize
@@ -54,7 +55,7 @@ class Prediction(NamedTuple):
     @property
     def label(self) -> torch.Tensor:
         """(D, H, W) uint8: the merged segmentation."""
-        return self.probabilities.argmax(dim=0).byte()
+        return likeliest_class(self.probabilities)
 
 
 class Predictor:
@@ -107,7 +108,7 @@ class Predictor:
         probabilities, heatmaps = self._predict_windows(padded_hu, image)
         unpadded = tuple(slice(0, n) for n in image_hu.shape)
         remove_specks(probabilities)
-        backbone_label = probabilities.argmax(dim=0).byte()[unpadded]
+        backbone_label = likeliest_class(probabilities)[unpadded]
         heatmaps = heatmaps[:, *unpadded]  # no peak lies in the padding
         if scanned is not None:
             heatmaps = heatmaps * scanned.to(heatmaps.device)

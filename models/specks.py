@@ -4,6 +4,8 @@ import numpy as np
 import torch
 from scipy import ndimage
 
+from models.likeliest import likeliest_class
+
 LEAST_SHARE = 0.5
 """An organ is one piece. Another one with fewer voxels than this share of the largest piece is taken for a mistake; of
 similar size they may be a mandible in two halves, and stay. On OpenKBP: docs/experiments.md, run 17."""
@@ -18,7 +20,7 @@ def remove_specks(probabilities: torch.Tensor) -> None:
     Args:
         probabilities: (num_classes, D, H, W), background first.
     """
-    label_map = probabilities.argmax(dim=0).byte().cpu().numpy()
+    label_map = likeliest_class(probabilities).cpu().numpy()
     boxes = ndimage.find_objects(label_map, max_label=len(probabilities) - 1)
     for label, box in enumerate(boxes, 1):
         if box is None:
