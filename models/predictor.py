@@ -5,12 +5,13 @@ from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from typing import NamedTuple
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 
-from models.focusnet import FocusNet, Location
+from models.focusnet import FocusNet, Location, Rois
 from models.likeliest import likeliest_class
-from models.roi import find_peaks
+from models.roi import find_peaks, roi_starts, shared_windows
 from models.specks import remove_specks
 from utils.intensity import AIR_HU, normalize
 from utils.preset import Preset
@@ -156,34 +157,51 @@ class Predictor:
     ) -> list[SmallOrgan]:
         """Merge each small organ's ROI into `probabilities`, in place."""
         peaks = find_peaks(heatmaps[None])
+        located = (peaks.value[0] >= self.preset.heatmap.peak_threshold).tolist()
+        rois = self._segment_rois(image, peaks.position[0].to(image.device), np.flatnonzero(located).tolist())
         found = []
         for k, organ in enumerate(self.preset.small_organs):
-            position, value = peaks.position[0, k], float(peaks.value[0, k])
-            located, segmented = value >= self.preset.heatmap.peak_threshold, False
-            if located:
-                roi_probability, box = self._segment_roi(image, position.to(image.device), k)
+            segmented = False
+            if located[k]:
+                roi_probability, box = rois[k]
                 segmented = bool(roi_probability.max() > 0.5)
                 if segmented:
                     s_net, share = probabilities[organ + 1][box], self.preset.roi.sos_share
                     merged = torch.lerp(s_net, roi_probability.to(probabilities.device), share)
                     merge_small_organ(probabilities, organ + 1, merged, box)
-            found.append(SmallOrgan(organ, tuple(position.tolist()), value, located, segmented))
+            position, value = tuple(peaks.position[0, k].tolist()), float(peaks.value[0, k])
+            found.append(SmallOrgan(organ, position, value, located[k], segmented))
         return found
 
-    def _segment_roi(self, image: torch.Tensor, peak_vox: torch.Tensor, k: int) -> tuple[torch.Tensor, Box]:
-        """Run one window around a peak and the organ's SOS branch in it: (d, h, w) probability and its box."""
+    def _segment_rois(
+        self, image: torch.Tensor, peaks_vox: torch.Tensor, organs: list[int]
+    ) -> dict[int, tuple[torch.Tensor, Box]]:
+        """Run S-Net and SOL-Net once more around the peaks, and each organ's SOS branch on what they see there.
+
+        Args:
+            image: (1, D, H, W), normalized.
+            peaks_vox: (K, 3) long.
+            organs: places among the small organs, of those that were located.
+
+        Returns:
+            (d, h, w) probability and its box in the volume, by organ.
+        """
         window, roi_size = self.preset.grid.crop_size_vox, self.network.roi_size
-        corner = _corner(peak_vox.tolist(), window, image.shape[1:])
-        crop = image[None, :, *_box(corner, window)]
-        location = self._locate(crop)
-        wanted = torch.zeros(1, len(self.preset.small_organs), dtype=torch.bool, device=image.device)
-        wanted[0, k] = True
-        center = (peak_vox - torch.tensor(corner, device=image.device)).expand(1, wanted.shape[1], 3)
-        rois = self.network.place_rois(center, wanted, window)
-        with self.autocast:
-            logits = self.network.segment_rois(crop, location, rois)
-        start = [a + b for a, b in zip(corner, rois.starts[0].tolist(), strict=True)]
-        return logits[0, 0].float().sigmoid(), _box(start, roi_size)
+        starts = roi_starts(peaks_vox[organs], roi_size, image.shape[1:])
+        results = {}
+        for corner, rows in shared_windows(starts.tolist(), roi_size, window, image.shape[1:]):
+            crop = image[None, :, *_box(corner, window)]
+            location = self._locate(crop)
+            rois = Rois(
+                sample_index=starts.new_zeros(len(rows)),
+                organ_index=starts.new_tensor([organs[row] for row in rows]),
+                starts=starts[rows] - starts.new_tensor(corner),
+            )
+            with self.autocast:
+                logits = self.network.segment_rois(crop, location, rois)
+            for row, logit in zip(rows, logits[:, 0], strict=True):
+                results[organs[row]] = logit.float().sigmoid(), _box(starts[row].tolist(), roi_size)
+        return results
 
 
 def label_on_grid(
@@ -251,10 +269,6 @@ def merge_small_organ(probabilities: torch.Tensor, label: int, roi_probability: 
     scale[box] *= 1 - roi_probability
     probabilities *= scale
     probabilities[label][box] = roi_probability
-
-
-def _corner(center: Sequence[int], size: Sequence[int], volume_size: Sequence[int]) -> list[int]:
-    return [min(max(0, c - s // 2), n - s) for c, s, n in zip(center, size, volume_size, strict=True)]
 
 
 def _box(start: Sequence[int], size: Sequence[int]) -> Box:

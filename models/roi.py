@@ -6,6 +6,7 @@ All positions and sizes are in voxels, in the order (z, y, x). Every ROI has its
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -59,6 +60,38 @@ def roi_starts(centers: Tensor, roi_size: Sequence[int], volume_size: Sequence[i
     size = torch.tensor(tuple(roi_size), device=centers.device)
     last = torch.tensor(tuple(volume_size), device=centers.device) - size
     return torch.clamp(centers - size // 2, min=torch.zeros_like(last), max=last)
+
+
+def shared_windows(
+    starts: Sequence[Sequence[int]], roi_size: Sequence[int], window_size: Sequence[int], volume_size: Sequence[int]
+) -> list[tuple[list[int], list[int]]]:
+    """Windows in which all ROIs lie, those of neighbours in one window where they fit.
+
+    Args:
+        starts: lowest corner (z, y, x) of every ROI, inside the volume.
+        roi_size: (d, h, w) of the ROIs.
+        window_size: of the windows, not smaller.
+        volume_size: (D, H, W), not smaller than a window.
+
+    Returns:
+        The lowest corner of each window, inside the volume, its ROIs in the middle, and their indices in `starts`.
+    """
+    groups: list[list[int]] = []
+    for index in range(len(starts)):
+        for group in groups:
+            extents = np.ptp([starts[i] for i in (*group, index)], axis=0) + roi_size
+            if (extents <= window_size).all():
+                group.append(index)
+                break
+        else:
+            groups.append([index])
+    last = np.subtract(volume_size, window_size)
+    windows = []
+    for group in groups:
+        corners = np.array([starts[i] for i in group])
+        middle = (corners.min(axis=0) + corners.max(axis=0) + roi_size) // 2
+        windows.append((np.clip(middle - np.floor_divide(window_size, 2), 0, last).tolist(), group))
+    return windows
 
 
 def crop_rois(tensor: Tensor, sample_index: Tensor, starts: Tensor, roi_size: Sequence[int]) -> Tensor:

@@ -1,9 +1,10 @@
 """Tests of models/roi.py."""
 
+import numpy as np
 import pytest
 import torch
 
-from models.roi import crop_rois, find_peaks, paste_rois, roi_starts
+from models.roi import crop_rois, find_peaks, paste_rois, roi_starts, shared_windows
 
 VOLUME_SIZE = (5, 7, 11)
 ROI_SIZE = (2, 3, 4)
@@ -140,3 +141,29 @@ def test_no_boxes_give_no_rois():
 
     assert rois.shape == (0, 3, *ROI_SIZE)
     assert paste_rois(rois, starts, VOLUME_SIZE, fill=0.0).shape == (0, 3, *VOLUME_SIZE)
+
+
+def test_neighbours_share_a_window_with_all_their_rois_in_the_middle():
+    starts = [[10, 20, 20], [12, 26, 30], [40, 20, 20]]
+    windows = shared_windows(starts, (8, 16, 16), (16, 32, 32), (60, 60, 60))
+    assert windows == [([7, 15, 17], [0, 1]), ([36, 12, 12], [2])]
+
+
+def test_shared_windows_stay_inside_the_volume_and_hold_every_roi_once():
+    generator = np.random.default_rng(0)
+    volume, roi, window = (50, 70, 60), (8, 16, 12), (20, 40, 32)
+    for _ in range(50):
+        starts = [[int(generator.integers(0, n - r + 1)) for n, r in zip(volume, roi, strict=True)] for _ in range(5)]
+        windows = shared_windows(starts, roi, window, volume)
+        assert sorted(index for _, rows in windows for index in rows) == [0, 1, 2, 3, 4]
+        for corner, rows in windows:
+            assert all(0 <= c <= n - w for c, n, w in zip(corner, volume, window, strict=True))
+            assert all(
+                c <= s and s + r <= c + w
+                for i in rows
+                for c, s, r, w in zip(corner, starts[i], roi, window, strict=True)
+            )
+
+
+def test_no_roi_needs_no_window():
+    assert shared_windows([], (8, 8, 8), (16, 16, 16), (32, 32, 32)) == []
