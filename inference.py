@@ -46,7 +46,7 @@ from utils.rtstruct_output import write_rtstruct
 from utils.scans import Scan, check_file_name, list_scans
 from utils.scratch import volumes_up_to
 from utils.shards import Shard
-from utils.sliding_window import window_starts
+from utils.sliding_window import OVERLAP, window_starts
 from utils.volume_io import Volume
 
 logger = logging.getLogger(__name__)
@@ -91,7 +91,7 @@ def load_model(
     checkpoint: Path,
     compute: Compute,
     *,
-    overlap: float = 0.25,
+    overlap: float = OVERLAP,
     backbone_only: bool = False,
     mirror: bool = False,
     tile_memory_gib: float = math.inf,
@@ -263,7 +263,7 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
         metavar="GIB",
         help="blended probabilities that take more go to a temporary file in TMPDIR",
     )
-    add("--overlap", type=float, default=0.25, help="share of a window that its neighbour covers too")
+    add("--overlap", type=float, default=OVERLAP, help="share of a window that its neighbour covers too")
     add(
         "--hu-offset",
         choices=("refuse", "auto"),

@@ -32,6 +32,7 @@ from utils.evaluation import Settings, evaluate_case
 from utils.preset import Preset, load_preset
 from utils.scans import list_scans
 from utils.schedule import build_optimizer
+from utils.sliding_window import OVERLAP
 from utils.stage import Stage
 from utils.tolerances import Tolerances
 from utils.training_options import parse_training_options
@@ -162,7 +163,7 @@ def whole_ct(
     if checkpoint is None:
         checkpoint = folder / "untrained.pt"
         save_untrained(checkpoint, load_preset(preset, overrides))
-    model = inference.load_model(checkpoint, compute, overlap=0.5 if plain else 0.25)
+    model = inference.load_model(checkpoint, compute, overlap=0.5 if plain else OVERLAP)
     if plain:
         inference.label_on_grid, models.predictor.NO_TISSUE_HU = label_on_grid, -math.inf
         network = model.predictor.predictor.network.to(memory_format=torch.contiguous_format)

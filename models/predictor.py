@@ -17,7 +17,7 @@ from utils.intensity import AIR_HU, normalize
 from utils.preset import Preset
 from utils.resize import resize_linear
 from utils.scratch import NewVolume
-from utils.sliding_window import Box, blend_windows, window_boxes
+from utils.sliding_window import OVERLAP, Box, blend_windows, window_boxes
 
 ROUNDED = 0.99
 """The likeliest class has at least 1 / num_classes; a little less, since probabilities sum to 1 up to rounding."""
@@ -76,7 +76,7 @@ class Predictor:
         network: FocusNet,
         preset: Preset,
         *,
-        overlap: float = 0.25,
+        overlap: float = OVERLAP,
         batch_size: int = 1,
         autocast: AbstractContextManager,
         new_volume: NewVolume | None = None,
