@@ -166,7 +166,6 @@ def whole_ct(
     model = inference.load_model(checkpoint, compute, overlap=0.5 if plain else OVERLAP)
     if plain:
         inference.label_on_grid, models.predictor.NO_TISSUE_HU = label_on_grid, -math.inf
-        model.predictor.predictor.stretch = 1.0
         network = model.predictor.predictor.network.to(memory_format=torch.contiguous_format)
         network.s_net.register_forward_pre_hook(lambda part, images: (images[0].contiguous(),))
     scan = list_scans(path)[0]

@@ -11,7 +11,7 @@ logger = logging.getLogger(__name__)
 
 
 class CautiousPredictor:
-    """Predicts on the device; out of a GPU's memory with fewer and smaller windows, then on the CPU, which it says.
+    """Predicts on the device; out of a GPU's memory with smaller batches of windows, then on the CPU, which it says.
 
     What was given up stays given up: the cases that follow are as large.
 
@@ -47,9 +47,6 @@ class CautiousPredictor:
         if predictor.batch_size > 1:
             predictor.batch_size = max(1, predictor.batch_size // 2)
             note = f"out of GPU memory: went on with {predictor.batch_size} windows at once"
-        elif predictor.stretch > 1:
-            predictor.stretch = 1.0
-            note = "out of GPU memory: went on with windows of the training crops' size"
         else:
             self.is_on_cpu = True
             predictor.network, predictor.autocast = self.on_cpu.place(predictor.network), self.on_cpu.autocast()

@@ -17,7 +17,7 @@ from utils.intensity import AIR_HU, normalize
 from utils.preset import Preset
 from utils.resize import resize_linear
 from utils.scratch import NewVolume
-from utils.sliding_window import OVERLAP, STRETCH, Box, blend_windows, fitting_window, window_boxes
+from utils.sliding_window import OVERLAP, Box, blend_windows, window_boxes
 
 ROUNDED = 0.99
 """The likeliest class has at least 1 / num_classes; a little less, since probabilities sum to 1 up to rounding."""
@@ -66,7 +66,6 @@ class Predictor:
         network: FocusNet with at least S-Net; its device is where windows are computed.
         preset: grid, intensity, heatmap threshold.
         overlap: share of a window that its neighbour covers too.
-        stretch: how many times as wide or high as a training crop a window may be to span the body.
         batch_size: windows that the networks see at once.
         autocast: context in which the networks run, for mixed precision.
         new_volume: makes the blended probabilities; None puts them on the network's device.
@@ -78,7 +77,6 @@ class Predictor:
         preset: Preset,
         *,
         overlap: float = OVERLAP,
-        stretch: float = STRETCH,
         batch_size: int = 1,
         autocast: AbstractContextManager,
         new_volume: NewVolume | None = None,
@@ -86,7 +84,6 @@ class Predictor:
         self.network = network
         self.preset = preset
         self.overlap = overlap
-        self.stretch = stretch
         self.batch_size = batch_size
         self.autocast = autocast
         self.new_volume = new_volume
@@ -138,7 +135,7 @@ class Predictor:
             location = self._locate(windows)
             return torch.cat([location.logits.float().softmax(dim=1), location.heatmaps.float()], dim=1)
 
-        window = fitting_window(image_hu.shape, self.preset.grid.crop_size_vox, self.stretch)
+        window = self.preset.grid.crop_size_vox
         boxes = window_boxes(image_hu.shape, window, self.overlap)
         boxes = [box for box in boxes if image_hu[box].max() >= NO_TISSUE_HU]
         num_classes = self.preset.num_classes

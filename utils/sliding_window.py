@@ -12,9 +12,6 @@ OVERLAP = 0.375
 """Share of a window that its neighbour covers too. On OpenKBP as good as half, and better than a quarter:
 docs/performance.md."""
 
-STRETCH = 1.5
-"""How much wider or higher than a training crop a window may become to span the body: docs/performance.md."""
-
 EDGE_WEIGHT = 0.02
 """Smallest blending weight: positive, so that a voxel seen only at a window's edge is still defined."""
 
@@ -49,19 +46,6 @@ def window_starts_from_end(size: int, window: int, overlap: float) -> list[int]:
     stride = max(1, int(window * (1 - overlap)))
     last = max(0, size - window)
     return sorted({max(0, last - i * stride) for i in range(len(window_starts(size, window, overlap)))})
-
-
-def fitting_window(volume_size: Sequence[int], window_size: Sequence[int], stretch: float) -> tuple[int, int, int]:
-    """A window that spans the plane where a slightly larger one can: two that overlap almost wholly cost twice as much.
-
-    Args:
-        volume_size: (D, H, W).
-        window_size: (d, h, w), what the networks were trained on; slices stay as many.
-        stretch: how many times as wide or high it may become.
-    """
-    depth, *plane = window_size
-    height, width = (n if w < n <= stretch * w else w for n, w in zip(volume_size[1:], plane, strict=True))
-    return depth, height, width
 
 
 def window_boxes(volume_size: Sequence[int], window_size: Sequence[int], overlap: float) -> list[Box]:

@@ -1,4 +1,4 @@
-"""fallback.py: out of GPU memory goes on with fewer and smaller windows, then on the CPU, once, and says so."""
+"""fallback.py: out of GPU memory goes on with smaller batches, then on the CPU, once, and says so."""
 
 from contextlib import nullcontext
 
@@ -13,24 +13,21 @@ from models.s_net import SNetOutput
 from utils.compute import choose_compute
 
 IMAGE = torch.zeros(9, 18, 13, dtype=torch.int16)
-SMALLER_WINDOWS = "out of GPU memory: went on with windows of the training crops' size"
 
 
 class HungrySNet(nn.Module):
     """Runs out of memory as long as autocast is on, as it is not on the CPU that is fallen back to."""
 
-    def __init__(self, always=False, most_windows=100, most_voxels=10**6):
+    def __init__(self, always=False, most_windows=100):
         super().__init__()
         self.weight = nn.Parameter(torch.ones(()))
         self.always = always
         self.most_windows = most_windows
-        self.most_voxels = most_voxels
         self.calls = 0
 
     def forward(self, image):
         self.calls += 1
-        too_large = len(image) > self.most_windows or image[0].numel() > self.most_voxels
-        if self.always or torch.is_autocast_enabled("cpu") or too_large:
+        if self.always or torch.is_autocast_enabled("cpu") or len(image) > self.most_windows:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB")
         return SNetOutput(logits=torch.zeros(len(image), 10, *image.shape[2:]), features=image, stem=image)
 
@@ -44,12 +41,12 @@ def test_it_goes_on_on_the_cpu_and_says_so(tiny_preset, caplog):
     s_net = HungrySNet()
     predictor = cautious(tiny_preset, s_net, torch.autocast("cpu", dtype=torch.bfloat16))
     assert predictor.predict(IMAGE).probabilities.shape == (10, *IMAGE.shape)
-    assert predictor.notes == [SMALLER_WINDOWS, "out of GPU memory: went on on the CPU"]
+    assert predictor.notes == ["out of GPU memory: went on on the CPU"]
     assert "out of GPU memory" in caplog.text
     calls = s_net.calls
     predictor.predict(IMAGE)
-    assert len(predictor.notes) == 2
-    assert s_net.calls - calls == calls - 2  # the second case does not try the GPU again
+    assert len(predictor.notes) == 1
+    assert s_net.calls - calls == calls - 1  # the second case does not try the GPU again
 
 
 def test_nothing_is_said_where_memory_suffices(tiny_preset):
@@ -73,11 +70,4 @@ def test_smaller_batches_come_before_the_cpu(tiny_preset):
     )
     assert torch.equal(few.probabilities, many.probabilities)
     assert predictor.notes == [f"out of GPU memory: went on with {n} windows at once" for n in (2, 1)]
-    assert not predictor.is_on_cpu
-
-
-def test_windows_of_the_crops_size_come_before_the_cpu(tiny_preset):
-    predictor = cautious(tiny_preset, HungrySNet(most_voxels=8 * 16 * 12), nullcontext())
-    predictor.predict(IMAGE)
-    assert predictor.notes == [SMALLER_WINDOWS]
     assert not predictor.is_on_cpu

@@ -7,7 +7,6 @@ from utils.sliding_window import (
     EDGE_WEIGHT,
     blend_windows,
     blending_weight,
-    fitting_window,
     window_boxes,
     window_starts,
     window_starts_from_end,
@@ -38,19 +37,6 @@ def test_windows_cover_the_volume_and_overlap_as_much_as_asked(overlap):
         assert (starts[0], starts[-1]) == (0, size - 8)
         steps = [b - a for a, b in zip(starts, starts[1:], strict=False)]
         assert all(1 <= step <= max(1, 8 * (1 - overlap)) + 0.5 for step in steps)  # starts are rounded
-
-
-@pytest.mark.parametrize(
-    ("volume", "window"),
-    [
-        ((50, 20, 14), (8, 20, 14)),  # neither is half as large again
-        ((50, 24, 19), (8, 24, 12)),  # one is
-        ((3, 5, 60), (8, 16, 12)),
-    ],
-)
-def test_a_window_spans_a_body_that_is_little_wider(volume, window):
-    assert fitting_window(volume, (8, 16, 12), 1.5) == window
-    assert fitting_window(volume, (8, 16, 12), 1.0) == (8, 16, 12)
 
 
 def test_starts_from_the_end_stay_where_they_are_when_the_beginning_is_cut_off():
