@@ -86,8 +86,8 @@ def he_conv3d(
 class PreActivatedConv3d(nn.Sequential):
     """Norm, ReLU, convolution: the order in which all of FocusNet's segmentation blocks compute.
 
-    In training only the input is kept for the backward pass, which normalizes it anew: next to the convolution that
-    takes no time, and it saves one of two feature maps.
+    In training only the input is kept for the backward pass, which normalizes it anew: that saves one of two feature
+    maps, and takes little time beside the convolution.
 
     Args:
         in_channels: channels of its input.
