@@ -37,7 +37,7 @@ def run_main(main: Callable[[list[str] | None], int | None], argv: list[str] | N
 
 
 def report_failures(failures: Mapping[str, str], total: int) -> int:
-    """Log which cases failed and why.
+    """Log which cases failed and why, cases that failed for the same reason in one line.
 
     Args:
         failures: case id to reason.
@@ -46,8 +46,11 @@ def report_failures(failures: Mapping[str, str], total: int) -> int:
     Returns:
         The exit status: 0 if none failed, 1 if some did, 2 if all did.
     """
+    cases_by_reason: dict[str, list[str]] = {}
     for case_id, reason in sorted(failures.items()):
-        logger.error("error: %s: %s", case_id, reason)
+        cases_by_reason.setdefault(reason, []).append(case_id)
+    for reason, case_ids in cases_by_reason.items():
+        logger.error("error: %s: %s", ", ".join(case_ids), reason)
     if not failures:
         return 0
     logger.error("%d of %d cases failed; mend these and run again", len(failures), total)

@@ -38,7 +38,13 @@ def test_faults_of_the_program_keep_their_traceback():
 @pytest.mark.parametrize(("failed", "status"), [([], 0), (["a"], 1), (["a", "b", "c"], 2)])
 def test_failures_of_some_cases_differ_from_failures_of_all(failed, status, caplog):
     with caplog.at_level(logging.ERROR):
-        assert report_failures({case_id: "is damaged" for case_id in failed}, 3) == status
+        assert report_failures({case_id: f"slice {case_id} is damaged" for case_id in failed}, 3) == status
     for case_id in failed:
-        assert f"error: {case_id}: is damaged" in caplog.text
+        assert f"error: {case_id}: slice {case_id} is damaged" in caplog.text
     assert (f"{len(failed)} of 3 cases failed" in caplog.text) == bool(failed)
+
+
+def test_cases_that_failed_alike_share_a_line(caplog):
+    with caplog.at_level(logging.ERROR):
+        report_failures({"c": "is damaged", "a": "is damaged", "b": "is no CT"}, 4)
+    assert caplog.messages[:-1] == ["error: a, c: is damaged", "error: b: is no CT"]
