@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from typing import NamedTuple
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 
@@ -158,11 +157,12 @@ class Predictor:
         """Merge each small organ's ROI into `probabilities`, in place."""
         peaks = find_peaks(heatmaps[None])
         located = (peaks.value[0] >= self.preset.heatmap.peak_threshold).tolist()
-        rois = self._segment_rois(image, peaks.position[0].to(image.device), np.flatnonzero(located).tolist())
+        wanted = [k for k, is_there in enumerate(located) if is_there]
+        rois = self._segment_rois(image, peaks.position[0].to(image.device), wanted)
         found = []
         for k, organ in enumerate(self.preset.small_organs):
             segmented = False
-            if located[k]:
+            if k in rois:
                 roi_probability, box = rois[k]
                 segmented = bool(roi_probability.max() > 0.5)
                 if segmented:

@@ -9,8 +9,7 @@ from utils.scratch import NewVolume
 Box = tuple[slice, slice, slice]
 
 OVERLAP = 0.375
-"""Share of a window that its neighbour covers too. On OpenKBP as good as half, and better than a quarter:
-docs/performance.md."""
+"""Share of a window that its neighbour covers too; on OpenKBP as good as half: docs/performance.md."""
 
 EDGE_WEIGHT = 0.02
 """Smallest blending weight: positive, so that a voxel seen only at a window's edge is still defined."""
