@@ -24,7 +24,7 @@ from data_preprocess.prepare import prepare_case
 from data_preprocess.sources import RawCase
 from data_preprocess.splits import choose_splits
 from models.focusnet import PART_NAMES, build_part
-from utils.allocation import keep_freed_memory
+from utils.allocation import TRAINING_LIMIT_MIB, keep_freed_memory
 from utils.case_masks import CaseFiles
 from utils.checkpoint import save_checkpoint
 from utils.compute import Compute, choose_compute
@@ -80,6 +80,8 @@ def forward(preset: str, overrides: list[str], device: str | None, *, plain: boo
 def step(stage: str, preset: str, overrides: list[str], device: str | None, *, plain: bool) -> Task:
     """One training step of a stage on one crop, or on the preset's batch of masks."""
     compute, settings = prepare_process(plain=plain, device=device), load_preset(preset, overrides)
+    if not plain:
+        keep_freed_memory(limit_mib=TRAINING_LIMIT_MIB)
     script, name, part_names = STAGES[stage]
     module = import_module(script)
     if plain and hasattr(module, "SegmentationLoss"):
@@ -104,6 +106,7 @@ def step(stage: str, preset: str, overrides: list[str], device: str | None, *, p
 def loading(cases: Path, overrides: list[str], device: str | None, *, plain: bool, num_steps: int = 12) -> Task:
     """Steps of S-Net fed from a folder of cases, plainly read in the same process; returns the share of time waited."""
     compute = prepare_process(plain=False, device=device)
+    keep_freed_memory(limit_mib=TRAINING_LIMIT_MIB)
     words = ["--cases", str(cases), "--run", str(_new_folder()), "--workers", "0" if plain else "1"]
     options = parse_training_options("", [*words, *(word for value in overrides for word in ("--set", value))])
     settings, run = training_preset(options), open_run(options, choose_splits(options))

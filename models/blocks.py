@@ -1,12 +1,14 @@
 """Building blocks that the networks share: convolutions, squeeze-excite residual block, DenseASPP and decoder step."""
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
+from torch.autograd.function import once_differentiable
+
+from models.recompute import keep_only_input
 
 Triple = tuple[int, int, int]
 
@@ -36,19 +38,13 @@ def upsample_to(features: Tensor, size: Sequence[int]) -> Tensor:
     Returns:
         (B, C, D, H, W).
     """
-    return F.interpolate(features, size=tuple(size), mode="trilinear", align_corners=True)
-
-
-def halving_pool(*, halve_depth: bool) -> nn.MaxPool3d:
-    """Build the max-pooling by two, in-plane or along all three axes.
-
-    Args:
-        halve_depth: pool z as well.
-
-    Returns:
-        The layer; it rounds odd sizes up, so that no voxel is left out and one slice stays one slice.
-    """
-    return nn.MaxPool3d((2, 2, 2) if halve_depth else (1, 2, 2), ceil_mode=True)
+    upsampled = F.interpolate(features, size=tuple(size), mode="trilinear", align_corners=True)
+    if upsampled.requires_grad and not torch.compiler.is_compiling():
+        # The gradient of a concatenation's part has gaps, over which torch's backward pass takes seven times as long.
+        channels_last = features.is_contiguous(memory_format=torch.channels_last_3d)
+        order = torch.channels_last_3d if channels_last else torch.contiguous_format
+        upsampled.register_hook(lambda gradient: gradient.contiguous(memory_format=order))
+    return upsampled
 
 
 def he_conv3d(
@@ -83,6 +79,67 @@ def he_conv3d(
     return conv
 
 
+class HalvingPool(nn.MaxPool3d):
+    """Max-pooling by two, in-plane or along all three axes.
+
+    It rounds odd sizes up, so that no voxel is left out and one slice stays one slice.
+
+    Args:
+        halve_depth: pool z as well.
+    """
+
+    def __init__(self, *, halve_depth: bool):
+        super().__init__((2, 2, 2) if halve_depth else (1, 2, 2), ceil_mode=True)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Pool in the dtype of the features: autocast on CPUs would keep a float32 copy of them, for the same maxima.
+
+        In training the places of the maxima, eight bytes each, are found anew in the backward pass.
+
+        Args:
+            features: (B, C, D, H, W).
+
+        Returns:
+            (B, C, D or D/2, H/2, W/2), in the dtype of `features`.
+        """
+        with torch.autocast("cpu", enabled=False):
+            return keep_only_input(self, super().forward, features)
+
+
+class _Rectify(torch.autograd.Function):
+    """ReLU in place, and so is its backward pass, which torch's is not."""
+
+    @staticmethod
+    def forward(ctx: Any, features: Tensor) -> Tensor:
+        ctx.mark_dirty(features)
+        ctx.save_for_backward(features.relu_())
+        return features
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        (rectified,) = ctx.saved_tensors
+        return torch.ops.aten.threshold_backward.grad_input(gradient, rectified, 0, grad_input=gradient)
+
+
+class InPlaceReLU(nn.ReLU):
+    """ReLU that overwrites its input, and in the backward pass the gradient of its result.
+
+    So the result must have one consumer alone, which makes that gradient and does not keep it: a convolution does.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(inplace=True)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Set what is negative to 0.
+
+        Args:
+            features: any shape, floating point; overwritten.
+        """
+        return super().forward(features) if torch.compiler.is_compiling() else _Rectify.apply(features)
+
+
 class PreActivatedConv3d(nn.Sequential):
     """Norm, ReLU, convolution: the order in which all of FocusNet's segmentation blocks compute.
 
@@ -108,7 +165,7 @@ class PreActivatedConv3d(nn.Sequential):
     ):
         super().__init__(
             nn.BatchNorm3d(in_channels),
-            nn.ReLU(inplace=True),
+            InPlaceReLU(),
             he_conv3d(in_channels, out_channels, kernel_size, dilation=dilation, bias=bias),
         )
 
@@ -121,26 +178,7 @@ class PreActivatedConv3d(nn.Sequential):
         Returns:
             (B, out_channels, D, H, W).
         """
-        if torch.compiler.is_compiling() or not (self.training and torch.is_grad_enabled()):
-            return super().forward(features)  # a compiler chooses by itself what to compute anew
-        return checkpoint(
-            super().forward,
-            features,
-            use_reentrant=False,
-            preserve_rng_state=False,
-            context_fn=lambda: (nullcontext(), keep_statistics(self[0])),
-        )
-
-
-@contextmanager
-def keep_statistics(norm: nn.BatchNorm3d) -> Iterator[None]:
-    """While it lasts, a norm in training leaves its running statistics as they are."""
-    momentum, norm.momentum = norm.momentum, 0.0
-    try:
-        yield
-    finally:
-        norm.momentum = momentum
-        norm.num_batches_tracked -= 1
+        return keep_only_input(self, super().forward, features)
 
 
 def spatial_mean(features: Tensor) -> Tensor:

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from models.blocks import DenseASPP, SEResidualBlock, UpBlock, halving_pool, he_conv3d, scale_channels
+from models.blocks import DenseASPP, HalvingPool, SEResidualBlock, UpBlock, he_conv3d, scale_channels
 from utils.distributed import found_on_any_rank
 from utils.synchronized_norm import shares_norms
 
@@ -32,12 +32,12 @@ class SOSBranch(nn.Module):
             SEResidualBlock(full, full),
         )
         self.down_half = nn.Sequential(
-            halving_pool(halve_depth=False),
+            HalvingPool(halve_depth=False),
             SEResidualBlock(full, half),
             SEResidualBlock(half, half),
         )
         self.down_quarter = nn.Sequential(
-            halving_pool(halve_depth=True),
+            HalvingPool(halve_depth=True),
             SEResidualBlock(half, quarter),
             SEResidualBlock(quarter, quarter),
         )

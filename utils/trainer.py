@@ -10,6 +10,7 @@ import torch
 from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
+from utils.allocation import TRAINING_LIMIT_MIB, keep_freed_memory
 from utils.checkpoint import load_parts, save_checkpoint
 from utils.checkpoint_history import CheckpointHistory
 from utils.command_line import STOPPED
@@ -75,6 +76,7 @@ class Trainer:
             The exit status: 0, or `STOPPED` if the run was asked to stop before its end. Torchrun, which would call
             that a failure and start the processes again, gets 0; status.json tells the two apart.
         """
+        keep_freed_memory(limit_mib=TRAINING_LIMIT_MIB)
         stopped = False
         memory = explained_out_of_memory(self.stage.name, self.feed.batch_size, self.stage.preset.grid.crop_size_vox)
         with joined(self.ranks, self.compute.device.type), self.stop, memory:

@@ -1,19 +1,22 @@
 """Tests of models/blocks.py."""
 
 import math
+from contextlib import contextmanager
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from models.blocks import (
     DenseASPP,
+    HalvingPool,
+    InPlaceReLU,
     PreActivatedConv3d,
     SEResidualBlock,
     SqueezeExcite,
     UpBlock,
-    halving_pool,
     he_conv3d,
     scale_channels,
     spatial_mean,
@@ -38,13 +41,47 @@ def test_upsampling_aligns_corners():
     torch.testing.assert_close(upsampled, torch.tensor([0.0, 0.25, 0.5, 0.75, 1.0]).expand(1, 1, 2, 3, 5))
 
 
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last_3d])
+def test_gradient_of_upsampled_features_in_a_concatenation(memory_format):
+    torch.manual_seed(0)
+    lateral = torch.randn(2, 3, 4, 6, 10).contiguous(memory_format=memory_format)
+    coarse = torch.randn(2, 5, 2, 3, 5, requires_grad=True)
+    weight = torch.randn(2, 8, 4, 6, 10)
+
+    upsampled = upsample_to(coarse.contiguous(memory_format=memory_format), (4, 6, 10))
+    (torch.cat([lateral, upsampled], dim=1) * weight).sum().backward()
+
+    expected = coarse.detach().clone().requires_grad_()
+    (F.interpolate(expected, size=(4, 6, 10), mode="trilinear", align_corners=True) * weight[:, 3:]).sum().backward()
+    torch.testing.assert_close(coarse.grad, expected.grad)
+
+
 def test_pooling_keeps_single_slices_and_last_voxels():
     volume = torch.arange(15.0).view(1, 1, 1, 3, 5)
 
-    pooled = halving_pool(halve_depth=True)(volume)
+    pooled = HalvingPool(halve_depth=True)(volume)
 
     torch.testing.assert_close(pooled, torch.tensor([[6.0, 8.0, 9.0], [11.0, 13.0, 14.0]]).view(1, 1, 1, 2, 3))
-    assert halving_pool(halve_depth=False)(torch.zeros(1, 1, 5, 6, 8)).shape == (1, 1, 5, 3, 4)
+    assert HalvingPool(halve_depth=False)(torch.zeros(1, 1, 5, 6, 8)).shape == (1, 1, 5, 3, 4)
+
+
+def test_pooling_under_autocast_keeps_the_dtype_and_finds_maxima_anew():
+    torch.manual_seed(0)
+    volume = torch.randn(2, 4, 5, 6, 7).bfloat16().requires_grad_()
+    pool = HalvingPool(halve_depth=True)
+
+    with torch.autocast("cpu", dtype=torch.bfloat16), kept_tensors() as kept:
+        pooled = pool(volume)
+    pooled.sum().backward()
+
+    found = volume.grad
+    volume.grad = None
+    plain = F.max_pool3d(volume, 2, ceil_mode=True)
+    plain.sum().backward()
+    assert pooled.dtype == torch.bfloat16
+    assert torch.equal(pooled, plain)
+    assert torch.equal(found, volume.grad)
+    assert all(tensor is volume for tensor in kept)
 
 
 def test_he_convolution_keeps_or_halves_the_size_and_the_variance():
@@ -59,6 +96,14 @@ def test_he_convolution_keeps_or_halves_the_size_and_the_variance():
     assert not conv.bias.any()
 
 
+@contextmanager
+def kept_tensors():
+    """The list of tensors that are kept for a backward pass."""
+    kept = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda tensor: kept.append(tensor) or tensor, lambda tensor: tensor):
+        yield kept
+
+
 class CountedCalls(TorchDispatchMode):
     """Counts the operations that torch runs, by name."""
 
@@ -70,6 +115,19 @@ class CountedCalls(TorchDispatchMode):
         name = func.overloadpacket.__name__
         self.counts[name] = self.counts.get(name, 0) + 1
         return func(*args, **(kwargs or {}))
+
+
+def test_in_place_relu_overwrites_features_and_gradient():
+    features = torch.tensor([-1.0, 2.0, 0.0, 3.0], requires_grad=True)
+    own = features * 1
+    gradient = torch.tensor([10.0, 20.0, 30.0, 40.0])
+
+    rectified = InPlaceReLU()(own)
+    rectified.backward(gradient)
+
+    assert rectified.data_ptr() == own.data_ptr()
+    assert rectified.tolist() == [0, 2, 0, 3]
+    assert features.grad.tolist() == gradient.tolist() == [0, 20, 0, 40]
 
 
 def test_pre_activated_convolution_learns_as_if_all_was_kept():
@@ -95,16 +153,11 @@ def test_pre_activated_convolution_learns_as_if_all_was_kept():
 def test_pre_activated_convolution_keeps_one_feature_map_and_convolves_once():
     block = PreActivatedConv3d(4, 6, (3, 3, 3))
     volume = torch.randn(1, 4, 3, 5, 6, requires_grad=True)
-    kept = []
 
-    def keep(tensor):
-        kept.append(tensor)
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor), CountedCalls() as calls:
+    with kept_tensors() as kept, CountedCalls() as calls:
         block(volume).sum().backward()
 
-    assert [tensor.shape for tensor in kept if tensor.numel() >= volume.numel() and tensor is not volume] == []
+    assert [x.shape for x in kept if x.numel() >= volume.numel() and x is not volume] == []
     assert calls.counts["convolution"] == 1
     assert calls.counts["native_batch_norm"] == 2
 

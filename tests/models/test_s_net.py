@@ -1,9 +1,14 @@
 """Tests of models/s_net.py."""
 
+import copy
+
 import pytest
 import torch
+from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
+import models.blocks
+import models.s_net
 from models.s_net import SNet
 
 
@@ -54,6 +59,25 @@ def test_s_net_batched_equals_one_by_one():
 
     for field, fields in zip(batched, zip(*one_by_one, strict=True), strict=True):
         torch.testing.assert_close(field, torch.cat(fields), rtol=1e-4, atol=1e-4)
+
+
+def test_s_net_learns_as_if_all_were_kept(monkeypatch):
+    torch.manual_seed(0)
+    network = SNet(num_classes=3, width=0.25)
+    plain = copy.deepcopy(network)
+    image = torch.randn(2, 1, 3, 8, 10)
+
+    network(image).logits.square().sum().backward()
+    for module in (models.blocks, models.s_net):
+        monkeypatch.setattr(module, "keep_only_input", lambda module, forward, features: forward(features))
+    plain(image).logits.square().sum().backward()
+
+    for ours, theirs in zip(network.parameters(), plain.parameters(), strict=True):
+        torch.testing.assert_close(ours.grad, theirs.grad, rtol=0, atol=0)
+    for name, value in plain.state_dict().items():
+        assert torch.equal(network.state_dict()[name], value), name
+    assert network.stem[2].residual[0][0].num_batches_tracked == 1
+    assert {norm.momentum for norm in network.modules() if isinstance(norm, nn.BatchNorm3d)} == {0.1}
 
 
 def test_s_net_gradient_reaches_every_parameter():

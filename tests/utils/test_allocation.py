@@ -10,8 +10,9 @@ COUNT_FAULTS = """
 import resource, sys
 import numpy as np
 from utils.allocation import keep_freed_memory
-if sys.argv[1] == "keep":
-    assert keep_freed_memory()
+if sys.argv[1] != "default":
+    keep_freed_memory()  # as every script begins
+    assert keep_freed_memory(limit_mib=int(sys.argv[1]) if sys.argv[1] != "keep" else None)
 np.ones(2**24)
 before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
 for _ in range(10):
@@ -21,9 +22,9 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another C library than glibc")
-def test_the_second_allocation_touches_no_new_page():
-    def faults(way):
-        return int(subprocess.run([sys.executable, "-c", COUNT_FAULTS, way], capture_output=True, check=True).stdout)
-
-    assert faults("keep") < 100
-    assert faults("default") > 100  # a page fault for each page, or for each huge page, of 1.25 GiB
+@pytest.mark.parametrize(
+    ("way", "touches_new_pages"), [("default", True), ("keep", False), ("129", False), ("128", True)]
+)
+def test_the_second_allocation_of_128_mib_touches_no_new_page_where_it_is_kept(way, touches_new_pages):
+    run = subprocess.run([sys.executable, "-c", COUNT_FAULTS, way], capture_output=True, check=True)
+    assert (int(run.stdout) > 100) == touches_new_pages  # one for each page, or for each huge page, of 1.25 GiB
