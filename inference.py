@@ -13,7 +13,7 @@ import time
 from collections.abc import Iterator, Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_args
 
 import numpy as np
 import torch
@@ -23,6 +23,7 @@ from tqdm import tqdm
 from data_preprocess.network_grid import PlacedImage, Placement, place_on_grid
 from models.fallback import CautiousPredictor
 from models.focusnet import FocusNet, build_part
+from models.int8 import quantize_convolutions
 from models.mirroring import MirroringPredictor
 from models.plausibility import shape_plausibility
 from models.predictor import Prediction, Predictor, SmallOrgan, label_on_grid
@@ -30,7 +31,7 @@ from utils.case_output import FORMATS, OutputFiles
 from utils.checkpoint import checkpoint_preset, load_parts, read_checkpoint, require_parts
 from utils.cohort import finished_report, write_summary
 from utils.command_line import report_failures, run_main
-from utils.compute import Compute, choose_compute
+from utils.compute import Compute, Precision, choose_compute
 from utils.dicom_io import CtSeries
 from utils.files import write_json
 from utils.geometry import Geometry
@@ -120,6 +121,8 @@ def load_model(
     load_parts(parts, content, parts, checkpoint)
     autoencoder = parts.pop("autoencoder", None)
     network = compute.place(FocusNet(preset, **parts)).eval()
+    if compute.precision == "int8":
+        quantize_convolutions(network)
     new_volume = volumes_up_to(tile_memory_gib * 2**30)
     predictor = Predictor(network, preset, overlap=overlap, autocast=compute.autocast(), new_volume=new_volume)
     cautious = CautiousPredictor(predictor, choose_compute("cpu", "fp32"))
@@ -272,7 +275,7 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     )
     add("--shard", default="1/1", metavar="I/N", help="only the I-th of N parts of the cases, for array jobs")
     add("--device", help="cpu, cuda or cuda:N; a GPU if there is one")
-    add("--precision", choices=("fp32", "bf16", "fp16"), help="bf16 where the hardware computes in it")
+    add("--precision", choices=get_args(Precision), help="bf16 where the hardware computes in it; int8 is for CPUs")
     arguments = parser.parse_args(argv)
     arguments.checkpoint = arguments.checkpoint or published_checkpoint(arguments.model)
     return arguments

@@ -14,6 +14,7 @@ import sys
 from collections.abc import Callable, Iterator
 from functools import cache, partial
 from pathlib import Path
+from typing import get_args
 
 import torch
 
@@ -22,7 +23,7 @@ from benchmarks.alternate import Measured, alternate, matmul_gflops
 from data_preprocess.sources import RawCase
 from data_preprocess.sources.phantom import draw_phantom
 from utils.command_line import run_main
-from utils.compute import choose_compute
+from utils.compute import Precision, choose_compute
 from utils.files import write_json
 from utils.preset import STAGES
 
@@ -40,11 +41,12 @@ def chosen_tasks(arguments: argparse.Namespace) -> Iterator[tuple[str, Callable[
     for name in arguments.tasks:
         kind, _, stage = name.partition("/")
         if kind == "forward":
-            yield name, partial(tasks.forward, preset, overrides, device)
+            yield name, partial(tasks.forward, preset, overrides, device, arguments.precision)
         elif kind == "step":
             yield name, partial(tasks.step, stage, preset, overrides, device)
         elif kind == "whole CT":
-            yield name, partial(tasks.whole_ct, big_phantom(), arguments.checkpoint, preset, overrides, device)
+            model = (arguments.checkpoint, preset, overrides, device, arguments.precision)
+            yield name, partial(tasks.whole_ct, big_phantom(), *model)
         elif kind == "loading" and arguments.cases is None:
             logger.info("loading: left out, it needs --cases")
         elif kind == "loading":
@@ -104,6 +106,9 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--cases", type=Path, help="prepared cases, for loading")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--device")
+    parser.add_argument(
+        "--precision", choices=get_args(Precision), help="ours, of forward and whole CT; else the default"
+    )
     parser.add_argument("--output", type=Path, help="JSON file for the numbers")
     arguments = parser.parse_args(argv)
     device = choose_compute(arguments.device, None).device

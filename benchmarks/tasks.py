@@ -24,10 +24,11 @@ from data_preprocess.prepare import prepare_case
 from data_preprocess.sources import RawCase
 from data_preprocess.splits import choose_splits
 from models.focusnet import PART_NAMES, build_part
+from models.int8 import quantize_convolutions
 from utils.allocation import TRAINING_LIMIT_MIB, keep_freed_memory
 from utils.case_masks import CaseFiles
 from utils.checkpoint import save_checkpoint
-from utils.compute import Compute, choose_compute
+from utils.compute import Compute, Precision, choose_compute
 from utils.evaluation import Settings, evaluate_case
 from utils.preset import Preset, load_preset
 from utils.scans import list_scans
@@ -49,23 +50,26 @@ STAGES = {
 }
 
 
-def prepare_process(*, plain: bool, device: str | None) -> Compute:
-    """Settings of the process and the device: float32 in the plain way, ours as the scripts choose it."""
+def prepare_process(*, plain: bool, device: str | None, precision: Precision | None = None) -> Compute:
+    """Settings of the process and the device: float32 in the plain way, ours as the scripts choose it, or as asked."""
     torch.manual_seed(0)
     if plain:
         return choose_compute(device, "fp32")
     keep_freed_memory()
-    return choose_compute(device, None)
+    return choose_compute(device, precision)
 
 
 def _place(network: torch.nn.Module, compute: Compute, *, plain: bool) -> torch.nn.Module:
     return network.to(compute.device) if plain else compute.place(network)
 
 
-def forward(preset: str, overrides: list[str], device: str | None, *, plain: bool) -> Task:
+def forward(preset: str, overrides: list[str], device: str | None, precision: Precision | None, *, plain: bool) -> Task:
     """S-Net on one crop."""
-    compute, settings = prepare_process(plain=plain, device=device), load_preset(preset, overrides)
+    compute = prepare_process(plain=plain, device=device, precision=precision)
+    settings = load_preset(preset, overrides)
     network = _place(build_part("s_net", settings), compute, plain=plain).eval()
+    if compute.precision == "int8":
+        quantize_convolutions(network)
     image = torch.randn(1, 1, *settings.grid.crop_size_vox, device=compute.device)
     if not plain:
         image = image.contiguous(memory_format=torch.channels_last_3d)
@@ -157,10 +161,17 @@ def _masks(preset: Preset, compute: Compute) -> torch.Tensor:
 
 
 def whole_ct(
-    raw: RawCase, checkpoint: Path | None, preset: str, overrides: list[str], device: str | None, *, plain: bool
+    raw: RawCase,
+    checkpoint: Path | None,
+    preset: str,
+    overrides: list[str],
+    device: str | None,
+    precision: Precision | None,
+    *,
+    plain: bool,
 ) -> Task:
     """From the file of a CT to the file of its label map, the model being loaded."""
-    compute, folder = prepare_process(plain=plain, device=device), _new_folder()
+    compute, folder = prepare_process(plain=plain, device=device, precision=precision), _new_folder()
     path = folder / "ct.nii.gz"
     write_volume(path, raw.volume)
     if checkpoint is None:

@@ -14,7 +14,7 @@ from data_preprocess.sources import SOURCES
 from data_preprocess.sources.phantom import draw_phantom
 from inference import load_model, published_checkpoint
 from losses.segmentation import SegmentationLoss
-from utils.compute import choose_compute
+from utils.compute import choose_compute, computes_int8
 from utils.metrics import dice_per_label
 from utils.preset import load_preset
 
@@ -55,11 +55,14 @@ def test_windows_without_tissue_change_next_to_nothing(placed, exact, monkeypatc
     assert torch.equal(everywhere.label, exact.label)
 
 
-def test_half_precision_segments_alike(placed, exact):
-    half = predict(placed, "bf16")
-    assert (half.label == exact.label).float().mean() >= 0.999
-    num_organs = len(half.probabilities) - 1
-    agreement = dice_per_label(half.label.numpy(), exact.label.numpy(), num_organs)
+@pytest.mark.parametrize("precision", ["bf16", "int8"])
+def test_lower_precision_segments_alike(placed, exact, precision):
+    if precision == "int8" and not computes_int8():
+        pytest.skip("this CPU has no VNNI instructions")
+    rounded = predict(placed, precision)
+    assert (rounded.label == exact.label).float().mean() >= 0.999
+    num_organs = len(rounded.probabilities) - 1
+    agreement = dice_per_label(rounded.label.numpy(), exact.label.numpy(), num_organs)
     present = np.unique(exact.label)[1:] - 1
     assert agreement[present].min() > 0.97
 

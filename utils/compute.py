@@ -7,7 +7,9 @@ from typing import Literal
 import torch
 from torch import nn
 
-Precision = Literal["fp32", "bf16", "fp16"]
+Precision = Literal["fp32", "bf16", "fp16", "int8"]
+"""int8 is for inference on CPUs: see models/int8.py."""
+
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -20,8 +22,8 @@ class Compute:
 
     def autocast(self) -> AbstractContextManager:
         """The context in which forward passes run; weights stay float32."""
-        enabled = self.precision != "fp32"
-        return torch.autocast(self.device.type, dtype=DTYPES[self.precision], enabled=enabled)
+        precision = _float_precision(self.device) if self.precision == "int8" else self.precision
+        return torch.autocast(self.device.type, dtype=DTYPES[precision], enabled=precision != "fp32")
 
     def place(self, network: nn.Module) -> nn.Module:
         """Move a network to the device, its convolutions in channels-last order, which they compute fastest in."""
@@ -37,7 +39,7 @@ def choose_compute(device: str | None, precision: Precision | None, local_rank: 
         local_rank: which GPU of this machine, when torchrun started several processes.
 
     Raises:
-        ValueError: the device is unknown or not there.
+        ValueError: the device is unknown or not there, or does not compute in the precision.
     """
     name = device or ("cuda" if torch.cuda.is_available() else "cpu")
     try:
@@ -50,7 +52,21 @@ def choose_compute(device: str | None, precision: Precision | None, local_rank: 
         chosen = torch.device("cuda", local_rank)
     if chosen.type == "cuda" and chosen.index >= torch.cuda.device_count():
         raise ValueError(f"--device {chosen}: this machine has {torch.cuda.device_count()} GPUs that torch can use")
-    return Compute(device=chosen, precision=precision or ("bf16" if _computes_bf16(chosen) else "fp32"))
+    if precision == "int8" and (chosen.type == "cuda" or not computes_int8()):
+        raise ValueError(
+            f"--precision int8: it needs a CPU with VNNI instructions, not this {chosen.type}; leave it out"
+        )
+    return Compute(device=chosen, precision=precision or _float_precision(chosen))
+
+
+def _float_precision(device: torch.device) -> Precision:
+    return "bf16" if _computes_bf16(device) else "fp32"
+
+
+def computes_int8() -> bool:
+    """Whether products of 8-bit integers are summed up in 32 bits; without VNNI, 16 bits would overflow."""
+    capabilities = getattr(torch.cpu, "get_capabilities", dict)()
+    return bool(capabilities.get("avx512_vnni") or capabilities.get("avx_vnni"))
 
 
 def _computes_bf16(device: torch.device) -> bool:

@@ -56,6 +56,23 @@ def test_bf16_is_the_choice_only_where_the_hardware_computes_in_it(monkeypatch):
         assert choose_compute("cpu", None).precision == precision
 
 
+def test_int8_is_for_cpus_that_sum_in_32_bits(monkeypatch, two_gpus):
+    def say(**capabilities):
+        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities, raising=False)
+
+    for has_bf16, dtype in ((True, torch.bfloat16), (False, torch.float32)):
+        say(avx_vnni=True, avx512_bf16=has_bf16)
+        compute = choose_compute("cpu", "int8")
+        assert compute.precision == "int8"
+        with compute.autocast():
+            assert nn.Conv3d(2, 3, 1)(torch.zeros(1, 2, 4, 5, 6)).dtype == dtype
+    with pytest.raises(ValueError, match="--precision int8: it needs a CPU with VNNI"):
+        choose_compute("cuda", "int8")
+    say(avx512_bf16=True)
+    with pytest.raises(ValueError, match="--precision int8: it needs a CPU with VNNI"):
+        choose_compute("cpu", "int8")
+
+
 @pytest.mark.parametrize(("precision", "dtype"), [("fp32", torch.float32), ("bf16", torch.bfloat16)])
 def test_forward_passes_run_in_the_precision_and_weights_stay(precision, dtype):
     compute = Compute(device=torch.device("cpu"), precision=precision)
