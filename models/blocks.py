@@ -1,5 +1,6 @@
 """Building blocks that the networks share: convolutions, squeeze-excite residual block, DenseASPP and decoder step."""
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -38,10 +39,16 @@ def upsample_to(features: Tensor, size: Sequence[int]) -> Tensor:
     Returns:
         (B, C, D, H, W).
     """
-    upsampled = F.interpolate(features, size=tuple(size), mode="trilinear", align_corners=True)
+    channels_last = features.is_contiguous(memory_format=torch.channels_last_3d)
+    if channels_last and features.shape[2] == size[0]:
+        # The same values in three quarters of the time, as slices of which each is resized in its plane.
+        slices = features.movedim(2, 1).flatten(0, 1)  # (B * D, C, h, w)
+        resized = F.interpolate(slices, size=tuple(size[1:]), mode="bilinear", align_corners=True)
+        upsampled = resized.unflatten(0, (-1, size[0])).movedim(1, 2)
+    else:
+        upsampled = F.interpolate(features, size=tuple(size), mode="trilinear", align_corners=True)
     if upsampled.requires_grad and not torch.compiler.is_compiling():
         # The gradient of a concatenation's part has gaps, over which torch's backward pass takes seven times as long.
-        channels_last = features.is_contiguous(memory_format=torch.channels_last_3d)
         order = torch.channels_last_3d if channels_last else torch.contiguous_format
         upsampled.register_hook(lambda gradient: gradient.contiguous(memory_format=order))
     return upsampled
@@ -192,9 +199,14 @@ def spatial_mean(features: Tensor) -> Tensor:
     """
     if features.dtype != torch.bfloat16:
         return features.mean(dim=(2, 3, 4), keepdim=True)
-    voxels = features.permute(0, 2, 3, 4, 1).flatten(1, 3)  # (B, N, C), no copy in channels-last order
-    total = voxels.new_ones(len(voxels), 1, voxels.shape[1]) @ voxels  # (B, 1, C)
-    return (total / voxels.shape[1])[:, 0, :, None, None, None]  # (B, C, 1, 1, 1)
+    batch_size, channels, *size = features.shape
+    num_voxels = math.prod(size)
+    side_by_side = math.gcd(num_voxels, 16)  # 16 times as many columns: twice as fast
+    voxels = features.permute(0, 2, 3, 4, 1)  # (B, D, H, W, C), contiguous if the features are in channels-last order
+    rows = voxels.reshape(batch_size, num_voxels // side_by_side, side_by_side * channels)
+    totals = rows.new_ones(batch_size, 1, rows.shape[1]) @ rows  # (B, 1, side_by_side * C)
+    mean = totals.view(batch_size, side_by_side, channels).float().sum(dim=1) / num_voxels
+    return mean.to(features.dtype)[:, :, None, None, None]  # (B, C, 1, 1, 1)
 
 
 class SqueezeExcite(nn.Module):
@@ -269,7 +281,7 @@ class SEResidualBlock(nn.Module):
         Returns:
             (B, out_channels, D, H, W), not normalized.
         """
-        return self.residual(features) + self.shortcut(features)
+        return self.residual(features).add_(self.shortcut(features))
 
 
 class DenseASPP(nn.Module):
@@ -335,5 +347,5 @@ class UpBlock(nn.Module):
         Returns:
             (B, out_channels, D, H, W).
         """
-        upsampled = upsample_to(coarse, lateral.shape[2:])  # (B, in_channels, D, H, W)
-        return self.fuse(torch.cat([self.lateral(lateral), upsampled], dim=1))
+        # Nothing else holds the parts of the concatenation, which are as large as itself.
+        return self.fuse(torch.cat([self.lateral(lateral), upsample_to(coarse, lateral.shape[2:])], dim=1))

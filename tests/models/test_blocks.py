@@ -56,6 +56,17 @@ def test_gradient_of_upsampled_features_in_a_concatenation(memory_format):
     torch.testing.assert_close(coarse.grad, expected.grad)
 
 
+def test_upsampling_in_the_plane_is_trilinear():
+    torch.manual_seed(0)
+    coarse = torch.randn(2, 5, 4, 3, 5).contiguous(memory_format=torch.channels_last_3d)
+
+    upsampled = upsample_to(coarse, (4, 6, 10))
+
+    expected = F.interpolate(coarse, size=(4, 6, 10), mode="trilinear", align_corners=True)
+    torch.testing.assert_close(upsampled, expected)
+    assert upsampled.is_contiguous(memory_format=torch.channels_last_3d)
+
+
 def test_pooling_keeps_single_slices_and_last_voxels():
     volume = torch.arange(15.0).view(1, 1, 1, 3, 5)
 
