@@ -113,26 +113,49 @@ class HalvingPool(nn.MaxPool3d):
             return keep_only_input(self, super().forward, features)
 
 
+def rectify_(features: Tensor) -> Tensor:
+    """ReLU in place, of bfloat16 on CPUs by its bits, which takes a quarter of the time.
+
+    Read as an integer they are negative where it is: from -32768 to -128 for numbers, above for what is none and stays.
+
+    Args:
+        features: any shape, floating point; overwritten.
+    """
+    if features.dtype == torch.bfloat16 and features.device.type == "cpu":
+        F.threshold_(features.view(torch.int16), -128, 0)
+        return features
+    return features.relu_()
+
+
+def stop_where_rectified_(gradient: Tensor, rectified: Tensor) -> Tensor:
+    """Backward pass of ReLU in place: the gradient becomes 0 where the rectified features are not positive."""
+    bits = gradient, rectified
+    if gradient.dtype == rectified.dtype == torch.bfloat16 and gradient.device.type == "cpu":
+        bits = gradient.view(torch.int16), rectified.view(torch.int16)
+    torch.ops.aten.threshold_backward.grad_input(*bits, 0, grad_input=bits[0])
+    return gradient
+
+
 class _Rectify(torch.autograd.Function):
     """ReLU in place, and so is its backward pass, which torch's is not."""
 
     @staticmethod
     def forward(ctx: Any, features: Tensor) -> Tensor:
         ctx.mark_dirty(features)
-        ctx.save_for_backward(features.relu_())
+        ctx.save_for_backward(rectify_(features))
         return features
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> Tensor:
-        (rectified,) = ctx.saved_tensors
-        return torch.ops.aten.threshold_backward.grad_input(gradient, rectified, 0, grad_input=gradient)
+        return stop_where_rectified_(gradient, *ctx.saved_tensors)
 
 
 class InPlaceReLU(nn.ReLU):
     """ReLU that overwrites its input, and in the backward pass the gradient of its result.
 
-    So the result must have one consumer alone, which makes that gradient and does not keep it: a convolution does.
+    So the result must have one consumer that makes that gradient and does not keep it, as a convolution does, or
+    several, whose gradients are summed up.
     """
 
     def __init__(self) -> None:
@@ -281,7 +304,7 @@ class SEResidualBlock(nn.Module):
         Returns:
             (B, out_channels, D, H, W), not normalized.
         """
-        return self.residual(features).add_(self.shortcut(features))
+        return self.residual(features) + self.shortcut(features)
 
 
 class DenseASPP(nn.Module):

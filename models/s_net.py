@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 from torch import Tensor, nn
 
-from models.blocks import DenseASPP, HalvingPool, SEResidualBlock, UpBlock, he_conv3d, scale_channels
+from models.blocks import DenseASPP, HalvingPool, InPlaceReLU, SEResidualBlock, UpBlock, he_conv3d, scale_channels
 from models.recompute import keep_only_input
 
 
@@ -54,7 +54,7 @@ class SNet(nn.Module):
 
         self.stem = nn.Sequential(
             he_conv3d(in_channels, full, (1, 3, 3)),
-            nn.ReLU(inplace=True),
+            InPlaceReLU(),
             SEResidualBlock(full, full, kernel_size=(1, 3, 3), reduction=4),
         )
         self.down_half = nn.Sequential(

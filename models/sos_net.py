@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from models.blocks import DenseASPP, HalvingPool, SEResidualBlock, UpBlock, he_conv3d, scale_channels
+from models.blocks import DenseASPP, HalvingPool, InPlaceReLU, SEResidualBlock, UpBlock, he_conv3d, scale_channels
 from utils.distributed import found_on_any_rank
 from utils.synchronized_norm import shares_norms
 
@@ -26,7 +26,7 @@ class SOSBranch(nn.Module):
 
         self.level_full = nn.Sequential(
             he_conv3d(in_channels, stem, (1, 3, 3)),
-            nn.ReLU(inplace=True),
+            InPlaceReLU(),
             SEResidualBlock(stem, stem, kernel_size=(1, 3, 3), reduction=4),
             SEResidualBlock(stem, full),
             SEResidualBlock(full, full),

@@ -8,7 +8,7 @@ M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_MMAP_MAX = -1, -3, -4
 DEFAULT_MMAP_MAX = 65536
 """glibc's own."""
 
-TRAINING_LIMIT_MIB = 128
+TRAINING_LIMIT_MIB = 64
 """A training on a CPU gives larger tensors back: a quarter less memory for a tenth more time, docs/performance.md."""
 
 

@@ -18,8 +18,10 @@ from models.blocks import (
     SqueezeExcite,
     UpBlock,
     he_conv3d,
+    rectify_,
     scale_channels,
     spatial_mean,
+    stop_where_rectified_,
     upsample_to,
 )
 
@@ -139,6 +141,19 @@ def test_in_place_relu_overwrites_features_and_gradient():
     assert rectified.data_ptr() == own.data_ptr()
     assert rectified.tolist() == [0, 2, 0, 3]
     assert features.grad.tolist() == gradient.tolist() == [0, 20, 0, 40]
+
+
+def test_relu_of_bfloat16_by_its_bits_is_relu_for_every_one():
+    every = torch.arange(-(2**15), 2**15).to(torch.int16).view(torch.bfloat16)
+    gradient = torch.randn(2**16).bfloat16()
+
+    rectified = rectify_(every.clone())
+    stopped = stop_where_rectified_(gradient.clone(), rectified)
+
+    expected = torch.relu(every)
+    torch.testing.assert_close(rectified, expected, rtol=0, atol=0, equal_nan=True)
+    numbers = ~every.isnan()
+    assert torch.equal(stopped[numbers], torch.where(expected > 0, gradient, 0)[numbers])
 
 
 def test_pre_activated_convolution_learns_as_if_all_was_kept():
