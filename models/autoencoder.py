@@ -3,10 +3,10 @@
 import math
 from typing import NamedTuple
 
-import torch
 from torch import Tensor, nn
 
 from models.blocks import Triple, he_conv3d, scale_channels, upsample_to
+from models.convolution import Conv3d
 
 KERNEL_SIZE = (5, 5, 5)
 
@@ -61,13 +61,10 @@ class ShapeAutoEncoder(nn.Module):
         )
         self.decode_quarter = nn.Sequential(_conv_norm_relu(eighth, quarter), _conv_norm_relu(quarter, quarter))
         self.decode_half = _conv_norm_relu(quarter, half)
-        self.head = nn.Conv3d(half, 1, KERNEL_SIZE, padding=2)
+        self.head = Conv3d(half, 1, KERNEL_SIZE, padding=2)
 
     def forward(self, mask: Tensor) -> ShapeEncoding:
-        """Encode masks into shape codes and reconstruct them, in float32 also under autocast.
-
-        In bfloat16 on a CPU, oneDNN's backward pass of 5x5x5 convolutions reads uninitialized memory where four slices
-        or fewer are left (torch 2.13): gradients were NaN in one step of seven.
+        """Encode masks into shape codes and reconstruct them.
 
         Args:
             mask: (R, 1, d, h, w), probabilities in 0..1; true masks are 0 and 1 as floating point.
@@ -80,13 +77,12 @@ class ShapeAutoEncoder(nn.Module):
         """
         if tuple(mask.shape[2:]) != self.roi_size:
             raise ValueError(f"expected masks of {self.roi_size} voxels (z, y, x), got {tuple(mask.shape[2:])}")
-        with torch.autocast(mask.device.type, enabled=False):
-            code = self.to_code(self.encoder(mask.float()))  # (R, code_length)
-            bottom = self.from_code(code)  # (R, 256, d/8, h/8, w/8)
-            feature_1 = self.decode_quarter(upsample_to(bottom, self._quarter_size))  # (R, 128, d/4, h/4, w/4)
-            feature_2 = self.decode_half(upsample_to(feature_1, self._half_size))  # (R, 64, d/2, h/2, w/2)
-            logits = self.head(upsample_to(feature_2, self.roi_size))  # (R, 1, d, h, w)
-            return ShapeEncoding(code, feature_1, feature_2, reconstruction=logits.sigmoid())
+        code = self.to_code(self.encoder(mask))  # (R, code_length)
+        bottom = self.from_code(code)  # (R, 256, d/8, h/8, w/8)
+        feature_1 = self.decode_quarter(upsample_to(bottom, self._quarter_size))  # (R, 128, d/4, h/4, w/4)
+        feature_2 = self.decode_half(upsample_to(feature_1, self._half_size))  # (R, 64, d/2, h/2, w/2)
+        logits = self.head(upsample_to(feature_2, self.roi_size))  # (R, 1, d, h, w)
+        return ShapeEncoding(code, feature_1, feature_2, reconstruction=logits.float().sigmoid())
 
 
 def _halve(size: Triple) -> Triple:

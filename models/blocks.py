@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from models.convolution import Conv3d
 from models.recompute import keep_only_input
 
 Triple = tuple[int, int, int]
@@ -62,7 +63,7 @@ def he_conv3d(
     stride: int = 1,
     dilation: Triple = (1, 1, 1),
     bias: bool = False,
-) -> nn.Conv3d:
+) -> Conv3d:
     """Build a padded convolution with He's initialization, for convolutions that feed a ReLU.
 
     Args:
@@ -77,9 +78,7 @@ def he_conv3d(
         The layer.
     """
     padding = tuple(d * (k // 2) for d, k in zip(dilation, kernel_size, strict=True))
-    conv = nn.Conv3d(
-        in_channels, out_channels, kernel_size, stride=stride, padding=padding, dilation=dilation, bias=bias
-    )
+    conv = Conv3d(in_channels, out_channels, kernel_size, stride=stride, padding=padding, dilation=dilation, bias=bias)
     nn.init.kaiming_normal_(conv.weight, nonlinearity="relu")
     if conv.bias is not None:
         nn.init.zeros_(conv.bias)
@@ -245,7 +244,7 @@ class SqueezeExcite(nn.Module):
         self.gate = nn.Sequential(
             he_conv3d(channels, channels // reduction, (1, 1, 1), bias=True),
             nn.ReLU(inplace=True),
-            nn.Conv3d(channels // reduction, channels, 1),
+            Conv3d(channels // reduction, channels, 1),
             nn.Sigmoid(),
         )
 

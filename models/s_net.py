@@ -5,6 +5,7 @@ from typing import NamedTuple
 from torch import Tensor, nn
 
 from models.blocks import DenseASPP, HalvingPool, InPlaceReLU, SEResidualBlock, UpBlock, he_conv3d, scale_channels
+from models.convolution import Conv3d
 from models.recompute import keep_only_input
 
 
@@ -72,7 +73,7 @@ class SNet(nn.Module):
         self.context = DenseASPP(quarter, growth=growth, dilations=(3, 6, 12, 18))
         self.up_half = UpBlock(self.context.out_channels, half, half)
         self.up_full = UpBlock(half, full, full)
-        self.head = nn.Conv3d(full, num_classes, 1)
+        self.head = Conv3d(full, num_classes, 1)
 
     def forward_features(self, image: Tensor) -> SNetFeatures:
         """Compute everything but the head.

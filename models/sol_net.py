@@ -5,6 +5,7 @@ import math
 from torch import Tensor, nn
 
 from models.blocks import PreActivatedConv3d
+from models.convolution import Conv3d
 
 INITIAL_HEAT = 0.01
 
@@ -25,7 +26,7 @@ class SOLNet(nn.Module):
             PreActivatedConv3d(in_channels, in_channels, (3, 3, 3)),
             PreActivatedConv3d(in_channels, in_channels, (3, 3, 3)),
         )
-        self.head = nn.Conv3d(in_channels, num_organs, 1)
+        self.head = Conv3d(in_channels, num_organs, 1)
         # All but a few hundred of a crop's million voxels have target 0. From sigmoid(0) = 0.5 their sum would drive
         # the first steps, and drive the bias so far down that the few peaks no longer get a gradient through the
         # sigmoid. Starting near the background, yet where the slope is still about 0.01, leaves them one.

@@ -4,6 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from models.blocks import DenseASPP, HalvingPool, InPlaceReLU, SEResidualBlock, UpBlock, he_conv3d, scale_channels
+from models.convolution import Conv3d
 from utils.distributed import found_on_any_rank
 from utils.synchronized_norm import shares_norms
 
@@ -44,7 +45,7 @@ class SOSBranch(nn.Module):
         self.context = DenseASPP(quarter, growth=growth, dilations=(3, 5, 7, 9))
         self.up_half = UpBlock(self.context.out_channels, half, half)
         self.up_full = UpBlock(half, full, full)
-        self.head = nn.Conv3d(full, 1, 1)
+        self.head = Conv3d(full, 1, 1)
 
     def forward(self, roi: Tensor) -> Tensor:
         """Segment the organ in its ROIs.

@@ -176,12 +176,16 @@ def test_pre_activated_convolution_learns_as_if_all_was_kept():
     assert ours[0].momentum == plain[0].momentum
 
 
-def test_pre_activated_convolution_keeps_one_feature_map_and_convolves_once():
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_pre_activated_convolution_keeps_one_feature_map_and_convolves_once(dtype):
     block = PreActivatedConv3d(4, 6, (3, 3, 3))
-    volume = torch.randn(1, 4, 3, 5, 6, requires_grad=True)
+    volume = torch.randn(1, 4, 3, 5, 6, dtype=dtype, requires_grad=True)
+    autocast = torch.autocast("cpu", dtype=torch.bfloat16, enabled=dtype == torch.bfloat16)
 
     with kept_tensors() as kept, CountedCalls() as calls:
-        block(volume).sum().backward()
+        with autocast:
+            convolved = block(volume)
+        convolved.sum().backward()
 
     assert [x.shape for x in kept if x.numel() >= volume.numel() and x is not volume] == []
     assert calls.counts["convolution"] == 1
