@@ -19,10 +19,10 @@ class Geometry(NamedTuple):
 class Conv3d(nn.Conv3d):
     """`nn.Conv3d`, except for the gradient of its weights in bfloat16 on a CPU, which is put together from 2D ones.
 
-    The 3D one of torch 2.13 (oneDNN 3.12) is wrong in two ways. Where the CPU has AMX it writes past its buffers when a
-    volume has few slices for their size: crops of 16 x 256 x 256 crash, hang, or learn from noise. Without AMX it reads
-    memory that nobody wrote when there are from two slices to one less than the kernel has. The 2D one is right in
-    all of these cases and as fast: docs/performance.md.
+    The 3D one of torch 2.13 (oneDNN 3.12) is wrong in two ways. Where the CPU has AMX, it writes past its buffers when
+    a volume has few slices for their size: such trainings crash, hang, or learn from noise. Without AMX, it adds memory
+    that nobody wrote when there are from two slices to one less than the kernel has. The 2D one is right in all of
+    these cases and as fast: docs/performance.md. Under torch.compile the 3D one stays.
     """
 
     def forward(self, features: Tensor) -> Tensor:
