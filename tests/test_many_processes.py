@@ -4,6 +4,8 @@ import csv
 import json
 import math
 import os
+import random
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -91,11 +93,21 @@ def fit_and_keep(trainer):
 
 Trainer.fit = fit_and_keep
 os.environ["TORCHELASTIC_USE_AGENT_STORE"] = "False"  # each script meets at a port of its own, as if started alone
-port = int(os.environ["MASTER_PORT"])
-for i, (module, arguments) in enumerate(json.load(open(sys.argv[1]))):
-    os.environ["MASTER_PORT"] = str(port + 1 + i)
+for port, module, arguments in json.load(open(sys.argv[1])):
+    os.environ["MASTER_PORT"] = str(port)
     importlib.import_module(module).main(arguments)
 """
+
+
+def free_ports():
+    """Ports below those that a system gives to connections by itself: gloo's own could take such a one in between."""
+    for port in random.sample(range(20_000, 30_000), 1000):
+        with socket.socket() as probe:
+            try:
+                probe.bind(("", port))
+            except OSError:
+                continue
+        yield port
 
 
 @pytest.fixture(scope="module")
@@ -104,7 +116,10 @@ def both(case_folder, tmp_path_factory):
     folder = tmp_path_factory.mktemp("ranks")
     for stage, script in SCRIPTS.items():
         assert run_main(script.main, arguments_of(stage, case_folder, folder, "one", 2)) == 0
-    jobs = [(module.__name__, arguments_of(stage, case_folder, folder, "two", 1)) for stage, module in SCRIPTS.items()]
+    jobs = [
+        (port, module.__name__, arguments_of(stage, case_folder, folder, "two", 1))
+        for port, (stage, module) in zip(free_ports(), SCRIPTS.items(), strict=False)
+    ]
     (folder / "jobs.json").write_text(json.dumps(jobs))
     (folder / "driver.py").write_text(DRIVER.format(root=str(ROOT), folder=str(folder)))
     finished = torchrun(folder / "driver.py", folder / "jobs.json")
