@@ -127,11 +127,16 @@ def rectify_(features: Tensor) -> Tensor:
 
 
 def stop_where_rectified_(gradient: Tensor, rectified: Tensor) -> Tensor:
-    """Backward pass of ReLU in place: the gradient becomes 0 where the rectified features are not positive."""
-    bits = gradient, rectified
-    if gradient.dtype == rectified.dtype == torch.bfloat16 and gradient.device.type == "cpu":
-        bits = gradient.view(torch.int16), rectified.view(torch.int16)
-    torch.ops.aten.threshold_backward.grad_input(*bits, 0, grad_input=bits[0])
+    """Backward pass of ReLU, in place and by bits as `rectify_`: 0 where the rectified features are not positive.
+
+    Args:
+        gradient: any shape, floating point; overwritten.
+        rectified: what `rectify_` returned, in the shape and dtype of `gradient`.
+    """
+    values = gradient, rectified
+    if gradient.dtype == torch.bfloat16 and gradient.device.type == "cpu":
+        values = gradient.view(torch.int16), rectified.view(torch.int16)
+    torch.ops.aten.threshold_backward.grad_input(*values, 0, grad_input=values[0])
     return gradient
 
 

@@ -1,0 +1,117 @@
+"""Find the slices from which on 3D convolutions are right in bfloat16 on this machine's CPU.
+
+    python -m benchmarks.bf16_convolutions                     # torch's gradients of weights
+    python -m benchmarks.bf16_convolutions --what ours         # those of models/convolution.py
+    python -m benchmarks.bf16_convolutions --what features     # torch's gradients of what is convolved
+    python -m benchmarks.bf16_convolutions --what result       # torch's result
+
+Each shape has a process of its own, whose memory is full of large numbers before it is handed out (glibc's M_PERTURB).
+ONEDNN_MAX_CPU_ISA=AVX512_CORE_BF16 shows what a CPU without AMX does.
+"""
+
+import argparse
+import ctypes
+import multiprocessing
+import sys
+from collections.abc import Callable
+from functools import partial
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from models.convolution import Geometry, weight_gradient
+from utils.command_line import run_main
+
+M_PERTURB = -6
+"""Of glibc's malloc.h."""
+LARGEST_ERROR = 0.02
+"""Relative to the largest value; bfloat16's rounding takes 0.004."""
+WRONG = 1
+TIMEOUT_S = 20
+
+
+class Shape(NamedTuple):
+    """A convolution of a cubic kernel, its result as large as what it reads."""
+
+    batch_size: int
+    in_channels: int
+    out_channels: int
+    kernel_size: int
+    extent: int
+    """Rows and columns, in voxels."""
+
+
+SHAPES = [
+    *(Shape(1, 32, 32, 3, extent) for extent in (64, 128, 192, 256, 320, 512)),
+    *(Shape(8, 32, 32, 3, extent) for extent in (64, 128)),
+    *(Shape(1, channels, 32, 3, 192) for channels in (80, 96)),
+    *(Shape(1, 64, 64, 5, extent) for extent in (16, 64)),
+    Shape(1, 1, 8, 3, 96),
+]
+NUM_SLICES = (1, 2, 3, 4, 6, 8, 10, 16, 20, 32, 40)
+
+
+def torchs_gradient(
+    features: Tensor, gradient: Tensor, weight: Tensor, geometry: Geometry, *, of_weight: bool
+) -> Tensor:
+    """What `nn.Conv3d` hands back, arguments as of `models.convolution.weight_gradient`."""
+    how = (None, *geometry, False, [0, 0, 0], 1, [not of_weight, of_weight, False])
+    return torch.ops.aten.convolution_backward(gradient, features, weight, *how)[int(of_weight)]
+
+
+COMPUTED = {
+    "weights": partial(torchs_gradient, of_weight=True),
+    "ours": weight_gradient,
+    "features": partial(torchs_gradient, of_weight=False),
+    "result": lambda features, gradient, weight, geometry: F.conv3d(features, weight, None, *geometry),
+}
+
+
+def compare(compute: Callable[..., Tensor], shape: Shape, num_slices: int) -> None:
+    """Exit with `WRONG` if bfloat16 differs from float32."""
+    ctypes.CDLL(None).mallopt(M_PERTURB, 0x80)
+    size, half = (num_slices, shape.extent, shape.extent), shape.kernel_size // 2
+    geometry = Geometry((1, 1, 1), (half, half, half), (1, 1, 1))
+    sides = [(shape.batch_size, channels, *size) for channels in (shape.in_channels, shape.out_channels)]
+    weight_size = (shape.out_channels, shape.in_channels, *[shape.kernel_size] * 3)
+    tensors = [
+        torch.randn(size).bfloat16().contiguous(memory_format=torch.channels_last_3d) for size in (*sides, weight_size)
+    ]
+    expected = compute(*(tensor.float() for tensor in tensors), geometry)
+    for _ in range(3):
+        error = (compute(*tensors, geometry).float() - expected).abs().max() / expected.abs().max()
+        if not error < LARGEST_ERROR:
+            sys.exit(WRONG)
+
+
+def judge(compute: Callable[..., Tensor], shape: Shape, num_slices: int) -> str:
+    """Word for what became of a shape's process."""
+    process = multiprocessing.get_context("fork").Process(target=compare, args=(compute, shape, num_slices))
+    process.start()
+    process.join(TIMEOUT_S)
+    if process.is_alive():
+        process.kill()
+        process.join()
+        return "hang"
+    return {0: "right", WRONG: "wrong"}.get(process.exitcode, "crash")
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Print the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--what", choices=COMPUTED, default="weights", help="torch's gradients of weights by default")
+    compute = COMPUTED[parser.parse_args(argv).what]
+    print(f"{'batch, channels, kernel, plane':<34}" + "".join(f"{count:>7}" for count in NUM_SLICES) + "  slices")
+    for shape in SHAPES:
+        name = f"{shape.batch_size}, {shape.in_channels} to {shape.out_channels}, {shape.kernel_size}, {shape.extent}"
+        print(f"{name:<34}", end="")
+        for count in NUM_SLICES:
+            print(f"{judge(compute, shape, count):>7}", end="", flush=True)
+        print()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(run_main(main))
