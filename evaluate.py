@@ -105,7 +105,7 @@ def finish(
         failures = draw_worst(arguments.output / "overlays", arguments.overlay, pairs, places, settings)
         for name, reason in failures.items():
             logger.warning("%s: %s", name, reason)
-    logger.info("report: %s", arguments.output)
+    logger.info("scores of every case, their summary and plots are in %s", arguments.output)
 
 
 def describe_run(arguments: argparse.Namespace, settings: Settings, evaluation: Evaluation) -> dict[str, Any]:

@@ -245,10 +245,11 @@ def _dashes(points: list[tuple[float, float]]) -> list[list[tuple[float, float]]
 def _annotate(draw: ImageDraw.ImageDraw, cut: Cut, size: tuple[int, int]) -> None:
     plane = PLANES[cut.axis]
     font = ImageFont.load_default(FONT_PX)
-    draw.text((6, 4), f"{plane} {cut.index}", fill=TEXT_COLOR, font=font)
+    style = {"fill": TEXT_COLOR, "font": font, "stroke_width": 2, "stroke_fill": "black"}  # also over bone
+    draw.text((6, 4), f"{plane} {cut.index}", **style)
     first, last = EDGE_LETTERS[plane]
-    draw.text((6, size[1] / 2), first, fill=TEXT_COLOR, font=font, anchor="lm")
-    draw.text((size[0] - 6, size[1] / 2), last, fill=TEXT_COLOR, font=font, anchor="rm")
+    draw.text((6, size[1] / 2), first, **style, anchor="lm")
+    draw.text((size[0] - 6, size[1] / 2), last, **style, anchor="rm")
 
 
 def _join(panels: list[Image.Image], width: int) -> Image.Image:
