@@ -29,7 +29,7 @@ M_PERTURB = -6
 LARGEST_ERROR = 0.02
 """Relative to the largest value; bfloat16's rounding takes 0.004."""
 WRONG = 1
-TIMEOUT_S = 20
+TIMEOUT_S = 90
 
 
 class Shape(NamedTuple):
