@@ -6,21 +6,20 @@ from typing import NamedTuple
 import torch
 
 from data_preprocess.augment import Batch, CropAugmentation
-from data_preprocess.loading import build_feed, open_training_cases, small_organ_dataset, training_preset
+from data_preprocess.dataloaders import build_feed, open_training_cases, small_organ_dataset, training_preset
 from data_preprocess.splits import choose_splits
 from losses.shape import AdversarialWeights, DiscriminatorTerms, SegmentorTerms, discriminator_loss, segmentor_loss
 from models.autoencoder import ShapeEncoding
 from models.focusnet import FocusNet, Rois, build_part
 from models.roi import crop_rois, find_peaks
 from models.validation import CaseValidation
-from utils.checkpoint import load_initial_parts
-from utils.command_line import run_main
-from utils.preset import LossSettings
-from utils.stage import Stage
-from utils.trainer import Trainer
-from utils.training_options import parse_training_options
-from utils.training_run import open_run
-from utils.update import Update
+from utils.config.preset import LossSettings
+from utils.io.checkpoint import load_initial_parts
+from utils.runtime.command_line import run_main
+from utils.training.optimization import Update
+from utils.training.run import open_run, parse_training_options
+from utils.training.stage import Stage
+from utils.training.trainer import Trainer
 
 
 class SmallMasks(NamedTuple):

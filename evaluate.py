@@ -12,14 +12,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from utils.case_masks import Naming, find_cases, require_names
-from utils.command_line import report_failures, run_main
-from utils.evaluation import CasePairs, Evaluation, Settings, evaluate_cases, match_cases
-from utils.plots import write_box_plots
-from utils.preset import load_preset
-from utils.report import build_report, screen_text, write_report
-from utils.tolerances import Tolerances
-from utils.worst_overlays import draw_worst
+from utils.config.preset import load_preset
+from utils.evaluation.evaluate import CasePairs, Evaluation, Settings, evaluate_cases, match_cases
+from utils.evaluation.figures import draw_worst, write_box_plots
+from utils.evaluation.report import build_report, screen_text, write_report
+from utils.evaluation.tolerances import Tolerances
+from utils.io.segmentations import Naming, find_cases, require_names
+from utils.runtime.command_line import report_failures, run_main
 
 logger = logging.getLogger(__name__)
 

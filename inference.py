@@ -20,35 +20,32 @@ import torch
 from torch import nn
 from tqdm import tqdm
 
-from data_preprocess.network_grid import PlacedImage, Placement, place_on_grid
-from models.fallback import CautiousPredictor
+from data_preprocess.hounsfield import ensure_hu
+from data_preprocess.inference_transform import PlacedImage, Placement, place_on_grid
+from data_preprocess.scans import Scan, check_file_name, list_scans
 from models.focusnet import FocusNet, build_part
 from models.int8 import quantize_convolutions
-from models.mirroring import MirroringPredictor
-from models.plausibility import shape_plausibility
+from models.interpolation import resize_linear
+from models.oom_fallback import CautiousPredictor
 from models.predictor import Prediction, Predictor, SmallOrgan, label_on_grid
-from utils.case_output import FORMATS, OutputFiles
-from utils.checkpoint import checkpoint_preset, load_parts, read_checkpoint, require_parts
-from utils.cohort import finished_report, write_summary
-from utils.command_line import report_failures, run_main
-from utils.compute import Compute, Precision, choose_compute
-from utils.dicom_io import CtSeries
-from utils.files import write_json
-from utils.geometry import Geometry
-from utils.hu_check import ensure_hu
-from utils.memory import peak_memory_gib
-from utils.organ_report import Evidence, describe_organs
-from utils.organs import check_color_table, write_color_table
-from utils.overlay import render_case, save_png
-from utils.preset import Preset
-from utils.read_ahead import read_ahead
-from utils.resize import resize_linear
-from utils.rtstruct_output import write_rtstruct
-from utils.scans import Scan, check_file_name, list_scans
-from utils.scratch import volumes_up_to
-from utils.shards import Shard
-from utils.sliding_window import OVERLAP, window_starts
-from utils.volume_io import Volume
+from models.shape_plausibility import shape_plausibility
+from models.sliding_window import OVERLAP, volumes_up_to, window_starts
+from models.tta import MirroringPredictor
+from utils.config.preset import Preset
+from utils.imaging.geometry import Geometry
+from utils.io.checkpoint import checkpoint_preset, load_parts, read_checkpoint, require_parts
+from utils.io.color_table import check_color_table, write_color_table
+from utils.io.dicom import CtSeries
+from utils.io.files import write_json
+from utils.io.rtstruct import write_rtstruct
+from utils.io.volumes import Volume
+from utils.reporting.organ_report import Evidence, describe_organs
+from utils.reporting.output_files import FORMATS, OutputFiles, finished_report, write_summary
+from utils.reporting.overlay import render_case, save_png
+from utils.runtime.command_line import Shard, report_failures, run_main
+from utils.runtime.device import Compute, Precision, choose_compute
+from utils.runtime.memory import peak_memory_gib
+from utils.runtime.prefetch import read_ahead
 
 logger = logging.getLogger(__name__)
 

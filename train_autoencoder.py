@@ -5,17 +5,16 @@ import sys
 import torch
 
 from data_preprocess.augment import ShapeAugmentation
-from data_preprocess.loading import build_feed, open_training_cases, shape_dataset, training_preset
+from data_preprocess.dataloaders import build_feed, open_training_cases, shape_dataset, training_preset
 from data_preprocess.splits import choose_splits
 from losses.shape import reconstruction_loss, soft_dice_loss
 from models.focusnet import build_part
 from models.validation import ShapeValidation
-from utils.checkpoint import load_initial_parts
-from utils.command_line import run_main
-from utils.stage import LossStage
-from utils.trainer import Trainer
-from utils.training_options import parse_training_options
-from utils.training_run import open_run
+from utils.io.checkpoint import load_initial_parts
+from utils.runtime.command_line import run_main
+from utils.training.run import open_run, parse_training_options
+from utils.training.stage import LossStage
+from utils.training.trainer import Trainer
 
 
 class AutoEncoderStage(LossStage):

@@ -19,13 +19,13 @@ from typing import get_args
 import torch
 
 from benchmarks import tasks
-from benchmarks.alternate import Measured, alternate, matmul_gflops
+from benchmarks.ab_timing import Measured, alternate, matmul_gflops
 from data_preprocess.sources import RawCase
-from data_preprocess.sources.phantom import draw_phantom
-from utils.command_line import run_main
-from utils.compute import Precision, choose_compute
-from utils.files import write_json
-from utils.preset import STAGES
+from data_preprocess.sources.phantom.source import draw_phantom
+from utils.config.preset import STAGES
+from utils.io.files import write_json
+from utils.runtime.command_line import run_main
+from utils.runtime.device import Precision, choose_compute
 
 NAMES = ("forward", *(f"step/{stage}" for stage in STAGES), "whole CT", "preparation", "evaluation", "loading")
 

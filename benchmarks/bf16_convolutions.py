@@ -1,7 +1,7 @@
 """Find the slices from which on 3D convolutions are right in bfloat16 on this machine's CPU.
 
     python -m benchmarks.bf16_convolutions                     # torch's gradients of weights
-    python -m benchmarks.bf16_convolutions --what ours         # those of models/convolution.py
+    python -m benchmarks.bf16_convolutions --what ours         # those of models/layers.py
     python -m benchmarks.bf16_convolutions --what features     # torch's gradients of what is convolved
     python -m benchmarks.bf16_convolutions --what result       # torch's result
 
@@ -21,8 +21,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from models.convolution import Geometry, weight_gradient
-from utils.command_line import run_main
+from models.layers import Geometry, weight_gradient
+from utils.runtime.command_line import run_main
 
 M_PERTURB = -6
 """Of glibc's malloc.h."""
@@ -56,7 +56,7 @@ NUM_SLICES = (1, 2, 3, 4, 6, 8, 10, 16, 20, 32, 40)
 def torchs_gradient(
     features: Tensor, gradient: Tensor, weight: Tensor, geometry: Geometry, *, of_weight: bool
 ) -> Tensor:
-    """What `nn.Conv3d` hands back, arguments as of `models.convolution.weight_gradient`."""
+    """What `nn.Conv3d` hands back, arguments as of `models.layers.weight_gradient`."""
     how = (None, *geometry, False, [0, 0, 0], 1, [not of_weight, of_weight, False])
     return torch.ops.aten.convolution_backward(gradient, features, weight, *how)[int(of_weight)]
 

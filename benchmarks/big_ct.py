@@ -14,12 +14,12 @@ import numpy as np
 import torch
 
 from benchmarks.tasks import save_untrained
-from data_preprocess.sources.phantom import draw_phantom
-from utils.command_line import run_main
-from utils.geometry import Geometry
-from utils.intensity import AIR_HU
-from utils.preset import load_preset
-from utils.volume_io import Volume, write_volume
+from data_preprocess.sources.phantom.source import draw_phantom
+from utils.config.preset import load_preset
+from utils.imaging.geometry import Geometry
+from utils.imaging.intensity import AIR_HU
+from utils.io.volumes import Volume, write_volume
+from utils.runtime.command_line import run_main
 
 SIZE_ZYX = (200, 512, 512)
 SPACING_ZYX_MM = (2.5, 1.0, 1.0)

@@ -20,11 +20,11 @@ from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from utils.case_masks import CaseFiles, Naming, find_cases, open_structures  # noqa: E402
-from utils.command_line import run_main  # noqa: E402
-from utils.evaluation import Settings, evaluate_case, match_cases  # noqa: E402
-from utils.tolerances import Tolerances  # noqa: E402
-from utils.volume_io import read_volume  # noqa: E402
+from utils.evaluation.evaluate import Settings, evaluate_case, match_cases  # noqa: E402
+from utils.evaluation.tolerances import Tolerances  # noqa: E402
+from utils.io.segmentations import CaseFiles, Naming, find_cases, open_structures  # noqa: E402
+from utils.io.volumes import read_volume  # noqa: E402
+from utils.runtime.command_line import run_main  # noqa: E402
 
 LARGEST_ALLOWED = 1e-6
 SETTINGS = Settings(preset=None, tolerances=Tolerances([], None), resample=False)

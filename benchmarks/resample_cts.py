@@ -13,10 +13,10 @@ import numpy as np
 from tqdm import tqdm
 
 from data_preprocess.resample import resample_image
-from utils.command_line import run_main
-from utils.geometry import Geometry
-from utils.scans import list_scans
-from utils.volume_io import Volume, write_volume
+from data_preprocess.scans import list_scans
+from utils.imaging.geometry import Geometry
+from utils.io.volumes import Volume, write_volume
+from utils.runtime.command_line import run_main
 
 
 def at_spacing(ct: Volume, spacing_zyx_mm: tuple[float, float, float]) -> Volume:

@@ -18,8 +18,8 @@ from typing import NamedTuple
 
 import torch
 
-from utils.checkpoint import read_checkpoint
-from utils.command_line import run_main
+from utils.io.checkpoint import read_checkpoint
+from utils.runtime.command_line import run_main
 
 SMALL = ("grid.crop_size_vox=[16,32,24]", "networks.width=0.25")
 SCHEDULE = ("backbone.epochs=6", "backbone.steps_per_epoch=4", "backbone.validate_every=2")

@@ -15,31 +15,29 @@ from scipy import ndimage
 
 import inference
 import models.predictor
-from benchmarks.alternate import Task
-from benchmarks.plain import OneHotLoss, label_on_grid
+from benchmarks.ab_timing import Task
+from benchmarks.baseline import OneHotLoss, label_on_grid
 from data_preprocess.augment import Batch, CropAugmentation
+from data_preprocess.dataloaders import build_feed, crop_dataset, open_training_cases, training_preset
 from data_preprocess.export import export_case
-from data_preprocess.loading import build_feed, crop_dataset, open_training_cases, training_preset
 from data_preprocess.prepare import prepare_case
+from data_preprocess.scans import list_scans
 from data_preprocess.sources import RawCase
 from data_preprocess.splits import choose_splits
 from models.focusnet import PART_NAMES, build_part
 from models.int8 import quantize_convolutions
-from utils.allocation import TRAINING_LIMIT_MIB, keep_freed_memory
-from utils.case_masks import CaseFiles
-from utils.checkpoint import save_checkpoint
-from utils.compute import Compute, Precision, choose_compute
-from utils.evaluation import Settings, evaluate_case
-from utils.preset import Preset, load_preset
-from utils.scans import list_scans
-from utils.schedule import build_optimizer
-from utils.sliding_window import OVERLAP
-from utils.stage import Stage
-from utils.tolerances import Tolerances
-from utils.training_options import parse_training_options
-from utils.training_run import open_run
-from utils.update import Update
-from utils.volume_io import read_volume, write_volume
+from models.sliding_window import OVERLAP
+from utils.config.preset import Preset, load_preset
+from utils.evaluation.evaluate import Settings, evaluate_case
+from utils.evaluation.tolerances import Tolerances
+from utils.io.checkpoint import save_checkpoint
+from utils.io.segmentations import CaseFiles
+from utils.io.volumes import read_volume, write_volume
+from utils.runtime.device import Compute, Precision, choose_compute
+from utils.runtime.memory import TRAINING_LIMIT_MIB, keep_freed_memory
+from utils.training.optimization import Update, build_optimizer
+from utils.training.run import open_run, parse_training_options
+from utils.training.stage import Stage
 
 STAGES = {
     "backbone": ("train_backbone", "BackboneStage", ("s_net",)),

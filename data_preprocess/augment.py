@@ -10,8 +10,8 @@ import torch
 import torch.nn.functional as F
 
 from data_preprocess.dataset import CropSample, ShapeSample
-from utils.intensity import normalize
-from utils.preset import AugmentationSettings, Preset
+from utils.config.preset import AugmentationSettings, Preset
+from utils.imaging.intensity import normalize
 
 Size = tuple[int, int, int]
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from data_preprocess.cases import CaseInfo, read_case_info
-from utils.files import read_json, write_json
+from utils.io.files import read_json, write_json
 
 INDEX_VERSION = 1
 MANY_CASES = 100

@@ -7,7 +7,7 @@
 <cases>/<id>/image.npy          int16 HU (D, H, W); missing where there are masks alone, for the shape AutoEncoder
 <cases>/<id>/label.npy          uint8, same grid
 <cases>/<id>/case.json          what `CaseInfo` holds
-<cases>/<id>/quality.json       what `data_preprocess.quality` measured
+<cases>/<id>/quality.json       what `data_preprocess.quality_control.measurements` measured
 <cases>/<id>/preview.png
 """
 
@@ -20,11 +20,10 @@ from typing import Protocol
 
 import numpy as np
 
-from utils.config import build
-from utils.files import read_json, write_json
-from utils.geometry import Geometry
-from utils.names import require_safe_name
-from utils.preset import Preset, preset_from_table, preset_to_table
+from utils.config.preset import Preset, preset_from_table, preset_to_table
+from utils.config.toml_dataclass import build
+from utils.imaging.geometry import Geometry
+from utils.io.files import read_json, require_safe_name, write_json
 
 FORMAT_VERSION = 1
 SPLIT_NAMES = ("train", "val", "test")

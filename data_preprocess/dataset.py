@@ -12,7 +12,7 @@ from torch.utils.data import Dataset, Sampler
 
 from data_preprocess.case_index import read_index
 from data_preprocess.cases import Case, open_case, read_case_info, read_splits
-from utils.preset import Preset
+from utils.config.preset import Preset
 
 AIR_HU = -1000
 NUM_PROBED = 8

@@ -23,11 +23,11 @@ from data_preprocess.cases import APART, place_cases, read_splits
 from data_preprocess.label_map import match_organs, merge_masks
 from data_preprocess.raw_cases import list_raw_cases, preset_name, raw_arguments, run_all, select_raw_cases
 from data_preprocess.sources import SOURCES, RawCase, RawReference
-from utils.command_line import report_failures, run_main
-from utils.files import write_json
-from utils.organs import write_color_table
-from utils.preset import Preset, load_preset
-from utils.volume_io import Volume, write_volume
+from utils.config.preset import Preset, load_preset
+from utils.io.color_table import write_color_table
+from utils.io.files import write_json
+from utils.io.volumes import Volume, write_volume
+from utils.runtime.command_line import report_failures, run_main
 
 NNUNET_NAME = re.compile(r"Dataset\d{3}_\w+")
 NNUNET_SUFFIX = {"train": "Tr", "val": "Tr", "test": "Ts"}

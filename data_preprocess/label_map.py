@@ -4,8 +4,8 @@ from collections.abc import Iterable, Mapping
 
 import numpy as np
 
-from utils.mask_grids import Mask
-from utils.preset import Preset
+from utils.config.preset import Preset
+from utils.imaging.masks import Mask
 
 
 def merge_masks(masks: Mapping[str, Mask], preset: Preset, shape: tuple[int, int, int]) -> np.ndarray:

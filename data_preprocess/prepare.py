@@ -12,7 +12,6 @@ from pathlib import Path
 
 import numpy as np
 
-from data_preprocess.body import MARGIN_MM, Box, outline_body
 from data_preprocess.case_index import write_index
 from data_preprocess.cases import (
     CaseInfo,
@@ -23,19 +22,19 @@ from data_preprocess.cases import (
     write_dataset,
     write_splits,
 )
+from data_preprocess.field_of_view import MARGIN_MM, Box, outline_body
 from data_preprocess.label_map import match_organs, merge_masks
-from data_preprocess.quality import measure_case, write_quality
+from data_preprocess.quality_control.measurements import measure_case, write_quality
+from data_preprocess.quality_control.report_page import inspect_cases, summary_table, write_report_page
 from data_preprocess.raw_cases import list_raw_cases, preset_name, raw_arguments, run_all, select_raw_cases
-from data_preprocess.report_page import inspect_cases, summary_table, write_report_page
 from data_preprocess.resample import resample_image, resample_labels
 from data_preprocess.sources import SOURCES, RawCase, RawReference
-from utils.command_line import report_failures, run_main
-from utils.files import replace_atomically
-from utils.mask_grids import Mask
-from utils.names import require_safe_name
-from utils.overlay import render_case, save_png
-from utils.preset import Preset, load_preset
-from utils.tables import to_text
+from utils.config.preset import Preset, load_preset
+from utils.imaging.masks import Mask
+from utils.io.files import replace_atomically, require_safe_name
+from utils.reporting.overlay import render_case, save_png
+from utils.reporting.tables import to_text
+from utils.runtime.command_line import report_failures, run_main
 
 REPORT_NAME = "report.html"
 NUM_SHOWN = 20

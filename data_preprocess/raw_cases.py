@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from data_preprocess.cases import APART
 from data_preprocess.sources import SOURCES, RawReference
-from utils.preset import CONFIG_FOLDER
+from utils.config.preset import CONFIG_FOLDER
 
 logger = logging.getLogger(__name__)
 

@@ -9,9 +9,9 @@ import math
 import numpy as np
 import SimpleITK as sitk
 
-from utils.geometry import IDENTITY_DIRECTION, Geometry
-from utils.intensity import AIR_HU
-from utils.volume_io import Volume
+from utils.imaging.geometry import IDENTITY_DIRECTION, Geometry
+from utils.imaging.intensity import AIR_HU
+from utils.io.volumes import Volume
 
 Triple = tuple[float, float, float]
 Size = tuple[int, int, int]

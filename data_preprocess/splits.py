@@ -5,9 +5,8 @@ from pathlib import Path
 
 from data_preprocess.case_index import read_index
 from data_preprocess.cases import check_splits, read_splits
-from utils.run_log import read_configuration
-from utils.training_options import TrainingOptions
-from utils.training_run import goes_on
+from utils.training.run import TrainingOptions, goes_on
+from utils.training.run_log import read_configuration
 
 Splits = dict[str, list[str]]
 

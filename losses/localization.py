@@ -2,7 +2,7 @@
 
 from torch import Tensor
 
-from utils.distributed import mean_count
+from utils.runtime.distributed import mean_count
 
 
 def heatmap_loss(heatmaps: Tensor, targets: Tensor, known: Tensor, *, peak_weight: float = 0.0) -> Tensor:

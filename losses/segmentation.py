@@ -10,8 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from utils.distributed import mean_count, sum_over_ranks
-from utils.preset import Preset
+from utils.config.preset import Preset
+from utils.runtime.distributed import mean_count, sum_over_ranks
 
 MissingContours = Literal["marginal", "zero_weight"]
 

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from losses.segmentation import binary_adaptive_dice_loss, binary_focal_loss
-from utils.distributed import mean_count
+from utils.runtime.distributed import mean_count
 
 
 class Encoding(Protocol):

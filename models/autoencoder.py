@@ -6,7 +6,7 @@ from typing import NamedTuple
 from torch import Tensor, nn
 
 from models.blocks import Triple, he_conv3d, scale_channels, upsample_to
-from models.convolution import Conv3d
+from models.layers import Conv3d
 
 KERNEL_SIZE = (5, 5, 5)
 

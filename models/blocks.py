@@ -9,8 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from models.convolution import Conv3d
-from models.recompute import keep_only_input
+from models.activation_checkpointing import keep_only_input
+from models.layers import Conv3d
 
 Triple = tuple[int, int, int]
 

@@ -10,7 +10,7 @@ from models.roi import crop_rois, roi_starts
 from models.s_net import SNet
 from models.sol_net import SOLNet
 from models.sos_net import SOSNet
-from utils.preset import Preset
+from utils.config.preset import Preset
 
 PART_NAMES = ("s_net", "sol_net", "sos_net", "autoencoder")
 

@@ -9,14 +9,12 @@ import torch
 import torch.nn.functional as F
 
 from models.focusnet import FocusNet, Location, Rois
-from models.likeliest import likeliest_class
+from models.interpolation import resize_linear
+from models.postprocessing import likeliest_class, remove_specks
 from models.roi import find_peaks, roi_starts, shared_windows
-from models.specks import remove_specks
-from utils.intensity import AIR_HU, normalize
-from utils.preset import Preset
-from utils.resize import resize_linear
-from utils.scratch import NewVolume
-from utils.sliding_window import OVERLAP, Box, blend_windows, window_boxes
+from models.sliding_window import OVERLAP, Box, NewVolume, blend_windows, window_boxes
+from utils.config.preset import Preset
+from utils.imaging.intensity import AIR_HU, normalize
 
 ROUNDED = 0.99
 """The likeliest class has at least 1 / num_classes; a little less, since probabilities sum to 1 up to rounding."""

@@ -11,9 +11,9 @@ from pathlib import Path
 from torch import Tensor, nn
 
 from models.focusnet import build_part
-from utils.checkpoint import load_parts, read_checkpoint, require_parts, save_checkpoint
-from utils.command_line import run_main
-from utils.preset import preset_from_table
+from utils.config.preset import preset_from_table
+from utils.io.checkpoint import load_parts, read_checkpoint, require_parts, save_checkpoint
+from utils.runtime.command_line import run_main
 
 logger = logging.getLogger(__name__)
 

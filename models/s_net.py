@@ -4,9 +4,9 @@ from typing import NamedTuple
 
 from torch import Tensor, nn
 
+from models.activation_checkpointing import keep_only_input
 from models.blocks import DenseASPP, HalvingPool, InPlaceReLU, SEResidualBlock, UpBlock, he_conv3d, scale_channels
-from models.convolution import Conv3d
-from models.recompute import keep_only_input
+from models.layers import Conv3d
 
 
 class SNetFeatures(NamedTuple):

@@ -5,7 +5,7 @@ import math
 from torch import Tensor, nn
 
 from models.blocks import PreActivatedConv3d
-from models.convolution import Conv3d
+from models.layers import Conv3d
 
 INITIAL_HEAT = 0.01
 

@@ -4,9 +4,9 @@ import torch
 from torch import Tensor, nn
 
 from models.blocks import DenseASPP, HalvingPool, InPlaceReLU, SEResidualBlock, UpBlock, he_conv3d, scale_channels
-from models.convolution import Conv3d
-from utils.distributed import found_on_any_rank
-from utils.synchronized_norm import shares_norms
+from models.layers import Conv3d
+from utils.runtime.distributed import found_on_any_rank
+from utils.runtime.sync_batchnorm import shares_norms
 
 
 class SOSBranch(nn.Module):

@@ -11,12 +11,12 @@ from torch.utils.data import Dataset, default_collate
 
 from models.focusnet import FocusNet
 from models.predictor import Prediction, Predictor
-from utils.compute import Compute
-from utils.distributed import connected_ranks, gather_rows
-from utils.metrics import dice_per_label
-from utils.overlay import render_case
-from utils.preset import Preset
-from utils.stage import Validation
+from utils.config.preset import Preset
+from utils.evaluation.overlap import dice_per_label
+from utils.reporting.overlay import render_case
+from utils.runtime.device import Compute
+from utils.runtime.distributed import connected_ranks, gather_rows
+from utils.training.stage import Validation
 
 logger = logging.getLogger(__name__)
 

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from data_preprocess.cases import CaseInfo, describe_organs, write_case, write_dataset
-from utils.files import write_json
-from utils.geometry import Geometry
-from utils.preset import Preset, load_preset
+from utils.config.preset import Preset, load_preset
+from utils.imaging.geometry import Geometry
+from utils.io.files import write_json
 
 TINY = (
     "grid.spacing_zyx_mm=[3.0,2.0,1.5]",

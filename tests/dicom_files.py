@@ -8,8 +8,8 @@ from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
 from pydicom.uid import UID, CTImageStorage, ExplicitVRLittleEndian, RTStructureSetStorage, generate_uid
 from skimage.measure import find_contours
 
-from utils.geometry import Geometry
-from utils.volume_io import Volume
+from utils.imaging.geometry import Geometry
+from utils.io.volumes import Volume
 
 INTERCEPT = -1024
 

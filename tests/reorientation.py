@@ -4,8 +4,8 @@ from itertools import permutations, product
 
 import numpy as np
 
-from utils.geometry import Geometry
-from utils.volume_io import Volume
+from utils.imaging.geometry import Geometry
+from utils.io.volumes import Volume
 
 ALL_48 = [(order, flips) for order in permutations(range(3)) for flips in product((False, True), repeat=3)]
 

@@ -10,12 +10,12 @@ import pytest
 import surface_distance
 
 import evaluate
-from utils.command_line import run_main
-from utils.geometry import Geometry
-from utils.organs import write_color_table
-from utils.preset import load_preset
-from utils.scores import METRICS
-from utils.volume_io import Volume, read_volume, write_volume
+from utils.config.preset import load_preset
+from utils.evaluation.metrics import METRICS
+from utils.imaging.geometry import Geometry
+from utils.io.color_table import write_color_table
+from utils.io.volumes import Volume, read_volume, write_volume
+from utils.runtime.command_line import run_main
 
 SHAPE, SPACING = (6, 8, 10), (3.0, 2.0, 1.0)
 REPORT = {"scores.csv", "summary.csv", "summary.json", *(f"{metric.key}.png" for metric in METRICS)}

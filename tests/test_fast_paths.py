@@ -8,15 +8,15 @@ import pytest
 import torch
 
 import models.predictor
-from benchmarks import plain
-from data_preprocess.network_grid import place_on_grid
+from benchmarks import baseline as plain
+from data_preprocess.inference_transform import place_on_grid
 from data_preprocess.sources import SOURCES
-from data_preprocess.sources.phantom import draw_phantom
+from data_preprocess.sources.phantom.source import draw_phantom
 from inference import load_model, published_checkpoint
 from losses.segmentation import SegmentationLoss
-from utils.compute import choose_compute, computes_int8
-from utils.metrics import dice_per_label
-from utils.preset import load_preset
+from utils.config.preset import load_preset
+from utils.evaluation.overlap import dice_per_label
+from utils.runtime.device import choose_compute, computes_int8
 
 DATA = Path(os.environ.get("FOCUSNET_DATA", Path(__file__).resolve().parent.parent.parent / "shared" / "data"))
 PATIENTS = DATA / "openkbp" / "validation-pats"

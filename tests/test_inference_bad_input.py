@@ -14,11 +14,11 @@ from pydicom.uid import JPEG2000Lossless
 import inference
 from models.focusnet import build_part
 from tests.dicom_files import change, ct_slices, save_all
-from utils.checkpoint import save_checkpoint
-from utils.command_line import run_main
-from utils.geometry import Geometry
-from utils.preset import load_preset
-from utils.volume_io import Volume, write_volume
+from utils.config.preset import load_preset
+from utils.imaging.geometry import Geometry
+from utils.io.checkpoint import save_checkpoint
+from utils.io.volumes import Volume, write_volume
+from utils.runtime.command_line import run_main
 
 TINY = (
     "networks.width=0.1",

@@ -15,20 +15,20 @@ from scipy.spatial.transform import Rotation
 from torch import nn
 
 import inference
-from data_preprocess.network_grid import place_on_grid
-from data_preprocess.sources.phantom import ORGANS, draw_patient, paint_patient
-from models.fallback import CautiousPredictor
+from data_preprocess.inference_transform import place_on_grid
+from data_preprocess.scans import list_scans
+from data_preprocess.sources.phantom.source import ORGANS, draw_patient, paint_patient
 from models.focusnet import FocusNet
+from models.oom_fallback import CautiousPredictor
 from models.predictor import Predictor
 from models.s_net import SNetOutput
 from tests.dicom_files import ct_slices, save_all
 from tests.reorientation import ALL_48, reoriented
-from utils.compute import choose_compute
-from utils.geometry import Geometry
-from utils.mask_grids import crop_mask, join_masks, resample_mask
-from utils.preset import load_preset, preset_from_table, preset_to_table
-from utils.scans import list_scans
-from utils.volume_io import Volume, write_volume
+from utils.config.preset import load_preset, preset_from_table, preset_to_table
+from utils.imaging.geometry import Geometry
+from utils.imaging.masks import crop_mask, join_masks, resample_mask
+from utils.io.volumes import Volume, write_volume
+from utils.runtime.device import choose_compute
 
 SPACING = (4.0, 3.0, 3.3)
 TURNED_SPACING = (3.0, 2.5, 2.5)

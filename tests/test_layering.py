@@ -16,7 +16,7 @@ MAY_IMPORT = {
 }
 SCRIPTS = {path.stem for path in ROOT.glob("*.py")}
 TRAINING_SCRIPTS = ("train_backbone", "train_SOL", "train_backbone_heatmap", "train_autoencoder", "adv_train")
-SIMPLEITK_USERS = ("utils/volume_io.py", "data_preprocess/resample.py", "data_preprocess/sources/")
+SIMPLEITK_USERS = ("utils/io/volumes.py", "data_preprocess/resample.py", "data_preprocess/sources/")
 NOT_ON_TRAINING_NODES = (
     "SimpleITK",
     "pydicom",

@@ -20,10 +20,10 @@ import train_backbone
 import train_backbone_heatmap
 import train_SOL
 from models.focusnet import build_part
-from utils.checkpoint import read_checkpoint
-from utils.command_line import run_main
-from utils.preset import preset_from_table
-from utils.trainer import Trainer
+from utils.config.preset import preset_from_table
+from utils.io.checkpoint import read_checkpoint
+from utils.runtime.command_line import run_main
+from utils.training.trainer import Trainer
 
 pytestmark = pytest.mark.skipif(not distributed.is_gloo_available(), reason="this torch was built without gloo")
 
@@ -81,7 +81,7 @@ DRIVER = """
 import importlib, json, os, sys
 sys.path.insert(0, {root!r})
 import torch
-from utils.trainer import Trainer
+from utils.training.trainer import Trainer
 
 fit = Trainer.fit
 
@@ -170,7 +170,7 @@ KILLER = """
 import math, os, signal, sys
 sys.path.insert(0, {root!r})
 import train_backbone
-from utils.trainer import Trainer
+from utils.training.trainer import Trainer
 
 make_step, training_step = Trainer._make_step, train_backbone.BackboneStage.training_step
 current = []

@@ -16,12 +16,12 @@ import train_backbone
 from data_preprocess.cases import CaseInfo, open_case, read_case_info, write_case
 from data_preprocess.prepare import prepare_case
 from data_preprocess.sources import openkbp
-from data_preprocess.sources.raw_case import RawCase
-from utils.checkpoint import read_checkpoint
-from utils.command_line import run_main
-from utils.geometry import Geometry
-from utils.preset import load_preset
-from utils.volume_io import Volume
+from data_preprocess.sources.base import RawCase
+from utils.config.preset import load_preset
+from utils.imaging.geometry import Geometry
+from utils.io.checkpoint import read_checkpoint
+from utils.io.volumes import Volume
+from utils.runtime.command_line import run_main
 
 
 class Trap:

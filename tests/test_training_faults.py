@@ -19,9 +19,9 @@ import train_backbone
 from data_preprocess.case_index import write_index
 from data_preprocess.cases import read_case_info
 from data_preprocess.dataset import CaseDataset
-from utils.checkpoint import read_checkpoint
-from utils.command_line import run_main
-from utils.trainer import Trainer
+from utils.io.checkpoint import read_checkpoint
+from utils.runtime.command_line import run_main
+from utils.training.trainer import Trainer
 
 STEPS_PER_EPOCH = 3
 EPOCHS = 2
@@ -253,7 +253,7 @@ def test_a_full_disk_while_metrics_are_written_is_one_line(case_folder, tmp_path
     def refuse(*_):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr("utils.run_log._Table.add", refuse)
+    monkeypatch.setattr("utils.training.run_log._Table.add", refuse)
     assert train(case_folder, tmp_path / "run") == 2
     assert "No space left on device" in capsys.readouterr().err.splitlines()[-1]
     assert read_checkpoint(tmp_path / "run" / "last.pt")["state"]["step"] == STEPS_PER_EPOCH

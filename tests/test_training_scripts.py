@@ -15,11 +15,11 @@ import train_backbone
 import train_backbone_heatmap
 import train_SOL
 from models.focusnet import build_part
-from utils.checkpoint import read_checkpoint, save_checkpoint
-from utils.command_line import run_main
-from utils.files import write_json
-from utils.preset import load_preset
-from utils.trainer import Trainer
+from utils.config.preset import load_preset
+from utils.io.checkpoint import read_checkpoint, save_checkpoint
+from utils.io.files import write_json
+from utils.runtime.command_line import run_main
+from utils.training.trainer import Trainer
 
 SCRIPTS = {
     "backbone": train_backbone,

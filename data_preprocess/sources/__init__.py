@@ -2,8 +2,10 @@
 
 from types import ModuleType
 
-from data_preprocess.sources import dicom, labelmap, masks, nnunet, openkbp, pddca, phantom, shapes
-from data_preprocess.sources.raw_case import RawCase, RawReference
+from data_preprocess.sources import dicom, labelmap, masks, nnunet, openkbp, pddca
+from data_preprocess.sources import masks_only as shapes
+from data_preprocess.sources.base import RawCase, RawReference
+from data_preprocess.sources.phantom import source as phantom
 
 __all__ = ["SOURCES", "RawCase", "RawReference"]
 

@@ -16,14 +16,14 @@ from typing import NamedTuple
 import numpy as np
 from pydicom.dataset import Dataset
 
-from data_preprocess.sources.contours import rasterize
-from data_preprocess.sources.raw_case import RawCase, RawReference, is_wanted
-from data_preprocess.sources.volume_files import as_hounsfield
-from utils.dicom_io import DicomSeries, find_series, read_ct, read_dataset
-from utils.geometry import Geometry
-from utils.mask_grids import Mask
-from utils.preset import Preset
-from utils.volume_io import to_lps
+from data_preprocess.sources.base import RawCase, RawReference, is_wanted
+from data_preprocess.sources.common import as_hounsfield
+from data_preprocess.sources.rtstruct_contours import rasterize
+from utils.config.preset import Preset
+from utils.imaging.geometry import Geometry
+from utils.imaging.masks import Mask
+from utils.io.dicom import DicomSeries, find_series, read_ct, read_dataset
+from utils.io.volumes import to_lps
 
 CLOSED = ("CLOSED_PLANAR", "CLOSEDPLANAR_XOR")
 HASH_DIGITS = 6

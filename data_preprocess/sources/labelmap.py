@@ -7,11 +7,11 @@ of the preset's organs.
 import re
 from pathlib import Path
 
-from data_preprocess.sources.raw_case import RawCase, RawReference
-from data_preprocess.sources.volume_files import case_paths, read_ct_file, read_label_file, unique_names, volumes_in
-from utils.case_masks import CaseFiles
-from utils.preset import Preset
-from utils.volume_io import volume_stem
+from data_preprocess.sources.base import RawCase, RawReference
+from data_preprocess.sources.common import case_paths, read_ct_file, read_label_file, unique_names, volumes_in
+from utils.config.preset import Preset
+from utils.io.segmentations import CaseFiles
+from utils.io.volumes import volume_stem
 
 IMAGES, LABELS = "images", "labels"
 LABEL_NAME = re.compile(r"(?:^|.*[\W_])(?:labels?|label_?maps?|seg|segmentation|mask)", re.IGNORECASE)

@@ -10,8 +10,8 @@ import re
 from functools import partial
 from pathlib import Path
 
-from data_preprocess.sources.raw_case import RawCase, RawReference
-from data_preprocess.sources.volume_files import (
+from data_preprocess.sources.base import RawCase, RawReference
+from data_preprocess.sources.common import (
     Structures,
     case_paths,
     name_files,
@@ -20,9 +20,9 @@ from data_preprocess.sources.volume_files import (
     unique_names,
     volumes_in,
 )
-from utils.case_masks import MASK_FOLDERS
-from utils.preset import Preset
-from utils.volume_io import Volume, volume_stem
+from utils.config.preset import Preset
+from utils.io.segmentations import MASK_FOLDERS
+from utils.io.volumes import Volume, volume_stem
 
 FOLDERS = (*MASK_FOLDERS, "masks")
 CT_NAME = re.compile(r"(?:^|.*[\W_])(?:ct|image|img|ct[\W_]?image)(?:[\W_]0000)?", re.IGNORECASE)

@@ -6,11 +6,11 @@ nnU-Net cannot say that an organ was not contoured. Here an organ counts as cont
 from pathlib import Path
 from typing import NamedTuple
 
-from data_preprocess.sources.raw_case import RawCase, RawReference
-from data_preprocess.sources.volume_files import read_ct_file, read_label_file
-from utils.case_masks import CaseFiles
-from utils.files import read_json
-from utils.preset import Preset
+from data_preprocess.sources.base import RawCase, RawReference
+from data_preprocess.sources.common import read_ct_file, read_label_file
+from utils.config.preset import Preset
+from utils.io.files import read_json
+from utils.io.segmentations import CaseFiles
 
 DATASET = "dataset.json"
 SPLITS = {"labelsTr": "train", "labelsTs": "test"}

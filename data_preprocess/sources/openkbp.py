@@ -13,11 +13,11 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 
-from data_preprocess.sources.raw_case import RawCase, RawReference, is_wanted, leave_out_empty
-from utils.geometry import Geometry
-from utils.mask_grids import crop_mask
-from utils.preset import Preset
-from utils.volume_io import Volume
+from data_preprocess.sources.base import RawCase, RawReference, is_wanted, leave_out_empty
+from utils.config.preset import Preset
+from utils.imaging.geometry import Geometry
+from utils.imaging.masks import crop_mask
+from utils.io.volumes import Volume
 
 SPLITS = {"train-pats": "train", "validation-pats": "test", "test-pats": "test"}
 GRID = (128, 128, 128)

@@ -8,8 +8,8 @@ import re
 from pathlib import Path
 
 from data_preprocess.cases import APART
-from data_preprocess.sources.raw_case import RawCase, RawReference
-from data_preprocess.sources.volume_files import (
+from data_preprocess.sources.base import RawCase, RawReference
+from data_preprocess.sources.common import (
     case_paths,
     name_files,
     read_ct_file,
@@ -17,7 +17,7 @@ from data_preprocess.sources.volume_files import (
     unique_names,
     volumes_in,
 )
-from utils.preset import Preset
+from utils.config.preset import Preset
 
 IMAGE = "img.nrrd"
 STRUCTURES = "structures"

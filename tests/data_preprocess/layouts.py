@@ -6,11 +6,11 @@ from pathlib import Path
 import numpy as np
 
 from data_preprocess.label_map import merge_masks
-from data_preprocess.sources.raw_case import RawCase
+from data_preprocess.sources.base import RawCase
 from tests.dicom_files import ct_slices, save_all, structure_set, trace
-from utils.organs import write_color_table
-from utils.preset import Preset
-from utils.volume_io import Volume, match_orientation, write_volume
+from utils.config.preset import Preset
+from utils.io.color_table import write_color_table
+from utils.io.volumes import Volume, match_orientation, write_volume
 
 PDDCA_NAMES = {
     "brainstem": "BrainStem",

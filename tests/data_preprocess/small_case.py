@@ -4,10 +4,10 @@ from pathlib import Path
 
 import numpy as np
 
-from data_preprocess.sources.raw_case import RawCase
-from utils.geometry import Geometry
-from utils.mask_grids import crop_mask
-from utils.volume_io import Volume, write_volume
+from data_preprocess.sources.base import RawCase
+from utils.imaging.geometry import Geometry
+from utils.imaging.masks import crop_mask
+from utils.io.volumes import Volume, write_volume
 
 SIZE, SPACING = (16, 28, 34), (3.0, 2.0, 2.5)
 GEOMETRY = Geometry(size_zyx=SIZE, spacing_zyx_mm=SPACING, origin_xyz_mm=(-40.0, 12.5, -300.0))

@@ -19,7 +19,7 @@ from data_preprocess.augment import (
     voxel_matrices,
 )
 from data_preprocess.dataset import CropSample, ShapeSample
-from utils.preset import AugmentationSettings
+from utils.config.preset import AugmentationSettings
 
 NUM_ORGANS = 9
 PAROTID_LEFT, PAROTID_RIGHT = 5, 6

@@ -23,12 +23,12 @@ from data_preprocess import export, prepare
 from data_preprocess.cases import CaseInfo, open_case, read_case_info, read_splits
 from data_preprocess.raw_cases import WORKER_DIED, run_all
 from data_preprocess.sources import masks
-from data_preprocess.sources.raw_case import RawReference
+from data_preprocess.sources.base import RawReference
 from tests.data_preprocess.small_case import GEOMETRY, SIZE, small_case, write_masks
 from tests.dicom_files import change, ct_slices, save_all, structure_set, trace, uid_of
-from utils.command_line import run_main
-from utils.files import write_json
-from utils.volume_io import Volume, read_volume, write_volume
+from utils.io.files import write_json
+from utils.io.volumes import Volume, read_volume, write_volume
+from utils.runtime.command_line import run_main
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -7,7 +7,7 @@ import pytest
 
 from data_preprocess.case_index import read_index, write_index
 from data_preprocess.cases import read_case_info
-from utils.files import write_json
+from utils.io.files import write_json
 
 IDS = ["case_0", "case_2", "case_3"]
 

@@ -18,7 +18,7 @@ from data_preprocess.cases import (
     write_dataset,
     write_splits,
 )
-from utils.geometry import Geometry
+from utils.imaging.geometry import Geometry
 
 SIZE = (4, 6, 5)
 

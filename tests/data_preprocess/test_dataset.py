@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from data_preprocess.dataset import CaseDataset, CaseFolder, EpochSampler, ShapeDataset, read_box
-from utils.files import write_json
+from utils.io.files import write_json
 
 CROP = (8, 16, 12)
 ALL_ORGANS = range(9)

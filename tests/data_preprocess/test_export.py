@@ -5,12 +5,12 @@ import SimpleITK as sitk
 
 from data_preprocess import export
 from data_preprocess.export import export_case
+from data_preprocess.sources.base import RawCase
 from data_preprocess.sources.openkbp import list_cases, read_case
-from data_preprocess.sources.raw_case import RawCase
-from utils.command_line import run_main
-from utils.geometry import Geometry
-from utils.mask_grids import crop_mask
-from utils.volume_io import Volume
+from utils.imaging.geometry import Geometry
+from utils.imaging.masks import crop_mask
+from utils.io.volumes import Volume
+from utils.runtime.command_line import run_main
 
 
 def run(openkbp, output, *options):

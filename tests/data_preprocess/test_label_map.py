@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from data_preprocess.label_map import merge_masks
-from utils.geometry import Geometry
-from utils.mask_grids import crop_mask
+from utils.imaging.geometry import Geometry
+from utils.imaging.masks import crop_mask
 
 SHAPE = (3, 4, 5)
 GEOMETRY = Geometry(size_zyx=SHAPE, spacing_zyx_mm=(1.0, 1.0, 1.0))

@@ -12,7 +12,7 @@ import pytest
 
 from data_preprocess.case_index import write_index
 from data_preprocess.dataset import NUM_PROBED
-from utils.files import write_json
+from utils.io.files import write_json
 
 ROOT = Path(__file__).resolve().parents[2]
 FEW, MANY = 20, 2000
@@ -26,7 +26,7 @@ sys.addaudithook(lambda event, values: opened.append(str(values[0])) if event ==
 from pathlib import Path
 from data_preprocess.cases import read_dataset
 from data_preprocess.dataset import CaseFolder
-from data_preprocess.loading import crop_dataset
+from data_preprocess.dataloaders import crop_dataset
 
 folder = Path(sys.argv[1])
 preset = read_dataset(folder)

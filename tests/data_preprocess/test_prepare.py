@@ -13,8 +13,8 @@ from data_preprocess.prepare import prepare_case
 from data_preprocess.sources.openkbp import list_cases, read_case
 from tests.conftest import TINY
 from tests.data_preprocess.small_case import BOXES, write_masks
-from utils.command_line import run_main
-from utils.preset import load_preset
+from utils.config.preset import load_preset
+from utils.runtime.command_line import run_main
 
 PRESET = load_preset("openkbp")
 

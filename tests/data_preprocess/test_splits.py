@@ -3,10 +3,10 @@
 import pytest
 
 from data_preprocess.splits import choose_splits, leave_out_fold
-from utils.files import write_json
-from utils.preset import load_preset
-from utils.run_log import write_configuration
-from utils.training_options import TrainingOptions
+from utils.config.preset import load_preset
+from utils.io.files import write_json
+from utils.training.run import TrainingOptions
+from utils.training.run_log import write_configuration
 
 SPLITS = {"train": [f"scan_{i}" for i in range(9)], "val": ["scan_9", "scan_10"], "test": ["scan_11"]}
 PATIENTS = {f"scan_{i}": f"patient_{i // 2}" for i in range(12)}  # two scans each; scan_10 and scan_11 are of one

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from models.focusnet import FocusNet, Location, Rois, build_part
-from utils.preset import load_preset
+from utils.config.preset import load_preset
 
 SIZE = (8, 16, 12)
 

@@ -17,8 +17,8 @@ from models.int8 import (
     channel_ranges,
     quantize_convolutions,
 )
-from utils.compute import computes_int8
-from utils.preset import load_preset
+from utils.config.preset import load_preset
+from utils.runtime.device import computes_int8
 
 pytestmark = pytest.mark.skipif(not computes_int8(), reason="this CPU has no VNNI instructions")
 

@@ -12,10 +12,10 @@ from torch import nn
 
 import models.predictor
 from models.focusnet import FocusNet, build_part
+from models.interpolation import resize_linear
+from models.postprocessing import remove_specks
 from models.predictor import Predictor, SmallOrgan, label_on_grid, merge_small_organ
 from models.s_net import SNetOutput
-from models.specks import remove_specks
-from utils.resize import resize_linear
 
 SIZE = (11, 20, 31)
 MARKS = (2.3, 2.4, 2.6)

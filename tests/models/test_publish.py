@@ -5,8 +5,8 @@ import torch
 
 from models import publish
 from models.focusnet import build_part
-from utils.checkpoint import read_checkpoint, save_checkpoint
-from utils.preset import load_preset
+from utils.config.preset import load_preset
+from utils.io.checkpoint import read_checkpoint, save_checkpoint
 
 PRESET = load_preset("phantom", ["networks.width=0.25"])
 

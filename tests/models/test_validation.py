@@ -15,7 +15,7 @@ from models.focusnet import FocusNet
 from models.predictor import Predictor
 from models.s_net import SNetOutput
 from models.validation import NOT_FOUND_MM, CaseScores, CaseValidation, ShapeValidation, draw_shapes, mean_scores
-from utils.compute import Compute
+from utils.runtime.device import Compute
 
 CPU = Compute(device=torch.device("cpu"), precision="fp32")
 SIZE = (9, 18, 14)

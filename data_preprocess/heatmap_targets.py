@@ -1,0 +1,51 @@
+"""Organ centers to the Gaussian targets of SOL-Net."""
+
+from typing import NamedTuple
+
+import torch
+
+from data_preprocess.augment import Batch
+from utils.config.preset import HeatmapSettings, Preset
+
+
+class HeatmapTargets(NamedTuple):
+    """What SOL-Net should answer."""
+
+    heatmaps: torch.Tensor
+    """(B, K, D, H, W) float32 in 0..1."""
+    known: torch.Tensor
+    """(B, K) bool: organs contoured, hence centers known."""
+
+
+def heatmap_targets(batch: Batch, preset: Preset) -> HeatmapTargets:
+    """Targets of the small organs of a training batch."""
+    small = list(preset.small_organs)
+    heatmaps = gaussian_heatmaps(batch.centers_vox[:, small], batch.label.shape[1:], preset.heatmap)
+    return HeatmapTargets(heatmaps=heatmaps, known=batch.present[:, small])
+
+
+def gaussian_heatmaps(
+    centers_vox: torch.Tensor, size_zyx: tuple[int, int, int], settings: HeatmapSettings
+) -> torch.Tensor:
+    """One Gaussian per organ center, kept on the center's slice and its neighbours (sec. 3 of the paper).
+
+    Args:
+        centers_vox: (B, K, 3) float (z, y, x) in voxels of the crop; may lie outside of it; NaN where unknown.
+        size_zyx: (D, H, W) of the crop.
+        settings: sigma, slices kept and floor.
+
+    Returns:
+        (B, K, D, H, W) float32 in 0..1; all zero where the center is unknown or far outside.
+    """
+    profiles = []
+    for axis, size in enumerate(size_zyx):
+        position = torch.arange(size, device=centers_vox.device, dtype=torch.float32)
+        center = centers_vox[..., axis, None].float()  # (B, K, 1)
+        profile = torch.exp(-((position - center) ** 2) / (2 * settings.sigma_vox**2))  # (B, K, size)
+        if axis == 0:
+            kept = (position - center.round()).abs() <= settings.neighbour_slices
+            profile = profile * kept
+        profiles.append(torch.nan_to_num(profile, nan=0.0))
+    z, y, x = profiles
+    heatmaps = z[..., :, None, None] * y[..., None, :, None] * x[..., None, None, :]  # (B, K, D, H, W)
+    return torch.where(heatmaps < settings.floor, torch.zeros_like(heatmaps), heatmaps)

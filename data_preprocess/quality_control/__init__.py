@@ -1,0 +1,1 @@
+"""Which prepared cases and contours a person should look at before training."""

@@ -1,0 +1,26 @@
+"""Masks without a CT, in the layouts of `masks`: cases for the shape AutoEncoder, which sees masks alone."""
+
+from pathlib import Path
+
+from data_preprocess.sources.base import RawCase, RawReference
+from data_preprocess.sources.common import read_mask_files
+from data_preprocess.sources.masks import find_masks, list_cases, raw_case
+from utils.config.preset import Preset
+
+__all__ = ["list_cases", "read_case"]
+
+
+def read_case(reference: RawReference, preset: Preset | None = None) -> RawCase:
+    """Read the masks of one case; a CT beside them is not looked at.
+
+    Args:
+        reference: from `list_cases`.
+        preset: whose organs to read; None reads every structure.
+
+    Raises:
+        ValueError: a file is damaged or on another grid than the others, or no mask is wanted.
+    """
+    structures = read_mask_files(find_masks(Path(reference.location)), None, preset)
+    if not structures.masks:
+        raise ValueError(f"{reference.location}: none of its masks is an organ of the preset with a voxel")
+    return raw_case(reference, structures)

@@ -1,0 +1,1 @@
+"""CTs and organs drawn by formulas, for the demo and the tests."""

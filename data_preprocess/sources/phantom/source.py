@@ -1,0 +1,366 @@
+"""Phantoms: drawn head-and-neck CTs with the nine organs of PDDCA, so that everything can be tried without data.
+
+`draw_patient` draws how one patient differs from the template in `phantom_anatomy`; `paint_patient` paints that patient
+on a voxel grid. Both are deterministic.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from scipy import ndimage
+from scipy.spatial.transform import Rotation
+
+from data_preprocess.sources.base import RawCase, RawReference, is_wanted
+from data_preprocess.sources.phantom.anatomy import BODY, STRUCTURES
+from data_preprocess.sources.phantom.chest import CHEST, CHEST_TOP_Z_MM
+from data_preprocess.sources.phantom.shapes import Placed, Shape
+from data_preprocess.sources.phantom.tissues import GROUPS, TISSUES, Structure
+from utils.config.preset import Preset
+from utils.imaging.geometry import Geometry
+from utils.imaging.masks import crop_mask
+from utils.io.volumes import Volume
+
+Triple = tuple[float, float, float]
+
+NUM_PHANTOMS = 30
+ORGANS = (
+    "brainstem",
+    "chiasm",
+    "mandible",
+    "optic_nerve_left",
+    "optic_nerve_right",
+    "parotid_left",
+    "parotid_right",
+    "submandibular_left",
+    "submandibular_right",
+)
+NOT_CONTOURED_PROBABILITY = 0.1
+EXTENT_ZYX_MM = (260.0, 256.0, 240.0)
+FRONT_MM = -113.0
+"""Where the field of view begins in front of the template's sella."""
+VERTEX_Z_MM = 103.0
+"""Of the template."""
+TABLE_TO_HEAD_MM = 5.0
+SKIN_MM = 2.5
+TEXTURE_MM = 2.5
+SEARCH_STRIDE = 4
+"""Where a structure lies is first looked up on every fourth voxel."""
+
+
+@dataclass(frozen=True)
+class Wave:
+    """A smooth displacement along one axis: a product of sines along all three."""
+
+    axis: int
+    amplitude_mm: float
+    wavelengths_mm: Triple
+    phases: Triple
+
+
+@dataclass(frozen=True)
+class Patient:
+    """How one patient differs from the template, and how the scanner saw them.
+
+    Attributes:
+        scale_zyx: size relative to the template.
+        rotation_deg: about the z, y and x axes.
+        shift_mm: of the sella in the field of view, (z, y, x).
+        neck_bend_mm: how far the neck leans back 100 mm below the skull.
+        waves: smooth deformation.
+        structures: what is painted, in order, each with its place in this patient.
+        tissue_hu: CT number per tissue.
+        contoured: names of organs that somebody contoured.
+        has_mask: whether an immobilization mask is worn.
+        noise_hu: standard deviation.
+        origin_xyz_mm: of the scanner's frame.
+    """
+
+    scale_zyx: Triple
+    rotation_deg: Triple
+    shift_mm: Triple
+    neck_bend_mm: float
+    waves: tuple[Wave, ...]
+    structures: tuple[tuple[Structure, Placed], ...]
+    tissue_hu: Mapping[str, float]
+    contoured: frozenset[str]
+    has_mask: bool
+    noise_hu: float
+    origin_xyz_mm: Triple
+
+
+@dataclass(frozen=True)
+class Canvas:
+    """What is being painted: CT and organ labels, both (D, H, W), with the template coordinates of their voxels.
+
+    `skin_distance` is the distance to the body's surface in mm, negative inside; `texture` is smooth noise of unit
+    variance; `edge_mm` is the width over which a border fades, about a voxel.
+    """
+
+    image: np.ndarray
+    label: np.ndarray
+    coordinates: tuple[np.ndarray, np.ndarray, np.ndarray]
+    skin_distance: np.ndarray
+    texture: np.ndarray
+    edge_mm: float
+
+
+class Painting(NamedTuple):
+    """A painted patient."""
+
+    image: np.ndarray
+    """(D, H, W) int16, HU."""
+    label: np.ndarray
+    """(D, H, W) uint8: 0 = background, else 1 + index into `ORGANS`."""
+
+
+def list_cases(folder: Path | None = None) -> list[RawReference]:
+    """The phantoms of the demonstration, every fifth of them for testing; `folder` is not needed."""
+    return [
+        RawReference(case_id=f"phantom_{seed:03d}", location=str(seed), split="test" if seed % 5 == 4 else "train")
+        for seed in range(NUM_PHANTOMS)
+    ]
+
+
+def read_case(reference: RawReference, preset: Preset | None = None) -> RawCase:
+    """Draw the phantom whose seed is the reference's location, with the preset's organs, or all."""
+    raw = draw_phantom(int(reference.location))
+    masks = {name: mask for name, mask in raw.masks.items() if is_wanted(name, preset)}
+    return replace(
+        raw, masks=masks, split=reference.split, unknown=tuple(name for name in raw.masks if name not in masks)
+    )
+
+
+def draw_phantom(
+    seed: int, *, spacing_zyx_mm: Triple = (2.5, 2.0, 2.0), extent_zyx_mm: Triple = EXTENT_ZYX_MM
+) -> RawCase:
+    """Draw a head-and-neck CT from the vertex to the lower neck, with organ masks.
+
+    Args:
+        seed: the same seed is the same patient and image.
+        spacing_zyx_mm: of the voxel grid.
+        extent_zyx_mm: what the grid covers. The default holds head and neck; from about 300 mm (z) on, which then
+            want 400 mm (x), there is a chest.
+
+    Returns:
+        The case; about a tenth of the organs has no mask, though the image shows them. Masks are disjoint.
+    """
+    patient = draw_patient(np.random.default_rng([seed, 0]))
+    image, label = paint_patient(patient, spacing_zyx_mm, np.random.default_rng([seed, 1]), extent_zyx_mm)
+    geometry = Geometry(size_zyx=image.shape, spacing_zyx_mm=tuple(spacing_zyx_mm), origin_xyz_mm=patient.origin_xyz_mm)
+    return RawCase(
+        case_id=f"phantom_{seed:03d}",
+        volume=Volume(array=image, geometry=geometry),
+        masks={
+            name: crop_mask(label == value, (0, 0, 0), geometry)
+            for value, name in enumerate(ORGANS, 1)
+            if name in patient.contoured
+        },
+        source=f"phantom drawn from seed {seed}",
+    )
+
+
+def draw_patient(rng: np.random.Generator) -> Patient:
+    """Draw a patient's size, pose, proportions, tissues and contours."""
+    scale = rng.uniform(0.94, 1.05) * rng.uniform(0.97, 1.03, 3)
+    has_contrast = rng.random() < 0.4
+    tissue_hu = {name: tissue.hu + tissue.spread_hu * _bounded_normal(rng) for name, tissue in TISSUES.items()}
+    if has_contrast:
+        tissue_hu["vessel"] += rng.uniform(80, 200)
+    return Patient(
+        scale_zyx=tuple(scale.tolist()),
+        rotation_deg=tuple((rng.uniform(-1, 1, 3) * (4, 3, 5)).tolist()),
+        shift_mm=(rng.uniform(-4, 4), rng.uniform(-4, 4), rng.uniform(-6, 6)),
+        neck_bend_mm=rng.uniform(-10, 12),
+        waves=tuple(_draw_wave(rng, axis) for axis in (0, 1, 2, 0, 1, 2)),
+        structures=_place_structures(rng),
+        tissue_hu=tissue_hu,
+        contoured=frozenset(name for name in ORGANS if rng.random() >= NOT_CONTOURED_PROBABILITY),
+        has_mask=bool(rng.random() < 0.6),
+        noise_hu=rng.uniform(6, 14),
+        origin_xyz_mm=tuple(rng.uniform(-150, 150, 3).round(2).tolist()),
+    )
+
+
+def paint_patient(
+    patient: Patient, spacing_zyx_mm: Triple, rng: np.random.Generator, extent_zyx_mm: Triple = EXTENT_ZYX_MM
+) -> Painting:
+    """Paint a patient as a CT.
+
+    Args:
+        patient: from `draw_patient`.
+        spacing_zyx_mm: of the voxel grid.
+        rng: for texture and noise.
+        extent_zyx_mm: of the field of view, as for `draw_phantom`.
+
+    Returns:
+        CT and labels of all nine organs, contoured or not.
+    """
+    size = tuple(max(1, round(extent / spacing)) for extent, spacing in zip(extent_zyx_mm, spacing_zyx_mm, strict=True))
+    coordinates = _template_coordinates(patient, size, spacing_zyx_mm, extent_zyx_mm)
+    canvas = Canvas(
+        image=np.full(size, -1000, np.float32),
+        label=np.zeros(size, np.uint8),
+        coordinates=coordinates,
+        skin_distance=BODY.distance(*coordinates),
+        texture=_smooth_noise(rng, size, np.divide(TEXTURE_MM, spacing_zyx_mm)),
+        edge_mm=float(np.cbrt(np.prod(spacing_zyx_mm))),
+    )
+    coarse = tuple(axis[::SEARCH_STRIDE, ::SEARCH_STRIDE, ::SEARCH_STRIDE].copy() for axis in coordinates)
+    margin_mm = canvas.edge_mm + SEARCH_STRIDE * max(spacing_zyx_mm)
+    _paint_surroundings(canvas, patient, spacing_zyx_mm)
+    _paint_body(canvas, patient.tissue_hu)
+    chest = _place_chest() if coordinates[0].min() < CHEST_TOP_Z_MM else ()
+    for structure, shape in (*chest, *patient.structures):
+        box = _find_box(shape, coarse, margin_mm, size)
+        if box is not None:
+            _paint(canvas, box, structure, shape, patient.tissue_hu)
+    noise = _smooth_noise(rng, size, (0.3, 0.6, 0.6))
+    image = canvas.image + patient.noise_hu * noise
+    return Painting(np.clip(image.round(), -1024, 3071).astype(np.int16), canvas.label)
+
+
+def _bounded_normal(rng: np.random.Generator, size: int | None = None) -> np.ndarray:
+    return np.clip(rng.standard_normal(size), -2, 2)
+
+
+def _draw_wave(rng: np.random.Generator, axis: int) -> Wave:
+    return Wave(
+        axis=axis,
+        amplitude_mm=rng.uniform(0, 2.0),
+        wavelengths_mm=tuple(rng.uniform(120, 300, 3).tolist()),
+        phases=tuple(rng.uniform(0, 2 * np.pi, 3).tolist()),
+    )
+
+
+def _place_structures(rng: np.random.Generator) -> tuple[tuple[Structure, Placed], ...]:
+    """Every structure of the template, each side moved and scaled with its group; sides differ by a third of it."""
+    places = {}
+    for name, group in GROUPS.items():
+        shared_scale, shared_shift = _bounded_normal(rng, 3), _bounded_normal(rng, 3)
+        for side in ("left", "right"):
+            scale = 1 + group.scale * (shared_scale + _bounded_normal(rng, 3) / 3)
+            shift = group.shift_mm * (shared_shift + _bounded_normal(rng, 3) / 3)
+            places[name, side] = {"pivot": group.pivot, "scale": tuple(scale.tolist()), "shift": tuple(shift.tolist())}
+    placed = []
+    for structure in STRUCTURES:
+        for side in ("left", "right") if structure.paired else ("left",):
+            if rng.random() < structure.probability:
+                place = places[structure.group, side]
+                placed.append((structure, Placed(structure.shape, mirrored=side == "right", **place)))
+    return tuple(placed)
+
+
+def _place_chest() -> list[tuple[Structure, Placed]]:
+    """The chest is the template's in every patient."""
+    return [
+        (structure, Placed(structure.shape, mirrored=mirrored, pivot=(0, 0, 0), scale=(1, 1, 1), shift=(0, 0, 0)))
+        for structure in CHEST
+        for mirrored in ((False, True) if structure.paired else (False,))
+    ]
+
+
+def _template_coordinates(
+    patient: Patient, size: tuple[int, int, int], spacing_zyx_mm: Triple, extent_zyx_mm: Triple
+) -> tuple[np.ndarray, ...]:
+    """Where each voxel's center lies in the template, one (D, H, W) array of mm per axis."""
+    top_mm = VERTEX_Z_MM * patient.scale_zyx[0] + 10 + patient.shift_mm[0]
+    start = (top_mm - extent_zyx_mm[0], FRONT_MM + patient.shift_mm[1], -extent_zyx_mm[2] / 2 + patient.shift_mm[2])
+    axes = [a + spacing * (np.arange(n) + 0.5) for a, spacing, n in zip(start, spacing_zyx_mm, size, strict=True)]
+    z, y, x = np.meshgrid(*axes, indexing="ij", sparse=True)
+    angles = np.deg2rad(patient.rotation_deg)
+    matrix = Rotation.from_euler("ZYX", angles).as_matrix()[::-1, ::-1] / np.reshape(patient.scale_zyx, (3, 1))
+    moved = [(row[0] * z + row[1] * y + row[2] * x).astype(np.float32) for row in matrix]
+    for wave in patient.waves:
+        terms = zip((z, y, x), wave.wavelengths_mm, wave.phases, strict=True)
+        sines = [np.sin(2 * np.pi * axis / length + phase).astype(np.float32) for axis, length, phase in terms]
+        moved[wave.axis] += wave.amplitude_mm * (sines[0] * sines[1] * sines[2])
+    below_skull = np.maximum(-40 - moved[0], 0) / 100
+    moved[1] -= patient.neck_bend_mm * below_skull * np.minimum(below_skull, 1)
+    return tuple(moved)
+
+
+def _smooth_noise(rng: np.random.Generator, size: tuple[int, int, int], sigma_vox: Triple) -> np.ndarray:
+    """(D, H, W) float32 of unit variance."""
+    noise = ndimage.gaussian_filter(rng.standard_normal(size, dtype=np.float32), sigma_vox, truncate=3)
+    return noise / noise.std()
+
+
+def _find_box(
+    shape: Shape, coarse: tuple[np.ndarray, ...], margin_mm: float, size: tuple[int, int, int]
+) -> tuple[slice, slice, slice] | None:
+    """Slices that hold a shape, or None if it lies outside the volume."""
+    near = np.ones(coarse[0].shape, bool)
+    for axis, low, high in zip(coarse, shape.low, shape.high, strict=True):
+        near &= (axis > low - margin_mm) & (axis < high + margin_mm)
+    box = ndimage.find_objects(near.view(np.uint8))
+    if not box:
+        return None
+    return tuple(
+        slice(max(0, (s.start - 1) * SEARCH_STRIDE + 1), min(n, s.stop * SEARCH_STRIDE))
+        for s, n in zip(box[0], size, strict=True)
+    )
+
+
+def _paint(
+    canvas: Canvas,
+    box: tuple[slice, slice, slice],
+    structure: Structure,
+    shape: Shape,
+    tissue_hu: Mapping[str, float],
+) -> None:
+    """Lay one structure over what is there; a voxel at its border is a mixture."""
+    distance = shape.distance(*(axis[box] for axis in canvas.coordinates))
+    if not structure.outside:
+        distance = np.maximum(distance, canvas.skin_distance[box] + SKIN_MM)
+    share = _share(distance, canvas.edge_mm)
+    hu = _textured(structure.tissue, tissue_hu, canvas.texture[box])
+    if structure.core is not None:
+        tissue, depth_mm = structure.core
+        core = _textured(tissue, tissue_hu, canvas.texture[box])
+        hu += _share(distance + depth_mm, canvas.edge_mm) * (core - hu)
+    image, label = canvas.image[box], canvas.label[box]
+    image += share * (hu - image)
+    if not structure.keeps_organs:
+        label[share >= 0.5] = _label(structure, shape)
+
+
+def _paint_body(canvas: Canvas, tissue_hu: Mapping[str, float]) -> None:
+    """Skin over fat, in which everything else is laid."""
+    for tissue, depth_mm in (("skin", 0.0), ("fat", SKIN_MM)):
+        hu = _textured(tissue, tissue_hu, canvas.texture)
+        canvas.image[:] += _share(canvas.skin_distance + depth_mm, canvas.edge_mm) * (hu - canvas.image)
+
+
+def _share(distance: np.ndarray, edge_mm: float) -> np.ndarray:
+    """Share of a voxel that lies inside a surface at this distance from its center."""
+    return np.clip(0.5 - distance / edge_mm, 0, 1)
+
+
+def _textured(tissue: str, tissue_hu: Mapping[str, float], texture: np.ndarray) -> np.ndarray:
+    return tissue_hu[tissue] + TISSUES[tissue].texture_hu * texture
+
+
+def _label(structure: Structure, shape: Placed) -> int:
+    if structure.organ is None:
+        return 0
+    side = "right" if shape.mirrored else "left"
+    name = structure.organ if structure.organ in ORGANS else f"{structure.organ}_{side}"
+    return ORGANS.index(name) + 1
+
+
+def _paint_surroundings(canvas: Canvas, patient: Patient, spacing_zyx_mm: Triple) -> None:
+    """Table, head rest and immobilization mask: things that are not the patient."""
+    depth, height, width = canvas.image.shape
+    back = np.flatnonzero((canvas.skin_distance < 0).any(axis=(0, 2)))[-1] * spacing_zyx_mm[1] + TABLE_TO_HEAD_MM
+    y = (spacing_zyx_mm[1] * np.arange(height, dtype=np.float32))[:, None]
+    x = (spacing_zyx_mm[2] * (np.arange(width, dtype=np.float32) - width / 2))[None, :]
+    shell = np.maximum(np.abs(y - back - 8) - 8, np.abs(x) - 200)
+    foam = np.maximum(np.abs(y - back + 20) - 20, np.abs(x) - 85)
+    for solid, hu in ((foam, -935), (shell, -180), (shell + 2.5, -930)):
+        canvas.image[:] += _share(solid, canvas.edge_mm) * (hu - canvas.image)
+    if patient.has_mask:
+        sheet = np.maximum(np.abs(canvas.skin_distance - 3.0) - 1.0, (y - back + 60)[None])
+        canvas.image[:] += _share(sheet, canvas.edge_mm) * (-150 - canvas.image)

@@ -1,0 +1,166 @@
+"""sources/dicom.py: which CT a structure set belongs to, what cases are called, what is left out and what refused."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from data_preprocess.sources import dicom
+from tests.data_preprocess.small_case import GEOMETRY, box_of, small_case
+from tests.dicom_files import ct_slices, save_all, structure_set, trace, uid_of
+from utils.config.preset import load_preset
+from utils.io.volumes import Volume, to_lps
+
+PRESET = load_preset("pddca")
+
+
+def contours(boxes=((8, 12), (14, 20), (14, 20)), geometry=GEOMETRY):
+    mask = np.zeros(geometry.size_zyx, dtype=bool)
+    mask[box_of(boxes)] = True
+    return list(trace(mask, geometry))
+
+
+@pytest.fixture
+def slices():
+    return ct_slices(small_case().volume)
+
+
+def read_only_case(folder):
+    (reference,) = dicom.list_cases(folder)
+    return dicom.read_case(reference, PRESET)
+
+
+def refusal(folder, slices, structures):
+    """What is said of a structure set that cannot be read."""
+    save_all([*slices, structures], folder)
+    with pytest.raises(ValueError, match=r"^[^\n]*$") as caught:
+        read_only_case(folder)
+    return str(caught.value)
+
+
+def test_structure_set_picks_its_ct_by_frame_of_reference(slices, tmp_path):
+    volume = small_case().volume
+    for series in ("before", "follow-up"):
+        save_all(ct_slices(volume, series=series), tmp_path, (series + "{}").format)
+    darker = Volume(array=volume.array - 7, geometry=volume.geometry)
+    own = ct_slices(darker, series="planning")
+    save_all([*own, structure_set(own, {"Brainstem": contours()})], tmp_path)
+    found = read_only_case(tmp_path)
+    np.testing.assert_array_equal(found.volume.array, darker.array)
+    assert found.masks["Brainstem"].dense().sum() == 4 * 6 * 6
+
+
+def test_among_cts_of_one_frame_it_picks_the_one_it_names(slices, tmp_path):
+    other = ct_slices(small_case().volume, series="soft kernel")
+    for dataset in other:
+        dataset.FrameOfReferenceUID = slices[0].FrameOfReferenceUID
+        dataset.PixelData = bytes(len(dataset.PixelData))
+    save_all(other, tmp_path / "other")
+    structures = structure_set(slices, {"Brainstem": contours()})
+    save_all([*slices, structures], tmp_path)
+    assert read_only_case(tmp_path).volume.array.max() == 400
+    del structures.ReferencedFrameOfReferenceSequence[0].RTReferencedStudySequence
+    save_all([structures], tmp_path, lambda _: f"slice{len(slices):03d}.dcm")
+    with pytest.raises(ValueError, match="2 CT series share this structure set's frame of reference: CT series"):
+        read_only_case(tmp_path)
+
+
+def test_structure_set_of_another_frame_has_no_ct(slices, tmp_path):
+    structures = structure_set(slices, {"Brainstem": contours()})
+    structures.ReferencedFrameOfReferenceSequence[0].FrameOfReferenceUID = uid_of("another scan")
+    assert "found no CT series of this structure set's frame of reference" in refusal(tmp_path, slices, structures)
+
+
+def test_scanned_feet_first_or_lying_on_the_side_is_turned_upright(tmp_path):
+    raw = small_case()
+    turned = np.array([[0, -1, 0], [-1, 0, 0], [0, 0, -1]], dtype=float)
+    volume = replace(raw.volume, geometry=replace(GEOMETRY, direction=tuple(turned.ravel())))
+    slices = ct_slices(volume)
+    rois = {"Brainstem": trace(raw.masks["brainstem"].dense(), volume.geometry)}
+    save_all([*slices, structure_set(slices, rois)], tmp_path)
+    found = read_only_case(tmp_path)
+    expected = to_lps(Volume(array=raw.masks["brainstem"].dense().astype(np.uint8), geometry=volume.geometry))
+    np.testing.assert_array_equal(found.masks["Brainstem"].dense(), expected.array)
+    assert found.volume.geometry.matches(expected.geometry)
+
+
+def test_cases_are_called_like_their_patients(tmp_path):
+    volume = small_case().volume
+    for patient in ("A/1", "../../etc", "", "B"):
+        slices = ct_slices(volume, patient=patient)
+        sets = [structure_set(slices, {"Brainstem": contours()}, name=n) for n in ("one", "two")]
+        save_all([*slices, *(sets if patient == "B" else sets[:1])], tmp_path / (patient.strip("./") or "nobody"))
+    found = {r.case_id: r.patient for r in dicom.list_cases(tmp_path)}
+    names = [name for name in found if not name.startswith("B")]
+    assert sorted(names) == ["A_1", "etc", "unnamed"]
+    assert found["A_1"] == "A/1"
+    assert [patient for name, patient in found.items() if name.startswith("B_")] == ["B", "B"]
+
+
+def test_a_copy_of_a_structure_set_is_no_second_case(slices, tmp_path):
+    structures = structure_set(slices, {"Brainstem": contours()})
+    save_all([*slices, structures, structures], tmp_path)
+    assert len(dicom.list_cases(tmp_path)) == 1
+
+
+def test_what_cannot_be_drawn_is_noted(slices, tmp_path):
+    far = [points + (0, 0, 500) for points in contours()[:2]]
+    structures = structure_set(slices, {"Brainstem": contours() + far, "Parotid_L": [], "Isocenter": contours()[:1]})
+    structures.ROIContourSequence[2].ContourSequence[0].ContourGeometricType = "POINT"
+    save_all([*slices, structures], tmp_path)
+    found = read_only_case(tmp_path)
+    assert list(found.masks) == ["Brainstem"]
+    assert found.unknown == ("Isocenter",)
+    assert found.notes == (
+        "Brainstem: 2 of 6 contours lie beyond the CT",
+        "Parotid_L: has no contours, so it counts as not contoured",
+    )
+
+
+@pytest.mark.parametrize("undefined_length", [False, True])
+@pytest.mark.parametrize("share", [0.3, 0.5, 0.7, 0.8, 0.9, 0.95, 0.999])
+def test_structure_sets_that_were_cut_short_are_refused(share, undefined_length, slices, tmp_path):
+    rois = {name: contours(((5, 9), (10, 16), (x, x + 4))) for x, name in ((24, "Parotid_L"), (6, "Parotid_R"))}
+    structures = structure_set(slices, rois)
+    for sequence in (structures["ROIContourSequence"], structures["StructureSetROISequence"]):
+        sequence.is_undefined_length = undefined_length
+        for item in sequence.value:
+            item.is_undefined_length_sequence_item = undefined_length
+    save_all(slices, tmp_path)
+    save_all([structures], tmp_path, lambda _: "structures.dcm")
+    path = tmp_path / "structures.dcm"
+    path.write_bytes(path.read_bytes()[: int(share * path.stat().st_size)])
+    with pytest.raises(ValueError, match=r"structures\.dcm|found none beside 1 CT series|found no CT series"):
+        read_only_case(tmp_path)
+
+
+@pytest.mark.parametrize("damage", ["no structures", "two of one name", "upright contour", "other frame"])
+def test_damaged_structure_sets_are_refused(damage, slices, tmp_path):
+    structures = structure_set(slices, {"Brainstem": contours(), "Parotid_L": contours(((5, 9), (10, 16), (24, 28)))})
+    if damage == "no structures":
+        del structures.ROIContourSequence
+    elif damage == "two of one name":
+        structures.StructureSetROISequence[1].ROIName = "Brainstem"
+    elif damage == "upright contour":
+        z = [str(-300 + 3 * i) for i in range(4)]
+        contour = structures.ROIContourSequence[0].ContourSequence[0]
+        contour.ContourData = ["0", "40", z[0], "0", "40", z[3], "0", "50", z[3]]
+    elif damage == "other frame":
+        structures.StructureSetROISequence[0].ReferencedFrameOfReferenceUID = uid_of("other")
+    save_all([*slices, structures], tmp_path)
+    messages = {
+        "no structures": "holds no structures, or was cut short",
+        "two of one name": "two structures are called Brainstem; rename one",
+        "upright contour": "Brainstem has contours that are not parallel to the CT's slices",
+        "other frame": "Brainstem lies in another frame of reference than its CT",
+    }
+    with pytest.raises(ValueError, match=rf"slice{len(slices):03d}\.dcm.*({messages[damage]})"):
+        read_only_case(tmp_path)
+
+
+def test_folders_without_structure_sets_are_named(slices, tmp_path):
+    save_all(slices, tmp_path)
+    with pytest.raises(ValueError, match=r"expected structure sets \(RTSTRUCT\), found none beside 1 CT series"):
+        dicom.list_cases(tmp_path)
+    with pytest.raises(ValueError, match="--input missing: expected a folder of DICOM files"):
+        dicom.list_cases(None)

@@ -1,0 +1,219 @@
+"""body.py: the box holds the patient and nothing else."""
+
+import numpy as np
+import pytest
+
+from data_preprocess.field_of_view import find_body, find_region
+from data_preprocess.sources.phantom.source import draw_phantom
+from utils.imaging.geometry import Geometry
+
+SPACING = (5.0, 3.0, 2.5)
+SIZE = (24, 60, 80)
+CENTER_MM, RADIUS_MM = (60.0, 75.0, 100.0), (45.0, 42.0, 60.0)
+MARGIN_MM = 10
+
+
+def scan(size=SIZE, spacing=SPACING, radius_mm=RADIUS_MM):
+    """An ellipsoid of soft tissue in air; coordinates are index * spacing."""
+    image = np.full(size, -1000, dtype=np.int16)
+    z, y, x = np.meshgrid(*(np.arange(n) * s for n, s in zip(size, spacing, strict=True)), indexing="ij")
+    inside = sum(((p - c) / r) ** 2 for p, c, r in zip((z, y, x), CENTER_MM, radius_mm, strict=True)) < 1
+    image[inside] = 40
+    return image
+
+
+def box_mm(box, spacing=SPACING):
+    return [(axis.start * s, axis.stop * s) for axis, s in zip(box, spacing, strict=True)]
+
+
+def test_box_is_the_patient_and_a_margin():
+    for (low, high), center, radius in zip(box_mm(find_body(scan(), SPACING)), CENTER_MM, RADIUS_MM, strict=True):
+        assert center - radius - MARGIN_MM - 6 <= low <= center - radius - MARGIN_MM + 6
+        assert center + radius + MARGIN_MM - 6 <= high <= center + radius + MARGIN_MM + 6
+
+
+def test_patient_is_inside_the_box():
+    image = scan()
+    box = find_body(image, SPACING)
+    outside = np.ones(image.shape, dtype=bool)
+    outside[box] = False
+    assert not (image[outside] > -300).any()
+
+
+def test_table_under_the_patient_is_excluded():
+    image = scan()
+    bare = find_body(image, SPACING)
+    image[:, 38:41] = 100  # 9 mm thick, in touch with the back, as wide and long as the scan
+    found = find_body(image, SPACING)
+    assert found[0] == bare[0]
+    assert found[1].stop <= bare[1].stop + 2
+    assert abs(found[2].start - bare[2].start) <= 2
+    assert abs(found[2].stop - bare[2].stop) <= 2
+
+
+def test_table_is_excluded_from_a_few_slices_too():
+    image = scan()[11:13]  # 10 mm, thinner than the opening
+    bare = find_body(image, SPACING)
+    image[:, 38:41] = 100
+    found = find_body(image, SPACING)
+    assert bare[0] == found[0] == slice(0, 2)
+    assert abs(found[2].start - bare[2].start) <= 2
+    assert abs(found[2].stop - bare[2].stop) <= 2
+
+
+def test_detached_couch_is_excluded():
+    image = scan()
+    bare = find_body(image, SPACING)
+    image[:, 50:58, 10:70] = 0  # 24 mm thick, 33 mm behind the back
+    assert find_body(image, SPACING) == bare
+
+
+def test_thin_lines_and_specks_are_excluded():
+    image = scan()
+    bare = find_body(image, SPACING)
+    image[:, 5, 5] = 500
+    image[2, 30, 70:76] = 2000
+    image[12, :15, 40] = 300  # a tube from the mouth to the edge of the scan
+    found = find_body(image, SPACING)
+    assert (found[0], found[2]) == (bare[0], bare[2])
+    assert bare[1].start - 1 <= found[1].start  # all but the tube's first millimetres
+    assert found[1].stop == bare[1].stop
+
+
+def test_box_does_not_depend_on_the_air_around():
+    image = scan()
+    bare = find_body(image, SPACING)
+    pads = ((3, 2), (7, 8), (9, 4))
+    padded = find_body(np.pad(image, pads, constant_values=-1000), SPACING)
+    for axis, other, (before, _) in zip(bare, padded, pads, strict=True):
+        assert (other.start - before, other.stop - before) == (axis.start, axis.stop)
+
+
+def test_fine_slices_shift_the_box_by_less_than_a_coarse_voxel():
+    spacing = (1.0, 1.0, 1.5)
+    image = scan((120, 150, 120), spacing, radius_mm=(40.0, 45.0, 60.0))
+    bare = find_body(image, spacing)
+    assert (image[bare] > -300).sum() == (image > -300).sum()
+    for axis, center, radius, step in zip(bare, CENTER_MM, (40.0, 45.0, 60.0), spacing, strict=True):
+        assert axis.start * step == pytest.approx(center - radius - MARGIN_MM, abs=4)
+        assert axis.stop * step == pytest.approx(center + radius + MARGIN_MM, abs=4)
+    padded = find_body(np.pad(image, ((3, 0), (5, 0), (1, 0)), constant_values=-1000), spacing)
+    for axis, other, before, step in zip(bare, padded, (3, 5, 1), spacing, strict=True):
+        assert abs(other.start - before - axis.start) * step < 4
+        assert abs(other.stop - before - axis.stop) * step < 4
+
+
+def test_neck_that_leaves_the_scan_reaches_the_last_slice():
+    image = scan()
+    neck = (slice(0, 12), slice(18, 32), slice(30, 50))  # 42 x 50 mm
+    image[neck] = 40
+    assert find_body(image, SPACING)[0].start == 0
+    image = image[:12]
+    assert find_body(image, SPACING)[0] == slice(0, 12)
+
+
+def test_thin_patient_is_still_found():
+    image = np.full((4, 20, 20), -1000, dtype=np.int16)
+    image[:, 9:11, 8:12] = 0  # nothing survives the opening
+    box = find_body(image, SPACING)
+    assert box[1].start <= 9
+    assert box[1].stop >= 11
+
+
+def test_nothing_but_air_is_an_error():
+    with pytest.raises(ValueError, match="no voxel is denser than -300 HU: is this a CT in HU"):
+        find_body(np.full((4, 6, 8), -1000, dtype=np.int16), SPACING)
+
+
+TRUNK_SPACING = (4.0, 3.0, 2.5)
+TRUNK_SIZE = (90, 70, 100)
+TRUNK_TOP, LUNG_TOP = 50, 38
+
+
+def trunk(lungs=True):
+    """A cylinder of 80 mm (head and neck, up to slice 84) on one of 160 mm with two lungs of 60 mm below slice 38."""
+    z, y, x = np.ogrid[: TRUNK_SIZE[0], : TRUNK_SIZE[1], : TRUNK_SIZE[2]]
+    radius = np.hypot((y - 35) * TRUNK_SPACING[1], (x - 50) * TRUNK_SPACING[2])
+    image = np.full(TRUNK_SIZE, -1000, dtype=np.int16)
+    image[np.broadcast_to((radius < 40) & (z < 85), TRUNK_SIZE)] = 40
+    image[np.broadcast_to((radius < 80) & (z < TRUNK_TOP), TRUNK_SIZE)] = 40
+    if lungs:
+        for middle in (35, 65):
+            lung = (np.hypot((y - 35) * TRUNK_SPACING[1], (x - middle) * TRUNK_SPACING[2]) < 28) & (z <= LUNG_TOP)
+            image[np.broadcast_to(lung, TRUNK_SIZE)] = -850
+    return image
+
+
+def region_of(image, below_mm=0.0, start=(0, 0, 0)):
+    whole = Geometry(size_zyx=image.shape, spacing_zyx_mm=TRUNK_SPACING, origin_xyz_mm=(-31.7, 12.9, 250.3))
+    geometry = Geometry(size_zyx=image.shape, spacing_zyx_mm=TRUNK_SPACING, origin_xyz_mm=whole.world_mm(start))
+    return find_region(image, geometry, below_mm)
+
+
+@pytest.mark.parametrize(("below_mm", "bottom"), [(0, LUNG_TOP), (60, LUNG_TOP - 15), (-20, LUNG_TOP + 5)])
+def test_a_long_scan_is_cut_relative_to_the_lung_tops(below_mm, bottom):
+    region = region_of(trunk(), below_mm)
+    assert abs(region.start_zyx[0] - bottom) <= 1
+    assert region.cut_mm == region.start_zyx[0] * TRUNK_SPACING[0]
+    assert region.stop_zyx[0] == 85  # so flat an end is where the scan ends: no margin of air
+
+
+def test_above_the_shoulders_the_box_is_as_narrow_as_the_neck():
+    region = region_of(trunk(), -60)
+    assert region.size_zyx[2] * TRUNK_SPACING[2] == pytest.approx(80 + 20, abs=8)
+    assert region_of(trunk(), 0).size_zyx[2] * TRUNK_SPACING[2] == pytest.approx(160 + 20, abs=8)
+
+
+def test_without_lungs_nothing_is_cut():
+    region = region_of(trunk(lungs=False))
+    assert region.start_zyx[0] == 0
+    assert region.cut_mm == 0
+
+
+def test_air_table_and_a_cut_out_do_not_move_the_region():
+    image = trunk()
+    bare = region_of(image)
+    pads = ((5, 7), (11, 3), (6, 2))
+    before = tuple(a for a, _ in pads)
+    padded = np.pad(image, pads, constant_values=-1000)
+    padded[:, -2:] = 100  # a table, 6 mm thick
+    moved = region_of(padded, start=tuple(-a for a in before))
+    assert tuple(a - b for a, b in zip(moved.start_zyx, before, strict=True)) == bare.start_zyx
+    assert tuple(a - b for a, b in zip(moved.stop_zyx, before, strict=True)) == bare.stop_zyx
+
+    narrow = region_of(np.ascontiguousarray(image[:, 7:63, 15:85]), start=(0, 7, 15))
+    assert narrow.start_zyx[1] + 7 == bare.start_zyx[1]  # it reaches out of the scan
+    assert narrow.start_zyx[1] < 0
+    assert narrow.stop_zyx[2] + 15 == bare.stop_zyx[2]
+
+
+def test_cropping_adds_air_and_pasting_leaves_it_out():
+    image = np.ascontiguousarray(trunk()[:, 7:63, 15:85])
+    region = region_of(image)
+    part = region.crop(image)
+    assert part.shape == region.size_zyx
+    assert (part[:, 0] == -1000).all()
+    back = region.paste(part, image.shape)
+    inside = np.s_[region.start_zyx[0] : region.stop_zyx[0]]
+    np.testing.assert_array_equal(back[inside], image[inside])
+    assert (back[: region.start_zyx[0]] == 0).all()
+
+
+def test_a_scan_that_begins_at_the_lungs_is_refused():
+    with pytest.raises(ValueError, match="lungs begin 24 mm below the top .* give a scan that shows the neck"):
+        region_of(trunk()[: LUNG_TOP + 7])
+
+
+@pytest.mark.parametrize("seed", [2, 4])
+def test_a_phantom_with_a_chest_is_cut_where_the_phantom_without_ends(seed):
+    spacing = (5.0, 4.0, 4.0)
+    short = draw_phantom(seed, spacing_zyx_mm=spacing).volume
+    long = draw_phantom(seed, spacing_zyx_mm=spacing, extent_zyx_mm=(520.0, 330.0, 420.0)).volume
+    usual = find_region(short.array, short.geometry, -40)
+    cut = find_region(long.array, long.geometry, -40)
+    height, usual_height = (long.array.shape[0], short.array.shape[0])
+    assert usual.cut_mm == 0
+    assert cut.cut_mm > 200
+    assert abs((height - cut.start_zyx[0]) - usual_height) <= 4  # slices from the top of the scan
+    assert abs((height - cut.stop_zyx[0]) - (usual_height - usual.stop_zyx[0])) <= 1
+    assert abs(cut.size_zyx[2] - usual.size_zyx[2]) <= 2

@@ -1,0 +1,116 @@
+"""network_grid.py: whatever the orientation, the networks see the same image and labels find back to their voxels."""
+
+import numpy as np
+import pytest
+from scipy.spatial.transform import Rotation
+
+from data_preprocess.inference_transform import place_on_grid
+from tests.reorientation import ALL_48, reoriented
+from utils.config.preset import GridSettings
+from utils.imaging.geometry import Geometry
+from utils.io.volumes import Volume
+
+GRID = GridSettings(spacing_zyx_mm=(5.0, 4.0, 4.0), crop_size_vox=(8, 16, 12), roi_size_vox=(4, 8, 8))
+ORIGIN = (-40.3, 17.1, 250.9)
+
+
+def head(size=(24, 50, 36), spacing=(4.0, 2.5, 3.0), direction=None):
+    """An ellipsoid whose values grow towards the head, the back and the left, in air; and its half-axes."""
+    geometry = Geometry(size_zyx=size, spacing_zyx_mm=spacing, origin_xyz_mm=ORIGIN)
+    if direction is not None:
+        geometry = Geometry(size_zyx=size, spacing_zyx_mm=spacing, origin_xyz_mm=ORIGIN, direction=direction)
+    center = geometry.world_mm(tuple((n - 1) / 2 for n in size))
+    index = np.stack(np.meshgrid(*(np.arange(n) for n in size), indexing="ij"), -1).reshape(-1, 3)
+    matrix = geometry.index_to_world()
+    x, y, z = (index @ matrix[:, :3].T + matrix[:, 3] - center).T
+    inside = (z / 38) ** 2 + (y / 50) ** 2 + (x / 42) ** 2 < 1
+    values = np.where(inside, 40 + 2 * z + y + 0.5 * x, -1000)
+    return Volume(array=values.reshape(size).astype(np.int16), geometry=geometry)
+
+
+def region_labels(placed):
+    """A label of three layers of HU on the placed region."""
+    return np.digitize(placed.region_hu, (0, 50, 100)).astype(np.uint8)
+
+
+def test_there_are_48_orientations():
+    assert len(ALL_48) == 48
+
+
+@pytest.mark.parametrize(("order", "flips"), ALL_48)
+def test_every_orientation_is_the_same_image_and_gets_its_own_voxels_back(order, flips):
+    plain = head()
+    expected = place_on_grid(plain, GRID)
+    volume = reoriented(plain, order, flips)
+    placed = place_on_grid(volume, GRID)
+    np.testing.assert_array_equal(placed.image, expected.image)
+    label = placed.placement.to_ct(region_labels(placed))
+    np.testing.assert_array_equal(label, np.digitize(volume.array, (0, 50, 100)))
+    point, other = (p.placement.world_mm((3, 2, 1)) for p in (placed, expected))
+    np.testing.assert_allclose(point, other, atol=1e-6)
+
+
+@pytest.mark.parametrize("angles_deg", [(10, 0, 0), (0, 20, 0), (12, -25, 33), (44, 3, 0)])
+def test_an_oblique_scan_is_turned_to_the_axes_of_the_patient_and_back(angles_deg):
+    matrix = Rotation.from_euler("zyx", angles_deg, degrees=True).as_matrix()
+    volume = head((60, 66, 62), (2.0, 2.0, 2.0), direction=tuple(matrix.ravel().tolist()))
+    placed = place_on_grid(volume, GRID)
+    straight = place_on_grid(head((60, 66, 62), (2.0, 2.0, 2.0)), GRID)
+    assert "turned by" in placed.notes[0]
+    sizes = zip(placed.image.shape, straight.image.shape, strict=True)
+    assert all(abs(own - other) <= 3 for own, other in sizes)
+    label = placed.placement.to_ct((placed.region_hu > -300).astype(np.uint8))
+    truth = volume.array > -300
+    dice = 2 * np.sum((label > 0) & truth) / (np.sum(label) + np.sum(truth))
+    assert label.shape == volume.array.shape
+    assert dice > 0.97
+
+
+def test_probabilities_come_back_interpolated():
+    volume = head()
+    placed = place_on_grid(volume, GRID)
+    values = placed.placement.to_ct(placed.region_hu.astype(np.float32) / 1000)
+    assert values.dtype == np.float32
+    inside = volume.array > -300
+    np.testing.assert_allclose(values[inside], volume.array[inside] / 1000, atol=1e-6)
+
+
+@pytest.mark.parametrize("spacing", [(0.3, 2.0, 2.0), (6.0, 3.0, 2.0), (3.0, 0.6, 0.6)])
+def test_any_spacing_reaches_the_networks_spacing(spacing):
+    size = tuple(int(n / s) for n, s in zip((90.0, 110.0, 96.0), spacing, strict=True))
+    volume = head(size, spacing)
+    placed = place_on_grid(volume, GRID)
+    extent = np.multiply(placed.image.shape, GRID.spacing_zyx_mm)
+    np.testing.assert_allclose(extent, np.multiply(placed.region_hu.shape, spacing), atol=4)
+    np.testing.assert_allclose(extent, (76 + 20, 100 + 20, 84 + 20), atol=10)
+
+
+def test_one_thick_slice_is_enough():
+    volume = head((1, 50, 36), (6.0, 2.5, 3.0))
+    placed = place_on_grid(volume, GRID)
+    assert placed.region_hu.shape[0] == 1
+    assert placed.placement.to_ct(region_labels(placed)).shape == volume.array.shape
+
+
+@pytest.mark.parametrize("angle_deg", [0, 15])
+def test_added_air_is_known(angle_deg):
+    matrix = Rotation.from_euler("x", angle_deg, degrees=True).as_matrix()
+    full = head((40, 50, 36), (2.5, 2.5, 3.0), direction=tuple(matrix.ravel().tolist()))
+    narrow = Volume(
+        array=np.ascontiguousarray(full.array[:, 8:42]),
+        geometry=Geometry(
+            size_zyx=(40, 34, 36),
+            spacing_zyx_mm=(2.5, 2.5, 3.0),
+            origin_xyz_mm=full.geometry.world_mm((0, 8, 0)),
+            direction=full.geometry.direction,
+        ),
+    )
+    placed = place_on_grid(narrow, GRID)
+    scanned = placed.placement.scanned(placed.image.shape)
+    assert 0 < scanned.mean() < 1
+    back = np.linalg.inv(np.reshape(narrow.geometry.direction, (3, 3)))
+    for index in [(0, 0, 0), (5, 12, 11), (9, 20, 3), tuple(n - 1 for n in scanned.shape)]:
+        point = np.subtract(placed.placement.world_mm(index), narrow.geometry.origin_xyz_mm)
+        voxel = (back @ point)[::-1] / narrow.geometry.spacing_zyx_mm
+        within = all(-0.5 <= v <= n - 0.5 for v, n in zip(voxel, narrow.array.shape, strict=True))
+        assert scanned[index] == within

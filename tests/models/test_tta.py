@@ -1,0 +1,97 @@
+"""mirroring.py: the mean of both sides' answers, with left and right told apart."""
+
+from contextlib import nullcontext
+
+import pytest
+import torch
+from torch import nn
+
+from models.focusnet import FocusNet
+from models.oom_fallback import CautiousPredictor
+from models.predictor import Predictor
+from models.s_net import SNetOutput
+from models.tta import MirroringPredictor
+from utils.runtime.device import choose_compute
+
+SIZE = (9, 18, 13)
+LEFT, RIGHT = 6, 7
+"""Labels of the parotids."""
+
+
+class SidedSNet(nn.Module):
+    """Calls what is bright the left parotid in the window's left half (large x) and the right one in the other."""
+
+    def __init__(self):
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(()))
+
+    def forward(self, image):
+        x = torch.arange(image.shape[-1]) + 0.5 > image.shape[-1] / 2
+        logits = torch.zeros(len(image), 10, *image.shape[2:])
+        logits[:, 0] = 4 * (image[:, 0] < 0.5)
+        logits[:, LEFT] = 5 * (image[:, 0] >= 0.5) * x
+        logits[:, RIGHT] = 5 * (image[:, 0] >= 0.5) * ~x
+        return SNetOutput(logits=logits, features=image, stem=image)
+
+
+class SidedSOLNet(nn.Module):
+    """Warm at the brightest voxel: 0.8 for the left optic nerve, 0.4 for the right one, nothing for the chiasm."""
+
+    def forward(self, features):
+        warm = features.ge(1.9)
+        return torch.cat([0 * warm, 0.8 * warm, 0.4 * warm], dim=1)
+
+
+class FullSOSNet(nn.Module):
+    def forward(self, rois, organ_index):
+        return torch.full_like(rois[:, :1], 20.0)
+
+
+def predictor(preset, **parts):
+    network = FocusNet(preset, s_net=SidedSNet(), **parts).eval()
+    return CautiousPredictor(Predictor(network, preset, autocast=nullcontext()), choose_compute("cpu", "fp32"))
+
+
+@pytest.fixture
+def image():
+    """Dark, with a bright block in the left half and one very bright voxel in it."""
+    image = torch.full(SIZE, 0, dtype=torch.int16)
+    image[3:6, 5:9, 8:12] = 1000
+    image[4, 6, 9] = 2000
+    return image
+
+
+def test_a_mirrored_image_is_the_mirrored_answer_with_sides_swapped(image, tiny_preset):
+    mirroring = MirroringPredictor(predictor(tiny_preset))
+    answer, mirrored = mirroring.predict(image), mirroring.predict(image.flip(-1))
+    swapped = answer.probabilities.flip(-1)[[0, *(organ + 1 for organ in tiny_preset.mirrored_organs)]]
+    torch.testing.assert_close(mirrored.probabilities, swapped)
+
+
+def test_the_answer_is_the_mean_of_two(image, tiny_preset):
+    plain = predictor(tiny_preset)
+    one, other = plain.predict(image), plain.predict(image.flip(-1))
+    both = MirroringPredictor(plain).predict(image)
+    expected = (one.probabilities[LEFT] + other.probabilities[RIGHT].flip(-1)) / 2
+    torch.testing.assert_close(both.probabilities[LEFT], expected)
+    torch.testing.assert_close(both.probabilities.sum(dim=0), torch.ones(SIZE))
+
+
+def test_peaks_are_those_of_the_mean_heatmap(image, tiny_preset):
+    both = MirroringPredictor(predictor(tiny_preset, sol_net=SidedSOLNet(), sos_net=FullSOSNet())).predict(image)
+    nothing, left, right = both.small_organs
+    assert left.peak_vox == right.peak_vox == (4, 6, 9)
+    assert left.peak_value == pytest.approx(0.6)  # 0.8 as itself, 0.4 as its mirror image
+    assert right.peak_value == pytest.approx(0.6)
+    assert left.segmented
+    assert right.segmented
+    assert not nothing.segmented
+
+
+def test_no_peak_lies_outside_of_what_was_scanned(image, tiny_preset):
+    scanned = torch.ones(SIZE, dtype=torch.bool)
+    scanned[:, :, 9:] = False
+    parts = {"sol_net": SidedSOLNet(), "sos_net": FullSOSNet()}
+    assert predictor(tiny_preset, **parts).predict(image).small_organs[1].peak_value == pytest.approx(0.8)
+    assert predictor(tiny_preset, **parts).predict(image, scanned).small_organs[1].peak_value == 0
+    assert MirroringPredictor(predictor(tiny_preset, **parts)).predict(image, scanned).small_organs[1].peak_value == 0

@@ -1,0 +1,142 @@
+"""utils/config/preset.py: the shipped presets, and everything that can be wrong with one's own."""
+
+import pytest
+
+from utils.config.preset import CONFIG_FOLDER, load_preset, preset_from_table, preset_to_table
+
+PRESET_NAMES = sorted(path.stem for path in CONFIG_FOLDER.glob("*.toml"))
+
+
+def message_of(table, overrides):
+    with pytest.raises(ValueError, match="problem") as caught:
+        preset_from_table(table, "own.toml", overrides)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize("name", PRESET_NAMES)
+def test_every_shipped_preset_survives_a_round_trip(name):
+    preset = load_preset(name)
+    assert preset.name == name
+    assert preset_from_table(preset_to_table(preset), "round trip") == preset
+
+
+def test_the_pddca_preset_is_the_papers():
+    preset = load_preset("pddca")
+    assert preset.num_classes == 10
+    assert [preset.organ_names[i] for i in preset.small_organs] == ["chiasm", "optic_nerve_left", "optic_nerve_right"]
+    assert preset.grid.crop_size_vox == (40, 192, 192)
+    assert preset.grid.spacing_zyx_mm == (2.5, 1.0, 1.0)
+    assert [organ.focal_alpha for organ in preset.organs] == [1, 8, 1, 8, 8, 1, 1, 2, 2]
+    assert (preset.backbone.learning_rate, preset.backbone.decay_epochs) == (0.1, (200, 400))
+    assert preset.heatmap.sigma_vox == 5
+
+
+TCIA_HN = (
+    "Brain Brainstem Cochlea-Lt Cochlea-Rt Lacrimal-Lt Lacrimal-Rt Lens-Lt Lens-Rt Lung-Lt Lung-Rt Mandible "
+    "Optic-Nerve-Lt Optic-Nerve-Rt Orbit-Lt Orbit-Rt Parotid-Lt Parotid-Rt Spinal-Canal Spinal-Cord "
+    "Submandibular-Lt Submandibular-Rt"
+)
+HAN_SEG = (
+    "A_Carotid_L A_Carotid_R Arytenoid Bone_Mandible Brainstem BuccalMucosa Cavity_Oral Cochlea_L Cochlea_R "
+    "Cricopharyngeus Esophagus_S Eye_AL Eye_AR Eye_PL Eye_PR Glnd_Lacrimal_L Glnd_Lacrimal_R Glnd_Submand_L "
+    "Glnd_Submand_R Glnd_Thyroid Glottis Larynx_SG Lips OpticChiasm OpticNrv_L OpticNrv_R Parotid_L Parotid_R "
+    "Pituitary SpinalCord"
+)
+
+
+@pytest.mark.parametrize(("name", "structures", "count"), [("tcia_hn", TCIA_HN, 21), ("hanseg", HAN_SEG, 30)])
+def test_presets_of_public_data_know_all_their_structures(name, structures, count):
+    preset = load_preset(name)
+    for spelled in (structures, structures.replace("-", "_"), structures.upper()):
+        assert [preset.find_organ(structure) for structure in spelled.split()] == list(range(count))
+    sides = [organ for organ in preset.organ_names if organ.endswith(("_left", "_right"))]
+    assert sorted(sides) == sorted(organ for pair in preset.left_right_pairs for organ in pair)
+
+
+def test_mirroring_exchanges_partners_and_keeps_the_others():
+    preset = load_preset("pddca")
+    assert preset.mirrored_organs == (0, 1, 2, 4, 3, 6, 5, 8, 7)
+
+
+def test_organs_are_found_by_name_and_alias_however_written():
+    preset = load_preset("pddca")
+    assert preset.find_organ("OpticNerve_L") == 3
+    assert preset.find_organ("optic nerve left") == 3
+    assert preset.find_organ("BRAINSTEM") == 0
+    assert preset.find_organ("Parotid-R.") == 6
+    assert preset.find_organ("Larynx") is None
+
+
+def test_organs_are_found_by_their_names_in_clinics():
+    preset = load_preset("pddca")
+    assert preset.find_organ("Glnd_Submand_R") == 8
+    assert preset.find_organ("OpticNrv_L") == 3
+    assert preset.find_organ("Parotid_L+R") is None
+    parts = load_preset("pddca", ["organs.chiasm.aliases=['eye']", "organs.mandible.aliases=['orbit']"])
+    assert parts.find_organ("Eye") == 1
+    assert parts.find_organ("Globe") is None  # two organs lay claim to it
+
+
+def test_overrides_replace_single_values():
+    preset = load_preset("phantom", ["networks.width=2", "backbone.epochs=3", "networks.sos_input=image"])
+    assert (preset.networks.width, preset.backbone.epochs, preset.networks.sos_input) == (2.0, 3, "image")
+    assert preset.sol == load_preset("phantom").sol
+
+
+def test_a_preset_file_of_ones_own_is_named_by_its_path(tmp_path):
+    path = tmp_path / "mine.toml"
+    path.write_text((CONFIG_FOLDER / "phantom.toml").read_text())
+    assert load_preset(str(path)).name == "mine"
+
+
+def test_an_unknown_preset_is_answered_with_the_known_ones():
+    with pytest.raises(ValueError, match="pdca: no such preset; known are .*pddca.*phantom"):
+        load_preset("pdca")
+
+
+def test_all_problems_are_reported_together_with_file_and_key():
+    table = preset_to_table(load_preset("phantom"))
+    table["organs"]["chiasm"]["colour"] = 3
+    table["organs"]["mandible"] = "big"
+    del table["organs"]["brainstem"]["focal_alpha"]
+    del table["grid"]["crop_size_vox"]
+    table["loss"]["dice_weight"] = "much"
+    lines = message_of(table, ["backbone.epochs=1.5", "nonsense"]).splitlines()
+    assert lines[0] == "own.toml: 7 problem(s) in the configuration:"
+    assert {line.strip() for line in lines[1:]} == {
+        "--set nonsense: expected section.key=value",
+        "organs.brainstem.focal_alpha: missing key",
+        "organs.chiasm.colour: unknown key",
+        "organs.mandible: expected a section, got 'big'",
+        "grid.crop_size_vox: missing key",
+        "loss.dice_weight: expected float, got 'much'",
+        "backbone.epochs: expected int, got 1.5",
+    }
+
+
+@pytest.mark.parametrize(
+    ("override", "problem"),
+    [
+        ("grid.spacing_zyx_mm=[2.5,0,1]", "grid.spacing_zyx_mm: expected 0.01 to 100, got [2.5, 0.0, 1.0]"),
+        ("grid.roi_size_vox=[16,24,96]", "grid.roi_size_vox: [16, 24, 96] does not fit the crop [40, 80, 80]"),
+        ("intensity.clip_hu=[300,-100]", "intensity.clip_hu: expected [low, high], got [300.0, -100.0]"),
+        ("augmentation.zoom_z=[0,1]", "augmentation.zoom_z: expected 0.1 to 10, got [0.0, 1.0]"),
+        ("sampling.organ_share=1.5", "sampling.organ_share: expected 0 to 1, got 1.5"),
+        ("sol.validate_every=0", "sol.validate_every: expected at least 1, got 0"),
+        ("backbone.learning_rate=nan", "backbone.learning_rate: expected at least 0, got nan"),
+        ("left_right_pairs=[['chiasm','nose']]", "left_right_pairs: nose is not among the organs"),
+        ("left_right_pairs=[['chiasm','chiasm']]", "left_right_pairs: chiasm occurs twice"),
+        ("organs.parotid_left.small=true", "left_right_pairs: of parotid_left and parotid_right one is small"),
+        ("organs.chiasm.aliases=['mandible']", "its name or alias 'mandible' is also of"),
+        ("organs={}", "organs: expected 1 to 255 organs, got 0"),
+        ("organs.nose.small=true", "organs.nose.focal_alpha: missing key"),
+        ("organs.chiasm.name='nose'", "organs.chiasm.name: unknown key"),
+    ],
+)
+def test_contradictions_are_refused(override, problem):
+    assert problem in message_of(preset_to_table(load_preset("phantom")), [override])
+
+
+def test_a_preset_without_small_organs_is_possible():
+    names = ("chiasm", "optic_nerve_left", "optic_nerve_right")
+    assert load_preset("phantom", [f"organs.{name}.small=false" for name in names]).small_organs == ()

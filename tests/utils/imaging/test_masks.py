@@ -1,0 +1,83 @@
+"""utils/imaging/masks.py: masks keep their place when cropped, joined and resampled."""
+
+import numpy as np
+
+from utils.imaging.geometry import Geometry
+from utils.imaging.masks import crop_mask, empty_mask, join_masks, resample_mask
+
+GRID = Geometry(size_zyx=(6, 8, 10), spacing_zyx_mm=(3.0, 2.0, 1.0), origin_xyz_mm=(-5.0, 7.0, 11.0))
+
+
+def box(*ranges, grid=GRID):
+    voxels = np.zeros(grid.size_zyx, dtype=bool)
+    voxels[tuple(slice(*r) for r in ranges)] = True
+    return crop_mask(voxels, (0, 0, 0), grid)
+
+
+def whole(mask):
+    voxels = np.zeros(mask.geometry.size_zyx, dtype=bool)
+    voxels[tuple(slice(c, c + n) for c, n in zip(mask.corner_zyx, mask.voxels.shape, strict=True))] = mask.voxels
+    return voxels
+
+
+def test_cropping_keeps_every_voxel():
+    voxels = np.zeros(GRID.size_zyx, dtype=np.uint8)
+    voxels[0, 7, 3] = voxels[4, 2, 9] = 1
+    mask = crop_mask(voxels, (0, 0, 0), GRID)
+    assert (mask.corner_zyx, mask.voxels.shape) == ((0, 2, 3), (5, 6, 7))
+    np.testing.assert_array_equal(whole(mask), voxels)
+
+
+def test_a_mask_without_voxels_is_empty():
+    assert crop_mask(np.zeros(GRID.size_zyx), (0, 0, 0), GRID).voxels.shape == (0, 0, 0)
+
+
+def test_joined_masks_share_one_box():
+    first, second = join_masks(box((0, 2), (0, 2), (0, 2)), box((1, 3), (4, 5), (1, 2)))
+    assert first.shape == second.shape == (3, 5, 2)
+    assert (first.sum(), second.sum()) == (8, 2)
+    assert second[1:3, 4, 1].all()
+
+
+def test_an_empty_mask_joins_as_background():
+    filled, nothing = join_masks(box((1, 2), (3, 5), (4, 7)), empty_mask(GRID))
+    assert (filled.shape, filled.sum(), nothing.sum()) == ((1, 2, 3), 6, 0)
+    assert join_masks(empty_mask(GRID), empty_mask(GRID))[0].size == 0
+
+
+def test_resampling_onto_the_same_grid_changes_nothing():
+    mask = box((0, 3), (2, 8), (4, 5))
+    np.testing.assert_array_equal(whole(resample_mask(mask, GRID)), whole(mask))
+
+
+def test_resampling_onto_a_part_of_the_grid_cuts_and_shifts():
+    origin = GRID.world_mm((2, 3, 4))
+    part = Geometry(size_zyx=(4, 5, 6), spacing_zyx_mm=GRID.spacing_zyx_mm, origin_xyz_mm=origin)
+    mask = box((0, 4), (2, 6), (3, 6))
+    np.testing.assert_array_equal(whole(resample_mask(mask, part)), whole(mask)[2:, 3:, 4:])
+
+
+def test_resampling_onto_flipped_axes_flips():
+    flipped = Geometry(
+        size_zyx=GRID.size_zyx,
+        spacing_zyx_mm=GRID.spacing_zyx_mm,
+        origin_xyz_mm=GRID.world_mm((0, 7, 9)),
+        direction=(-1.0, 0.0, 0.0, 0.0, -1.0, 0.0, 0.0, 0.0, 1.0),
+    )
+    mask = box((0, 4), (2, 6), (3, 6))
+    np.testing.assert_array_equal(whole(resample_mask(mask, flipped)), np.flip(whole(mask), (1, 2)))
+
+
+def test_resampling_onto_finer_voxels_rounds_the_corners_alone():
+    fine = Geometry(
+        size_zyx=(12, 16, 20), spacing_zyx_mm=(1.5, 1.0, 0.5), origin_xyz_mm=GRID.world_mm((-0.25, -0.25, -0.25))
+    )
+    mask = box((1, 4), (2, 6), (3, 8))
+    expected = np.kron(whole(mask), np.ones((2, 2, 2), dtype=bool))
+    expected[np.ix_((2, 7), (4, 11), (6, 15))] = False  # there the interpolated mask is (3/4)^3 < 1/2
+    np.testing.assert_array_equal(whole(resample_mask(mask, fine)), expected)
+
+
+def test_what_lies_outside_of_the_target_is_lost():
+    far = Geometry(size_zyx=(3, 3, 3), spacing_zyx_mm=(1.0, 1.0, 1.0), origin_xyz_mm=(500.0, 0.0, 0.0))
+    assert not resample_mask(box((1, 4), (2, 6), (3, 8)), far).voxels.size

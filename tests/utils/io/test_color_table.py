@@ -1,0 +1,31 @@
+"""utils/io/color_table.py: names and colors for viewers."""
+
+import pytest
+
+from utils.config.preset import load_preset
+from utils.io.color_table import COLOR_TABLE_NAME, read_color_table, segment_metadata, write_color_table
+
+PRESET = load_preset("pddca")
+
+
+def test_color_table_lists_every_label_once(tmp_path):
+    write_color_table(tmp_path, PRESET)
+    lines = (tmp_path / COLOR_TABLE_NAME).read_text().splitlines()
+    assert lines[1:4] == ["0 background 0 0 0 0", "1 brainstem 64 160 255 255", "2 chiasm 255 80 255 255"]
+    assert len(lines) == 1 + PRESET.num_classes
+    assert read_color_table(tmp_path / COLOR_TABLE_NAME) == PRESET.organ_names
+
+
+def test_a_color_table_with_gaps_is_refused(tmp_path):
+    path = tmp_path / COLOR_TABLE_NAME
+    path.write_text("# Color table\n0 background 0 0 0 0\n2 chiasm 255 80 255 255\n")
+    with pytest.raises(ValueError, match=r"organs\.ctbl: expected lines"):
+        read_color_table(path)
+
+
+def test_segment_fields_name_value_and_color():
+    fields = segment_metadata(PRESET)
+    assert fields["Segment1_Name"] == "chiasm"
+    assert fields["Segment1_LabelValue"] == "2"
+    assert fields["Segment1_Color"] == "1.0000 0.3137 1.0000"
+    assert sum(key.endswith("_ID") for key in fields) == 9

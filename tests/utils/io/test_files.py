@@ -1,0 +1,90 @@
+"""utils/io/files.py: complete or not at all."""
+
+import pytest
+
+from utils.io.files import read_json, replace_atomically, require_safe_name, write_json, write_text
+
+
+def names_in(folder):
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_a_file_appears_when_complete_with_its_folder(tmp_path):
+    path = tmp_path / "new" / "a.json"
+    with replace_atomically(path) as partial:
+        partial.write_text("half")
+        assert not path.exists()
+        partial.write_text("whole")
+    assert path.read_text() == "whole"
+    assert names_in(path.parent) == ["a.json"]
+
+
+@pytest.mark.parametrize("failure", [RuntimeError, KeyboardInterrupt])
+def test_a_failure_in_the_middle_leaves_the_old_file(tmp_path, failure):
+    path = tmp_path / "a.txt"
+    path.write_text("old")
+
+    def write_half():
+        with replace_atomically(path) as partial:
+            partial.write_text("half of the n")
+            raise failure
+
+    with pytest.raises(failure):
+        write_half()
+    assert path.read_text() == "old"
+    assert names_in(tmp_path) == ["a.txt"]
+
+
+def test_a_folder_is_replaced_as_a_whole(tmp_path):
+    path = tmp_path / "case"
+    path.mkdir()
+    (path / "old.npy").write_text("old")
+    with replace_atomically(path) as partial:
+        partial.mkdir()
+        (partial / "new.npy").write_text("new")
+        assert names_in(path) == ["old.npy"]
+    assert names_in(path) == ["new.npy"]
+    assert names_in(tmp_path) == ["case"]
+
+
+def test_a_failure_in_a_folder_leaves_nothing(tmp_path):
+    def write_half():
+        with replace_atomically(tmp_path / "case") as partial:
+            partial.mkdir()
+            (partial / "image.npy").write_text("half")
+            raise OSError("disk full")
+
+    with pytest.raises(OSError, match="disk full"):
+        write_half()
+    assert names_in(tmp_path) == []
+
+
+def test_the_temporary_name_keeps_the_suffix_that_writers_look_at(tmp_path):
+    with replace_atomically(tmp_path / "a.nii.gz", suffix=".nii.gz") as partial:
+        assert partial.name.endswith(".nii.gz")
+        partial.write_text("x")
+
+
+def test_json_round_trip_and_errors(tmp_path):
+    path = tmp_path / "a.json"
+    write_json(path, {"größe": [1, 2.5], "none": None})
+    assert read_json(path) == {"größe": [1, 2.5], "none": None}
+    with pytest.raises(ValueError, match=r"b\.json: no such file"):
+        read_json(tmp_path / "b.json")
+    write_text(path, '{"a": 1')
+    with pytest.raises(ValueError, match=r"a\.json: is not valid JSON"):
+        read_json(path)
+    write_text(path, "[1]")
+    with pytest.raises(ValueError, match=r"a\.json: expected a JSON object, got a list"):
+        read_json(path)
+
+
+@pytest.mark.parametrize("name", ["pt_1", "HN 042", "ünï", "a.b", "0522c0001"])
+def test_names_of_cases_are_taken_as_they_are(name):
+    assert require_safe_name(name, "splits.json") == name
+
+
+@pytest.mark.parametrize("name", ["", ".", "..", "../a", "/a", "a/../b", "a\\..\\b", "a\x00b", "a\nb", ".a", None, 3])
+def test_what_could_lead_elsewhere_is_refused(name):
+    with pytest.raises(ValueError, match="splits.json: .* is no name of a case"):
+        require_safe_name(name, "splits.json")

@@ -1,0 +1,126 @@
+"""cohort.py, shards.py, read_ahead.py, case_output.py: what a cohort needs around a single case."""
+
+import csv
+import threading
+import time
+
+import numpy as np
+import pytest
+
+from utils.imaging.geometry import Geometry
+from utils.io.files import write_json
+from utils.io.volumes import Volume, read_volume
+from utils.reporting.output_files import OutputFiles, finished_report, write_summary
+from utils.runtime.command_line import Shard
+from utils.runtime.prefetch import read_ahead
+
+RUN = {"ct": "in/pt.nii.gz", "settings": {"overlap": 0.25, "checkpoint_sha256": "ab"}}
+
+
+@pytest.fixture
+def files(tmp_path):
+    return OutputFiles(folder=tmp_path, case_id="pt", format="nii.gz")
+
+
+def test_a_case_is_done_with_the_same_ct_and_settings_only(files):
+    assert finished_report(files, RUN) is None
+    write_json(files.report, {**RUN, "organs": {}})
+    assert finished_report(files, RUN) is None  # the label map is missing
+    files.label.write_bytes(b"")
+    assert finished_report(files, RUN) == {**RUN, "organs": {}}
+    assert finished_report(files, {**RUN, "ct": "elsewhere/pt.nii.gz"}) is None
+    assert finished_report(files, {**RUN, "settings": {**RUN["settings"], "overlap": 0.5}}) is None
+    files.report.write_text("{ half")
+    assert finished_report(files, RUN) is None
+
+
+def test_remains_of_a_killed_run_are_removed_and_other_cases_are_not(files, tmp_path):
+    for name in ("pt.json", ".pt.nii.gz.77.partial.nii.gz", ".pt.json.77.partial", ".pt.png.5.partial.png"):
+        (tmp_path / name).write_text("")
+    kept = {"pt_2.json", ".pt_2.nii.gz.77.partial.nii.gz", "pt.nii.gz"}
+    for name in kept:
+        (tmp_path / name).write_text("")
+    files.remove_remains()
+    assert {path.name for path in tmp_path.iterdir()} == kept
+
+
+def test_masks_are_one_file_per_organ(files, tiny_preset):
+    label = np.zeros((4, 5, 6), dtype=np.uint8)
+    label[1, 2, 3] = 3
+    geometry = Geometry(size_zyx=(4, 5, 6), spacing_zyx_mm=(3.0, 2.0, 1.0), origin_xyz_mm=(1.0, 2.0, 3.0))
+    files.write_masks(Volume(array=label, geometry=geometry), tiny_preset)
+    assert {path.name for path in files.masks.iterdir()} == {f"{name}.nii.gz" for name in tiny_preset.organ_names}
+    mandible = read_volume(files.masks / "mandible.nii.gz")
+    np.testing.assert_array_equal(mandible.array, label == 3)
+    assert mandible.geometry.matches(geometry)
+    assert not read_volume(files.masks / "chiasm.nii.gz").array.any()
+
+
+def test_half_written_masks_never_get_their_name(files, tiny_preset):
+    geometry = Geometry(size_zyx=(1, 1, 1), spacing_zyx_mm=(1.0, 1.0, 1.0))
+
+    def break_off():
+        yield np.zeros((1, 1, 1), dtype=np.float32)
+        raise OSError("No space left on device")
+
+    with pytest.raises(OSError, match="No space left"):
+        files.write_probabilities(break_off(), geometry, tiny_preset)
+    assert list(files.folder.iterdir()) == []
+
+
+def test_the_summary_has_a_row_per_organ_and_one_per_failure(tmp_path, tiny_preset):
+    organ = {"num_voxels": 5, "volume_ml": 0.25, "components": 2, "center_xyz_mm": [1.5, -2.0, 3.0], "peak": 0.75}
+    missing = {"num_voxels": 0, "volume_ml": 0.0, "components": 0, "flags": ["not found"]}
+    organs = dict.fromkeys(tiny_preset.organ_names, missing)
+    organs["chiasm"] = {**organ, "flags": ["low confidence", "implausible shape"]}
+    write_summary(tmp_path / "summary.csv", {"b": {"organs": organs}}, {"a": "is truncated, really"}, tiny_preset)
+    rows = list(csv.DictReader((tmp_path / "summary.csv").open()))
+    assert [(row["case"], row["organ"]) for row in rows] == [("a", ""), *(("b", n) for n in tiny_preset.organ_names)]
+    assert rows[0]["flags"] == "failed: is truncated, really"
+    chiasm = rows[1 + tiny_preset.organ_names.index("chiasm")]
+    assert (chiasm["num_voxels"], chiasm["components"], chiasm["x_mm"], chiasm["y_mm"]) == ("5", "2", "1.5", "-2")
+    assert (chiasm["peak"], chiasm["plausibility"]) == ("0.75", "")
+    assert chiasm["flags"] == "low confidence; implausible shape"
+
+
+def test_shards_share_the_cases_out():
+    cases = [f"case_{i}" for i in range(10)]
+    parts = [Shard.parse(f"{i}/3").of(cases) for i in (1, 2, 3)]
+    assert sorted(sum(parts, [])) == cases
+    assert [len(part) for part in parts] == [4, 3, 3]
+    assert Shard.parse("1/1").of(cases) == cases
+    assert (Shard.parse("2/8").suffix, Shard.parse("1/1").suffix) == ("_2of8", "")
+
+
+@pytest.mark.parametrize("text", ["", "3", "0/2", "3/2", "a/b", "-1/2", "1/0", "1.5/2", "1/2/3"])
+def test_a_shard_that_is_none_is_refused(text):
+    with pytest.raises(ValueError, match="expected i/n with i from 1 to n"):
+        Shard.parse(text)
+
+
+def test_the_next_item_is_read_while_the_current_one_is_used():
+    reading = [threading.Event() for _ in range(4)]
+    results = read_ahead(range(4), lambda item: reading[item].set() or item * item)
+    for item, future in results:
+        assert future.result() == item * item
+        if item + 1 < 4:
+            assert reading[item + 1].wait(timeout=10)
+        if item + 2 < 4:
+            time.sleep(0.01)
+            assert not reading[item + 2].is_set()
+
+
+def test_what_reading_raises_belongs_to_its_item():
+    def work(item):
+        if item == 1:
+            raise ValueError("bad scan")
+        return item
+
+    seen = []
+    for item, future in read_ahead(range(3), work):
+        try:
+            seen.append((item, future.result()))
+        except ValueError as error:
+            seen.append((item, str(error)))
+    assert seen == [(0, 0), (1, "bad scan"), (2, 2)]
+    assert list(read_ahead([], work)) == []

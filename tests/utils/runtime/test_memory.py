@@ -1,0 +1,51 @@
+"""Tests of utils/runtime/memory.py."""
+
+import multiprocessing
+import platform
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from utils.runtime.memory import peak_memory_gib, peak_ram_gib
+
+
+def test_memory_in_use_counts():
+    before = peak_memory_gib()["ram"]
+    block = np.ones(2**28, dtype=np.uint8)
+    assert peak_memory_gib()["ram"] >= max(0.25, before)
+    del block
+    assert peak_memory_gib()["ram"] >= 0.25
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells the two apart")
+def test_a_new_process_does_not_begin_with_the_peak_of_its_parent():
+    block = np.ones(2**30, dtype=np.uint8)
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        assert pool.apply(peak_ram_gib) < 0.9 < peak_ram_gib()
+    del block
+
+
+COUNT_FAULTS = """
+import resource, sys
+import numpy as np
+from utils.runtime.memory import keep_freed_memory
+if sys.argv[1] != "default":
+    keep_freed_memory()  # as every script begins
+    assert keep_freed_memory(limit_mib=int(sys.argv[1]) if sys.argv[1] != "keep" else None)
+np.ones(2**24)
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+for _ in range(10):
+    np.ones(2**24)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another C library than glibc")
+@pytest.mark.parametrize(
+    ("way", "touches_new_pages"), [("default", True), ("keep", False), ("129", False), ("128", True)]
+)
+def test_the_second_allocation_of_128_mib_touches_no_new_page_where_it_is_kept(way, touches_new_pages):
+    run = subprocess.run([sys.executable, "-c", COUNT_FAULTS, way], capture_output=True, check=True)
+    assert (int(run.stdout) > 100) == touches_new_pages  # one for each page, or for each huge page, of 1.25 GiB

@@ -1,0 +1,78 @@
+"""utils/training/run.py and utils/training/run.py: the command line of training, and the run folder."""
+
+from dataclasses import asdict
+from pathlib import Path
+
+import pytest
+import torch
+
+from utils.training.run import TrainingOptions, open_run, parse_training_options
+
+REQUIRED = ["--cases", "cases", "--run", "run"]
+
+
+def parse(*arguments, adversarial=False):
+    return parse_training_options("Train.", [*REQUIRED, *arguments], adversarial=adversarial)
+
+
+def test_defaults_are_those_of_the_dataclass():
+    assert asdict(parse()) == asdict(TrainingOptions(cases=Path("cases"), run=Path("run")))
+
+
+def test_options_may_be_repeated():
+    options = parse("--init-from", "a.pt", "--init-from", "b.pt", "--set", "a.b=1", "--set", "c.d=2", "--resume")
+    assert options.init_from == [Path("a.pt"), Path("b.pt")]
+    assert options.set == ["a.b=1", "c.d=2"]
+    assert options.resume
+
+
+def test_only_the_adversarial_stage_takes_an_autoencoder():
+    assert parse("--autoencoder", "a.pt", adversarial=True).autoencoder == Path("a.pt")
+    with pytest.raises(SystemExit):
+        parse("--autoencoder", "a.pt", adversarial=False)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        ["--epochs", "0"],
+        ["--max-steps", "-1"],
+        ["--batch-size", "1.5"],
+        ["--seed", "-1"],
+        ["--workers", "-1"],
+        ["--workers", "²"],
+        ["--precision", "fp8"],
+        ["--epochs", "2", "--max-steps", "3"],
+        ["--accumulate", "0"],
+        ["--keep-last", "0"],
+        ["--max-minutes", "soon"],
+        ["--max-minutes", "-1"],
+        ["--max-minutes", "nan"],
+        ["--cross-validation", "0/5"],
+        ["--cross-validation", "6/5"],
+        ["--cross-validation", "1/1"],
+        ["--cross-validation", "3"],
+    ],
+)
+def test_impossible_values_are_refused_with_status_2(wrong, capsys):
+    with pytest.raises(SystemExit) as caught:
+        parse(*wrong)
+    assert caught.value.code == 2
+    assert wrong[0] in capsys.readouterr().err
+
+
+def test_a_run_folder_is_neither_overwritten_nor_made_up(tmp_path):
+    fresh = TrainingOptions(cases=tmp_path, run=tmp_path / "run", device="cpu", precision="fp32", seed=5)
+    run = open_run(fresh, {"train": ["a"]})
+    assert torch.initial_seed() == 5
+    assert (run.ranks.count, run.compute.precision, run.splits) == (1, "fp32", {"train": ["a"]})
+    assert not fresh.run.exists()
+
+    resumed = TrainingOptions(**asdict(fresh) | {"resume": True})
+    with pytest.raises(ValueError, match="run: nothing to resume, there is no last.pt; start without --resume"):
+        open_run(resumed, {})
+    fresh.run.mkdir()
+    (fresh.run / "last.pt").write_text("")
+    with pytest.raises(ValueError, match="run: already holds a run; continue it with --resume"):
+        open_run(fresh, {})
+    assert open_run(resumed, {}).options.resume

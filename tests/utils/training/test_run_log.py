@@ -1,0 +1,70 @@
+"""utils/training/run_log.py: what a run folder records."""
+
+import csv
+import json
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from utils.config.preset import load_preset, preset_from_table
+from utils.training.run import TrainingOptions
+from utils.training.run_log import RunLog, write_configuration
+
+
+def read_rows(folder):
+    with (folder / "metrics.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_columns_that_come_later_are_empty_before(tmp_path):
+    log = RunLog(tmp_path)
+    log.add_epoch(0, {"loss": 0.5}, seconds=2.5)
+    log.add_epoch(1, {"loss": 1 / 3, "dice": 0.75}, seconds=3)
+    log.close()
+    assert read_rows(tmp_path) == [
+        {"epoch": "0", "loss": "0.5", "dice": ""},
+        {"epoch": "1", "loss": "0.333333", "dice": "0.75"},
+    ]
+    assert (tmp_path / "timing.csv").read_text() == "epoch,seconds\n0,2.5\n1,3\n"
+
+
+def test_resuming_drops_what_the_interrupted_run_recorded_later(tmp_path):
+    log = RunLog(tmp_path)
+    for epoch, loss in enumerate((0.5, 0.4, 0.3)):
+        log.add_epoch(epoch, {"loss": loss, **({"dice": 0.7} if epoch == 0 else {})}, seconds=1)
+    log.close()
+    resumed = RunLog(tmp_path, first_epoch=1)
+    resumed.add_epoch(1, {"loss": 0.25}, seconds=1)
+    resumed.close()
+    assert [(row["epoch"], row["loss"], row["dice"]) for row in read_rows(tmp_path)] == [
+        ("0", "0.5", "0.7"),
+        ("1", "0.25", ""),
+    ]
+    events = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
+    assert [(event.step, round(event.value, 6)) for event in events.Scalars("loss")] == [(0, 0.5), (1, 0.25)]
+
+
+def test_the_newest_picture_lies_in_the_folder(tmp_path):
+    log = RunLog(tmp_path)
+    for value in (10, 200):
+        log.add_picture(0, np.full((4, 6, 3), value, dtype=np.uint8))
+    log.close()
+    picture = np.asarray(Image.open(tmp_path / "validation.png"))
+    assert picture.shape == (4, 6, 3)
+    assert (picture == 200).all()
+
+
+def test_the_configuration_repeats_a_run(tmp_path):
+    preset = load_preset("phantom", ["networks.width=0.25"])
+    options = TrainingOptions(cases=Path("cases"), run=tmp_path, init_from=[Path("a.pt")], seed=7)
+    splits = {"train": ["a", "b"], "val": ["c"], "test": []}
+    write_configuration(tmp_path, stage="sol", preset=preset, options=vars(options), splits=splits)
+    content = json.loads((tmp_path / "config.json").read_text())
+    assert preset_from_table(content["preset"], "config.json") == preset
+    assert content["splits"] == splits
+    assert (content["stage"], content["options"]["seed"]) == ("sol", 7)
+    assert content["options"]["init_from"] == ["a.pt"]
+    assert set(content["versions"]) == {"python", "torch", "numpy"}
+    assert content["git_commit"]

@@ -1,0 +1,107 @@
+"""utils/training/step_loader.py: samples from any step on, through dying workers and unreadable samples."""
+
+import logging
+import os
+import signal
+import time
+from typing import NamedTuple
+
+import pytest
+import torch
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from utils.training.step_loader import MAX_DEATHS, Feed, start_worker
+
+NUM_SAMPLES = 12
+
+
+class Item(NamedTuple):
+    value: torch.Tensor
+
+
+class Numbers(Dataset):
+    """Item i is i; a file says which item kills or fails the process that reads it."""
+
+    def __init__(self, folder):
+        self.folder = folder
+
+    def __getitem__(self, index):
+        deadly, broken = self.folder / f"kill_{index}", self.folder / f"fail_{index}"
+        if deadly.exists():
+            deadly.unlink()
+            time.sleep(0.2)  # what was read before arrives
+            os.kill(os.getpid(), signal.SIGKILL)
+        if broken.exists():
+            raise ValueError(f"item {index} is gone; look for it")
+        return Item(torch.tensor(index))
+
+
+class Epochs(Sampler):
+    epoch = skip = 0
+
+    def __iter__(self):
+        return iter(range(self.epoch * NUM_SAMPLES + self.skip, (self.epoch + 1) * NUM_SAMPLES))
+
+    def __len__(self):
+        return NUM_SAMPLES
+
+
+def feed(folder, workers=0, batches_per_step=1):
+    def make():
+        return DataLoader(
+            Numbers(folder),
+            batch_size=2,
+            sampler=Epochs(),
+            num_workers=workers,
+            persistent_workers=workers > 0,
+            worker_init_fn=start_worker,
+        )
+
+    return Feed(make, batches_per_step)
+
+
+def values(steps):
+    return [[sample.value.tolist() for sample in samples] for samples in steps]
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_an_epoch_goes_on_at_any_step(workers, tmp_path):
+    source = feed(tmp_path, workers, batches_per_step=3)
+    assert source.steps_per_epoch == 2
+    assert values(source.steps(0, 0)) == [[[0, 1], [2, 3], [4, 5]], [[6, 7], [8, 9], [10, 11]]]
+    assert values(source.steps(1, 1)) == [[[18, 19], [20, 21], [22, 23]]]
+    assert values(source.steps(1, 2)) == []
+
+
+def test_an_epoch_left_in_its_middle_does_not_disturb_the_next(tmp_path):
+    source = feed(tmp_path, workers=1)
+    next(source.steps(0, 0))
+    assert values(source.steps(3, 4)) == [[[44, 45]], [[46, 47]]]
+
+
+def test_a_worker_that_dies_is_replaced_and_no_sample_is_lost_or_seen_twice(tmp_path, caplog):
+    (tmp_path / "kill_5").touch()
+    with caplog.at_level(logging.WARNING):
+        seen = values(feed(tmp_path, workers=2).steps(0, 0))
+    assert seen == [[[i, i + 1]] for i in range(0, NUM_SAMPLES, 2)]
+    assert "DataLoader worker" in caplog.text
+    assert "read again by new workers" in caplog.text
+
+
+def test_workers_that_keep_dying_stop_the_run(tmp_path, monkeypatch):
+    monkeypatch.setattr("pathlib.Path.unlink", lambda *_: None)  # the item stays deadly
+    monkeypatch.setattr("utils.training.step_loader.MAX_DEATHS", 0)
+    (tmp_path / "kill_5").touch()
+    assert MAX_DEATHS > 0
+    with pytest.raises(ValueError, match="workers that read crops died 1 times.*Use fewer --workers"):
+        values(feed(tmp_path, workers=1).steps(0, 0))
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_what_cannot_be_read_is_one_line(workers, tmp_path):
+    (tmp_path / "fail_3").touch()
+    steps = feed(tmp_path, workers).steps(0, 0)
+    assert next(steps)[0].value.tolist() == [0, 1]
+    with pytest.raises(ValueError, match="item 3 is gone") as caught:
+        next(steps)
+    assert str(caught.value) == "item 3 is gone; look for it"

@@ -1,0 +1,263 @@
+"""utils/training/trainer.py: the loop, on a network of one weight."""
+
+import csv
+import logging
+import math
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from utils.config.preset import load_preset
+from utils.io.checkpoint import read_checkpoint
+from utils.runtime.device import Compute
+from utils.runtime.distributed import Ranks
+from utils.training.run import TrainingOptions, TrainingRun
+from utils.training.stage import LossStage, Validation
+from utils.training.step_loader import Feed
+from utils.training.trainer import NUM_TRIAL_CASES, Trainer
+
+STEPS_PER_EPOCH = 3
+CPU = Compute(device=torch.device("cpu"), precision="fp32")
+
+
+class Sample(NamedTuple):
+    x: torch.Tensor
+    case_id: str
+    index: int
+
+
+class Numbers(Dataset):
+    """Item i is a number that depends on i alone."""
+
+    def __getitem__(self, index):
+        return Sample(x=torch.tensor([math.sin(index + 1)]), case_id=str(index), index=index)
+
+
+class Epochs(Sampler):
+    """As data_preprocess.dataset.EpochSampler."""
+
+    epoch = skip = 0
+
+    def __iter__(self):
+        return iter(range(self.epoch * STEPS_PER_EPOCH + self.skip, (self.epoch + 1) * STEPS_PER_EPOCH))
+
+    def __len__(self):
+        return STEPS_PER_EPOCH
+
+
+class Part(nn.Module):
+    """A weight and batch statistics."""
+
+    def __init__(self):
+        super().__init__()
+        self.scale = nn.Linear(1, 1)
+        self.norm = nn.BatchNorm1d(1)
+
+    def forward(self, x):
+        return self.scale(x) + self.norm(x)
+
+
+class ToyStage(LossStage):
+    """Part "learner" follows part "teacher" with noise from the global random state."""
+
+    name = "toy"
+    trained = ("learner",)
+
+    def __init__(self, preset, scores=()):
+        torch.manual_seed(0)
+        parts = {"teacher": Part(), "learner": Part()}
+        super().__init__(preset, parts, prepare=self.draw, validate=self.measure)
+        self.scores = list(scores)
+        self.history = []
+        self.loss_factor = 1.0
+
+    def draw(self, sample):
+        self.history.append(("step", *sample.case_id))
+        return sample.x.repeat(4, 1) + torch.rand(4, 1)
+
+    def measure(self, num_cases):
+        assert not any(part.training for part in self.parts.values())
+        self.history.append(("validation", num_cases))
+        score = self.scores.pop(0) if self.scores else 0.0
+        return Validation(score=score, metrics={"dice": score}, picture=np.zeros((2, 3, 3), np.uint8))
+
+    def training_step(self, batch):
+        assert self.live["learner"].training
+        assert not self.live["teacher"].training
+        error = (self.live["learner"](batch) - self.live["teacher"](batch)).square().mean()
+        return {"loss": self.loss_factor * error, "error": error}
+
+
+SCHEDULE = ("backbone.validation_cases=5", "backbone.validate_every=2", "backbone.epochs=4")
+
+
+@pytest.fixture(scope="module")
+def preset():
+    return load_preset("phantom", SCHEDULE)
+
+
+def build(folder, preset, stage=None, **options):
+    stage = stage or ToyStage(preset)
+    given = TrainingOptions(cases=folder, run=folder / "run", device="cpu", precision="fp32", **options)
+    run = TrainingRun(options=given, splits={}, compute=CPU, ranks=Ranks())
+    feed = Feed(lambda: DataLoader(Numbers(), sampler=Epochs(), batch_size=1), given.accumulate)
+    return Trainer(stage, feed, preset.backbone, run)
+
+
+def weights_of(part):
+    return {key: value.clone() for key, value in part.state_dict().items()}
+
+
+def assert_same_state(left, right):
+    assert left.keys() == right.keys()
+    for key, value in left.items():
+        if isinstance(value, dict):
+            assert_same_state(value, right[key])
+        elif torch.is_tensor(value):
+            assert torch.equal(value, right[key]), key
+        else:
+            assert value == right[key], key
+
+
+def rows_of(folder):
+    with (folder / "run" / "metrics.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_two_trial_cases_are_validated_before_the_first_step_and_then_as_scheduled(tmp_path, preset):
+    stage = ToyStage(preset)
+    build(tmp_path, preset, stage, epochs=3).fit()
+    names = [name for name, _ in stage.history]
+    assert names == ["validation", *["step"] * 6, "validation", *["step"] * 3, "validation"]
+    assert [count for name, count in stage.history if name == "validation"] == [NUM_TRIAL_CASES, 5, 5]
+    steps = [drawn for name, drawn in stage.history if name == "step"]
+    assert steps == [str(step) for step in range(9)]  # no sample is seen twice
+
+
+def test_a_failing_validation_stops_before_the_first_step(tmp_path, preset):
+    stage = ToyStage(preset)
+    stage.validate = lambda num_cases: 1 // 0
+    with pytest.raises(ZeroDivisionError):
+        build(tmp_path, preset, stage).fit()
+    assert stage.history == []
+    assert not (tmp_path / "run" / "last.pt").exists()
+
+
+def test_frozen_parts_do_not_change_by_a_bit(tmp_path, preset):
+    stage = ToyStage(preset)
+    before = {name: weights_of(part) for name, part in stage.parts.items()}
+    build(tmp_path, preset, stage, max_steps=2).fit()
+    assert_same_state(weights_of(stage.parts["teacher"]), before["teacher"])
+    assert not torch.equal(stage.parts["learner"].scale.weight, before["learner"]["scale.weight"])
+    assert not torch.equal(stage.parts["learner"].norm.running_mean, before["learner"]["norm.running_mean"])
+    assert not any(parameter.requires_grad for parameter in stage.parts["teacher"].parameters())
+
+
+def test_the_best_checkpoint_is_that_of_the_highest_score(tmp_path, preset):
+    stage = ToyStage(preset, scores=[0.9, 0.3, 0.2])  # of the trial, which chooses nothing, of epoch 2 and 4
+    build(tmp_path, preset, stage).fit()
+    best, last = (read_checkpoint(tmp_path / "run" / name) for name in ("best.pt", "last.pt"))
+    assert last["state"]["best_score"] == 0.3
+    assert (last["state"]["epoch"], last["state"]["step"]) == (4, 12)
+    assert best["state"] == {}
+    assert not torch.equal(best["parts"]["learner"]["scale.weight"], last["parts"]["learner"]["scale.weight"])
+
+
+def test_metrics_hold_means_of_the_epoch_and_the_validation(tmp_path, preset):
+    build(tmp_path, preset, ToyStage(preset, scores=[0, 0.5]), epochs=2).fit()
+    first, second = rows_of(tmp_path)
+    assert (first["epoch"], first["step"], first["dice"]) == ("0", "3", "")
+    assert (second["epoch"], second["step"], second["dice"], second["score"]) == ("1", "6", "0.5", "0.5")
+    assert float(first["loss"]) == float(first["error"]) > 0
+
+
+class PowerCutError(Exception):
+    """What ends a run in the middle of an epoch."""
+
+
+@pytest.mark.parametrize("epochs_done", [1, 2, 3])
+def test_resumed_is_uninterrupted_bit_for_bit(epochs_done, tmp_path, preset):
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    build(whole, preset).fit()
+
+    stage = ToyStage(preset)
+    step = stage.training_step
+
+    def fail_in_the_next_epoch(batch):
+        if len([name for name, _ in stage.history if name == "step"]) > epochs_done * STEPS_PER_EPOCH + 1:
+            raise PowerCutError
+        return step(batch)
+
+    stage.training_step = fail_in_the_next_epoch
+    with pytest.raises(PowerCutError):
+        build(cut, preset, stage).fit()
+    assert read_checkpoint(cut / "run" / "last.pt")["state"]["epoch"] == epochs_done
+
+    torch.manual_seed(99)
+    build(cut, preset, resume=True).fit()
+    for name in ("last.pt", "best.pt"):
+        left, right = (read_checkpoint(folder / "run" / name) for folder in (whole, cut))
+        assert_same_state(left["parts"], right["parts"])
+        assert_same_state(left["state"], right["state"])
+    assert rows_of(whole) == rows_of(cut)
+
+
+def test_a_finished_run_resumed_changes_nothing(tmp_path, preset):
+    build(tmp_path, preset, epochs=2).fit()
+    before = (tmp_path / "run" / "last.pt").read_bytes()
+    stage = ToyStage(preset)
+    build(tmp_path, preset, stage, epochs=2, resume=True).fit()
+    assert stage.history == []
+    assert (tmp_path / "run" / "last.pt").read_bytes() == before
+
+
+def test_a_run_goes_on_with_a_lower_learning_rate_and_says_so(tmp_path, preset, caplog):
+    build(tmp_path, preset, epochs=1).fit()
+    lower = load_preset("phantom", [*SCHEDULE, "backbone.learning_rate=1e-9", "backbone.warmup_epochs=0"])
+    with caplog.at_level(logging.WARNING):
+        trainer = build(tmp_path, lower, epochs=2, resume=True)
+    assert "goes on with other values than it had of backbone.learning_rate, backbone.warmup_epochs\n" in caplog.text
+    before = weights_of(trainer.stage.parts["learner"].scale)
+    trainer.fit()
+    after = weights_of(trainer.stage.parts["learner"].scale)
+    assert all(torch.allclose(before[key], after[key], atol=1e-7) for key in before)
+    assert float(rows_of(tmp_path)[1]["learning_rate"]) < 1e-9
+
+
+def test_resuming_refuses_another_stage_best_pt_and_other_networks(tmp_path, preset):
+    build(tmp_path, preset, max_steps=1).fit()
+    other = ToyStage(preset)
+    other.name = "sol"
+    with pytest.raises(ValueError, match=r"last\.pt: expected the last.pt of stage 'sol', got one of 'toy'"):
+        build(tmp_path, preset, other, resume=True)
+    changed = ToyStage(preset)
+    changed.parts["learner"].scale = nn.Linear(1, 1, bias=False)
+    with pytest.raises(ValueError, match=r"last\.pt: its learner does not fit"):
+        build(tmp_path, preset, changed, resume=True)
+    (tmp_path / "run" / "best.pt").replace(tmp_path / "run" / "last.pt")
+    with pytest.raises(ValueError, match=r"last\.pt: expected the last.pt"):
+        build(tmp_path, preset, resume=True)
+
+
+def test_the_learning_rate_of_every_step_is_the_schedules(tmp_path, preset):
+    stage = ToyStage(preset)
+    trainer = build(tmp_path, preset, stage, epochs=2)
+    rates = []
+    step = stage.training_step
+
+    def record(batch):
+        rates.append(trainer.update.optimizers["learner"].param_groups[0]["lr"])
+        return step(batch)
+
+    stage.training_step = record
+    trainer.fit()
+    # 6 steps stand for 4 epochs, the first of them warm-up from a hundredth, then a cosine
+    peak = preset.backbone.learning_rate
+    assert rates[:2] == pytest.approx([0.01 * peak, 0.01 ** (1 / 3) * peak])
+    assert rates[2:] == pytest.approx(
+        [peak * (1 + math.cos(math.pi * (s / 6 - 0.25) / 0.75)) / 2 for s in (2, 3, 4, 5)]
+    )

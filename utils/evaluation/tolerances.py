@@ -1,0 +1,87 @@
+"""Tolerances of the surface Dice for organs that no preset gives one."""
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+from utils.config.organ_names import organ_key
+from utils.config.preset import Preset
+
+DEFAULT_TOLERANCE_MM = 2.0
+"""Of organs that nobody gives a tolerance."""
+
+NIKOLOV_2021 = "Nikolov et al., J Med Internet Res 2021;23(7):e26151"
+PUBLISHED_TOLERANCES_MM = {
+    "Brain": 1.01,
+    "Brainstem": 2.50,
+    "Cochlea": 1.25,
+    "Lacrimal": 2.50,
+    "Lens": 0.98,
+    "Lung": 2.42,
+    "Mandible": 1.01,
+    "Optic nerve": 2.50,
+    "Orbit": 1.65,
+    "Parotid": 2.85,
+    "Spinal canal": 1.17,
+    "Spinal cord": 2.93,
+    "Submandibular": 2.02,
+}
+"""Nikolov et al.'s, of either side: the 95th percentile of distances between a radiographer's and an oncologist's
+contours. docs/metrics.md says which of the numbers were checked against a second source."""
+
+_PUBLISHED = {organ_key(name): tolerance for name, tolerance in PUBLISHED_TOLERANCES_MM.items()}
+
+
+class Tolerance(NamedTuple):
+    """A tolerance and who says so."""
+
+    value_mm: float
+    source: str
+
+
+class Tolerances:
+    """Tolerance of every organ: the command line's, else the preset's, else the published one, else the default.
+
+    Args:
+        given: words of the command line, "2" for every organ or "Mandible=1".
+        preset: or None.
+
+    Raises:
+        ValueError: a word is neither, or no positive number.
+    """
+
+    def __init__(self, given: Sequence[str], preset: Preset | None) -> None:
+        self._for_all: float | None = None
+        self._for_organ: dict[str, float] = {}
+        self._preset = preset
+        for word in given:
+            name, _, number = word.rpartition("=")
+            try:
+                value = float(number)
+            except ValueError:
+                value = float("nan")
+            if not 0 <= value < float("inf"):
+                raise ValueError(f"--tolerance {word}: expected millimetres, or ORGAN=millimetres")
+            if name:
+                self._for_organ[organ_key(name)] = value
+            else:
+                self._for_all = value
+
+    def of(self, organ: str) -> Tolerance:
+        """Tolerance of an organ, by the name that the report calls it."""
+        key = organ_key(organ)
+        if key in self._for_organ:
+            return Tolerance(self._for_organ[key], "command line")
+        if self._for_all is not None:
+            return Tolerance(self._for_all, "command line")
+        index = self._preset.find_organ(organ) if self._preset else None
+        if index is not None:
+            return Tolerance(self._preset.organs[index].tolerance_mm, f"preset {self._preset.name}")
+        pair = key.removesuffix(" left").removesuffix(" right")
+        if pair in _PUBLISHED:
+            return Tolerance(_PUBLISHED[pair], NIKOLOV_2021)
+        return Tolerance(DEFAULT_TOLERANCE_MM, "default")
+
+    def unused(self, organs: Mapping[str, object] | Sequence[str]) -> list[str]:
+        """Organs named on the command line that are not among `organs`."""
+        keys = {organ_key(organ) for organ in organs}
+        return [name for name in self._for_organ if name not in keys]

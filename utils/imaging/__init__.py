@@ -1,0 +1,1 @@
+"""Grids, masks, contours and intensities, in memory."""

@@ -1,0 +1,112 @@
+"""Masks that know their place: cropped to their voxels, joined, resampled onto another grid."""
+
+from typing import NamedTuple
+
+import numpy as np
+from scipy import ndimage
+
+from utils.imaging.geometry import Geometry
+
+
+class Mask(NamedTuple):
+    """A binary mask, cropped to its bounding box; most organs fill a thousandth of the scan."""
+
+    voxels: np.ndarray
+    """bool (d, h, w); (0, 0, 0) if the mask is empty."""
+    corner_zyx: tuple[int, int, int]
+    """Index of the first voxel in the whole grid."""
+    geometry: Geometry
+    """Of the whole grid."""
+
+    @property
+    def box(self) -> tuple[slice, slice, slice]:
+        """Where its voxels lie in the whole grid."""
+        return tuple(slice(c, c + n) for c, n in zip(self.corner_zyx, self.voxels.shape, strict=True))
+
+    def dense(self) -> np.ndarray:
+        """The mask on the whole grid, bool (D, H, W)."""
+        whole = np.zeros(self.geometry.size_zyx, dtype=bool)
+        whole[self.box] = self.voxels
+        return whole
+
+
+def empty_mask(geometry: Geometry) -> Mask:
+    """A mask without voxels."""
+    return Mask(np.zeros((0, 0, 0), dtype=bool), (0, 0, 0), geometry)
+
+
+def crop_mask(voxels: np.ndarray, corner_zyx: tuple[int, int, int], geometry: Geometry) -> Mask:
+    """Crop a mask to its bounding box.
+
+    Args:
+        voxels: (d, h, w), non-zero = inside; may be a part of the grid.
+        corner_zyx: where that part begins.
+        geometry: of the whole grid.
+    """
+    box = bounding_box(voxels)
+    if box is None:
+        return empty_mask(geometry)
+    corner = tuple(start + axis.start for start, axis in zip(corner_zyx, box, strict=True))
+    return Mask(np.ascontiguousarray(voxels[box] != 0), corner, geometry)
+
+
+def bounding_box(voxels: np.ndarray) -> tuple[slice, slice, slice] | None:
+    """The smallest box that holds every non-zero voxel, or None if there is none."""
+    z = _extent(voxels.reshape(len(voxels), -1).max(axis=1, initial=0))
+    if z is None:
+        return None
+    y = _extent(voxels[z].max(axis=(0, 2)))
+    x = _extent(voxels[z, y].max(axis=(0, 1)))
+    return z, y, x
+
+
+def join_masks(*masks: Mask) -> list[np.ndarray]:
+    """Masks of one grid, cut to their joint bounding box.
+
+    Returns:
+        bool (d, h, w) each, all of one shape; (0, 0, 0) if every mask is empty.
+    """
+    filled = [mask for mask in masks if mask.voxels.size]
+    if not filled:
+        return [mask.voxels for mask in masks]
+    start = np.min([mask.corner_zyx for mask in filled], axis=0)
+    stop = np.max([np.add(mask.corner_zyx, mask.voxels.shape) for mask in filled], axis=0)
+    joined = [np.zeros(stop - start, dtype=bool) for _ in masks]
+    for target, mask in zip(joined, masks, strict=True):
+        place = zip(mask.corner_zyx, start, mask.voxels.shape, strict=True)
+        target[tuple(slice(corner - low, corner - low + size) for corner, low, size in place)] = mask.voxels
+    return joined
+
+
+def resample_mask(mask: Mask, geometry: Geometry) -> Mask:
+    """Carry a mask over to another grid: a voxel belongs to it where the linearly interpolated mask reaches one half.
+
+    Args:
+        mask: on any grid.
+        geometry: the target grid; what lies outside of it is lost.
+    """
+    if not mask.voxels.size:
+        return empty_mask(geometry)
+    own, target = mask.geometry.index_to_world(), geometry.index_to_world()
+    to_own = np.linalg.solve(own[:3, :3], target[:3, :3])
+    shift = np.linalg.solve(own[:3, :3], target[:3, 3] - own[:3, 3])
+    ends = zip(mask.corner_zyx, mask.voxels.shape, strict=True)
+    corners = np.stack(np.meshgrid(*[(c - 1, c + n) for c, n in ends], indexing="ij"), -1).reshape(-1, 3)
+    reached = np.linalg.solve(to_own, (corners - shift).T).T
+    start = np.clip(np.floor(reached.min(axis=0)).astype(int), 0, geometry.size_zyx)
+    stop = np.clip(np.ceil(reached.max(axis=0)).astype(int) + 1, 0, geometry.size_zyx)
+    if np.any(stop <= start):
+        return empty_mask(geometry)
+    share = ndimage.affine_transform(
+        np.pad(mask.voxels, 1).astype(np.float32),
+        to_own,
+        offset=to_own @ start + shift - mask.corner_zyx + 1,
+        output_shape=tuple(stop - start),
+        order=1,
+    )
+    return crop_mask(share >= 0.5, tuple(start.tolist()), geometry)
+
+
+def _extent(occupied: np.ndarray) -> slice | None:
+    found = np.flatnonzero(occupied)
+    return slice(int(found[0]), int(found[-1]) + 1) if len(found) else None

@@ -1,0 +1,1 @@
+"""Files: volumes, DICOM, structure sets, label maps, checkpoints."""

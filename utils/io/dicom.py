@@ -1,0 +1,276 @@
+"""Find DICOM series in a folder tree, and read a CT series with its exact geometry.
+
+File names mean nothing: series are told apart by their UIDs, slices are put in order by their positions.
+"""
+
+import os
+import warnings
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pydicom
+from pydicom.config import disable_value_validation
+from pydicom.dataset import FileDataset
+from pydicom.uid import MediaStorageDirectoryStorage
+
+from utils.io.dicom_geometry import SlicePlace, check_images, stack_slices
+from utils.io.volumes import Volume, read_dicom_pixels
+
+DICOM_SUFFIXES = (".dcm", ".dicom", ".ima")
+MAGIC_OFFSET = 128
+MAGIC = b"DICM"
+FIRST_GROUPS = (b"\x02\x00", b"\x08\x00")
+"""First bytes of a file without preamble: little-endian groups 0002 and 0008."""
+SCANNED_TAGS = (
+    "SOPClassUID",
+    "SOPInstanceUID",
+    "Modality",
+    "ImageType",
+    "PatientID",
+    "SeriesInstanceUID",
+    "SeriesDescription",
+    "FrameOfReferenceUID",
+    "Rows",
+)
+NEEDED_TAGS = ("SOPClassUID", "SOPInstanceUID", "Modality", "SeriesInstanceUID")
+UNDEFINED_LENGTH = 0xFFFFFFFF
+DAMAGE = (OSError, EOFError, ValueError, TypeError, KeyError, AttributeError, NotImplementedError, RuntimeError)
+"""What pydicom raises, besides its own errors (which are ValueErrors or OSErrors), for bytes that make no sense."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DicomSeries:
+    """Files that share a series UID.
+
+    Attributes:
+        uid: SeriesInstanceUID.
+        modality: "CT", "RTSTRUCT", ...
+        patient_id: as the files say, may be empty.
+        frame_of_reference_uid: shared by the images that a structure set may be laid over; may be empty.
+        description: SeriesDescription, may be empty.
+        paths: the files, sorted by name; localizers (scouts) that share the series are left out.
+        localizers: those scouts.
+        damaged: DICOM files in the same folders that cannot be read: they may be slices of this series.
+    """
+
+    uid: str
+    modality: str
+    patient_id: str
+    frame_of_reference_uid: str
+    description: str
+    paths: tuple[Path, ...]
+    localizers: tuple[Path, ...] = ()
+    damaged: tuple[Path, ...] = ()
+
+    def __str__(self) -> str:
+        described = f" {self.description!r}" if self.description else ""
+        return f"{self.modality} series{described} {self.uid} ({len(self.paths)} files in {self.paths[0].parent})"
+
+
+class CtSeries(NamedTuple):
+    """A CT read from DICOM."""
+
+    volume: Volume
+    """HU, (slices, rows, columns); int16 where every value is whole, else float32. Axes as stored, slices ascending
+    along the normal of their plane: see `to_lps`."""
+    paths: tuple[Path, ...]
+    """File of each slice, in the order of the array."""
+    sop_instance_uids: tuple[str, ...]
+    """UID of each slice, in the order of the array."""
+    frame_of_reference_uid: str
+    notes: tuple[str, ...]
+    """What was mended: for example copies of slices that were left out."""
+
+
+def find_series(folder: Path) -> list[DicomSeries]:
+    """Find every DICOM series below a folder, images and others, whatever the files are called.
+
+    Returns:
+        Sorted by patient, modality and UID. Files that are not DICOM are passed over.
+
+    Raises:
+        ValueError: no such folder, or none of its files is DICOM.
+    """
+    if not folder.is_dir():
+        raise ValueError(f"{folder}: no such folder; give a folder of DICOM files")
+    groups: dict[tuple[str, ...], list[FileDataset]] = defaultdict(list)
+    damaged: dict[Path, list[Path]] = defaultdict(list)
+    for path in _files_below(folder):
+        header = _read_header(path) if _looks_like_dicom(path) else None
+        if header is not None and not _is_index(header):
+            groups[_series_key(header)].append(header)
+        elif header is None and _looks_like_dicom(path):
+            damaged[path.parent].append(path)
+    if not groups:
+        lost = sum(damaged.values(), [])
+        found = f"{len(lost)} damaged one(s), for example {lost[0]}" if lost else "none"
+        raise ValueError(f"{folder}: expected DICOM files in this folder or below it, found {found}")
+    return [_series(headers, damaged) for _, headers in sorted(groups.items())]
+
+
+def read_ct(series: DicomSeries) -> CtSeries:
+    """Read a CT series.
+
+    Returns:
+        Its volume, on the grid that the slices' positions and orientations say.
+
+    Raises:
+        ValueError: what keeps the slices from being one volume in HU, everything at once: another modality than CT,
+            color, several images in a file, truncated files, missing fields, slices of different sizes or
+            orientations, missing or repeated slices, unequal distances, a tilted gantry.
+    """
+    try:
+        return _read_ct(series)
+    except ValueError as error:
+        raise ValueError(f"{series}: {error}") from error
+
+
+def read_dataset(path: Path) -> FileDataset:
+    """Read a whole DICOM file, also one without preamble.
+
+    Raises:
+        ValueError: it is missing, truncated or no DICOM.
+    """
+    if not path.is_file():
+        raise ValueError(f"{path}: no such file; check the path")
+    try:
+        with disable_value_validation(), warnings.catch_warnings():
+            warnings.filterwarnings("error", message="End of file reached", category=UserWarning)
+            dataset = pydicom.dcmread(path, force=True)
+            _check_complete(dataset)
+            list(dataset.iterall())  # values are parsed when asked for: ask now
+    except (*DAMAGE, UserWarning) as error:
+        raise ValueError(f"{path}: cannot be read as DICOM: damaged, or of another format ({error})") from error
+    if "SOPInstanceUID" not in dataset:
+        raise ValueError(f"{path}: holds no SOPInstanceUID, so it is no DICOM file, or cut short; copy it again")
+    return dataset
+
+
+def _check_complete(dataset: FileDataset) -> None:
+    """Refuse a file that ends within an element: pydicom takes what is there of it, and says nothing."""
+    for tag in dataset.keys():  # noqa: SIM118 - iterating over the data set itself would parse its elements
+        element = dataset.get_item(tag)
+        length = getattr(element, "length", UNDEFINED_LENGTH)
+        if length != UNDEFINED_LENGTH and element.value is not None and len(element.value) < length:
+            raise ValueError(f"it ends within {tag}")
+
+
+def _read_ct(series: DicomSeries) -> CtSeries:
+    if series.damaged:
+        names = ", ".join(path.name for path in series.damaged[:3])
+        raise ValueError(f"{len(series.damaged)} damaged file(s) beside it may be slices of it: {names}; copy it again")
+    datasets, notes = _drop_copies(series.paths)
+    if series.localizers:
+        notes.append(f"{len(series.localizers)} localizer(s) left out")
+    check_images(datasets)
+    places = [SlicePlace.of(dataset) for dataset in datasets]
+    stack = stack_slices(places)
+    ordered = [datasets[i] for i in stack.order]
+    planes = [_hounsfield(dataset) for dataset in ordered]
+    whole = all(np.array_equal(plane, np.rint(plane)) for plane in planes)
+    array = np.stack(planes)
+    if whole:
+        limits = np.iinfo(np.int16)
+        if array.min() < limits.min or array.max() > limits.max:
+            raise ValueError(f"its values from {array.min():.0f} to {array.max():.0f} are no Hounsfield units")
+        array = array.astype(np.int16)
+    return CtSeries(
+        volume=Volume(array=array, geometry=stack.geometry),
+        paths=tuple(Path(dataset.filename) for dataset in ordered),
+        sop_instance_uids=tuple(str(dataset.SOPInstanceUID) for dataset in ordered),
+        frame_of_reference_uid=series.frame_of_reference_uid,
+        notes=tuple(notes),
+    )
+
+
+def _drop_copies(paths: Sequence[Path]) -> tuple[list[FileDataset], list[str]]:
+    """Read the files; a second file of the same image (the same UID and the same voxels) is left out and noted."""
+    by_uid: dict[str, FileDataset] = {}
+    notes = []
+    for path in paths:
+        dataset = read_dataset(path)
+        first = by_uid.setdefault(str(dataset.SOPInstanceUID), dataset)
+        if first is dataset:
+            continue
+        same = all(first.get(tag) == dataset.get(tag) for tag in ("ImagePositionPatient", "PixelData"))
+        if not same:
+            raise ValueError(f"{Path(first.filename).name} and {path.name} have one UID but differ; keep one of them")
+        notes.append(f"{path.name} is a copy of {Path(first.filename).name} and was left out")
+    return list(by_uid.values()), notes
+
+
+def _hounsfield(dataset: FileDataset) -> np.ndarray:
+    """(rows, columns) float32."""
+    path = Path(dataset.filename)
+    if dataset.file_meta.get("TransferSyntaxUID", pydicom.uid.ImplicitVRLittleEndian).is_compressed:
+        return read_dicom_pixels(path)
+    expected = dataset.Rows * dataset.Columns * dataset.BitsAllocated // 8
+    if len(dataset.get("PixelData", b"")) < expected:
+        raise ValueError(f"{path.name} is truncated: it holds fewer pixels than its header says; copy it again")
+    try:
+        stored = dataset.pixel_array
+    except DAMAGE as error:
+        raise ValueError(f"{path.name}: its pixels cannot be read ({error}); copy it again") from error
+    return (stored * float(dataset.RescaleSlope) + float(dataset.RescaleIntercept)).astype(np.float32)
+
+
+def _files_below(folder: Path) -> list[Path]:
+    walked = ((Path(root) / name) for root, _, names in os.walk(folder) for name in names if not name.startswith("."))
+    return sorted(path for path in walked if path.is_file())
+
+
+def _looks_like_dicom(path: Path) -> bool:
+    """By its first bytes, or by its name: an empty or damaged .dcm file is a slice that somebody will miss."""
+    if path.suffix.lower() in DICOM_SUFFIXES:
+        return True
+    try:
+        with path.open("rb") as stream:
+            start = stream.read(MAGIC_OFFSET + len(MAGIC))
+    except OSError:
+        return False
+    return start[MAGIC_OFFSET:] == MAGIC or (start[:2] in FIRST_GROUPS and len(start) > MAGIC_OFFSET)
+
+
+def _read_header(path: Path) -> FileDataset | None:
+    """The fields that tell series apart, or None if the file cannot be read."""
+    try:
+        header = pydicom.dcmread(path, force=True, stop_before_pixels=True, specific_tags=list(SCANNED_TAGS))
+        needed = (*NEEDED_TAGS, "Rows") if header.get("Modality") == "CT" else NEEDED_TAGS  # rows come after the UIDs
+        return header if _is_index(header) or all(header.get(tag) for tag in needed) else None
+    except DAMAGE:
+        return None
+
+
+def _is_index(header: FileDataset) -> bool:
+    """Whether the file is a DICOMDIR."""
+    return header.file_meta.get("MediaStorageSOPClassUID") == MediaStorageDirectoryStorage
+
+
+def _series_key(header: FileDataset) -> tuple[str, ...]:
+    """What files of one series share, in the order that series are sorted in; some writers change the study's UID."""
+    return tuple(_text(header, name) for name in ("PatientID", "Modality", "SeriesInstanceUID"))
+
+
+def _series(headers: Sequence[FileDataset], damaged: Mapping[Path, Sequence[Path]]) -> DicomSeries:
+    paths = [Path(header.filename) for header in headers]
+    localizers = [Path(h.filename) for h in headers if "LOCALIZER" in (h.get("ImageType") or ())]
+    images = [path for path in paths if path not in localizers] or paths
+    first = headers[paths.index(images[0])]
+    return DicomSeries(
+        uid=_text(first, "SeriesInstanceUID"),
+        modality=_text(first, "Modality"),
+        patient_id=_text(first, "PatientID"),
+        frame_of_reference_uid=_text(first, "FrameOfReferenceUID"),
+        description=_text(first, "SeriesDescription"),
+        paths=tuple(images),
+        localizers=tuple(localizers) if images != paths else (),
+        damaged=tuple(lost for folder in sorted({path.parent for path in paths}) for lost in damaged.get(folder, ())),
+    )
+
+
+def _text(header: FileDataset, name: str) -> str:
+    return str(header.get(name) or "").strip()

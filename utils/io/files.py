@@ -1,0 +1,101 @@
+"""Files and folders that appear complete or not at all."""
+
+import json
+import os
+import re
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+@contextmanager
+def replace_atomically(path: Path, suffix: str | None = None, *, durable: bool = False) -> Iterator[Path]:
+    """Yield a temporary path beside `path`; on success it is renamed to `path`, on any failure it is removed.
+
+    Works for a file as well as for a folder that the caller creates at the temporary path.
+
+    Args:
+        path: the final path; its folder is created.
+        suffix: ending that the temporary name must keep, for writers that choose the format by it.
+        durable: wait until the file's content is on the disk before renaming it, so that no power cut empties it.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial{suffix or ''}")
+    try:
+        yield partial
+        if durable:
+            with partial.open("rb") as file:
+                os.fsync(file.fileno())
+        if path.is_dir():
+            shutil.rmtree(path)
+        os.replace(partial, path)
+    finally:
+        if partial.is_dir():
+            shutil.rmtree(partial)
+        else:
+            partial.unlink(missing_ok=True)
+
+
+def sync_folder(folder: Path) -> None:
+    """Wait until a folder's renamed files are on the disk under their new names."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def remove_partials(folder: Path) -> None:
+    """Remove what killed processes left half-written by `replace_atomically`; no other may be writing there now."""
+    for partial in folder.glob(".*.partial*"):
+        if partial.is_file():
+            partial.unlink()
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file that appears complete or not at all."""
+    with replace_atomically(path) as partial:
+        partial.write_text(text, encoding="utf-8")
+
+
+def write_json(path: Path, content: object) -> None:
+    """Write readable JSON that appears complete or not at all."""
+    write_text(path, json.dumps(content, indent=1) + "\n")
+
+
+def read_json(path: Path) -> dict:
+    """Read a JSON object.
+
+    Raises:
+        ValueError: the file is missing or no JSON object.
+    """
+    if not path.is_file():
+        raise ValueError(f"{path}: no such file; check the path")
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path}: is not valid JSON ({error}); write it again") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"{path}: expected a JSON object, got a {type(content).__name__}")
+    return content
+
+
+SAFE = re.compile(r"[^\x00-\x1f/\\]+")
+
+
+def require_safe_name(name: object, source: object) -> str:
+    """Check that a name stays in the folder that it is looked up in.
+
+    Args:
+        name: of a case, from a file that anybody may have written.
+        source: what to name in the message.
+
+    Raises:
+        ValueError: it is no text, empty, hidden, or holds a slash, a backslash or a control character.
+    """
+    if not isinstance(name, str) or not SAFE.fullmatch(name) or name.startswith("."):
+        raise ValueError(
+            f"{source}: {name!r} is no name of a case: expected text without slashes that does not begin with a dot"
+        )
+    return name

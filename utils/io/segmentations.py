@@ -1,0 +1,274 @@
+"""Organ masks of one case or many: label maps, or folders of one binary mask per organ."""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from scipy import ndimage
+
+from utils.config.organ_names import organ_key
+from utils.config.preset import Preset
+from utils.evaluation.tolerances import PUBLISHED_TOLERANCES_MM
+from utils.imaging.masks import Mask, crop_mask, empty_mask
+from utils.io.color_table import COLOR_TABLE_NAME, read_color_table
+from utils.io.volumes import SUFFIXES, Volume, read_volume, to_lps, volume_stem, volume_suffix
+
+MASK_FOLDERS = ("segmentations", "structures")
+"""Folders of this name hold the masks of the case whose folder they lie in."""
+
+MAX_LABEL = 1000
+
+
+@dataclass(frozen=True, kw_only=True)
+class CaseFiles:
+    """Where the organs of a case are stored; exactly one of the two is given.
+
+    Attributes:
+        label_map: one volume with a value per organ.
+        masks: organ name to a volume with that organ alone.
+        label_names: names of the label map's values, where something else than the usual places says them.
+    """
+
+    case_id: str
+    label_map: Path | None = None
+    masks: Mapping[str, Path] = field(default_factory=dict)
+    label_names: Mapping[int, str] | None = None
+
+
+class Naming:
+    """Which names mean the same organ, and how the report spells it.
+
+    Args:
+        preset: its organs, names and aliases; None takes names as they come.
+    """
+
+    def __init__(self, preset: Preset | None) -> None:
+        self.preset = preset
+        organs = preset.organs if preset else ()
+        self._keys = {organ_key(alias): organ_key(organ.name) for organ in organs for alias in organ.aliases}
+
+    def key(self, name: str) -> str:
+        """The same text for all names of an organ."""
+        index = self.preset.find_organ(name) if self.preset else None
+        if index is not None:
+            return organ_key(self.preset.organ_names[index])
+        return self._keys.get(organ_key(name), organ_key(name))
+
+    def knows(self, name: str) -> bool:
+        """Whether the text is an organ's name, of the preset or of the published tolerances."""
+        side_less = organ_key(name).removesuffix(" left").removesuffix(" right")
+        return self.key(name) in self.preset_organs() or side_less in map(organ_key, PUBLISHED_TOLERANCES_MM)
+
+    def preset_organs(self) -> dict[str, str]:
+        """Key to name of the preset's organs, in label order."""
+        return {organ_key(name): name for name in self.preset.organ_names} if self.preset else {}
+
+
+@dataclass(frozen=True)
+class Structures:
+    """The organs of a case.
+
+    Attributes:
+        names: organ key to the name that the files give it.
+        load: reads the mask of an organ, by its key.
+        explicit: an organ without voxels is known not to be there (a mask file that is empty), not just uncontoured.
+    """
+
+    names: Mapping[str, str]
+    load: Callable[[str], Mask]
+    explicit: bool
+
+
+def find_cases(paths: Sequence[Path], naming: Naming) -> dict[str, CaseFiles]:
+    """Find the cases that a user means.
+
+    A path may be a label map; a folder of label maps; a case's folder of masks, one file per organ; a folder of such
+    case folders, the masks lying in them or in `segmentations` or `structures` below them. A folder of volumes is taken
+    for masks of one case if one of them is named like an organ and no color table lies beside them.
+
+    Args:
+        paths: files and folders.
+        naming: knows organs by name.
+
+    Returns:
+        Case id (file or folder name) to its files, sorted.
+
+    Raises:
+        ValueError: a path does not exist or holds no case; two cases have one name.
+    """
+    cases: dict[str, CaseFiles] = {}
+    for path in paths:
+        for case in _cases_in(path, naming):
+            if case.case_id in cases:
+                raise ValueError(f"{path}: case {case.case_id} occurs twice on this side; give every case once")
+            cases[case.case_id] = case
+    return dict(sorted(cases.items()))
+
+
+def open_structures(case: CaseFiles, naming: Naming) -> Structures:
+    """Read which organs a case has; masks of a label map are read at once, mask files when asked for.
+
+    Raises:
+        ValueError: an unreadable label map, or two structures that are the same organ.
+    """
+    if case.label_map is None:
+        keys = _unique_keys(case.masks, naming, case.case_id)
+        return Structures(keys, lambda key: read_mask(case.masks[keys[key]]), explicit=True)
+    volume = read_lps(case.label_map)
+    labels = _as_labels(volume.array, case.label_map)
+    names = case.label_names or value_names(case.label_map, volume.metadata or {}, naming.preset)
+    boxes = ndimage.find_objects(labels)
+    found = {value for value, box in enumerate(boxes, 1) if box}
+    value_of = {names.get(value, f"label {value}"): value for value in sorted(found | set(names))}
+    keys = _unique_keys(value_of, naming, str(case.label_map))
+
+    def load(key: str) -> Mask:
+        value = value_of[keys[key]]
+        box = boxes[value - 1] if value <= len(boxes) else None
+        if box is None:
+            return empty_mask(volume.geometry)
+        return crop_mask(labels[box] == value, tuple(axis.start for axis in box), volume.geometry)
+
+    return Structures(keys, load, explicit=False)
+
+
+def read_mask(path: Path) -> Mask:
+    """Read a binary mask.
+
+    Raises:
+        ValueError: the file is unreadable, or holds more than one value besides 0.
+    """
+    volume = read_lps(path)
+    mask = crop_mask(volume.array, (0, 0, 0), volume.geometry)
+    if mask.voxels.size:
+        inside = volume.array[mask.box][mask.voxels]
+        if inside.min() != inside.max():
+            raise ValueError(
+                f"{path}: expected a binary mask, got values from {inside.min()} to {inside.max()}; give a label map "
+                "as <case>.nii.gz, not in a folder of masks"
+            )
+    return mask
+
+
+def read_lps(path: Path) -> Volume:
+    """Read a volume with its axes in LPS order: two files that store the same voxels otherwise are the same grid."""
+    volume = read_volume(path)
+    axes = np.reshape(volume.geometry.direction, (3, 3))
+    ordered = all(axes[i, i] > 0 and abs(axes[i, i]) == np.abs(axes[:, i]).max() for i in range(3))
+    if ordered:
+        return volume
+    oriented = to_lps(volume)
+    return Volume(array=oriented.array, geometry=oriented.geometry, metadata=volume.metadata)
+
+
+def value_names(path: Path, metadata: Mapping[str, str], preset: Preset | None) -> dict[int, str]:
+    """Names of a label map's values: its own header's, else the color table's beside it, else the preset's.
+
+    Args:
+        path: of the label map.
+        metadata: its header fields; 3D Slicer writes Segment<i>_Name and Segment<i>_LabelValue.
+        preset: or None.
+
+    Returns:
+        Value to name; empty if nobody names them.
+
+    Raises:
+        ValueError: the color table is damaged.
+    """
+    segments = [key.removesuffix("_Name") for key in metadata if key.startswith("Segment") and key.endswith("_Name")]
+    own = {int(metadata.get(f"{s}_LabelValue", -1)): metadata[f"{s}_Name"] for s in segments}
+    if own:
+        return own
+    table = path.parent / COLOR_TABLE_NAME
+    if table.is_file():
+        return dict(enumerate(read_color_table(table), 1))
+    return dict(enumerate(preset.organ_names, 1)) if preset else {}
+
+
+def require_names(cases: Iterable[CaseFiles], naming: Naming) -> None:
+    """Look at the first label map, so that nameless values are one error and not one per case.
+
+    Raises:
+        ValueError: nobody names its values.
+    """
+    first = next((case.label_map for case in cases if case.label_map), None)
+    if first is None or naming.preset or (first.parent / COLOR_TABLE_NAME).is_file():
+        return
+    if not value_names(first, read_volume(first).metadata or {}, None):
+        raise ValueError(f"{first}: nobody names its values; give --preset, or put {COLOR_TABLE_NAME} beside it")
+
+
+def case_ct(folder: Path, case_id: str) -> Path:
+    """The CT of a case: `<folder>/<case>.nii.gz` (or another format), or the only volume in `<folder>/<case>/`.
+
+    Raises:
+        ValueError: there is none.
+    """
+    inner = folder / case_id
+    for path in [folder / f"{case_id}{suffix}" for suffix in SUFFIXES]:
+        if path.is_file():
+            return path
+    volumes = _volumes_in(inner) if inner.is_dir() else []
+    if len(volumes) == 1:
+        return volumes[0]
+    raise ValueError(f"{folder}: holds no CT of {case_id}; expected {case_id}.nii.gz (or another format) there")
+
+
+def _cases_in(path: Path, naming: Naming) -> list[CaseFiles]:
+    if not path.exists():
+        raise ValueError(f"{path}: no such file or folder; check the path")
+    if path.is_file():
+        if volume_suffix(path) is None:
+            raise ValueError(f"{path}: expected a volume ({', '.join(SUFFIXES)}) or a folder")
+        stem = volume_stem(path)
+        return [_case(stem, masks=[path]) if naming.knows(stem) else CaseFiles(case_id=stem, label_map=path)]
+    volumes = _volumes_in(path)
+    if volumes and _holds_masks(path, volumes, naming):
+        return [_case(path.parent.name if path.name in MASK_FOLDERS else path.name, masks=volumes)]
+    if volumes:
+        return [CaseFiles(case_id=volume_stem(volume), label_map=volume) for volume in volumes]
+    cases = []
+    for folder in sorted(sub for sub in path.iterdir() if sub.is_dir() and not sub.name.startswith(".")):
+        inner = [folder / name for name in MASK_FOLDERS if (folder / name).is_dir()]
+        masks = _volumes_in(inner[0] if inner else folder)
+        if masks:
+            cases.append(_case(path.name if folder.name in MASK_FOLDERS else folder.name, masks=masks))
+    if not cases:
+        raise ValueError(f"{path}: found neither label maps nor folders of masks; expected <case>.nii.gz or <case>/...")
+    return cases
+
+
+def _case(case_id: str, masks: Sequence[Path]) -> CaseFiles:
+    return CaseFiles(case_id=case_id, masks={volume_stem(mask): mask for mask in masks})
+
+
+def _volumes_in(folder: Path) -> list[Path]:
+    return sorted(file for file in folder.iterdir() if file.is_file() and volume_suffix(file) and file.name[0] != ".")
+
+
+def _holds_masks(folder: Path, volumes: Sequence[Path], naming: Naming) -> bool:
+    if folder.name in MASK_FOLDERS:
+        return True
+    return not (folder / COLOR_TABLE_NAME).is_file() and any(naming.knows(volume_stem(volume)) for volume in volumes)
+
+
+def _unique_keys(names: Sequence[str], naming: Naming, where: str) -> dict[str, str]:
+    keys: dict[str, str] = {}
+    for name in names:
+        key = naming.key(name)
+        if key in keys:
+            raise ValueError(f"{where}: {keys[key]!r} and {name!r} are the same organ; keep one of them")
+        keys[key] = name
+    return keys
+
+
+def _as_labels(array: np.ndarray, path: Path) -> np.ndarray:
+    if np.issubdtype(array.dtype, np.floating) and np.array_equal(array, np.round(array)):
+        array = array.astype(np.int64)
+    if not np.issubdtype(array.dtype, np.integer) or array.min(initial=0) < 0 or array.max(initial=0) > MAX_LABEL:
+        raise ValueError(
+            f"{path}: expected a label map of whole numbers from 0 to {MAX_LABEL}, got {array.dtype} values from "
+            f"{array.min()} to {array.max()}; is this an image?"
+        )
+    return array

@@ -1,0 +1,1 @@
+"""What inference writes about a case: overlays, tables, organ reports."""

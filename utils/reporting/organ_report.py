@@ -1,0 +1,121 @@
+"""What a segmentation says of every organ, and what in it a reader should doubt."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from scipy import ndimage
+
+from utils.config.preset import Preset
+from utils.imaging.geometry import Geometry
+
+LOW_CONFIDENCE = 0.6
+"""Mean probability of an organ's voxels; an organ that is merely likelier than every other has about one half."""
+IMPLAUSIBLE_DICE = 0.6
+"""Dice between a mask and what the shape AutoEncoder makes of it."""
+
+NOT_FOUND = "not found"
+LOW = "low confidence"
+IMPLAUSIBLE = "implausible shape"
+AT_BORDER = "touches the border of the scan"
+SWAPPED = "left and right swapped"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evidence:
+    """What the networks know of an organ besides its voxels.
+
+    Attributes:
+        confidence: mean probability of its voxels; None if it has none.
+        peak: highest heatmap value, 0..1; None for an organ without heatmap.
+        peak_xyz_mm: where that is in the patient.
+        peak_found: whether the peak reached the preset's threshold.
+        plausibility: Dice between the mask and the AutoEncoder's reconstruction; None where there is no AutoEncoder.
+        segmented_by: the network whose voxels were kept.
+    """
+
+    confidence: float | None = None
+    peak: float | None = None
+    peak_xyz_mm: tuple[float, float, float] | None = None
+    peak_found: bool = True
+    plausibility: float | None = None
+    segmented_by: str = "S-Net"
+
+
+def describe_organs(
+    label: np.ndarray, geometry: Geometry, preset: Preset, evidence: Mapping[str, Evidence]
+) -> dict[str, dict[str, Any]]:
+    """Volume, center, components, confidence and flags of every organ of the preset.
+
+    Args:
+        label: (D, H, W) uint8 on the grid of the CT.
+        geometry: of that grid.
+        preset: organs and left/right pairs.
+        evidence: per organ name; an organ may be missing.
+
+    Returns:
+        Per organ name what the JSON report says; coordinates are (x, y, z) in mm, LPS.
+    """
+    boxes = ndimage.find_objects(label, max_label=len(preset.organs))
+    organs = {}
+    for value, (name, box) in enumerate(zip(preset.organ_names, boxes, strict=True), 1):
+        known = evidence.get(name, Evidence())
+        organs[name] = {"label": value, **_measure(label, geometry, value, box), **_tell(known)}
+        organs[name]["flags"] = _flags(organs[name], known, box, label.shape)
+    for left, right in preset.left_right_pairs:
+        _flag_swapped(organs[left], organs[right])
+    return organs
+
+
+def _measure(
+    label: np.ndarray, geometry: Geometry, value: int, box: tuple[slice, slice, slice] | None
+) -> dict[str, Any]:
+    if box is None:
+        return {"num_voxels": 0, "volume_ml": 0.0, "components": 0}
+    mask = label[box] == value
+    voxels = int(mask.sum())
+    center_vox = np.add([axis.start for axis in box], [np.mean(axis) for axis in np.nonzero(mask)])
+    _, components = ndimage.label(mask, structure=np.ones((3, 3, 3)))
+    return {
+        "num_voxels": voxels,
+        "volume_ml": round(voxels * float(np.prod(geometry.spacing_zyx_mm)) / 1000, 3),
+        "components": components,
+        "center_xyz_mm": _rounded(geometry.world_mm(tuple(center_vox.tolist()))),
+    }
+
+
+def _tell(known: Evidence) -> dict[str, Any]:
+    told: dict[str, Any] = {"segmented_by": known.segmented_by}
+    for name in ("confidence", "peak", "plausibility"):
+        if getattr(known, name) is not None:
+            told[name] = round(getattr(known, name), 4)
+    if known.peak_xyz_mm is not None:
+        told["peak_xyz_mm"] = _rounded(known.peak_xyz_mm)
+    return told
+
+
+def _flags(
+    measured: Mapping[str, Any], known: Evidence, box: tuple[slice, slice, slice] | None, size_zyx: tuple[int, int, int]
+) -> list[str]:
+    if box is None:
+        return [NOT_FOUND]
+    flags = []
+    if not known.peak_found or (known.confidence is not None and known.confidence < LOW_CONFIDENCE):
+        flags.append(LOW)
+    if known.plausibility is not None and known.plausibility < IMPLAUSIBLE_DICE:
+        flags.append(IMPLAUSIBLE)
+    if any(axis.start == 0 or axis.stop == size for axis, size in zip(box, size_zyx, strict=True)):
+        flags.append(AT_BORDER)
+    return flags
+
+
+def _flag_swapped(left: dict[str, Any], right: dict[str, Any]) -> None:
+    """In LPS the left organ of a pair has the larger x."""
+    if left["num_voxels"] and right["num_voxels"] and left["center_xyz_mm"][0] < right["center_xyz_mm"][0]:
+        left["flags"].append(SWAPPED)
+        right["flags"].append(SWAPPED)
+
+
+def _rounded(point_mm: tuple[float, float, float]) -> list[float]:
+    return [round(value, 2) for value in point_mm]

@@ -1,0 +1,1 @@
+"""Command lines, devices, memory, processes."""

@@ -1,0 +1,72 @@
+"""Batch normalization with the statistics of all ranks' samples."""
+
+import torch
+from torch import Tensor, nn
+
+from utils.runtime.distributed import sum_over_ranks
+
+
+class SynchronizedBatchNorm3d(nn.BatchNorm3d):
+    """BatchNorm3d over the batches of all connected ranks; torch's own SyncBatchNorm refuses to run on CPUs.
+
+    Weights, buffers and evaluation are those of BatchNorm3d. A rank may bring an empty batch: it still takes part in
+    the sums. On GPUs `synchronize_norms` takes torch's, whose kernels are fused.
+    """
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Normalize.
+
+        Args:
+            features: (B, C, D, H, W); B may be 0 on some ranks, but not on all.
+
+        Returns:
+            The same shape and dtype; statistics are computed in float32.
+        """
+        if not self.training:
+            return super().forward(features)
+        values, axes = features.float(), (0, 2, 3, 4)
+        own_count = values.new_tensor([values.numel() / values.shape[1]])
+        sums = sum_over_ranks(torch.cat([values.sum(axes), own_count]))  # (C + 1,): one exchange for both
+        count = sums[-1].detach()
+        mean = sums[:-1] / count
+        centered = values - mean[:, None, None, None]
+        variance = sum_over_ranks(centered.square().sum(axes)) / count
+        with torch.no_grad():
+            self.num_batches_tracked += 1
+            unbiased = variance * (count / (count - 1).clamp(min=1))
+            self.running_mean.lerp_(mean, self.momentum)
+            self.running_var.lerp_(unbiased, self.momentum)
+        scale = self.weight * (variance + self.eps).rsqrt()
+        normalized = centered * scale[:, None, None, None] + self.bias[:, None, None, None]
+        return normalized.to(features.dtype)
+
+
+def synchronize_norms(network: nn.Module, device_type: str) -> None:
+    """Replace every batch norm in a network by one that sees all ranks' samples, in place; weights stay the same ones.
+
+    Args:
+        network: whose layers to replace; itself no norm.
+        device_type: "cuda" takes torch's SyncBatchNorm, "cpu" the one above.
+    """
+    if device_type == "cuda":
+        nn.SyncBatchNorm.convert_sync_batchnorm(network)
+        return
+    for name, layer in list(network.named_children()):
+        if isinstance(layer, nn.BatchNorm3d):
+            setattr(network, name, _synchronized(layer))
+        else:
+            synchronize_norms(layer, device_type)
+
+
+def shares_norms(network: nn.Module) -> bool:
+    """Whether a forward pass in training needs all ranks to take part."""
+    kinds = (SynchronizedBatchNorm3d, nn.SyncBatchNorm)
+    return network.training and any(isinstance(layer, kinds) for layer in network.modules())
+
+
+def _synchronized(norm: nn.BatchNorm3d) -> SynchronizedBatchNorm3d:
+    layer = SynchronizedBatchNorm3d(norm.num_features, eps=norm.eps, momentum=norm.momentum)
+    layer.weight, layer.bias = norm.weight, norm.bias
+    layer.running_mean, layer.running_var = norm.running_mean, norm.running_var
+    layer.num_batches_tracked = norm.num_batches_tracked
+    return layer.train(norm.training)

@@ -1,0 +1,1 @@
+"""The training loop, what a stage adds to it, and the run folder that it writes."""

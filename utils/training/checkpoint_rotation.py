@@ -1,0 +1,85 @@
+"""The newest checkpoint of a run, and the ones before it in case it is damaged."""
+
+import logging
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from utils.io.checkpoint import read_checkpoint
+from utils.io.files import replace_atomically, sync_folder
+from utils.training.errors import explained_write_failure
+
+logger = logging.getLogger(__name__)
+
+
+class CheckpointHistory:
+    """last.pt, and last.1.pt, last.2.pt and so on, each older than the one before it.
+
+    A process killed at any moment leaves at least one complete file: a new one is written beside the others, then each
+    is renamed to the next place, then the new one takes the first.
+
+    Args:
+        folder: the run folder.
+        num_kept: files, last.pt included.
+    """
+
+    def __init__(self, folder: Path, num_kept: int) -> None:
+        self.folder = folder
+        self.paths = [folder / ("last.pt" if age == 0 else f"last.{age}.pt") for age in range(num_kept)]
+        self.damaged: list[Path] = []
+
+    def exists(self) -> bool:
+        """Whether the folder holds a run, damaged or not."""
+        return any(self.folder.glob("last*.pt"))
+
+    def read(self) -> tuple[Path, dict[str, Any]]:
+        """The newest checkpoint that is not damaged, and its path; damaged ones are named on the way.
+
+        Raises:
+            ValueError: all are damaged, or there is none.
+        """
+        found = sorted(self.folder.glob("last*.pt"), key=_age)
+        problems = []
+        for path in found:
+            try:
+                content = read_checkpoint(path)
+            except ValueError as error:
+                problems.append(str(error))
+                self.damaged.append(path)
+                continue
+            for problem in problems:
+                logger.warning("warning: %s", problem)
+            if problems:
+                logger.warning("warning: going on from the one before, %s", path)
+            return path, content
+        raise ValueError("; ".join(problems) or f"{self.folder}: nothing to resume, there is no last.pt")
+
+    def write(self, save: Callable[[Path], None]) -> None:
+        """Add a checkpoint as last.pt.
+
+        Args:
+            save: writes it to a path.
+
+        Raises:
+            OSError: it could not be written; those from before are still there.
+        """
+        newest = self.paths[0]
+        with explained_write_failure(newest), replace_atomically(newest, durable=True) as partial:
+            save(partial)
+            self._make_way()
+        sync_folder(self.folder)
+
+    def _make_way(self) -> None:
+        for path in self.damaged:
+            if path.is_file():
+                os.replace(path, path.with_suffix(".damaged"))
+        self.damaged = []
+        free = next((age for age, path in enumerate(self.paths) if not path.is_file()), len(self.paths) - 1)
+        for age in range(free, 0, -1):
+            os.replace(self.paths[age - 1], self.paths[age])
+
+
+def _age(path: Path) -> int:
+    number = path.name.removeprefix("last").removesuffix(".pt").strip(".")
+    return int(number) if number.isdigit() else 0

@@ -1,0 +1,121 @@
+"""What a run folder records: metrics.csv, TensorBoard, the resolved configuration, pictures."""
+
+import csv
+import io
+import platform
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from PIL import Image
+from torch.utils.tensorboard import SummaryWriter
+
+from utils.config.preset import Preset, preset_to_table
+from utils.io.checkpoint import git_commit
+from utils.io.files import read_json, replace_atomically, write_json, write_text
+
+
+class RunLog:
+    """Writes the records of one run: what it measured into metrics.csv, how long that took into timing.csv.
+
+    Args:
+        folder: the run folder.
+        first_epoch: rows and events of this epoch and later ones, left by an interrupted run, are dropped.
+    """
+
+    def __init__(self, folder: Path, first_epoch: int = 0) -> None:
+        self.folder = folder
+        self.metrics = _Table(folder / "metrics.csv", first_epoch)
+        self.timing = _Table(folder / "timing.csv", first_epoch)
+        self.writer = SummaryWriter(str(folder / "tensorboard"), purge_step=first_epoch)
+
+    def add_epoch(self, epoch: int, values: Mapping[str, float], seconds: float) -> None:
+        """Record the scalars of an epoch, and how long this process worked on it."""
+        self.metrics.add(epoch, values)
+        self.timing.add(epoch, {"seconds": seconds})
+        for name, value in values.items():
+            self.writer.add_scalar(name, value, epoch)
+        self.writer.flush()
+
+    def add_picture(self, epoch: int, picture: np.ndarray) -> None:
+        """Record the picture of a validation, (h, w, 3) uint8; the newest also lies in the folder as validation.png."""
+        self.writer.add_image("validation", picture, epoch, dataformats="HWC")
+        with replace_atomically(self.folder / "validation.png", suffix=".png") as partial:
+            Image.fromarray(picture).save(partial)
+
+    def close(self) -> None:
+        """Write what is buffered."""
+        self.writer.close()
+
+
+class _Table:
+    """A CSV file with a row for every epoch, complete at any time."""
+
+    def __init__(self, path: Path, first_epoch: int) -> None:
+        self.path = path
+        self.rows = [row for row in _read_rows(path) if int(row["epoch"]) < first_epoch]
+
+    def add(self, epoch: int, values: Mapping[str, float]) -> None:
+        self.rows.append({"epoch": str(epoch), **{name: f"{value:.6g}" for name, value in values.items()}})
+        columns = list(dict.fromkeys(name for row in self.rows for name in row))
+        text = io.StringIO()
+        table = csv.DictWriter(text, columns, lineterminator="\n")
+        table.writeheader()
+        table.writerows(self.rows)
+        write_text(self.path, text.getvalue())
+
+
+def write_configuration(folder: Path, *, stage: str, preset: Preset, options: Mapping[str, Any], splits: dict) -> None:
+    """Record everything that is needed to repeat a run: preset, options, split, versions, commit."""
+    content = {
+        "stage": stage,
+        "options": {name: _as_text(value) for name, value in options.items()},
+        "versions": {"python": platform.python_version(), "torch": torch.__version__, "numpy": np.__version__},
+        "git_commit": git_commit(),
+        "splits": splits,
+        "preset": preset_to_table(preset),
+    }
+    write_json(folder / "config.json", content)
+
+
+def read_configuration(folder: Path) -> dict[str, Any]:
+    """What `write_configuration` recorded.
+
+    Raises:
+        ValueError: there is no readable config.json, or it lacks something.
+    """
+    content = read_json(folder / "config.json")
+    missing = [name for name in ("options", "splits", "preset") if not isinstance(content.get(name), dict)]
+    if missing:
+        raise ValueError(f"{folder}/config.json: has no {' and no '.join(missing)}; give the folder of a training run")
+    return content
+
+
+def _as_text(value: object) -> object:
+    if isinstance(value, list):
+        return [_as_text(item) for item in value]
+    return str(value) if isinstance(value, Path) else value
+
+
+def _read_rows(path: Path) -> list[dict[str, str]]:
+    if not path.is_file():
+        return []
+    with path.open(newline="", encoding="utf-8") as file:
+        return [{key: value for key, value in row.items() if value} for row in csv.DictReader(file)]
+
+
+def write_status(
+    folder: Path, state: Literal["running", "stopped", "finished"], *, step: int, total_steps: int, reason: str = ""
+) -> None:
+    """Record how far a run is; one that was killed stays "running".
+
+    Args:
+        folder: the run folder.
+        state: "stopped" means asked to stop, with everything saved.
+        step: steps done.
+        total_steps: of the run.
+        reason: why it stopped.
+    """
+    write_json(folder / "status.json", {"state": state, "step": step, "total_steps": total_steps, "reason": reason})
