@@ -6,18 +6,19 @@ from typing import NamedTuple
 import torch
 
 from data_preprocess.augment import Batch, CropAugmentation
-from data_preprocess.dataloaders import build_feed, open_training_cases, small_organ_dataset, training_preset
+from data_preprocess.dataloaders import build_step_loader, open_training_cases, small_organ_dataset, training_preset
 from data_preprocess.splits import choose_splits
 from losses.shape import AdversarialWeights, DiscriminatorTerms, SegmentorTerms, discriminator_loss, segmentor_loss
 from models.autoencoder import ShapeEncoding
-from models.focusnet import FocusNet, Rois, build_part
+from models.focusnet import FocusNet, Rois, build_network
 from models.roi import crop_rois, find_peaks
 from models.validation import CaseValidation
 from utils.config.preset import LossSettings
-from utils.io.checkpoint import load_initial_parts
+from utils.errors import UserError
+from utils.io.checkpoint import load_initial_networks
 from utils.runtime.command_line import run_main
-from utils.training.optimization import Update
-from utils.training.run import open_run, parse_training_options
+from utils.training.optimization import OptimizerStep
+from utils.training.run import parse_training_options, start_or_resume_run
 from utils.training.stage import Stage
 from utils.training.trainer import Trainer
 
@@ -47,18 +48,18 @@ class AdversarialStage(Stage):
         """SOS-Net, and the AutoEncoder where it is the adversary."""
         return ("sos_net", "autoencoder") if self.preset.loss.adversarial else ("sos_net",)
 
-    def optimize(self, batch: Batch, update: Update) -> dict[str, torch.Tensor]:
+    def optimize(self, batch: Batch, update: OptimizerStep) -> dict[str, torch.Tensor]:
         """One step of the AutoEncoder, then one of SOS-Net."""
         weights, losses = shape_weights(self.preset.loss), {}
         with update.forward():
             masks = self._segment(batch)
         if self.preset.loss.adversarial:
             with update.forward():
-                judged = self._discriminate(masks, weights)
+                judged = self._discriminator_loss(masks, weights)
             update(judged.total, "autoencoder")
             losses |= {f"autoencoder_{name}": value for name, value in judged._asdict().items()}
         with update.forward():
-            drawn = self._imitate(masks, weights)
+            drawn = self._segmentor_loss(masks, weights)
         update(drawn.total, "sos_net")
         losses |= {name: value for name, value in drawn._asdict().items() if name != "total"}
         return {"loss": drawn.total, **losses}
@@ -84,14 +85,14 @@ class AdversarialStage(Stage):
         settings = self.preset.roi
         centers = true_centers if settings.center == "true" else find_peaks(heatmaps).position.float()
         jitter = centers.new_tensor(settings.jitter_vox) * batch.roi_jitter[:, small]
-        return network.place_rois(centers + jitter, wanted, size)
+        return network.select_rois(centers + jitter, wanted, size)
 
-    def _discriminate(self, masks: SmallMasks, weights: AdversarialWeights) -> DiscriminatorTerms:
+    def _discriminator_loss(self, masks: SmallMasks, weights: AdversarialWeights) -> DiscriminatorTerms:
         predicted = masks.logits.detach().float().sigmoid()
         both = self.live["autoencoder"](torch.cat([predicted, masks.truth]))
         return discriminator_loss(*_halves(both), predicted, masks.truth, weights)
 
-    def _imitate(self, masks: SmallMasks, weights: AdversarialWeights) -> SegmentorTerms:
+    def _segmentor_loss(self, masks: SmallMasks, weights: AdversarialWeights) -> SegmentorTerms:
         if self.preset.loss.shape_weight == 0:
             return segmentor_loss(None, None, masks.logits, masks.truth, weights)
         autoencoder = self.parts["autoencoder"].requires_grad_(False)  # judges, and does not learn from it
@@ -104,8 +105,8 @@ def shape_weights(settings: LossSettings) -> AdversarialWeights:
     """The paper's weights, with the preset's share of the discriminator and strength of the shape terms."""
     paper = AdversarialWeights()
     return AdversarialWeights(
-        reconstruction=1 - settings.discriminator_share,
-        distance=settings.discriminator_share,
+        reconstruction=1 - settings.adversarial_weight,
+        distance=settings.adversarial_weight,
         code=paper.code * settings.shape_weight,
         feature_1=paper.feature_1 * settings.shape_weight,
         feature_2=paper.feature_2 * settings.shape_weight,
@@ -122,23 +123,23 @@ def main(argv: list[str] | None = None) -> int:
     """Train SOS-Net and the AutoEncoder."""
     options = parse_training_options(__doc__, argv, adversarial=True)
     preset = training_preset(options)
-    run = open_run(options, choose_splits(options))
-    parts = {name: build_part(name, preset) for name in ("s_net", "sol_net", "sos_net", "autoencoder")}
+    run = start_or_resume_run(options, choose_splits(options))
+    parts = {name: build_network(name, preset) for name in ("s_net", "sol_net", "sos_net", "autoencoder")}
     if not run.options.resume:
         located = {name: parts[name] for name in ("s_net", "sol_net", "sos_net")}
         remedy = "give --init-from the best.pt of train_SOL.py or train_backbone_heatmap.py"
-        load_initial_parts(located, options.init_from, preset, required=("s_net", "sol_net"), remedy=remedy)
+        load_initial_networks(located, options.init_from, preset, required=("s_net", "sol_net"), remedy=remedy)
         if options.autoencoder is None:
-            raise ValueError("--autoencoder is missing; give the best.pt of train_autoencoder.py")
+            raise UserError("--autoencoder is missing; give the best.pt of train_autoencoder.py")
         shapes = {"autoencoder": parts["autoencoder"]}
         remedy = "--autoencoder takes the best.pt of train_autoencoder.py"
-        load_initial_parts(shapes, [options.autoencoder], preset, remedy=remedy)
+        load_initial_networks(shapes, [options.autoencoder], preset, remedy=remedy)
 
     train, val = open_training_cases(run, preset)
     network = FocusNet(preset, **{name: parts[name] for name in ("s_net", "sol_net", "sos_net")})
     validation = CaseValidation(network, preset, val, run.compute, score=lambda metrics: metrics["dice_small"])
     stage = AdversarialStage(preset, parts, prepare=CropAugmentation(preset, options.seed), validate=validation)
-    feed = build_feed(small_organ_dataset(train, preset, options.seed), preset.adversarial, run)
+    feed = build_step_loader(small_organ_dataset(train, preset, options.seed), preset.adversarial, run)
     return Trainer(stage, feed, preset.adversarial, run).fit()
 
 

@@ -13,11 +13,12 @@ from pathlib import Path
 from typing import Any
 
 from utils.config.preset import load_preset
+from utils.errors import UserError
 from utils.evaluation.evaluate import CasePairs, Evaluation, Settings, evaluate_cases, match_cases
 from utils.evaluation.figures import draw_worst, write_box_plots
-from utils.evaluation.report import build_report, screen_text, write_report
+from utils.evaluation.report import build_report, format_console_report, write_report
 from utils.evaluation.tolerances import Tolerances
-from utils.io.segmentations import Naming, find_cases, require_names
+from utils.io.segmentations import OrganNameResolver, find_cases, require_names
 from utils.runtime.command_line import report_failures, run_main
 
 logger = logging.getLogger(__name__)
@@ -53,7 +54,7 @@ def main(argv: list[str] | None = None) -> int:
     tolerances = Tolerances(arguments.tolerance, preset)
     settings = Settings(preset=preset, tolerances=tolerances, resample=arguments.resample)
     check_paths(arguments)
-    naming = Naming(preset)
+    naming = OrganNameResolver(preset)
     references = find_cases(arguments.reference, naming)
     sides = [find_cases(paths, naming) for paths in (arguments.prediction, arguments.compare) if paths]
     for cases in (references, *sides):
@@ -77,12 +78,12 @@ def check_paths(arguments: argparse.Namespace) -> None:
     """Find out about useless paths before anything is computed.
 
     Raises:
-        ValueError: the output is a file, or the CT folder does not exist.
+        UserError: the output is a file, or the CT folder does not exist.
     """
     if arguments.output.exists() and not arguments.output.is_dir():
-        raise ValueError(f"{arguments.output}: is a file; --output names a folder")
+        raise UserError(f"{arguments.output}: is a file; --output names a folder")
     if arguments.overlay and not arguments.overlay.is_dir():
-        raise ValueError(f"{arguments.overlay}: no such folder; --overlay names the folder of the CTs")
+        raise UserError(f"{arguments.overlay}: no such folder; --overlay names the folder of the CTs")
 
 
 def finish(
@@ -95,7 +96,7 @@ def finish(
     preset = settings.preset
     small_organs = [preset.organ_names[i] for i in preset.small_organs] if preset else None
     report = build_report(own, other, small_organs, describe_run(arguments, settings, own))
-    print(screen_text(report))
+    print(format_console_report(report))
     write_report(arguments.output, report, markdown=arguments.markdown, latex=arguments.latex)
     shown = {"prediction": own.rows} | ({"other prediction": other.rows} if other else {})
     write_box_plots(arguments.output, shown, own.organs)

@@ -20,27 +20,28 @@ import torch
 from torch import nn
 from tqdm import tqdm
 
-from data_preprocess.hounsfield import ensure_hu
-from data_preprocess.inference_transform import PlacedImage, Placement, place_on_grid
+from data_preprocess.hounsfield import validate_hounsfield
+from data_preprocess.inference_transform import InferenceTransform, TransformedImage, to_network_grid
 from data_preprocess.scans import Scan, check_file_name, list_scans
-from models.focusnet import FocusNet, build_part
+from models.focusnet import FocusNet, build_network
 from models.int8 import quantize_convolutions
 from models.interpolation import resize_linear
-from models.oom_fallback import CautiousPredictor
-from models.predictor import Prediction, Predictor, SmallOrgan, label_on_grid
+from models.oom_fallback import OOMFallbackPredictor
+from models.predictor import Prediction, Predictor, SmallOrganResult, label_on_grid
 from models.shape_plausibility import shape_plausibility
-from models.sliding_window import OVERLAP, volumes_up_to, window_starts
-from models.tta import MirroringPredictor
+from models.sliding_window import OVERLAP, memmap_above, window_starts
+from models.tta import FlipTTAPredictor
 from utils.config.preset import Preset
+from utils.errors import UserError
 from utils.imaging.geometry import Geometry
-from utils.io.checkpoint import checkpoint_preset, load_parts, read_checkpoint, require_parts
+from utils.io.checkpoint import checkpoint_preset, load_networks, read_checkpoint, require_networks
 from utils.io.color_table import check_color_table, write_color_table
 from utils.io.dicom import CtSeries
 from utils.io.files import write_json
 from utils.io.rtstruct import write_rtstruct
 from utils.io.volumes import Volume
-from utils.reporting.organ_report import Evidence, describe_organs
-from utils.reporting.output_files import FORMATS, OutputFiles, finished_report, write_summary
+from utils.reporting.organ_report import OrganConfidence, describe_organs
+from utils.reporting.output_files import FORMATS, OutputFiles, load_if_up_to_date, write_summary
 from utils.reporting.overlay import render_case, save_png
 from utils.runtime.command_line import Shard, report_failures, run_main
 from utils.runtime.device import Compute, Precision, choose_compute
@@ -50,7 +51,7 @@ from utils.runtime.prefetch import read_ahead
 logger = logging.getLogger(__name__)
 
 WEIGHTS_FOLDER = Path(__file__).resolve().parent / "weights"
-SEGMENTING_PARTS = ("s_net", "sol_net", "sos_net")
+SEGMENTATION_NETWORKS = ("s_net", "sol_net", "sos_net")
 FAILURES = (ValueError, OSError, MemoryError, RuntimeError)
 """What ends a case, not the run; torch and ITK raise RuntimeErrors, also out of memory."""
 
@@ -58,7 +59,7 @@ FAILURES = (ValueError, OSError, MemoryError, RuntimeError)
 class Model(NamedTuple):
     """A checkpoint, ready to segment."""
 
-    predictor: CautiousPredictor | MirroringPredictor
+    predictor: OOMFallbackPredictor | FlipTTAPredictor
     preset: Preset
     autoencoder: nn.Module | None
     """Judges the shapes of small organs, where the checkpoint carries it."""
@@ -69,7 +70,7 @@ class PlacedScan(NamedTuple):
 
     geometry: Geometry
     """Of the CT as read."""
-    placed: PlacedImage
+    placed: TransformedImage
     notes: list[str]
     series: CtSeries | None
     """Where the scan came from DICOM."""
@@ -105,57 +106,59 @@ def load_model(
         tile_memory_gib: blended probabilities that take more go to a temporary file.
 
     Raises:
-        ValueError: the file is no checkpoint, holds no S-Net, or an organ's name cannot name a file.
+        UserError: the file is no checkpoint, holds no S-Net, or an organ's name cannot name a file.
     """
     window_starts(1, 1, overlap)  # an overlap out of range is said before any CT is read
     content = read_checkpoint(checkpoint)
     preset = checkpoint_preset(content, checkpoint)
-    require_parts(content, ["s_net"], checkpoint, "give one of train_backbone.py, adv_train.py or a stage between them")
+    require_networks(
+        content, ["s_net"], checkpoint, "give one of train_backbone.py, adv_train.py or a stage between them"
+    )
     for name in preset.organ_names:
         check_file_name(name, f"{checkpoint}: organ")
-    wanted = SEGMENTING_PARTS[:1] if backbone_only else (*SEGMENTING_PARTS, "autoencoder")
-    parts = {name: build_part(name, preset) for name in wanted if name in content["parts"]}
-    load_parts(parts, content, parts, checkpoint)
+    wanted = SEGMENTATION_NETWORKS[:1] if backbone_only else (*SEGMENTATION_NETWORKS, "autoencoder")
+    parts = {name: build_network(name, preset) for name in wanted if name in content["parts"]}
+    load_networks(parts, content, parts, checkpoint)
     autoencoder = parts.pop("autoencoder", None)
     network = compute.place(FocusNet(preset, **parts)).eval()
     if compute.precision == "int8":
         quantize_convolutions(network)
-    new_volume = volumes_up_to(tile_memory_gib * 2**30)
+    new_volume = memmap_above(tile_memory_gib * 2**30)
     predictor = Predictor(network, preset, overlap=overlap, autocast=compute.autocast(), new_volume=new_volume)
-    cautious = CautiousPredictor(predictor, choose_compute("cpu", "fp32"))
+    cautious = OOMFallbackPredictor(predictor, choose_compute("cpu", "fp32"))
     judge = autoencoder.eval() if autoencoder is not None else None
-    return Model(MirroringPredictor(cautious) if mirror else cautious, preset, judge)
+    return Model(FlipTTAPredictor(cautious) if mirror else cautious, preset, judge)
 
 
 def read_scan(scan: Scan, preset: Preset, *, correct_offset: bool, from_dicom: bool) -> PlacedScan:
     """Read a scan, check it and bring it onto the networks' grid.
 
     Raises:
-        ValueError: it is damaged, no CT in HU, shows no head and neck, or is not DICOM though it must be.
+        UserError: it is damaged, no CT in HU, shows no head and neck, or is not DICOM though it must be.
     """
     content = scan.read()
     if from_dicom and content.series is None:
-        raise ValueError(f"{scan}: --rtstruct refers to DICOM slices; give the CT as a DICOM folder")
+        raise UserError(f"{scan}: --rtstruct refers to DICOM slices; give the CT as a DICOM folder")
     try:
-        checked = ensure_hu(content.volume.array, correct_offset=correct_offset)
-        placed = place_on_grid(Volume(array=checked.array, geometry=content.volume.geometry), preset.grid)
+        checked = validate_hounsfield(content.volume.array, correct_offset=correct_offset)
+        placed = to_network_grid(Volume(array=checked.array, geometry=content.volume.geometry), preset.grid)
     except ValueError as error:
-        raise ValueError(f"{scan}: {error}") from error
+        raise UserError(f"{scan}: {error}") from error
     notes = [*content.notes, *checked.notes, *placed.notes]
     return PlacedScan(content.volume.geometry, placed, notes, content.series)
 
 
-def segment(placed: PlacedImage, model: Model) -> Segmentation:
+def segment(placed: TransformedImage, model: Model) -> Segmentation:
     """Segment one CT."""
     placement = placed.placement
     image = torch.from_numpy(np.ascontiguousarray(placed.image))
-    prediction = model.predictor.predict(image, torch.from_numpy(placement.scanned(placed.image.shape)))
+    prediction = model.predictor.predict(image, torch.from_numpy(placement.inside_fov(placed.image.shape)))
     region_label = label_on_grid(prediction.probabilities, placed.region_hu.shape, placement.step).cpu().numpy()
     label = Volume(array=placement.to_ct(region_label), geometry=placement.ct)
     return Segmentation(label, region_label, prediction)
 
 
-def gather_evidence(prediction: Prediction, placement: Placement, model: Model) -> dict[str, Evidence]:
+def gather_evidence(prediction: Prediction, placement: InferenceTransform, model: Model) -> dict[str, OrganConfidence]:
     """What the networks say of every organ that they found, and of every small organ."""
     names = model.preset.organ_names
     label = prediction.label
@@ -175,17 +178,17 @@ def gather_evidence(prediction: Prediction, placement: Placement, model: Model) 
             "peak_found": found.located,
             "segmented_by": _segmented_by(found),
         }
-    return {name: Evidence(**known) for name, known in evidence.items()}
+    return {name: OrganConfidence(**known) for name, known in evidence.items()}
 
 
-def _segmented_by(found: SmallOrgan) -> str:
+def _segmented_by(found: SmallOrganResult) -> str:
     if found.segmented:
         return "SOS-Net"
     reason = "SOS-Net's mask there is empty" if found.located else "the peak is below the threshold"
     return f"S-Net, since {reason}"
 
 
-def organ_probabilities(segmentation: Segmentation, placement: Placement) -> Iterator[np.ndarray]:
+def organ_probabilities(segmentation: Segmentation, placement: InferenceTransform) -> Iterator[np.ndarray]:
     """(D, H, W) float32 on the CT's grid, one organ at a time."""
     for probability in segmentation.prediction.probabilities[1:]:
         whole = tuple(slice(0, n) for n in segmentation.region_label.shape)
@@ -217,7 +220,7 @@ def process(
 ) -> dict[str, Any]:
     """Segment one scan, write its files, the report last, and return the report."""
     started = time.perf_counter()
-    files.remove_remains()
+    files.remove_temp_files()
     segmentation = segment(scan.placed, model)
     placement = scan.placed.placement
     write_case(files, scan, segmentation, model.preset, arguments)
@@ -282,12 +285,12 @@ def published_checkpoint(name: str) -> Path:
     """The file of a published model.
 
     Raises:
-        ValueError: there is none of that name.
+        UserError: there is none of that name.
     """
     path = WEIGHTS_FOLDER / f"{name}.pt"
     known = sorted(file.stem for file in WEIGHTS_FOLDER.glob("*.pt"))
     if name not in known:
-        raise ValueError(f"--model {name}: no such model; there is {', '.join(known) or 'none'}, or give --checkpoint")
+        raise UserError(f"--model {name}: no such model; there is {', '.join(known) or 'none'}, or give --checkpoint")
     return path
 
 
@@ -325,7 +328,7 @@ def main(argv: list[str] | None = None) -> int:
         scan.case_id: OutputFiles(folder=arguments.output, case_id=scan.case_id, format=arguments.format)
         for scan in scans
     }
-    done = {case_id: finished_report(files[case_id], run) for case_id, run in runs.items()}
+    done = {case_id: load_if_up_to_date(files[case_id], run) for case_id, run in runs.items()}
     reports = {case_id: report for case_id, report in done.items() if report is not None}
     logger.info("CTs: %d, done before: %d", len(scans), len(reports))
     failures = {}

@@ -5,15 +5,15 @@ import sys
 import torch
 
 from data_preprocess.augment import Batch, CropAugmentation
-from data_preprocess.dataloaders import build_feed, open_training_cases, small_organ_dataset, training_preset
+from data_preprocess.dataloaders import build_step_loader, open_training_cases, small_organ_dataset, training_preset
 from data_preprocess.heatmap_targets import heatmap_targets
 from data_preprocess.splits import choose_splits
 from losses.localization import heatmap_loss
-from models.focusnet import FocusNet, build_part
+from models.focusnet import FocusNet, build_network
 from models.validation import CaseValidation
-from utils.io.checkpoint import load_initial_parts
+from utils.io.checkpoint import load_initial_networks
 from utils.runtime.command_line import run_main
-from utils.training.run import open_run, parse_training_options
+from utils.training.run import parse_training_options, start_or_resume_run
 from utils.training.stage import LossStage
 from utils.training.trainer import Trainer
 
@@ -37,18 +37,18 @@ def main(argv: list[str] | None = None) -> int:
     """Train SOL-Net."""
     options = parse_training_options(__doc__, argv)
     preset = training_preset(options)
-    run = open_run(options, choose_splits(options))
-    parts = {name: build_part(name, preset) for name in ("s_net", "sol_net")}
+    run = start_or_resume_run(options, choose_splits(options))
+    parts = {name: build_network(name, preset) for name in ("s_net", "sol_net")}
     required = () if run.options.resume else ("s_net",)
     remedy = "give --init-from the best.pt of train_backbone.py"
-    load_initial_parts(parts, options.init_from, preset, required=required, remedy=remedy)
+    load_initial_networks(parts, options.init_from, preset, required=required, remedy=remedy)
 
     train, val = open_training_cases(run, preset)
     validation = CaseValidation(
         FocusNet(preset, **parts), preset, val, run.compute, score=lambda metrics: -metrics["peak_error_mm"]
     )
     stage = SOLStage(preset, parts, prepare=CropAugmentation(preset, options.seed), validate=validation)
-    feed = build_feed(small_organ_dataset(train, preset, options.seed), preset.sol, run)
+    feed = build_step_loader(small_organ_dataset(train, preset, options.seed), preset.sol, run)
     return Trainer(stage, feed, preset.sol, run).fit()
 
 

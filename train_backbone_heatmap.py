@@ -5,16 +5,16 @@ import sys
 import torch
 
 from data_preprocess.augment import Batch, CropAugmentation
-from data_preprocess.dataloaders import build_feed, crop_dataset, open_training_cases, training_preset
+from data_preprocess.dataloaders import build_step_loader, crop_dataset, open_training_cases, training_preset
 from data_preprocess.heatmap_targets import heatmap_targets
 from data_preprocess.splits import choose_splits
 from losses.localization import heatmap_loss
 from losses.segmentation import SegmentationLoss
-from models.focusnet import FocusNet, build_part
+from models.focusnet import FocusNet, build_network
 from models.validation import NOT_FOUND_MM, CaseValidation
-from utils.io.checkpoint import load_initial_parts
+from utils.io.checkpoint import load_initial_networks
 from utils.runtime.command_line import run_main
-from utils.training.run import open_run, parse_training_options
+from utils.training.run import parse_training_options, start_or_resume_run
 from utils.training.stage import LossStage
 from utils.training.trainer import Trainer
 
@@ -47,14 +47,14 @@ def main(argv: list[str] | None = None) -> int:
     """Train S-Net and SOL-Net."""
     options = parse_training_options(__doc__, argv)
     preset = training_preset(options)
-    run = open_run(options, choose_splits(options))
-    parts = {name: build_part(name, preset) for name in ("s_net", "sol_net")}
-    load_initial_parts(parts, options.init_from, preset)
+    run = start_or_resume_run(options, choose_splits(options))
+    parts = {name: build_network(name, preset) for name in ("s_net", "sol_net")}
+    load_initial_networks(parts, options.init_from, preset)
 
     train, val = open_training_cases(run, preset)
     validation = CaseValidation(FocusNet(preset, **parts), preset, val, run.compute, score=score)
     stage = BackboneHeatmapStage(preset, parts, prepare=CropAugmentation(preset, options.seed), validate=validation)
-    feed = build_feed(crop_dataset(train, preset, options.seed), preset.backbone_heatmap, run)
+    feed = build_step_loader(crop_dataset(train, preset, options.seed), preset.backbone_heatmap, run)
     return Trainer(stage, feed, preset.backbone_heatmap, run).fit()
 
 

@@ -22,7 +22,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from utils.evaluation.evaluate import Settings, evaluate_case, match_cases  # noqa: E402
 from utils.evaluation.tolerances import Tolerances  # noqa: E402
-from utils.io.segmentations import CaseFiles, Naming, find_cases, open_structures  # noqa: E402
+from utils.io.segmentations import CaseFiles, OrganNameResolver, find_cases, open_structures  # noqa: E402
 from utils.io.volumes import read_volume  # noqa: E402
 from utils.runtime.command_line import run_main  # noqa: E402
 
@@ -65,7 +65,7 @@ def compare_case(prediction: CaseFiles, reference: CaseFiles) -> Comparison:
     started = time.perf_counter()
     rows = evaluate_case(prediction, reference, SETTINGS).rows
     seconds = time.perf_counter() - started
-    naming = Naming(None)
+    naming = OrganNameResolver(None)
     names = [open_structures(files, naming).names for files in (prediction, reference)]
     values, empty = [], []
     started = time.perf_counter()
@@ -87,7 +87,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--reference", type=Path, nargs="+", required=True)
     parser.add_argument("--workers", type=int, default=2)
     arguments = parser.parse_args(argv)
-    naming = Naming(None)
+    naming = OrganNameResolver(None)
     pairs = match_cases(find_cases(arguments.prediction, naming), find_cases(arguments.reference, naming))
     with ProcessPoolExecutor(arguments.workers) as pool:
         results = pool.map(compare_case, *zip(*pairs.values(), strict=True))

@@ -18,13 +18,13 @@ import models.predictor
 from benchmarks.ab_timing import Task
 from benchmarks.baseline import OneHotLoss, label_on_grid
 from data_preprocess.augment import Batch, CropAugmentation
-from data_preprocess.dataloaders import build_feed, crop_dataset, open_training_cases, training_preset
+from data_preprocess.dataloaders import build_step_loader, crop_dataset, open_training_cases, training_preset
 from data_preprocess.export import export_case
 from data_preprocess.prepare import prepare_case
 from data_preprocess.scans import list_scans
 from data_preprocess.sources import RawCase
 from data_preprocess.splits import choose_splits
-from models.focusnet import PART_NAMES, build_part
+from models.focusnet import NETWORK_NAMES, build_network
 from models.int8 import quantize_convolutions
 from models.sliding_window import OVERLAP
 from utils.config.preset import Preset, load_preset
@@ -35,8 +35,8 @@ from utils.io.segmentations import CaseFiles
 from utils.io.volumes import read_volume, write_volume
 from utils.runtime.device import Compute, Precision, choose_compute
 from utils.runtime.memory import TRAINING_LIMIT_MIB, keep_freed_memory
-from utils.training.optimization import Update, build_optimizer
-from utils.training.run import open_run, parse_training_options
+from utils.training.optimization import OptimizerStep, build_optimizer
+from utils.training.run import parse_training_options, start_or_resume_run
 from utils.training.stage import Stage
 
 STAGES = {
@@ -65,7 +65,7 @@ def forward(preset: str, overrides: list[str], device: str | None, precision: Pr
     """S-Net on one crop."""
     compute = prepare_process(plain=plain, device=device, precision=precision)
     settings = load_preset(preset, overrides)
-    network = _place(build_part("s_net", settings), compute, plain=plain).eval()
+    network = _place(build_network("s_net", settings), compute, plain=plain).eval()
     if compute.precision == "int8":
         quantize_convolutions(network)
     image = torch.randn(1, 1, *settings.grid.crop_size_vox, device=compute.device)
@@ -88,7 +88,7 @@ def step(stage: str, preset: str, overrides: list[str], device: str | None, *, p
     module = import_module(script)
     if plain and hasattr(module, "SegmentationLoss"):
         module.SegmentationLoss = OneHotLoss
-    parts = {part: _place(build_part(part, settings), compute, plain=plain) for part in part_names}
+    parts = {part: _place(build_network(part, settings), compute, plain=plain) for part in part_names}
     built: Stage = getattr(module, name)(settings, parts, prepare=lambda sample: sample, validate=lambda count: None)
     schedule = getattr(settings, stage)
     for part, network in parts.items():
@@ -96,7 +96,7 @@ def step(stage: str, preset: str, overrides: list[str], device: str | None, *, p
     optimizers = {part: build_optimizer(parts[part].parameters(), schedule) for part in built.trained}
     for group in (group for optimizer in optimizers.values() for group in optimizer.param_groups if plain):
         group["fused"] = False
-    update = Update(optimizers, compute)
+    update = OptimizerStep(optimizers, compute)
     batch = _masks(settings, compute) if stage == "autoencoder" else _crop(settings, compute)
 
     def run() -> None:
@@ -111,14 +111,14 @@ def loading(cases: Path, overrides: list[str], device: str | None, *, plain: boo
     keep_freed_memory(limit_mib=TRAINING_LIMIT_MIB)
     words = ["--cases", str(cases), "--run", str(_new_folder()), "--workers", "0" if plain else "1"]
     options = parse_training_options("", [*words, *(word for value in overrides for word in ("--set", value))])
-    settings, run = training_preset(options), open_run(options, choose_splits(options))
-    feed = build_feed(crop_dataset(open_training_cases(run, settings)[0], settings, 0), settings.backbone, run)
+    settings, run = training_preset(options), start_or_resume_run(options, choose_splits(options))
+    feed = build_step_loader(crop_dataset(open_training_cases(run, settings)[0], settings, 0), settings.backbone, run)
     augment = CropAugmentation(settings, 0)
-    network = compute.place(build_part("s_net", settings))
+    network = compute.place(build_network("s_net", settings))
     built = import_module("train_backbone").BackboneStage(
         settings, {"s_net": network}, prepare=augment, validate=lambda count: None
     )
-    update = Update({"s_net": build_optimizer(network.parameters(), settings.backbone)}, compute)
+    update = OptimizerStep({"s_net": build_optimizer(network.parameters(), settings.backbone)}, compute)
 
     def train() -> float:
         started = time.perf_counter()
@@ -192,7 +192,7 @@ def whole_ct(
 def save_untrained(path: Path, preset: Preset) -> None:
     """A checkpoint of all networks with random weights, whose small organs are found wherever."""
     everywhere = replace(preset, heatmap=replace(preset.heatmap, peak_threshold=0.0))
-    parts = {name: build_part(name, everywhere) for name in PART_NAMES}
+    parts = {name: build_network(name, everywhere) for name in NETWORK_NAMES}
     save_checkpoint(path, stage="adversarial", preset=everywhere, parts=parts)
 
 

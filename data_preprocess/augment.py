@@ -86,7 +86,7 @@ def _draw_one(settings: AugmentationSettings, seed: tuple[int, ...], num_organs:
     }
 
 
-def margin_size(crop_size_vox: Size, settings: AugmentationSettings, spacing_zyx_mm: tuple[float, ...]) -> Size:
+def padded_patch_size(crop_size_vox: Size, settings: AugmentationSettings, spacing_zyx_mm: tuple[float, ...]) -> Size:
     """Size of the box to read so that no change drawn from `settings` looks beyond it.
 
     It is odd where the crop is odd and even where it is even: so both have their middle at the same place of the voxel
@@ -143,7 +143,7 @@ def apply_augmentation(sample: CropSample, draw: AugmentationDraw, preset: Prese
     """Apply a draw to a collated batch of crops, on the crops' device.
 
     Args:
-        sample: collated `CropSample`, boxes of `margin_size`.
+        sample: collated `CropSample`, boxes of `padded_patch_size`.
         draw: from `draw_augmentation`.
         preset: crop size, spacing, intensity, left/right pairs.
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from data_preprocess.cases import CaseInfo, read_case_info
+from utils.errors import UserError
 from utils.io.files import read_json, write_json
 
 INDEX_VERSION = 1
@@ -49,7 +50,7 @@ def read_index(folder: Path, case_ids: Sequence[str]) -> list[IndexEntry]:
         An entry for each.
 
     Raises:
-        ValueError: the index is damaged, or a case without entry cannot be read.
+        UserError: the index is damaged, or a case without entry cannot be read.
     """
     path = folder / "index.json"
     known = _read_entries(path) if path.is_file() else {}
@@ -63,13 +64,13 @@ def _read_entries(path: Path) -> dict[str, IndexEntry]:
     content = read_json(path)
     try:
         if content["format_version"] != INDEX_VERSION:
-            raise ValueError(f"format {content['format_version']}")
+            raise UserError(f"format {content['format_version']}")
         return {
             case_id: IndexEntry(str(entry["patient"]), frozenset(entry["organs"]), bool(entry["has_image"]))
             for case_id, entry in content["cases"].items()
         }
     except (KeyError, TypeError, AttributeError, ValueError) as error:
-        raise ValueError(
+        raise UserError(
             f"{path}: is no index of format {INDEX_VERSION} ({error!r}); delete it and run data_preprocess.prepare"
         ) from error
 

@@ -22,12 +22,13 @@ import numpy as np
 
 from utils.config.preset import Preset, preset_from_table, preset_to_table
 from utils.config.toml_dataclass import build
+from utils.errors import UserError
 from utils.imaging.geometry import Geometry
 from utils.io.files import read_json, require_safe_name, write_json
 
 FORMAT_VERSION = 1
 SPLIT_NAMES = ("train", "val", "test")
-APART = "apart"
+HELD_OUT = "apart"
 """Split of cases that the raw data set keeps for another purpose than training or testing."""
 VAL_SHARE = 0.12
 TEST_SHARE = 0.2
@@ -102,10 +103,10 @@ class Case:
         """An organ that index.json says is contoured.
 
         Raises:
-            ValueError: it is not.
+            UserError: it is not.
         """
         if name not in self.info.organs:
-            raise ValueError(
+            raise UserError(
                 f"case {self.info.case_id}: case.json lacks {name}, which index.json names; run "
                 "data_preprocess.prepare again to write the index anew"
             )
@@ -143,7 +144,7 @@ def write_case(folder: Path, info: CaseInfo, image: np.ndarray | None, label: np
     """Write the files of one case into an existing folder.
 
     Raises:
-        ValueError: the case's id is no name of a folder.
+        UserError: the case's id is no name of a folder.
         OSError: the disk is full, or nobody may write there.
     """
     require_safe_name(info.case_id, info.source)
@@ -160,7 +161,7 @@ def read_case_info(folder: Path) -> CaseInfo:
     """Read one case.json.
 
     Raises:
-        ValueError: the file is missing or does not follow the format.
+        UserError: the file is missing or does not follow the format.
     """
     path = folder / "case.json"
     problems: list[str] = []
@@ -170,7 +171,7 @@ def read_case_info(folder: Path) -> CaseInfo:
         tables = {name: organ if isinstance(organ, dict) else {} for name, organ in info.organs.items()}
         organs = {name: build(OrganInfo, table, problems, f"organs.{name}.") for name, table in tables.items()}
     if problems:
-        raise ValueError(f"{path}: is no case of format {FORMAT_VERSION}; prepare it again: " + "; ".join(problems))
+        raise UserError(f"{path}: is no case of format {FORMAT_VERSION}; prepare it again: " + "; ".join(problems))
     return CaseInfo(**{**info.__dict__, "organs": organs})
 
 
@@ -178,7 +179,7 @@ def open_case(folder: Path, info: CaseInfo, organ_names: tuple[str, ...]) -> Cas
     """Memory-map a case whose labels mean `organ_names`.
 
     Raises:
-        ValueError: an array is missing, truncated or of another shape than case.json says.
+        UserError: an array is missing, truncated or of another shape than case.json says.
     """
     arrays = {"image": None}
     for name, dtype in (("image", np.int16), ("label", np.uint8)) if info.has_image else (("label", np.uint8),):
@@ -186,9 +187,9 @@ def open_case(folder: Path, info: CaseInfo, organ_names: tuple[str, ...]) -> Cas
         try:
             arrays[name] = np.load(path, mmap_mode="r", allow_pickle=False)
         except (OSError, ValueError, EOFError) as error:
-            raise ValueError(f"{path}: cannot be read ({error}); delete the folder, prepare the case again") from error
+            raise UserError(f"{path}: cannot be read ({error}); delete the folder, prepare the case again") from error
         if arrays[name].shape != info.size_zyx or arrays[name].dtype != dtype:
-            raise ValueError(
+            raise UserError(
                 f"{path}: expected {np.dtype(dtype)} {info.size_zyx} as in case.json, got {arrays[name].dtype} "
                 f"{arrays[name].shape}; delete the folder and prepare the case again"
             )
@@ -199,7 +200,7 @@ def write_dataset(folder: Path, preset: Preset) -> None:
     """Record the preset that the cases are prepared for.
 
     Raises:
-        ValueError: the folder already holds cases of other organs or another spacing.
+        UserError: the folder already holds cases of other organs or another spacing.
     """
     if (folder / "dataset.json").is_file():
         check_compatible(preset, read_dataset(folder), folder)
@@ -210,16 +211,16 @@ def read_dataset(folder: Path) -> Preset:
     """The preset that a folder of cases was prepared with.
 
     Raises:
-        ValueError: the folder holds no cases, or of another format version.
+        UserError: the folder holds no cases, or of another format version.
     """
     if not folder.is_dir():
-        raise ValueError(f"{folder}: no such folder of cases; run python -m data_preprocess.prepare first")
+        raise UserError(f"{folder}: no such folder of cases; run python -m data_preprocess.prepare first")
     path = folder / "dataset.json"
     if not path.is_file():
-        raise ValueError(f"{folder}: holds no dataset.json, so it is no folder of cases; run data_preprocess.prepare")
+        raise UserError(f"{folder}: holds no dataset.json, so it is no folder of cases; run data_preprocess.prepare")
     content = read_json(path)
     if content.get("format_version") != FORMAT_VERSION:
-        raise ValueError(
+        raise UserError(
             f"{path}: expected case format {FORMAT_VERSION}, got {content.get('format_version')}; prepare again"
         )
     return preset_from_table(content["preset"], source=str(path))
@@ -229,15 +230,15 @@ def check_compatible(preset: Preset, prepared: Preset, folder: Path) -> None:
     """Refuse a preset whose organs or spacing differ from those that the cases in `folder` were prepared with.
 
     Raises:
-        ValueError: they differ; the message names both.
+        UserError: they differ; the message names both.
     """
     if preset.organ_names != prepared.organ_names:
-        raise ValueError(
+        raise UserError(
             f"{folder}: was prepared with {len(prepared.organs)} organs ({', '.join(prepared.organ_names)}), preset "
             f"{preset.name} has {len(preset.organs)} ({', '.join(preset.organ_names)}); prepare into another folder"
         )
     if preset.grid.spacing_zyx_mm != prepared.grid.spacing_zyx_mm:
-        raise ValueError(
+        raise UserError(
             f"{folder}: was prepared at {prepared.grid.spacing_zyx_mm} mm (z, y, x), preset {preset.name} says "
             f"{preset.grid.spacing_zyx_mm}; prepare into another folder"
         )
@@ -253,13 +254,13 @@ def write_splits(folder: Path, infos: Sequence[CaseInfo]) -> None:
     path = folder / "splits.json"
     splits = read_json(path) if path.is_file() else {name: [] for name in SPLIT_NAMES}
     place_of = {case_id: name for name, case_ids in splits.items() for case_id in case_ids}
-    for case_id, name in place_cases(infos, place_of).items():
+    for case_id, name in assign_splits(infos, place_of).items():
         if case_id not in place_of:
             splits[name] = sorted([*splits.get(name, []), case_id])
     write_json(path, splits)
 
 
-def place_cases(cases: Iterable[Placeable], place_of: Mapping[str, str]) -> dict[str, str]:
+def assign_splits(cases: Iterable[Placeable], place_of: Mapping[str, str]) -> dict[str, str]:
     """The split of every case.
 
     Args:
@@ -275,8 +276,8 @@ def place_cases(cases: Iterable[Placeable], place_of: Mapping[str, str]) -> dict
         wishes = {case.split for case in patients[patient]}
         if known:
             places[patient] = known[0]
-        elif wishes & {APART, "test"}:
-            places[patient] = APART if APART in wishes else "test"
+        elif wishes & {HELD_OUT, "test"}:
+            places[patient] = HELD_OUT if HELD_OUT in wishes else "test"
         else:
             rest.append(patient)
     says_nothing = all(case.split is None for of_patient in patients.values() for case in of_patient)
@@ -292,7 +293,7 @@ def read_splits(folder: Path) -> dict[str, list[str]]:
     """Case ids of train, val and test.
 
     Raises:
-        ValueError: splits.json is missing or damaged.
+        UserError: splits.json is missing or damaged.
     """
     return check_splits(read_json(folder / "splits.json"), folder / "splits.json")
 
@@ -301,15 +302,15 @@ def check_splits(splits: dict, source: Path) -> dict[str, list[str]]:
     """Splits whose case ids stay within the folder of cases.
 
     Raises:
-        ValueError: they are not lists of names, or a case is in two of them.
+        UserError: they are not lists of names, or a case is in two of them.
     """
-    names = (*SPLIT_NAMES, APART) if APART in splits else SPLIT_NAMES
+    names = (*SPLIT_NAMES, HELD_OUT) if HELD_OUT in splits else SPLIT_NAMES
     chosen = {name: splits.get(name, []) for name in names}
     if not all(isinstance(case_ids, list) for case_ids in chosen.values()):
-        raise ValueError(f"{source}: expected a list of case ids under each of {', '.join(SPLIT_NAMES)}")
+        raise UserError(f"{source}: expected a list of case ids under each of {', '.join(SPLIT_NAMES)}")
     counts = Counter(require_safe_name(case_id, source) for case_ids in chosen.values() for case_id in case_ids)
     if twice := sorted(case_id for case_id, count in counts.items() if count > 1):
-        raise ValueError(f"{source}: {', '.join(twice)} is there more than once; a case belongs to one split")
+        raise UserError(f"{source}: {', '.join(twice)} is there more than once; a case belongs to one split")
     return chosen
 
 

@@ -3,13 +3,13 @@
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from data_preprocess.augment import margin_size
+from data_preprocess.augment import padded_patch_size
 from data_preprocess.cases import check_compatible, read_dataset
 from data_preprocess.dataset import CaseDataset, CaseFolder, EpochSampler, ShapeDataset
 from utils.config.preset import Preset, ScheduleSettings, load_preset, preset_from_table, preset_to_table
 from utils.training.run import TrainingOptions, TrainingRun
 from utils.training.run_log import read_configuration
-from utils.training.step_loader import Feed, start_worker
+from utils.training.step_loader import StepLoader, start_worker
 
 
 def training_preset(options: TrainingOptions) -> Preset:
@@ -40,23 +40,23 @@ def open_training_cases(run: TrainingRun, preset: Preset) -> tuple[CaseFolder, C
 
 def crop_dataset(cases: CaseFolder, preset: Preset, seed: int) -> CaseDataset:
     """Training crops of all organs, with the margin that the preset's augmentation needs."""
-    organs, share = range(len(preset.organs)), preset.sampling.organ_share
-    return CaseDataset(cases, preset, box_size_vox=_box_size(preset), organs=organs, organ_share=share, seed=seed)
+    organs, share = range(len(preset.organs)), preset.sampling.organ_fraction
+    return CaseDataset(cases, preset, box_size_vox=_box_size(preset), organs=organs, organ_fraction=share, seed=seed)
 
 
 def small_organ_dataset(cases: CaseFolder, preset: Preset, seed: int) -> CaseDataset:
     """Training crops of cases that have a small organ contoured, most of them centered on one."""
-    organs, share = preset.small_organs, preset.sampling.small_organ_share
-    return CaseDataset(cases, preset, box_size_vox=_box_size(preset), organs=organs, organ_share=share, seed=seed)
+    organs, share = preset.small_organs, preset.sampling.small_organ_fraction
+    return CaseDataset(cases, preset, box_size_vox=_box_size(preset), organs=organs, organ_fraction=share, seed=seed)
 
 
 def shape_dataset(cases: CaseFolder, preset: Preset, seed: int) -> ShapeDataset:
     """Small organs' masks with the margin that the preset's augmentation needs."""
-    size = margin_size(preset.grid.roi_size_vox, preset.augmentation, preset.grid.spacing_zyx_mm)
+    size = padded_patch_size(preset.grid.roi_size_vox, preset.augmentation, preset.grid.spacing_zyx_mm)
     return ShapeDataset(cases, preset, box_size_vox=size, seed=seed)
 
 
-def build_feed(dataset: Dataset, schedule: ScheduleSettings, run: TrainingRun) -> Feed:
+def build_step_loader(dataset: Dataset, schedule: ScheduleSettings, run: TrainingRun) -> StepLoader:
     """Batches of this rank; an epoch has the schedule's number of steps.
 
     Args:
@@ -80,11 +80,11 @@ def build_feed(dataset: Dataset, schedule: ScheduleSettings, run: TrainingRun) -
             generator=torch.Generator(),  # resuming starts workers anew, which must not draw from the global one
         )
 
-    return Feed(make_loader, options.accumulate)
+    return StepLoader(make_loader, options.accumulate)
 
 
 def _box_size(preset: Preset) -> tuple[int, int, int]:
-    return margin_size(preset.grid.crop_size_vox, preset.augmentation, preset.grid.spacing_zyx_mm)
+    return padded_patch_size(preset.grid.crop_size_vox, preset.augmentation, preset.grid.spacing_zyx_mm)
 
 
 def _start_worker(worker: int) -> None:

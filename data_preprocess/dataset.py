@@ -13,6 +13,7 @@ from torch.utils.data import Dataset, Sampler
 from data_preprocess.case_index import read_index
 from data_preprocess.cases import Case, open_case, read_case_info, read_splits
 from utils.config.preset import Preset
+from utils.errors import UserError
 
 AIR_HU = -1000
 NUM_PROBED = 8
@@ -74,7 +75,7 @@ class CaseFolder:
         without_image: ids of the cases that are masks alone.
 
     Raises:
-        ValueError: no such split, it is empty, or one of the few cases looked at is damaged.
+        UserError: no such split, it is empty, or one of the few cases looked at is damaged.
     """
 
     def __init__(
@@ -87,7 +88,7 @@ class CaseFolder:
     ) -> None:
         case_ids = (splits or read_splits(folder)).get(split, [])
         if not case_ids:
-            raise ValueError(f"{folder}/splits.json: the {split} split is empty; prepare more cases, or edit the file")
+            raise UserError(f"{folder}/splits.json: the {split} split is empty; prepare more cases, or edit the file")
         self.folder = folder
         self.organ_names = organ_names
         self.case_ids = _spread(case_ids, len(case_ids) if limit is None else limit)
@@ -144,11 +145,11 @@ class CaseDataset(Dataset[CropSample]):
         box_size_vox: size of the boxes to read: the preset's crop with augmentation's margin around it. The crop stays
             within the volume, the margin need not: else organs at the volume's ends would only ever lie in the margin.
         organs: indices of the organs to center on.
-        organ_share: share of crops centered on an organ.
+        organ_fraction: share of crops centered on an organ.
         seed: of all draws.
 
     Raises:
-        ValueError: none of `organs` is contoured in any case, or a case has no CT.
+        UserError: none of `organs` is contoured in any case, or a case has no CT.
     """
 
     def __init__(
@@ -158,11 +159,11 @@ class CaseDataset(Dataset[CropSample]):
         *,
         box_size_vox: tuple[int, int, int],
         organs: Sequence[int],
-        organ_share: float,
+        organ_fraction: float,
         seed: int,
     ) -> None:
         if cases.without_image:
-            raise ValueError(
+            raise UserError(
                 f"{cases.folder}: {len(cases.without_image)} cases have no CT, for example {cases.without_image[0]}; "
                 "masks alone serve train_autoencoder.py only"
             )
@@ -170,16 +171,16 @@ class CaseDataset(Dataset[CropSample]):
         self.box_size_vox = np.asarray(box_size_vox)
         self.crop_size_vox = np.asarray(preset.grid.crop_size_vox)
         self.jitter_vox = self.crop_size_vox * CENTER_JITTER
-        self.organ_share = organ_share
+        self.organ_fraction = organ_fraction
         self.seed = seed
         self.cases_with = _cases_by_organ(cases, [preset.organ_names[organ] for organ in organs])
         self.eligible = np.unique(np.concatenate(list(self.cases_with.values())))
 
     def __getitem__(self, index: int) -> CropSample:
-        return draw_readable(lambda rng: self._draw(rng, index), self.seed, index)
+        return sample_with_retry(lambda rng: self._draw(rng, index), self.seed, index)
 
     def _draw(self, rng: np.random.Generator, index: int) -> CropSample:
-        if rng.random() < self.organ_share:
+        if rng.random() < self.organ_fraction:
             name = rng.choice(sorted(self.cases_with))
             case = self.cases[rng.choice(self.cases_with[name])]
             voxels = case.organ(name).voxels
@@ -221,7 +222,7 @@ class ShapeDataset(Dataset[ShapeSample]):
         self.cases_with = _cases_by_organ(cases, list(self.labels))
 
     def __getitem__(self, index: int) -> ShapeSample:
-        return draw_readable(lambda rng: self._draw(rng, index), self.seed, index)
+        return sample_with_retry(lambda rng: self._draw(rng, index), self.seed, index)
 
     def _draw(self, rng: np.random.Generator, index: int) -> ShapeSample:
         name = rng.choice(sorted(self.cases_with))
@@ -234,7 +235,7 @@ class ShapeDataset(Dataset[ShapeSample]):
         return ShapeSample(mask=torch.from_numpy(mask), organ=organ, case_id=case.info.case_id, index=index)
 
 
-def draw_readable(draw: Callable[[np.random.Generator], Sample], seed: int, index: int) -> Sample:
+def sample_with_retry(draw: Callable[[np.random.Generator], Sample], seed: int, index: int) -> Sample:
     """Draw a sample, and another in its place where the case drawn is damaged or gone: a run goes on without a case.
 
     Args:
@@ -243,7 +244,7 @@ def draw_readable(draw: Callable[[np.random.Generator], Sample], seed: int, inde
         index: of the sample.
 
     Raises:
-        ValueError: case after case cannot be read.
+        UserError: case after case cannot be read.
     """
     for attempt in range(MAX_DRAWS):
         try:
@@ -251,7 +252,7 @@ def draw_readable(draw: Callable[[np.random.Generator], Sample], seed: int, inde
         except (ValueError, OSError) as error:
             reason = error
             logger.warning("sample %d: %s; another case takes its place", index, error)
-    raise ValueError(f"{MAX_DRAWS} cases in a row could not be read; is the disk still there? The last one: {reason}")
+    raise UserError(f"{MAX_DRAWS} cases in a row could not be read; is the disk still there? The last one: {reason}")
 
 
 def read_box(array: np.ndarray, start: np.ndarray, size: np.ndarray, fill: int) -> np.ndarray:
@@ -286,7 +287,7 @@ def _cases_by_organ(cases: CaseFolder, names: Sequence[str]) -> dict[str, np.nda
     columns = {name: cases.contoured[:, cases.organ_names.index(name)] for name in names}
     found = {name: np.flatnonzero(column) for name, column in columns.items() if column.any()}
     if not found:
-        raise ValueError(f"{cases.folder}: none of {', '.join(names)} is contoured in any case of this split")
+        raise UserError(f"{cases.folder}: none of {', '.join(names)} is contoured in any case of this split")
     return found
 
 

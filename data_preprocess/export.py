@@ -19,11 +19,12 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
-from data_preprocess.cases import APART, place_cases, read_splits
+from data_preprocess.cases import HELD_OUT, assign_splits, read_splits
 from data_preprocess.label_map import match_organs, merge_masks
 from data_preprocess.raw_cases import list_raw_cases, preset_name, raw_arguments, run_all, select_raw_cases
-from data_preprocess.sources import SOURCES, RawCase, RawReference
+from data_preprocess.sources import SOURCES, RawCase, RawCaseHandle
 from utils.config.preset import Preset, load_preset
+from utils.errors import UserError
 from utils.io.color_table import write_color_table
 from utils.io.files import write_json
 from utils.io.volumes import Volume, write_volume
@@ -80,19 +81,19 @@ def write_nnunet_dataset(folder: Path, preset: Preset, places: Mapping[str, str]
 def _write_pair(raw: RawCase, preset: Preset, image: Path, label: Path) -> None:
     """The CT last: it says that the case is complete."""
     if raw.volume is None:
-        raise ValueError("has no CT to export")
+        raise UserError("has no CT to export")
     merged = merge_masks(raw.masks, preset, raw.geometry.size_zyx)
     write_volume(label, Volume(array=merged, geometry=raw.geometry))
     write_volume(image, raw.volume)
 
 
-def _export(reference: RawReference, source: str, preset: Preset, folder: Path) -> None:
+def _export(reference: RawCaseHandle, source: str, preset: Preset, folder: Path) -> None:
     if not (folder / "images" / f"{reference.case_id}.nii.gz").is_file():
         export_case(SOURCES[source].read_case(reference, preset), preset, folder)
 
 
 def _export_nnunet(
-    reference: RawReference, source: str, preset: Preset, folder: Path, places: Mapping[str, str]
+    reference: RawCaseHandle, source: str, preset: Preset, folder: Path, places: Mapping[str, str]
 ) -> list[str]:
     split = places[reference.case_id]
     if (folder / f"images{NNUNET_SUFFIX[split]}" / f"{reference.case_id}_0000.nii.gz").is_file():
@@ -110,11 +111,11 @@ def _run_nifti(arguments: argparse.Namespace, preset: Preset) -> int:
 def _run_nnunet(arguments: argparse.Namespace, preset: Preset) -> int:
     folder = arguments.output
     if not NNUNET_NAME.fullmatch(folder.name):
-        raise ValueError(f"--output {folder}: expected nnU-Net's form DatasetNNN_Name, for example Dataset501_HeadNeck")
+        raise UserError(f"--output {folder}: expected nnU-Net's form DatasetNNN_Name, for example Dataset501_HeadNeck")
     every = list_raw_cases(arguments)
     splits = read_splits(arguments.cases) if arguments.cases else {}
-    places = place_cases(every, {case_id: name for name, case_ids in splits.items() for case_id in case_ids})
-    references = [r for r in select_raw_cases(every, arguments) if places[r.case_id] != APART]
+    places = assign_splits(every, {case_id: name for name, case_ids in splits.items() for case_id in case_ids})
+    references = [r for r in select_raw_cases(every, arguments) if places[r.case_id] != HELD_OUT]
     task = partial(_export_nnunet, source=arguments.source, preset=preset, folder=folder, places=places)
     outcome = run_all(task, references, arguments.workers)
     write_nnunet_dataset(folder, preset, places)

@@ -7,6 +7,7 @@ from typing import NamedTuple
 import numpy as np
 from scipy import ndimage
 
+from utils.errors import UserError
 from utils.imaging.geometry import Geometry
 from utils.imaging.intensity import AIR_HU
 from utils.imaging.masks import Mask
@@ -85,7 +86,7 @@ class CoarseBody:
         return ndimage.binary_dilation(filled, np.ones((3, 3, 3)))
 
     def _extent(self, axis: int) -> slice:
-        first, last = occupied_range(self.inside, axis)
+        first, last = nonzero_extent(self.inside, axis)
         margin = int(np.ceil(MARGIN_MM / self.spacing_zyx_mm[axis]))
         start, stop = first * self.stride[axis] - margin, (last + 1) * self.stride[axis] + margin
         return slice(max(0, start), min(self.size_zyx[axis], stop))
@@ -104,7 +105,7 @@ def outline_body(image: np.ndarray, spacing_zyx_mm: tuple[float, float, float]) 
         spacing_zyx_mm: its spacing.
 
     Raises:
-        ValueError: nothing in the volume is denser than air.
+        UserError: nothing in the volume is denser than air.
     """
     grid = coarse_grid(spacing_zyx_mm)
     inside = body_mask(dense_voxels(image, grid), grid.spacing_zyx_mm)
@@ -115,11 +116,11 @@ def dense_voxels(image: np.ndarray, grid: CoarseGrid) -> np.ndarray:
     """Which samples are denser than air, bool.
 
     Raises:
-        ValueError: none is.
+        UserError: none is.
     """
     dense = grid.sample(image) > BODY_HU
     if not dense.any():
-        raise ValueError(f"expected a patient, but no voxel is denser than {BODY_HU} HU: is this a CT in HU?")
+        raise UserError(f"expected a patient, but no voxel is denser than {BODY_HU} HU: is this a CT in HU?")
     return dense
 
 
@@ -130,16 +131,16 @@ def body_mask(dense: np.ndarray, spacing_zyx_mm: Triple) -> np.ndarray:
         dense: (D, H, W) bool, not empty.
         spacing_zyx_mm: its spacing.
     """
-    return _largest_component(open_mask(dense, spacing_zyx_mm, OPENING_MM / 2))
+    return _largest_component(morphological_opening(dense, spacing_zyx_mm, OPENING_MM / 2))
 
 
-def occupied_range(mask: np.ndarray, axis: int) -> tuple[int, int]:
+def nonzero_extent(mask: np.ndarray, axis: int) -> tuple[int, int]:
     """First and last index along an axis at which a mask that is not empty has voxels."""
     occupied = np.flatnonzero(mask.any(axis=tuple(other for other in range(3) if other != axis)))
     return int(occupied[0]), int(occupied[-1])
 
 
-def open_mask(mask: np.ndarray, spacing_zyx_mm: Triple, radius_mm: float) -> np.ndarray:
+def morphological_opening(mask: np.ndarray, spacing_zyx_mm: Triple, radius_mm: float) -> np.ndarray:
     """Opening with a ball; a mask with nothing that thick is returned as it is."""
     padded = np.pad(mask, ((0, 0), (1, 1), (1, 1)), mode="constant")
     padded = np.pad(padded, ((1, 1), (0, 0), (0, 0)), mode="edge")  # the neck goes on beyond the last slice
@@ -214,29 +215,29 @@ class Region(NamedTuple):
         return tuple(slice(max(0, a), min(n, b)) for a, b, n in bounds)
 
 
-def find_region(image: np.ndarray, geometry: Geometry, below_lung_tops_mm: float) -> Region:
+def find_region(image: np.ndarray, geometry: Geometry, below_lung_apex_mm: float) -> Region:
     """Find the head and neck of a patient.
 
     Args:
         image: (D, H, W), HU, axes in LPS order.
         geometry: its grid.
-        below_lung_tops_mm: how far the network's training scans reach below the lung tops; negative ends above them.
+        below_lung_apex_mm: how far the network's training scans reach below the lung tops; negative ends above them.
 
     Raises:
-        ValueError: nothing is denser than air, or the scan begins at the lungs.
+        UserError: nothing is denser than air, or the scan begins at the lungs.
     """
     spacing = geometry.spacing_zyx_mm
     grid = coarse_grid(spacing, geometry.origin_vox())
     dense = dense_voxels(image, grid)
-    low, high = occupied_range(dense, axis=0)  # empty slices say nothing of the patient
+    low, high = nonzero_extent(dense, axis=0)  # empty slices say nothing of the patient
     dense = dense[low : high + 1]
     grid = grid._replace(first_vox=(grid.to_voxel(low, 0), *grid.first_vox[1:]))
-    cut = _cut_below_lungs(dense, grid, below_lung_tops_mm)
+    cut = _cut_below_lungs(dense, grid, below_lung_apex_mm)
     body = body_mask(dense[cut or 0 :], grid.spacing_zyx_mm)
     grid = grid._replace(first_vox=(grid.to_voxel(cut or 0, 0), *grid.first_vox[1:]))
     start, stop = [], []
     for axis in range(3):
-        first, last = occupied_range(body, axis)
+        first, last = nonzero_extent(body, axis)
         margin = int(np.ceil(MARGIN_MM / spacing[axis]))
         start.append(grid.to_voxel(first, axis) - margin)
         stop.append(grid.to_voxel(last + 1, axis) + margin)
@@ -244,7 +245,7 @@ def find_region(image: np.ndarray, geometry: Geometry, below_lung_tops_mm: float
     return Region(tuple(start), tuple(stop), start[0] * spacing[0] if cut is not None else 0.0)
 
 
-def find_lung_tops(dense: np.ndarray, spacing_zyx_mm: tuple[float, float, float]) -> int | None:
+def find_lung_apex(dense: np.ndarray, spacing_zyx_mm: tuple[float, float, float]) -> int | None:
     """The topmost slice with lung, or None where the scan shows none.
 
     Args:
@@ -254,7 +255,7 @@ def find_lung_tops(dense: np.ndarray, spacing_zyx_mm: tuple[float, float, float]
     air = np.stack([ndimage.binary_fill_holes(plane) for plane in dense]) & ~dense
     if not air.any():
         return None
-    components, _ = ndimage.label(open_mask(air, spacing_zyx_mm, LUNG_OPENING_MM))
+    components, _ = ndimage.label(morphological_opening(air, spacing_zyx_mm, LUNG_OPENING_MM))
     volumes_ml = np.bincount(components.ravel()) * (np.prod(spacing_zyx_mm) / 1000)
     volumes_ml[0] = 0
     if volumes_ml[volumes_ml >= MIN_LUNG_ML].sum() < MIN_LUNGS_ML:
@@ -264,19 +265,19 @@ def find_lung_tops(dense: np.ndarray, spacing_zyx_mm: tuple[float, float, float]
     return int(np.flatnonzero(areas_mm2 >= LUNG_TOP_MM2)[-1])
 
 
-def _cut_below_lungs(dense: np.ndarray, grid: CoarseGrid, below_lung_tops_mm: float) -> int | None:
+def _cut_below_lungs(dense: np.ndarray, grid: CoarseGrid, below_lung_apex_mm: float) -> int | None:
     """The lowest coarse slice to keep, or None to keep all."""
-    top = find_lung_tops(dense, grid.spacing_zyx_mm)
+    top = find_lung_apex(dense, grid.spacing_zyx_mm)
     if top is None:
         return None
     step = grid.spacing_zyx_mm[0]
     above_mm = (len(dense) - 1 - top) * step
     if above_mm < MIN_ABOVE_LUNGS_MM:
-        raise ValueError(
+        raise UserError(
             f"expected head and neck, but the lungs begin {above_mm:.0f} mm below the top of the patient in this scan: "
             "give a scan that shows the neck"
         )
-    cut = top - round(below_lung_tops_mm / step)
+    cut = top - round(below_lung_apex_mm / step)
     return cut if cut > 0 else None
 
 
@@ -284,7 +285,7 @@ def _ends(
     image: np.ndarray, body: np.ndarray, grid: CoarseGrid, start: int, stop: int, is_cut: bool
 ) -> tuple[int, int]:
     """Slices at which the region begins and ends: no margin of air where the patient goes on beyond the scan."""
-    first, last = occupied_range(body, axis=0)
+    first, last = nonzero_extent(body, axis=0)
     area_mm2 = grid.spacing_zyx_mm[1] * grid.spacing_zyx_mm[2]
     if is_cut:
         start = max(0, grid.to_voxel(first, 0))

@@ -43,7 +43,7 @@ def gaussian_heatmaps(
         center = centers_vox[..., axis, None].float()  # (B, K, 1)
         profile = torch.exp(-((position - center) ** 2) / (2 * settings.sigma_vox**2))  # (B, K, size)
         if axis == 0:
-            kept = (position - center.round()).abs() <= settings.neighbour_slices
+            kept = (position - center.round()).abs() <= settings.neighbor_slices
             profile = profile * kept
         profiles.append(torch.nan_to_num(profile, nan=0.0))
     z, y, x = profiles

@@ -4,6 +4,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from utils.errors import UserError
 from utils.imaging.intensity import AIR_HU
 
 PADDING_HU = -1200
@@ -38,7 +39,7 @@ class Peaks(NamedTuple):
     tissue: float
 
 
-def ensure_hu(array: np.ndarray, *, correct_offset: bool) -> HuCheck:
+def validate_hounsfield(array: np.ndarray, *, correct_offset: bool) -> HuCheck:
     """Check that values are HU and fit for int16; padding below air becomes air.
 
     Every head and neck holds air and soft tissue, so both must be seen where HU puts them.
@@ -48,25 +49,25 @@ def ensure_hu(array: np.ndarray, *, correct_offset: bool) -> HuCheck:
         correct_offset: subtract 1024 where air and soft tissue lie that much too high; otherwise that is an error.
 
     Raises:
-        ValueError: some voxel is no number, the values are not HU, or lie 1024 too high.
+        UserError: some voxel is no number, the values are not HU, or lie 1024 too high.
     """
     if np.issubdtype(array.dtype, np.floating):
         num_bad = int(array.size - np.isfinite(array).sum())
         if num_bad:
-            raise ValueError(f"{num_bad} of {array.size} voxels are NaN or infinite: export the CT again")
+            raise UserError(f"{num_bad} of {array.size} voxels are NaN or infinite: export the CT again")
     sample = array.reshape(-1)[:: max(1, array.size // MAX_SAMPLES)]
     sample = sample[sample > PADDING_HU]
     notes = []
     offset = 0
     if not _is_hu(sample, 0):
         if not _is_hu(sample, OFFSET_HU):
-            raise ValueError(_not_hu(sample))
+            raise UserError(_not_hu(sample))
         peaks = _peaks(sample, OFFSET_HU)
         seen = (
             f"air peaks at {peaks.air:.0f} and soft tissue at {peaks.tissue:.0f}, as in a CT stored as HU + {OFFSET_HU}"
         )
         if not correct_offset:
-            raise ValueError(f"{seen}: give --hu-offset auto to subtract {OFFSET_HU}, or export the CT in HU")
+            raise UserError(f"{seen}: give --hu-offset auto to subtract {OFFSET_HU}, or export the CT in HU")
         notes.append(f"{seen}; {OFFSET_HU} was subtracted")
         offset = OFFSET_HU
     padding = array <= PADDING_HU

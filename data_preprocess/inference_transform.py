@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 
 from data_preprocess.field_of_view import Region, find_region
-from data_preprocess.resample import carry_over, resample_image, straighten
+from data_preprocess.resample import resample_axis_aligned, resample_image, resample_to
 from utils.config.preset import GridSettings
 from utils.imaging.geometry import Geometry
 from utils.io.volumes import Volume, match_orientation, to_lps
@@ -16,7 +16,7 @@ OBLIQUE_DEG = 0.5
 
 
 @dataclass(frozen=True, kw_only=True)
-class Placement:
+class InferenceTransform:
     """How the networks' grid lies in a CT.
 
     Attributes:
@@ -36,7 +36,7 @@ class Placement:
         moved = zip(index_vox, self.step, self.region.start_zyx, strict=True)
         return self.straight.world_mm(tuple((i + 0.5) / step - 0.5 + start for i, step, start in moved))
 
-    def scanned(self, size_zyx: tuple[int, int, int]) -> np.ndarray:
+    def inside_fov(self, size_zyx: tuple[int, int, int]) -> np.ndarray:
         """Which voxels of the networks' grid lie in the CT, bool; around it there may be air that was added.
 
         Args:
@@ -68,23 +68,23 @@ class Placement:
         """
         whole = Volume(array=self.region.paste(part, self.straight.size_zyx), geometry=self.straight)
         if _is_oblique(self.ct):
-            return carry_over(whole, self.ct)
+            return resample_to(whole, self.ct)
         return match_orientation(whole, self.ct).array
 
 
-class PlacedImage(NamedTuple):
+class TransformedImage(NamedTuple):
     """What the networks see of a CT."""
 
     image: np.ndarray
     """(d, h, w) HU at the networks' spacing."""
     region_hu: np.ndarray
     """(d', h', w') int16: the same part of the patient at the CT's spacing."""
-    placement: Placement
+    placement: InferenceTransform
     notes: list[str]
     """What was done to the CT that a reader of the report should know."""
 
 
-def place_on_grid(ct: Volume, grid: GridSettings) -> PlacedImage:
+def to_network_grid(ct: Volume, grid: GridSettings) -> TransformedImage:
     """Turn, cut and resample a CT for the networks.
 
     Args:
@@ -98,16 +98,16 @@ def place_on_grid(ct: Volume, grid: GridSettings) -> PlacedImage:
     notes = []
     if _is_oblique(straight.geometry):
         notes.append(f"turned by {straight.geometry.obliqueness_deg():.1f} degrees to the patient's axes")
-        straight = straighten(straight)
+        straight = resample_axis_aligned(straight)
     spacing = straight.geometry.spacing_zyx_mm
-    region = find_region(straight.array, straight.geometry, grid.below_lung_tops_mm)
+    region = find_region(straight.array, straight.geometry, grid.below_lung_apex_mm)
     if region.cut_mm:
         notes.append(f"the lowest {region.cut_mm:.0f} mm were cut off: the networks know head and neck only")
     region_hu = np.ascontiguousarray(region.crop(straight.array))
     image = resample_image(region_hu, spacing, grid.spacing_zyx_mm)
     step = tuple(own / network for own, network in zip(spacing, grid.spacing_zyx_mm, strict=True))
-    placement = Placement(ct=ct.geometry, straight=straight.geometry, region=region, step=step)
-    return PlacedImage(image, region_hu, placement, notes)
+    placement = InferenceTransform(ct=ct.geometry, straight=straight.geometry, region=region, step=step)
+    return TransformedImage(image, region_hu, placement, notes)
 
 
 def _is_oblique(geometry: Geometry) -> bool:

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Mapping
 import numpy as np
 
 from utils.config.preset import Preset
+from utils.errors import UserError
 from utils.imaging.masks import Mask
 
 
@@ -23,7 +24,7 @@ def merge_masks(masks: Mapping[str, Mask], preset: Preset, shape: tuple[int, int
         (D, H, W) uint8, 0 = background, organ i = i + 1.
 
     Raises:
-        ValueError: two structures claim to be the same organ.
+        UserError: two structures claim to be the same organ.
     """
     label = np.zeros(shape, dtype=np.uint8)
     by_organ = match_organs(masks, preset)
@@ -38,13 +39,13 @@ def match_organs(masks: Iterable[str], preset: Preset) -> dict[int, str]:
     """Organ index to the name of its structure.
 
     Raises:
-        ValueError: two structures claim to be the same organ.
+        UserError: two structures claim to be the same organ.
     """
     by_organ: dict[int, str] = {}
     for name in masks:
         organ = preset.find_organ(name)
         if organ is not None and organ in by_organ:
-            raise ValueError(
+            raise UserError(
                 f"structures {by_organ[organ]!r} and {name!r} are both {preset.organ_names[organ]}; keep one, "
                 "or correct the preset's aliases"
             )

@@ -28,10 +28,11 @@ from data_preprocess.quality_control.measurements import measure_case, write_qua
 from data_preprocess.quality_control.report_page import inspect_cases, summary_table, write_report_page
 from data_preprocess.raw_cases import list_raw_cases, preset_name, raw_arguments, run_all, select_raw_cases
 from data_preprocess.resample import resample_image, resample_labels
-from data_preprocess.sources import SOURCES, RawCase, RawReference
+from data_preprocess.sources import SOURCES, RawCase, RawCaseHandle
 from utils.config.preset import Preset, load_preset
+from utils.errors import UserError
 from utils.imaging.masks import Mask
-from utils.io.files import replace_atomically, require_safe_name
+from utils.io.files import atomic_write, require_safe_name
 from utils.reporting.overlay import render_case, save_png
 from utils.reporting.tables import to_text
 from utils.runtime.command_line import report_failures, run_main
@@ -51,14 +52,14 @@ def prepare_case(raw: RawCase, preset: Preset, folder: Path) -> CaseInfo:
         folder: the folder of cases.
 
     Raises:
-        ValueError: the CT shows no body, no structure is an organ of the preset, two claim to be the same one, or the
+        UserError: the CT shows no body, no structure is an organ of the preset, two claim to be the same one, or the
             case's id is no name of a folder.
     """
     require_safe_name(raw.case_id, raw.source)  # it becomes a folder
     by_organ = match_organs(raw.masks, preset)
     if not by_organ:
         listed = ", ".join(raw.unknown[:NUM_SHOWN]) or "none"
-        raise ValueError(f"none of its structures is an organ of preset {preset.name}; its structures are: {listed}")
+        raise UserError(f"none of its structures is an organ of preset {preset.name}; its structures are: {listed}")
     masks = {preset.organ_names[organ]: raw.masks[name] for organ, name in by_organ.items()}
     image = raw.volume.array if raw.volume else None
     body = outline_body(image, raw.geometry.spacing_zyx_mm) if raw.volume else None
@@ -85,7 +86,7 @@ def prepare_case(raw: RawCase, preset: Preset, folder: Path) -> CaseInfo:
         notes=(*raw.notes, *lost),
         unknown_structures=raw.unknown,
     )
-    with replace_atomically(folder / raw.case_id) as partial_folder:
+    with atomic_write(folder / raw.case_id) as partial_folder:
         partial_folder.mkdir()
         write_case(partial_folder, info, image, label)
         write_quality(partial_folder, quality)
@@ -134,7 +135,7 @@ def _log_unknown(infos: Sequence[CaseInfo]) -> None:
         logger.info("structures that are no organ of the preset (add them to its aliases?): %s%s", listed, more)
 
 
-def _prepare(reference: RawReference, source: str, preset: Preset, folder: Path) -> None:
+def _prepare(reference: RawCaseHandle, source: str, preset: Preset, folder: Path) -> None:
     prepare_case(SOURCES[source].read_case(reference, preset), preset, folder)
 
 

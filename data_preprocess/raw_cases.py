@@ -13,9 +13,10 @@ from typing import Any, NamedTuple
 
 from tqdm import tqdm
 
-from data_preprocess.cases import APART
-from data_preprocess.sources import SOURCES, RawReference
+from data_preprocess.cases import HELD_OUT
+from data_preprocess.sources import SOURCES, RawCaseHandle
 from utils.config.preset import CONFIG_FOLDER
+from utils.errors import UserError
 
 logger = logging.getLogger(__name__)
 
@@ -51,38 +52,38 @@ def preset_name(arguments: argparse.Namespace) -> str:
     """The preset that the command line names, or else the one that is called like the source.
 
     Raises:
-        ValueError: the layout holds any organs, so that it has no preset of its own.
+        UserError: the layout holds any organs, so that it has no preset of its own.
     """
     if arguments.preset is None and not (CONFIG_FOLDER / f"{arguments.source}.toml").is_file():
-        raise ValueError(f"--source {arguments.source}: holds any organs; say with --preset which ones to take")
+        raise UserError(f"--source {arguments.source}: holds any organs; say with --preset which ones to take")
     return arguments.preset or arguments.source
 
 
-def list_raw_cases(arguments: argparse.Namespace) -> list[RawReference]:
+def list_raw_cases(arguments: argparse.Namespace) -> list[RawCaseHandle]:
     """Every case of the raw data.
 
     Raises:
-        ValueError: there are none, two share a name, or a name is unfit for a file.
+        UserError: there are none, two share a name, or a name is unfit for a file.
     """
     references = SOURCES[arguments.source].list_cases(arguments.input)
     _check_names(references)
     if arguments.apart:
-        references = [replace(r, split=arguments.apart if r.split == APART else r.split) for r in references]
+        references = [replace(r, split=arguments.apart if r.split == HELD_OUT else r.split) for r in references]
     return references
 
 
-def select_raw_cases(references: Sequence[RawReference], arguments: argparse.Namespace) -> list[RawReference]:
+def select_raw_cases(references: Sequence[RawCaseHandle], arguments: argparse.Namespace) -> list[RawCaseHandle]:
     """Those that the command line asks for.
 
     Raises:
-        ValueError: none.
+        UserError: none.
     """
     wanted = [reference for reference in references if arguments.split in (None, reference.split)][: arguments.limit]
     if arguments.shard:
         first, count = arguments.shard
         wanted = wanted[first - 1 :: count]
     if not wanted:
-        raise ValueError(
+        raise UserError(
             f"{arguments.input or arguments.source}: none of {len(references)} cases is left by --split, --limit and "
             "--shard"
         )
@@ -98,7 +99,7 @@ class Outcome(NamedTuple):
     """Case id to reason."""
 
 
-def run_all(task: Callable[[RawReference], Any], references: Iterable[RawReference], num_workers: int) -> Outcome:
+def run_all(task: Callable[[RawCaseHandle], Any], references: Iterable[RawCaseHandle], num_workers: int) -> Outcome:
     """Run a task on every raw case in worker processes, with progress; one failing case does not stop the others."""
     results, failures = {}, {}
     with ProcessPoolExecutor(max_workers=num_workers) as pool:
@@ -116,14 +117,14 @@ def run_all(task: Callable[[RawReference], Any], references: Iterable[RawReferen
     return Outcome(results, failures)
 
 
-def _check_names(references: Iterable[RawReference]) -> None:
+def _check_names(references: Iterable[RawCaseHandle]) -> None:
     counts = Counter(reference.case_id for reference in references)
     unfit = [name for name in counts if not SAFE_NAME.fullmatch(name)]
     if unfit:
-        raise ValueError(f"case name {unfit[0]!r}: expected a letter or digit first, and no / \\ or :; rename it")
+        raise UserError(f"case name {unfit[0]!r}: expected a letter or digit first, and no / \\ or :; rename it")
     repeated = [name for name, count in counts.items() if count > 1]
     if repeated:
-        raise ValueError(f"{counts[repeated[0]]} cases are called {repeated[0]}; rename all but one")
+        raise UserError(f"{counts[repeated[0]]} cases are called {repeated[0]}; rename all but one")
 
 
 def _parse_shard(text: str) -> tuple[int, int]:

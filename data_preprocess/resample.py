@@ -65,7 +65,7 @@ def resample_labels(
     return _resample(_to_image(labels, spacing_zyx_mm), size, new_spacing_zyx_mm, sitk.sitkLabelLinear)
 
 
-def straighten(volume: Volume) -> Volume:
+def resample_axis_aligned(volume: Volume) -> Volume:
     """Turn an oblique CT so that its axes are the patient's.
 
     Args:
@@ -91,7 +91,7 @@ def straighten(volume: Volume) -> Volume:
     return Volume(array=array.clip(volume.array.min(), volume.array.max()), geometry=straight)
 
 
-def carry_over(volume: Volume, geometry: Geometry) -> np.ndarray:
+def resample_to(volume: Volume, geometry: Geometry) -> np.ndarray:
     """Carry a volume over to any other grid: labels (integers) by largest share, other values linearly.
 
     Args:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
+from utils.errors import UserError
 from utils.io.dicom import CtSeries, DicomSeries, find_series, read_ct
 from utils.io.volumes import SUFFIXES, Volume, read_volume, volume_stem, volume_suffix
 
@@ -47,10 +48,10 @@ class Scan:
         """Read the voxels.
 
         Raises:
-            ValueError: they cannot be read, or are no CT.
+            UserError: they cannot be read, or are no CT.
         """
         if self.problem is not None:
-            raise ValueError(self.problem)
+            raise UserError(self.problem)
         if isinstance(self.source, DicomSeries):
             series = read_ct(self.source)
             return ScanContent(series.volume, list(series.notes), series)
@@ -64,10 +65,10 @@ def list_scans(path: Path) -> list[Scan]:
     a tab. A folder means the volumes in it, or else every CT series in it and below, or else the volumes below it.
 
     Raises:
-        ValueError: there is nothing of that kind, or two scans would have one case id.
+        UserError: there is nothing of that kind, or two scans would have one case id.
     """
     if not path.exists():
-        raise ValueError(f"{path}: no such file or folder; check the path")
+        raise UserError(f"{path}: no such file or folder; check the path")
     scans = _in_folder(path) if path.is_dir() else _in_list(path) if _is_list(path) else [_volume(path)]
     check_case_ids(scans)
     return scans
@@ -77,14 +78,14 @@ def check_case_ids(scans: Iterable[Scan]) -> None:
     """Check that every scan's case id can name its files, and that they all differ.
 
     Raises:
-        ValueError: otherwise.
+        UserError: otherwise.
     """
     by_id: dict[str, Scan] = {}
     for scan in scans:
         check_file_name(scan.case_id, f"case id of {scan}")
         other = by_id.setdefault(scan.case_id, scan)
         if other is not scan:
-            raise ValueError(
+            raise UserError(
                 f"{other} and {scan} would both be written as {scan.case_id}: list them in a text file with lines "
                 "`case id<tab>path`"
             )
@@ -94,10 +95,10 @@ def check_file_name(name: str, what: str) -> None:
     """Check that a name is one file's, in the folder that it is meant for.
 
     Raises:
-        ValueError: it is empty, hidden, or would lead to another folder.
+        UserError: it is empty, hidden, or would lead to another folder.
     """
     if not name.strip() or name.startswith(".") or UNSAFE.search(name):
-        raise ValueError(f"{what}: {name!r} cannot name a file; use letters, digits, '-', '_' and '.' within the name")
+        raise UserError(f"{what}: {name!r} cannot name a file; use letters, digits, '-', '_' and '.' within the name")
 
 
 def _is_list(path: Path) -> bool:
@@ -106,7 +107,7 @@ def _is_list(path: Path) -> bool:
 
 def _volume(path: Path) -> Scan:
     if volume_suffix(path) is None:
-        raise ValueError(
+        raise UserError(
             f"{path}: expected a volume ({', '.join(SUFFIXES)}), a list ({LIST_SUFFIX}) or a folder; a DICOM series is "
             "given by its folder"
         )
@@ -117,16 +118,16 @@ def _in_list(path: Path) -> list[Scan]:
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except UnicodeDecodeError as error:
-        raise ValueError(f"{path}: expected a text file with a path per line, but it is not text") from error
+        raise UserError(f"{path}: expected a text file with a path per line, but it is not text") from error
     scans = []
     for line in filter(None, map(str.strip, lines)):
         case_id, tab, location = line.partition("\t")
         found = _listed(path.parent / (location if tab else line))
         if tab and len(found) > 1:
-            raise ValueError(f"{path}: {location} holds {len(found)} scans, which cannot all be called {case_id}")
+            raise UserError(f"{path}: {location} holds {len(found)} scans, which cannot all be called {case_id}")
         scans += [replace(found[0], case_id=case_id)] if tab else found
     if not scans:
-        raise ValueError(f"{path}: expected a path per line, but the list is empty")
+        raise UserError(f"{path}: expected a path per line, but the list is empty")
     return scans
 
 
@@ -149,14 +150,14 @@ def _in_folder(folder: Path) -> list[Scan]:
         series = find_series(folder)
     except ValueError as error:
         if not volumes:
-            raise ValueError(f"{error}, and no volumes ({', '.join(SUFFIXES)})") from error
+            raise UserError(f"{error}, and no volumes ({', '.join(SUFFIXES)})") from error
         series = []
     if not series:
         return [Scan(case_id=_joined(path.parent / volume_stem(path), folder), source=path) for path in volumes]
     cts = [one for one in series if one.modality == "CT"]
     if not cts:
         found = "; ".join(map(str, series[:3])) + ("; ..." if len(series) > 3 else "")
-        raise ValueError(f"{folder}: expected a CT, found {found}")
+        raise UserError(f"{folder}: expected a CT, found {found}")
     homes = [one.paths[0].parent for one in cts]
     return [
         Scan(case_id=_joined(home, folder) + (f"_{one.uid[-UID_DIGITS:]}" if homes.count(home) > 1 else ""), source=one)

@@ -5,7 +5,8 @@ from pathlib import Path
 
 from data_preprocess.case_index import read_index
 from data_preprocess.cases import check_splits, read_splits
-from utils.training.run import TrainingOptions, goes_on
+from utils.errors import UserError
+from utils.training.run import TrainingOptions, is_resuming
 from utils.training.run_log import read_configuration
 
 Splits = dict[str, list[str]]
@@ -15,14 +16,14 @@ def choose_splits(options: TrainingOptions) -> Splits:
     """The splits of a run; one that goes on keeps its own, whatever has become of the folder of cases since.
 
     Raises:
-        ValueError: splits.json is missing or damaged, there are fewer patients than folds, or a run that goes on is of
+        UserError: splits.json is missing or damaged, there are fewer patients than folds, or a run that goes on is of
             another fold.
     """
-    if goes_on(options):
+    if is_resuming(options):
         recorded = read_configuration(options.run)
         fold = recorded["options"].get("cross_validation")
         if options.cross_validation not in (None, fold):
-            raise ValueError(
+            raise UserError(
                 f"{options.run}: is a run of --cross-validation {fold}, not {options.cross_validation}; give each fold "
                 "a --run folder of its own"
             )
@@ -51,13 +52,13 @@ def leave_out_fold(folder: Path, splits: Splits, index: int, count: int) -> Spli
         count: of folds.
 
     Raises:
-        ValueError: there are fewer patients than folds.
+        UserError: there are fewer patients than folds.
     """
     pool = sorted([*splits["train"], *splits["val"]])
     patient_of = {case_id: entry.patient for case_id, entry in zip(pool, read_index(folder, pool), strict=True)}
     patients = sorted(set(patient_of.values()), key=lambda name: hashlib.sha256(name.encode()).digest())
     if len(patients) < count:
-        raise ValueError(
+        raise UserError(
             f"--cross-validation {index}/{count}: the train and val splits of {folder} have {len(patients)} patients; "
             "ask for fewer folds"
         )

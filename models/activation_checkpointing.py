@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 
-def keep_only_input(module: nn.Module, forward: Callable[[Tensor], Tensor], features: Tensor) -> Tensor:
+def checkpoint_activations(module: nn.Module, forward: Callable[[Tensor], Tensor], features: Tensor) -> Tensor:
     """Run a module; in training the backward pass computes anew what it needs, from the input.
 
     Args:
@@ -26,12 +26,12 @@ def keep_only_input(module: nn.Module, forward: Callable[[Tensor], Tensor], feat
         features,
         use_reentrant=False,
         preserve_rng_state=False,
-        context_fn=lambda: (nullcontext(), keep_statistics(module)),
+        context_fn=lambda: (nullcontext(), freeze_batchnorm_stats(module)),
     )
 
 
 @contextmanager
-def keep_statistics(module: nn.Module) -> Iterator[None]:
+def freeze_batchnorm_stats(module: nn.Module) -> Iterator[None]:
     """While it lasts, norms in training leave their running statistics as they are."""
     norms = [layer for layer in module.modules() if isinstance(layer, nn.modules.batchnorm._BatchNorm)]
     kept = [(norm.momentum, norm.num_batches_tracked.clone()) for norm in norms]

@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 from torch import Tensor, nn
 
-from models.blocks import Triple, he_conv3d, scale_channels, upsample_to
+from models.blocks import Triple, conv3d_he_init, make_divisible, upsample_to
 from models.layers import Conv3d
 
 KERNEL_SIZE = (5, 5, 5)
@@ -33,7 +33,7 @@ class ShapeAutoEncoder(nn.Module):
     Args:
         roi_size: (d, h, w) of the masks, in voxels.
         code_length: length of the shape code.
-        width: factor on all channel counts, see `scale_channels`; the code's length stays.
+        width: factor on all channel counts, see `make_divisible`; the code's length stays.
 
     Attributes:
         roi_size: the only size of masks that it takes, since the code is computed by a linear layer.
@@ -41,7 +41,7 @@ class ShapeAutoEncoder(nn.Module):
 
     def __init__(self, *, roi_size: Triple, code_length: int = 512, width: float = 1.0):
         super().__init__()
-        half, quarter, eighth = (scale_channels(channels, width) for channels in (64, 128, 256))
+        half, quarter, eighth = (make_divisible(channels, width) for channels in (64, 128, 256))
         self.roi_size = tuple(roi_size)
         self._half_size = _halve(self.roi_size)
         self._quarter_size = _halve(self._half_size)
@@ -92,7 +92,7 @@ def _halve(size: Triple) -> Triple:
 def _conv_norm_relu(in_channels: int, out_channels: int, *, stride: int = 1) -> nn.Sequential:
     return nn.Sequential(
         # The norm cancels this bias; it stays so that the parameter count is the reference architecture's.
-        he_conv3d(in_channels, out_channels, KERNEL_SIZE, stride=stride, bias=True),
+        conv3d_he_init(in_channels, out_channels, KERNEL_SIZE, stride=stride, bias=True),
         nn.BatchNorm3d(out_channels),
         nn.ReLU(inplace=True),
     )

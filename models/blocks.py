@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from models.activation_checkpointing import keep_only_input
+from models.activation_checkpointing import checkpoint_activations
 from models.layers import Conv3d
 
 Triple = tuple[int, int, int]
@@ -17,7 +17,7 @@ Triple = tuple[int, int, int]
 CHANNEL_STEP = 8
 
 
-def scale_channels(channels: int, width: float) -> int:
+def make_divisible(channels: int, width: float) -> int:
     """Scale a channel count by a network's width.
 
     Args:
@@ -55,7 +55,7 @@ def upsample_to(features: Tensor, size: Sequence[int]) -> Tensor:
     return upsampled
 
 
-def he_conv3d(
+def conv3d_he_init(
     in_channels: int,
     out_channels: int,
     kernel_size: Triple,
@@ -85,17 +85,17 @@ def he_conv3d(
     return conv
 
 
-class HalvingPool(nn.MaxPool3d):
+class MaxPoolBy2(nn.MaxPool3d):
     """Max-pooling by two, in-plane or along all three axes.
 
     It rounds odd sizes up, so that no voxel is left out and one slice stays one slice.
 
     Args:
-        halve_depth: pool z as well.
+        pool_z: pool z as well.
     """
 
-    def __init__(self, *, halve_depth: bool):
-        super().__init__((2, 2, 2) if halve_depth else (1, 2, 2), ceil_mode=True)
+    def __init__(self, *, pool_z: bool):
+        super().__init__((2, 2, 2) if pool_z else (1, 2, 2), ceil_mode=True)
 
     def forward(self, features: Tensor) -> Tensor:
         """Pool in the dtype of the features: autocast on CPUs would keep a float32 copy of them, for the same maxima.
@@ -109,10 +109,10 @@ class HalvingPool(nn.MaxPool3d):
             (B, C, D or D/2, H/2, W/2), in the dtype of `features`.
         """
         with torch.autocast("cpu", enabled=False):
-            return keep_only_input(self, super().forward, features)
+            return checkpoint_activations(self, super().forward, features)
 
 
-def rectify_(features: Tensor) -> Tensor:
+def relu_(features: Tensor) -> Tensor:
     """ReLU in place, of bfloat16 on CPUs by its bits, which takes a quarter of the time.
 
     Read as an integer they are negative where it is: from -32768 to -128 for numbers, above for what is none and stays.
@@ -126,12 +126,12 @@ def rectify_(features: Tensor) -> Tensor:
     return features.relu_()
 
 
-def stop_where_rectified_(gradient: Tensor, rectified: Tensor) -> Tensor:
-    """Backward pass of ReLU, in place and by bits as `rectify_`: 0 where the rectified features are not positive.
+def relu_backward_(gradient: Tensor, rectified: Tensor) -> Tensor:
+    """Backward pass of ReLU, in place and by bits as `relu_`: 0 where the rectified features are not positive.
 
     Args:
         gradient: any shape, floating point; overwritten.
-        rectified: what `rectify_` returned, in the shape and dtype of `gradient`.
+        rectified: what `relu_` returned, in the shape and dtype of `gradient`.
     """
     values = gradient, rectified
     if gradient.dtype == torch.bfloat16 and gradient.device.type == "cpu":
@@ -146,13 +146,13 @@ class _Rectify(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, features: Tensor) -> Tensor:
         ctx.mark_dirty(features)
-        ctx.save_for_backward(rectify_(features))
+        ctx.save_for_backward(relu_(features))
         return features
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> Tensor:
-        return stop_where_rectified_(gradient, *ctx.saved_tensors)
+        return relu_backward_(gradient, *ctx.saved_tensors)
 
 
 class InPlaceReLU(nn.ReLU):
@@ -174,7 +174,7 @@ class InPlaceReLU(nn.ReLU):
         return super().forward(features) if torch.compiler.is_compiling() else _Rectify.apply(features)
 
 
-class PreActivatedConv3d(nn.Sequential):
+class PreActConv3d(nn.Sequential):
     """Norm, ReLU, convolution: the order in which all of FocusNet's segmentation blocks compute.
 
     In training only the input is kept for the backward pass, which normalizes it anew: that saves one of two feature
@@ -200,7 +200,7 @@ class PreActivatedConv3d(nn.Sequential):
         super().__init__(
             nn.BatchNorm3d(in_channels),
             InPlaceReLU(),
-            he_conv3d(in_channels, out_channels, kernel_size, dilation=dilation, bias=bias),
+            conv3d_he_init(in_channels, out_channels, kernel_size, dilation=dilation, bias=bias),
         )
 
     def forward(self, features: Tensor) -> Tensor:
@@ -212,10 +212,10 @@ class PreActivatedConv3d(nn.Sequential):
         Returns:
             (B, out_channels, D, H, W).
         """
-        return keep_only_input(self, super().forward, features)
+        return checkpoint_activations(self, super().forward, features)
 
 
-def spatial_mean(features: Tensor) -> Tensor:
+def global_avg_pool(features: Tensor) -> Tensor:
     """Mean over all voxels, of bfloat16 features as a matrix product: on CPUs torch's mean is slow for these.
 
     Args:
@@ -247,7 +247,7 @@ class SqueezeExcite(nn.Module):
     def __init__(self, channels: int, *, reduction: int):
         super().__init__()
         self.gate = nn.Sequential(
-            he_conv3d(channels, channels // reduction, (1, 1, 1), bias=True),
+            conv3d_he_init(channels, channels // reduction, (1, 1, 1), bias=True),
             nn.ReLU(inplace=True),
             Conv3d(channels // reduction, channels, 1),
             nn.Sigmoid(),
@@ -262,7 +262,7 @@ class SqueezeExcite(nn.Module):
         Returns:
             (B, C, D, H, W), in the dtype of `features`.
         """
-        weights = self.gate(spatial_mean(features))  # (B, C, 1, 1, 1)
+        weights = self.gate(global_avg_pool(features))  # (B, C, 1, 1, 1)
         # Under autocast the gate may come in another dtype, and the product would promote the whole volume to it.
         return features * weights.to(features.dtype)
 
@@ -291,12 +291,12 @@ class SEResidualBlock(nn.Module):
     ):
         super().__init__()
         self.residual = nn.Sequential(
-            PreActivatedConv3d(in_channels, out_channels, kernel_size),
-            PreActivatedConv3d(out_channels, out_channels, kernel_size, dilation=dilation),
+            PreActConv3d(in_channels, out_channels, kernel_size),
+            PreActConv3d(out_channels, out_channels, kernel_size, dilation=dilation),
             SqueezeExcite(out_channels, reduction=reduction),
         )
         self.shortcut = (
-            nn.Identity() if in_channels == out_channels else PreActivatedConv3d(in_channels, out_channels, (1, 1, 1))
+            nn.Identity() if in_channels == out_channels else PreActConv3d(in_channels, out_channels, (1, 1, 1))
         )
 
     def forward(self, features: Tensor) -> Tensor:
@@ -330,8 +330,8 @@ class DenseASPP(nn.Module):
         self.out_channels = in_channels + growth * len(dilations)
         self.branches = nn.ModuleList(
             nn.Sequential(
-                PreActivatedConv3d(in_channels + index * growth, 2 * growth, (1, 1, 1), bias=True),
-                PreActivatedConv3d(2 * growth, growth, (3, 3, 3), dilation=(1, dilation, dilation), bias=True),
+                PreActConv3d(in_channels + index * growth, 2 * growth, (1, 1, 1), bias=True),
+                PreActConv3d(2 * growth, growth, (3, 3, 3), dilation=(1, dilation, dilation), bias=True),
             )
             for index, dilation in enumerate(dilations)
         )
@@ -361,7 +361,7 @@ class UpBlock(nn.Module):
 
     def __init__(self, in_channels: int, lateral_channels: int, out_channels: int):
         super().__init__()
-        self.lateral = he_conv3d(lateral_channels, lateral_channels, (3, 3, 3), bias=True)
+        self.lateral = conv3d_he_init(lateral_channels, lateral_channels, (3, 3, 3), bias=True)
         self.fuse = SEResidualBlock(lateral_channels + in_channels, out_channels)
 
     def forward(self, coarse: Tensor, lateral: Tensor) -> Tensor:

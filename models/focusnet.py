@@ -6,16 +6,17 @@ import torch
 from torch import Tensor, nn
 
 from models.autoencoder import ShapeAutoEncoder
-from models.roi import crop_rois, roi_starts
+from models.roi import crop_rois, roi_corners
 from models.s_net import SNet
 from models.sol_net import SOLNet
 from models.sos_net import SOSNet
 from utils.config.preset import Preset
+from utils.errors import UserError
 
-PART_NAMES = ("s_net", "sol_net", "sos_net", "autoencoder")
+NETWORK_NAMES = ("s_net", "sol_net", "sos_net", "autoencoder")
 
 
-class Location(NamedTuple):
+class LocalizationOutput(NamedTuple):
     """What S-Net and SOL-Net say of a crop."""
 
     logits: Tensor
@@ -39,19 +40,19 @@ class Rois(NamedTuple):
     """(R, 3) long, lowest corner (z, y, x) in voxels."""
 
 
-def build_part(name: str, preset: Preset) -> nn.Module:
+def build_network(name: str, preset: Preset) -> nn.Module:
     """One network of the method, sized by the preset.
 
     Args:
-        name: one of `PART_NAMES`.
+        name: one of `NETWORK_NAMES`.
         preset: organs, ROI size, width.
 
     Raises:
-        ValueError: the part serves small organs and the preset has none.
+        UserError: the part serves small organs and the preset has none.
     """
     width, num_small = preset.networks.width, len(preset.small_organs)
     if name != "s_net" and num_small == 0:
-        raise ValueError(f"preset {preset.name}: {name} needs a small organ; set organs.<name>.small=true")
+        raise UserError(f"preset {preset.name}: {name} needs a small organ; set organs.<name>.small=true")
     s_net = SNet(num_classes=preset.num_classes, width=width)
     if name == "s_net":
         return s_net
@@ -86,7 +87,7 @@ class FocusNet(nn.Module):
         self.sol_net = sol_net
         self.sos_net = sos_net
 
-    def locate(self, image: Tensor) -> Location:
+    def locate(self, image: Tensor) -> LocalizationOutput:
         """Run S-Net and SOL-Net.
 
         Args:
@@ -97,9 +98,9 @@ class FocusNet(nn.Module):
             heatmaps = image.new_zeros(len(image), 0, *image.shape[2:])
         else:
             heatmaps = self.sol_net(s_net.features)
-        return Location(logits=s_net.logits, features=s_net.features, stem=s_net.stem, heatmaps=heatmaps)
+        return LocalizationOutput(logits=s_net.logits, features=s_net.features, stem=s_net.stem, heatmaps=heatmaps)
 
-    def place_rois(self, centers_vox: Tensor, wanted: Tensor, volume_size: tuple[int, int, int]) -> Rois:
+    def select_rois(self, centers_vox: Tensor, wanted: Tensor, volume_size: tuple[int, int, int]) -> Rois:
         """Boxes around the wanted organs of every sample, clamped to the volume.
 
         Args:
@@ -108,16 +109,16 @@ class FocusNet(nn.Module):
             volume_size: (D, H, W).
         """
         sample_index, organ_index = wanted.nonzero(as_tuple=True)
-        starts = roi_starts(centers_vox[sample_index, organ_index], self.roi_size, volume_size)
+        starts = roi_corners(centers_vox[sample_index, organ_index], self.roi_size, volume_size)
         return Rois(sample_index=sample_index, organ_index=organ_index, starts=starts)
 
-    def segment_rois(self, image: Tensor, location: Location, rois: Rois) -> Tensor:
+    def segment_rois(self, image: Tensor, location: LocalizationOutput, rois: Rois) -> Tensor:
         """ROI-pool what SOS-Net sees and run its branches.
 
         Args:
             image: (B, 1, D, H, W), normalized.
             location: of the same crop, from `locate`.
-            rois: from `place_rois`.
+            rois: from `select_rois`.
 
         Returns:
             (R, 1, d, h, w) logits.

@@ -12,7 +12,7 @@ from itertools import pairwise, takewhile
 import torch
 from torch import Tensor, nn
 
-from models.blocks import PreActivatedConv3d
+from models.blocks import PreActConv3d
 
 NUM_STEPS = 255
 """Of an unsigned 8-bit integer; 0 is 0."""
@@ -31,11 +31,11 @@ def quantize_convolutions(network: nn.Module) -> None:
         network: trained, on a CPU; afterwards it can only infer.
     """
     for name, child in list(network.named_children()):
-        if isinstance(child, PreActivatedConv3d):
+        if isinstance(child, PreActConv3d):
             setattr(network, name, Int8Convolutions([child]))
             continue
         if isinstance(child, nn.Sequential):
-            leading = list(takewhile(lambda layer: isinstance(layer, PreActivatedConv3d), child))
+            leading = list(takewhile(lambda layer: isinstance(layer, PreActConv3d), child))
             if leading:  # as one, so that no floating-point features lie between them
                 child[0] = Int8Convolutions(leading)
                 del child[1 : len(leading)]
@@ -43,13 +43,13 @@ def quantize_convolutions(network: nn.Module) -> None:
 
 
 class Int8Convolutions(nn.Module):
-    """Consecutive `PreActivatedConv3d` in 8-bit integers, from floating-point features to floating-point features.
+    """Consecutive `PreActConv3d` in 8-bit integers, from floating-point features to floating-point features.
 
     Args:
         layers: trained; at least one.
     """
 
-    def __init__(self, layers: Sequence[PreActivatedConv3d]) -> None:
+    def __init__(self, layers: Sequence[PreActConv3d]) -> None:
         super().__init__()
         self.quantize = QuantizedNorm(layers[0][0])
         self.convolutions = nn.ModuleList(

@@ -10,7 +10,7 @@ from utils.runtime.device import Compute
 logger = logging.getLogger(__name__)
 
 
-class CautiousPredictor:
+class OOMFallbackPredictor:
     """Predicts on the device; out of a GPU's memory with smaller batches of windows, then on the CPU, which it says.
 
     What was given up stays given up: the cases that follow are as large.
@@ -28,7 +28,7 @@ class CautiousPredictor:
         self.notes: list[str] = []
         """What was given up so far."""
 
-    def predict(self, image_hu: torch.Tensor, scanned: torch.Tensor | None = None) -> Prediction:
+    def predict(self, image_hu: torch.Tensor, inside_fov: torch.Tensor | None = None) -> Prediction:
         """Segment one CT; see `Predictor.predict`.
 
         Raises:
@@ -36,7 +36,7 @@ class CautiousPredictor:
         """
         while True:
             try:
-                return self.predictor.predict(image_hu, scanned)
+                return self.predictor.predict(image_hu, inside_fov)
             except torch.OutOfMemoryError:
                 if self.is_on_cpu:
                     raise

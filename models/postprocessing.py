@@ -4,7 +4,7 @@ import numpy as np
 import torch
 from scipy import ndimage
 
-LEAST_SHARE = 0.5
+MIN_COMPONENT_RATIO = 0.5
 """An organ is one piece. Another one with fewer voxels than this share of the largest piece is taken for a mistake; of
 similar size they may be a mandible in two halves, and stay. On OpenKBP: docs/experiments.md, run 17."""
 
@@ -12,13 +12,13 @@ TOUCHING = np.ones((3, 3, 3), dtype=bool)
 """Voxels are one piece if they share a face, an edge or a corner."""
 
 
-def remove_specks(probabilities: torch.Tensor) -> None:
+def remove_small_components(probabilities: torch.Tensor) -> None:
     """Give small pieces that lie apart from an organ to background, in place.
 
     Args:
         probabilities: (num_classes, D, H, W), background first.
     """
-    label_map = likeliest_class(probabilities).cpu().numpy()
+    label_map = argmax_label(probabilities).cpu().numpy()
     boxes = ndimage.find_objects(label_map, max_label=len(probabilities) - 1)
     for label, box in enumerate(boxes, 1):
         if box is None:
@@ -28,7 +28,7 @@ def remove_specks(probabilities: torch.Tensor) -> None:
             continue
         sizes = np.bincount(pieces.ravel())
         sizes[0] = 0
-        is_speck = sizes < LEAST_SHARE * sizes.max()
+        is_speck = sizes < MIN_COMPONENT_RATIO * sizes.max()
         is_speck[0] = False
         specks = torch.from_numpy(is_speck[pieces]).to(probabilities.device)
         moved = probabilities[label][box] * specks
@@ -36,7 +36,7 @@ def remove_specks(probabilities: torch.Tensor) -> None:
         probabilities[label][box] -= moved
 
 
-def likeliest_class(probabilities: torch.Tensor) -> torch.Tensor:
+def argmax_label(probabilities: torch.Tensor) -> torch.Tensor:
     """The class with the highest probability, of equals the first.
 
     Args:

@@ -8,11 +8,11 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 
-from models.focusnet import FocusNet, Location, Rois
+from models.focusnet import FocusNet, LocalizationOutput, Rois
 from models.interpolation import resize_linear
-from models.postprocessing import likeliest_class, remove_specks
-from models.roi import find_peaks, roi_starts, shared_windows
-from models.sliding_window import OVERLAP, Box, NewVolume, blend_windows, window_boxes
+from models.postprocessing import argmax_label, remove_small_components
+from models.roi import find_peaks, group_rois_into_windows, roi_corners
+from models.sliding_window import OVERLAP, Allocator, Box, blend_windows, window_boxes
 from utils.config.preset import Preset
 from utils.imaging.intensity import AIR_HU, normalize
 
@@ -23,7 +23,7 @@ NO_TISSUE_HU = -300
 """A window whose voxels are all below shows air, clothes or couch: nothing that an organ could be in."""
 
 
-class SmallOrgan(NamedTuple):
+class SmallOrganResult(NamedTuple):
     """Where SOL-Net saw a small organ, and whether SOS-Net segmented it there; if not, S-Net's voxels were kept."""
 
     organ: int
@@ -47,13 +47,13 @@ class Prediction(NamedTuple):
     """(D, H, W) uint8: S-Net alone."""
     heatmaps: torch.Tensor
     """(K, D, H, W) float32 in 0..1; K = 0 without SOL-Net."""
-    small_organs: list[SmallOrgan]
+    small_organs: list[SmallOrganResult]
     """One per small organ; empty without SOS-Net."""
 
     @property
     def label(self) -> torch.Tensor:
         """(D, H, W) uint8: the merged segmentation."""
-        return likeliest_class(self.probabilities)
+        return argmax_label(self.probabilities)
 
 
 class Predictor:
@@ -76,7 +76,7 @@ class Predictor:
         overlap: float = OVERLAP,
         batch_size: int = 1,
         autocast: AbstractContextManager,
-        new_volume: NewVolume | None = None,
+        new_volume: Allocator | None = None,
     ) -> None:
         self.network = network
         self.preset = preset
@@ -86,7 +86,7 @@ class Predictor:
         self.new_volume = new_volume
 
     @torch.no_grad()
-    def predict(self, image_hu: torch.Tensor, scanned: torch.Tensor | None = None) -> Prediction:
+    def predict(self, image_hu: torch.Tensor, inside_fov: torch.Tensor | None = None) -> Prediction:
         """Segment one CT.
 
         Args:
@@ -105,18 +105,20 @@ class Predictor:
         image = normalize(padded_hu, self.preset.intensity)[None]  # (1, D, H, W)
         probabilities, heatmaps = self._predict_windows(padded_hu, image)
         unpadded = tuple(slice(0, n) for n in image_hu.shape)
-        remove_specks(probabilities)
-        backbone_label = likeliest_class(probabilities)[unpadded]
+        remove_small_components(probabilities)
+        backbone_label = argmax_label(probabilities)[unpadded]
         heatmaps = heatmaps[:, *unpadded]  # no peak lies in the padding
-        if scanned is not None:
-            heatmaps = heatmaps * scanned.to(heatmaps.device)
+        if inside_fov is not None:
+            heatmaps = heatmaps * inside_fov.to(heatmaps.device)
         small_organs = []
         if self.network.sos_net is not None:
             small_organs = self._segment_small(image, probabilities, heatmaps)
-            remove_specks(probabilities)  # also of large organs, to which voxels fell that were S-Net's small organs
+            remove_small_components(
+                probabilities
+            )  # also of large organs, to which voxels fell that were S-Net's small organs
         return Prediction(probabilities[:, *unpadded], backbone_label, heatmaps, small_organs)
 
-    def _locate(self, image: torch.Tensor) -> Location:
+    def _locate(self, image: torch.Tensor) -> LocalizationOutput:
         with self.autocast:
             return self.network.locate(image.contiguous(memory_format=torch.channels_last_3d))
 
@@ -151,7 +153,7 @@ class Predictor:
 
     def _segment_small(
         self, image: torch.Tensor, probabilities: torch.Tensor, heatmaps: torch.Tensor
-    ) -> list[SmallOrgan]:
+    ) -> list[SmallOrganResult]:
         """Merge each small organ's ROI into `probabilities`, in place."""
         peaks = find_peaks(heatmaps[None])
         located = (peaks.value[0] >= self.preset.heatmap.peak_threshold).tolist()
@@ -164,11 +166,11 @@ class Predictor:
                 roi_probability, box = rois[k]
                 segmented = bool(roi_probability.max() > 0.5)
                 if segmented:
-                    s_net, share = probabilities[organ + 1][box], self.preset.roi.sos_share
+                    s_net, share = probabilities[organ + 1][box], self.preset.roi.sos_blend_weight
                     merged = torch.lerp(s_net, roi_probability.to(probabilities.device), share)
                     merge_small_organ(probabilities, organ + 1, merged, box)
             position, value = tuple(peaks.position[0, k].tolist()), float(peaks.value[0, k])
-            found.append(SmallOrgan(organ, position, value, located[k], segmented))
+            found.append(SmallOrganResult(organ, position, value, located[k], segmented))
         return found
 
     def _segment_rois(
@@ -185,9 +187,9 @@ class Predictor:
             (d, h, w) probability and its box in the volume, by organ.
         """
         window, roi_size = self.preset.grid.crop_size_vox, self.network.roi_size
-        starts = roi_starts(peaks_vox[organs], roi_size, image.shape[1:])
+        starts = roi_corners(peaks_vox[organs], roi_size, image.shape[1:])
         results = {}
-        for corner, rows in shared_windows(starts.tolist(), roi_size, window, image.shape[1:]):
+        for corner, rows in group_rois_into_windows(starts.tolist(), roi_size, window, image.shape[1:]):
             crop = image[None, :, *_box(corner, window)]
             location = self._locate(crop)
             rois = Rois(

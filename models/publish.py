@@ -10,9 +10,10 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
-from models.focusnet import build_part
+from models.focusnet import build_network
 from utils.config.preset import preset_from_table
-from utils.io.checkpoint import load_parts, read_checkpoint, require_parts, save_checkpoint
+from utils.errors import UserError
+from utils.io.checkpoint import load_networks, read_checkpoint, require_networks, save_checkpoint
 from utils.runtime.command_line import run_main
 
 logger = logging.getLogger(__name__)
@@ -28,7 +29,7 @@ def halve(part: nn.Module) -> None:
 def _finite_half(weights: Tensor) -> Tensor:
     half = weights.half()
     if not half.isfinite().all():
-        raise ValueError(f"a weight of {weights.abs().max():.3g} has no half-precision number; train again")
+        raise UserError(f"a weight of {weights.abs().max():.3g} has no half-precision number; train again")
     return half
 
 
@@ -44,10 +45,10 @@ def main(argv: list[str] | None = None) -> int:
     )
     arguments = parser.parse_args(argv)
     content = read_checkpoint(arguments.checkpoint)
-    require_parts(content, ["s_net"], arguments.checkpoint, "give one of train_backbone.py or a later stage")
+    require_networks(content, ["s_net"], arguments.checkpoint, "give one of train_backbone.py or a later stage")
     preset = preset_from_table(content["preset"], str(arguments.checkpoint), arguments.set)
-    parts = {name: build_part(name, preset) for name in content["parts"]}
-    load_parts(parts, content, parts, arguments.checkpoint)
+    parts = {name: build_network(name, preset) for name in content["parts"]}
+    load_networks(parts, content, parts, arguments.checkpoint)
     for part in parts.values():
         halve(part)
     arguments.output.parent.mkdir(parents=True, exist_ok=True)

@@ -34,7 +34,7 @@ def find_peaks(heatmaps: Tensor) -> Peaks:
     return Peaks(position=torch.stack(position, dim=-1), value=value)  # (B, K, 3)
 
 
-def roi_starts(centers: Tensor, roi_size: Sequence[int], volume_size: Sequence[int]) -> Tensor:
+def roi_corners(centers: Tensor, roi_size: Sequence[int], volume_size: Sequence[int]) -> Tensor:
     """Place a box around every center, inside the volume.
 
     The center's voxel has index `roi_size // 2` in the box, unless the box had to be moved into the volume.
@@ -62,7 +62,7 @@ def roi_starts(centers: Tensor, roi_size: Sequence[int], volume_size: Sequence[i
     return torch.clamp(centers - size // 2, min=torch.zeros_like(last), max=last)
 
 
-def shared_windows(
+def group_rois_into_windows(
     starts: Sequence[Sequence[int]], roi_size: Sequence[int], window_size: Sequence[int], volume_size: Sequence[int]
 ) -> list[tuple[list[int], list[int]]]:
     """Windows in which all ROIs lie, those of neighbours in one window where they fit.
@@ -100,7 +100,7 @@ def crop_rois(tensor: Tensor, sample_index: Tensor, starts: Tensor, roi_size: Se
     Args:
         tensor: (B, C, D, H, W), any dtype.
         sample_index: (R,) long, the sample in 0..B-1 that each box is cut from.
-        starts: (R, 3) long, lowest corners inside the volume, as `roi_starts` returns them.
+        starts: (R, 3) long, lowest corners inside the volume, as `roi_corners` returns them.
         roi_size: (d, h, w) of the boxes.
 
     Returns:
@@ -116,7 +116,7 @@ def paste_rois(rois: Tensor, starts: Tensor, volume_size: Sequence[int], fill: f
 
     Args:
         rois: (R, C, d, h, w).
-        starts: (R, 3) long, lowest corners inside the volume, as `roi_starts` returns them.
+        starts: (R, 3) long, lowest corners inside the volume, as `roi_corners` returns them.
         volume_size: (D, H, W) of the volumes.
         fill: value outside the box.
 

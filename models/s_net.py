@@ -4,8 +4,8 @@ from typing import NamedTuple
 
 from torch import Tensor, nn
 
-from models.activation_checkpointing import keep_only_input
-from models.blocks import DenseASPP, HalvingPool, InPlaceReLU, SEResidualBlock, UpBlock, he_conv3d, scale_channels
+from models.activation_checkpointing import checkpoint_activations
+from models.blocks import DenseASPP, InPlaceReLU, MaxPoolBy2, SEResidualBlock, UpBlock, conv3d_he_init, make_divisible
 from models.layers import Conv3d
 
 
@@ -41,7 +41,7 @@ class SNet(nn.Module):
     Args:
         num_classes: organs and background.
         in_channels: channels of the image.
-        width: factor on all channel counts, see `scale_channels`.
+        width: factor on all channel counts, see `make_divisible`.
 
     Attributes:
         feature_channels: channels of the decoder's last features.
@@ -50,21 +50,21 @@ class SNet(nn.Module):
 
     def __init__(self, *, num_classes: int, in_channels: int = 1, width: float = 1.0):
         super().__init__()
-        full, half, quarter, growth = (scale_channels(channels, width) for channels in (32, 48, 64, 32))
+        full, half, quarter, growth = (make_divisible(channels, width) for channels in (32, 48, 64, 32))
         self.stem_channels = self.feature_channels = full
 
         self.stem = nn.Sequential(
-            he_conv3d(in_channels, full, (1, 3, 3)),
+            conv3d_he_init(in_channels, full, (1, 3, 3)),
             InPlaceReLU(),
             SEResidualBlock(full, full, kernel_size=(1, 3, 3), reduction=4),
         )
         self.down_half = nn.Sequential(
-            HalvingPool(halve_depth=False),
+            MaxPoolBy2(pool_z=False),
             SEResidualBlock(full, half),
             SEResidualBlock(half, half),
         )
         self.down_quarter = nn.Sequential(
-            HalvingPool(halve_depth=True),
+            MaxPoolBy2(pool_z=True),
             SEResidualBlock(half, quarter),
             SEResidualBlock(quarter, quarter),
             SEResidualBlock(quarter, quarter, dilation=(1, 2, 2)),
@@ -86,7 +86,7 @@ class SNet(nn.Module):
         Returns:
             Last and first features, both at full resolution.
         """
-        x1 = keep_only_input(self.stem, self.stem.forward, image)  # (B, 32, D, H, W)
+        x1 = checkpoint_activations(self.stem, self.stem.forward, image)  # (B, 32, D, H, W)
         x2 = self.down_half(x1)  # (B, 48, D, H/2, W/2)
         x4 = self.down_quarter(x2)  # (B, 64, D/2, H/4, W/4)
         context = self.context(x4)  # (B, 192, D/2, H/4, W/4)

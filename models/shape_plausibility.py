@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from models.roi import crop_rois, roi_starts
+from models.roi import crop_rois, roi_corners
 
 
 @torch.no_grad()
@@ -27,7 +27,7 @@ def shape_plausibility(autoencoder: nn.Module, label: torch.Tensor, organ_label:
     padding = [max(0, roi - n) for roi, n in zip(autoencoder.roi_size, mask.shape, strict=True)]
     padded = F.pad(mask.float(), [0, padding[2], 0, padding[1], 0, padding[0]])
     center = mask.nonzero().float().mean(dim=0)
-    starts = roi_starts(center[None], autoencoder.roi_size, padded.shape)
+    starts = roi_corners(center[None], autoencoder.roi_size, padded.shape)
     first = torch.zeros(1, dtype=torch.long, device=mask.device)
     roi = crop_rois(padded[None, None], first, starts, autoencoder.roi_size)  # (1, 1, d, h, w)
     weight = next(autoencoder.parameters())

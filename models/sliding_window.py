@@ -6,10 +6,12 @@ from collections.abc import Callable, Sequence
 
 import torch
 
-NewVolume = Callable[[Sequence[int], torch.device], torch.Tensor]
+from utils.errors import UserError
+
+Allocator = Callable[[Sequence[int], torch.device], torch.Tensor]
 
 
-def volumes_up_to(limit_bytes: float) -> NewVolume:
+def memmap_above(limit_bytes: float) -> Allocator:
     """A function that makes float32 volumes of zeros: on the device if they are small enough, else on disk.
 
     The file has no name and vanishes with the volume, also when the process is killed.
@@ -55,10 +57,10 @@ def window_starts(size: int, window: int, overlap: float) -> list[int]:
         Starts from 0 to size - window; [0] if the window covers the axis.
 
     Raises:
-        ValueError: overlap out of range.
+        UserError: overlap out of range.
     """
     if not 0 <= overlap < 1:
-        raise ValueError(f"overlap: expected 0 to below 1, got {overlap}")
+        raise UserError(f"overlap: expected 0 to below 1, got {overlap}")
     room = max(0, size - window)
     stride = max(1, int(window * (1 - overlap)))
     count = -(-room // stride) + 1
@@ -106,7 +108,7 @@ def blend_windows(
     *,
     num_channels: int,
     batch_size: int = 1,
-    new_volume: NewVolume | None = None,
+    new_volume: Allocator | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Apply a function to windows and average its results where they overlap.
 

@@ -4,10 +4,10 @@ import math
 
 from torch import Tensor, nn
 
-from models.blocks import PreActivatedConv3d
+from models.blocks import PreActConv3d
 from models.layers import Conv3d
 
-INITIAL_HEAT = 0.01
+PRIOR_PROBABILITY = 0.01
 
 
 class SOLNet(nn.Module):
@@ -23,14 +23,14 @@ class SOLNet(nn.Module):
     def __init__(self, *, in_channels: int, num_organs: int):
         super().__init__()
         self.body = nn.Sequential(
-            PreActivatedConv3d(in_channels, in_channels, (3, 3, 3)),
-            PreActivatedConv3d(in_channels, in_channels, (3, 3, 3)),
+            PreActConv3d(in_channels, in_channels, (3, 3, 3)),
+            PreActConv3d(in_channels, in_channels, (3, 3, 3)),
         )
         self.head = Conv3d(in_channels, num_organs, 1)
         # All but a few hundred of a crop's million voxels have target 0. From sigmoid(0) = 0.5 their sum would drive
         # the first steps, and drive the bias so far down that the few peaks no longer get a gradient through the
         # sigmoid. Starting near the background, yet where the slope is still about 0.01, leaves them one.
-        nn.init.constant_(self.head.bias, math.log(INITIAL_HEAT / (1 - INITIAL_HEAT)))
+        nn.init.constant_(self.head.bias, math.log(PRIOR_PROBABILITY / (1 - PRIOR_PROBABILITY)))
 
     def forward(self, features: Tensor) -> Tensor:
         """Predict the heatmaps.

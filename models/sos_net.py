@@ -3,10 +3,10 @@
 import torch
 from torch import Tensor, nn
 
-from models.blocks import DenseASPP, HalvingPool, InPlaceReLU, SEResidualBlock, UpBlock, he_conv3d, scale_channels
+from models.blocks import DenseASPP, InPlaceReLU, MaxPoolBy2, SEResidualBlock, UpBlock, conv3d_he_init, make_divisible
 from models.layers import Conv3d
 from utils.runtime.distributed import found_on_any_rank
-from utils.runtime.sync_batchnorm import shares_norms
+from utils.runtime.sync_batchnorm import uses_sync_batchnorm
 
 
 class SOSBranch(nn.Module):
@@ -18,27 +18,27 @@ class SOSBranch(nn.Module):
     Args:
         in_channels: channels of the ROI. The paper stacks S-Net's last and first features, heatmap and image; the
             authors' release feeds the image alone.
-        width: factor on all channel counts, see `scale_channels`.
+        width: factor on all channel counts, see `make_divisible`.
     """
 
     def __init__(self, *, in_channels: int, width: float = 1.0):
         super().__init__()
-        stem, full, half, quarter, growth = (scale_channels(channels, width) for channels in (24, 32, 48, 64, 32))
+        stem, full, half, quarter, growth = (make_divisible(channels, width) for channels in (24, 32, 48, 64, 32))
 
         self.level_full = nn.Sequential(
-            he_conv3d(in_channels, stem, (1, 3, 3)),
+            conv3d_he_init(in_channels, stem, (1, 3, 3)),
             InPlaceReLU(),
             SEResidualBlock(stem, stem, kernel_size=(1, 3, 3), reduction=4),
             SEResidualBlock(stem, full),
             SEResidualBlock(full, full),
         )
         self.down_half = nn.Sequential(
-            HalvingPool(halve_depth=False),
+            MaxPoolBy2(pool_z=False),
             SEResidualBlock(full, half),
             SEResidualBlock(half, half),
         )
         self.down_quarter = nn.Sequential(
-            HalvingPool(halve_depth=True),
+            MaxPoolBy2(pool_z=True),
             SEResidualBlock(half, quarter),
             SEResidualBlock(quarter, quarter),
         )
@@ -72,7 +72,7 @@ class SOSNet(nn.Module):
     Args:
         num_organs: number of small organs.
         in_channels: channels of an ROI.
-        width: factor on all channel counts, see `scale_channels`.
+        width: factor on all channel counts, see `make_divisible`.
     """
 
     def __init__(self, *, num_organs: int, in_channels: int, width: float = 1.0):
@@ -98,7 +98,7 @@ class SOSNet(nn.Module):
         """
         organs = organ_index.tolist()
         _check_organs(organs, num_rois=len(rois), num_organs=len(self.branches))
-        if not organs and not shares_norms(self):
+        if not organs and not uses_sync_batchnorm(self):
             return rois.new_zeros((0, 1, *rois.shape[2:]))
 
         rows_of_organ = {organ: [r for r, o in enumerate(organs) if o == organ] for organ in self._choose(organ_index)}
@@ -110,7 +110,7 @@ class SOSNet(nn.Module):
         """Branches to run, in the same order on all ranks."""
         has_rois = torch.zeros(len(self.branches), dtype=torch.bool, device=organ_index.device)
         has_rois[organ_index] = True
-        if shares_norms(self):
+        if uses_sync_batchnorm(self):
             has_rois = found_on_any_rank(has_rois)
         return has_rois.nonzero()[:, 0].tolist()
 

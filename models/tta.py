@@ -2,21 +2,21 @@
 
 import torch
 
-from models.oom_fallback import CautiousPredictor
-from models.predictor import Prediction, SmallOrgan
+from models.oom_fallback import OOMFallbackPredictor
+from models.predictor import Prediction, SmallOrganResult
 from models.roi import find_peaks
 
 LEFT_RIGHT_AXIS = -1
 
 
-class MirroringPredictor:
+class FlipTTAPredictor:
     """Averages what a predictor says of a volume and of its left/right mirror image, whose paired organs are swapped.
 
     Args:
         predictor: of the networks.
     """
 
-    def __init__(self, predictor: CautiousPredictor) -> None:
+    def __init__(self, predictor: OOMFallbackPredictor) -> None:
         self.predictor = predictor
 
     @property
@@ -24,15 +24,15 @@ class MirroringPredictor:
         """What the predictor gave up so far."""
         return self.predictor.notes
 
-    def predict(self, image_hu: torch.Tensor, scanned: torch.Tensor | None = None) -> Prediction:
+    def predict(self, image_hu: torch.Tensor, inside_fov: torch.Tensor | None = None) -> Prediction:
         """Segment one CT; see `Predictor.predict`.
 
         The peak of a small organ is that of the averaged heatmaps; the organ counts as located, or segmented by
         SOS-Net, if it was so in one of the two images.
         """
         preset = self.predictor.preset
-        plain = self.predictor.predict(image_hu, scanned)
-        flipped = None if scanned is None else scanned.flip(LEFT_RIGHT_AXIS)
+        plain = self.predictor.predict(image_hu, inside_fov)
+        flipped = None if inside_fov is None else inside_fov.flip(LEFT_RIGHT_AXIS)
         mirrored = self.predictor.predict(image_hu.flip(LEFT_RIGHT_AXIS), flipped)
         partner = preset.mirrored_organs
         small = preset.small_organs
@@ -48,7 +48,7 @@ class MirroringPredictor:
                 other = in_mirror[partner[own.organ]]
                 place, value = tuple(peaks.position[0, k].tolist()), float(peaks.value[0, k])
                 located, segmented = own.located or other.located, own.segmented or other.segmented
-                found.append(SmallOrgan(own.organ, place, value, located, segmented))
+                found.append(SmallOrganResult(own.organ, place, value, located, segmented))
         return Prediction(plain.probabilities, plain.backbone_label, plain.heatmaps, found)
 
 

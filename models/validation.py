@@ -12,10 +12,11 @@ from torch.utils.data import Dataset, default_collate
 from models.focusnet import FocusNet
 from models.predictor import Prediction, Predictor
 from utils.config.preset import Preset
+from utils.errors import UserError
 from utils.evaluation.overlap import dice_per_label
 from utils.reporting.overlay import render_case
 from utils.runtime.device import Compute
-from utils.runtime.distributed import connected_ranks, gather_rows
+from utils.runtime.distributed import current_distributed_context, gather_rows
 from utils.training.stage import Validation
 
 logger = logging.getLogger(__name__)
@@ -82,7 +83,7 @@ class CaseValidation:
         score: metrics of `mean_scores` to the number, the larger the better, by which the best checkpoint is chosen.
 
     Raises:
-        ValueError: no case has an organ contoured by which the networks could be scored.
+        UserError: no case has an organ contoured by which the networks could be scored.
     """
 
     def __init__(
@@ -100,7 +101,7 @@ class CaseValidation:
         self.usable = np.flatnonzero(cases.contoured[:, list(organs)].any(axis=1)).tolist()
         if not self.usable:
             names = ", ".join(preset.organ_names[organ] for organ in organs)
-            raise ValueError(
+            raise UserError(
                 f"validation: none of {names} is contoured in any of the {len(cases)} cases of the val split; move a "
                 "case that has one into it (splits.json)"
             )
@@ -111,9 +112,9 @@ class CaseValidation:
         """Score at most `num_cases` cases, evenly spread over the split.
 
         Raises:
-            ValueError: none of them can be read any more.
+            UserError: none of them can be read any more.
         """
-        count, ranks = min(num_cases, len(self.usable)), connected_ranks()
+        count, ranks = min(num_cases, len(self.usable)), current_distributed_context()
         indices = [self.usable[i * len(self.usable) // count] for i in range(count)]
         predictor = Predictor(self.network.eval(), self.preset, autocast=self.compute.autocast())
         own, example = self._score(predictor, indices[ranks.rank :: ranks.count])
@@ -121,8 +122,8 @@ class CaseValidation:
         scores = CaseScores(*(gather_rows(torch.from_numpy(x).to(device), count).cpu().numpy() for x in own))
         metrics = mean_scores(scores, self.preset)
         if not metrics:
-            raise ValueError(f"validation: none of {count} cases could be read; is the disk still there?")
-        picture = draw_example(example, self.preset) if example is not None and ranks.is_first else None
+            raise UserError(f"validation: none of {count} cases could be read; is the disk still there?")
+        picture = draw_example(example, self.preset) if example is not None and ranks.is_rank_zero else None
         return Validation(score=self.score(metrics), metrics=metrics, picture=picture)
 
     def _score(self, predictor: Predictor, indices: Sequence[int]) -> tuple[CaseScores, Example | None]:
@@ -169,7 +170,7 @@ class ShapeValidation:
 
     def __call__(self, num_cases: int) -> Validation:
         """Mean Dice between masks and their reconstructions."""
-        count, ranks = num_cases * self.MASKS_PER_CASE, connected_ranks()
+        count, ranks = num_cases * self.MASKS_PER_CASE, current_distributed_context()
         device, own = self.compute.device, range(ranks.rank, count, ranks.count)
         dice, organs, picture = torch.zeros(0, device=device), torch.zeros(0, device=device), None
         if own:

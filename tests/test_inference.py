@@ -11,7 +11,7 @@ import SimpleITK as sitk
 import torch
 
 import inference
-from models.focusnet import build_part
+from models.focusnet import build_network
 from tests.dicom_files import ct_slices, save_all
 from utils.config.preset import load_preset
 from utils.imaging.geometry import Geometry
@@ -33,7 +33,7 @@ OBLIQUE = tuple(np.array([[1, 0, 0], [0, np.cos(0.2), -np.sin(0.2)], [0, np.sin(
 def checkpoint(tmp_path_factory):
     preset = load_preset("phantom", TINY)
     torch.manual_seed(0)
-    parts = {name: build_part(name, preset) for name in ("s_net", "sol_net", "sos_net", "autoencoder")}
+    parts = {name: build_network(name, preset) for name in ("s_net", "sol_net", "sos_net", "autoencoder")}
     path = tmp_path_factory.mktemp("run") / "best.pt"
     save_checkpoint(path, stage="adversarial", preset=preset, parts=parts)
     return path
@@ -192,7 +192,7 @@ def test_errors_are_one_line_and_leave_nothing(broken, ct, checkpoint, tmp_path,
 
 def test_checkpoint_of_the_autoencoder_is_refused(ct, tmp_path, capsys):
     preset = load_preset("phantom", TINY)
-    parts = {"autoencoder": build_part("autoencoder", preset)}
+    parts = {"autoencoder": build_network("autoencoder", preset)}
     save_checkpoint(tmp_path / "shapes.pt", stage="autoencoder", preset=preset, parts=parts)
     write_volume(tmp_path / "head.mha", ct)
     status = run("--checkpoint", tmp_path / "shapes.pt", "--input", tmp_path / "head.mha", "--output", tmp_path / "out")

@@ -12,7 +12,7 @@ from pydicom.encaps import encapsulate
 from pydicom.uid import JPEG2000Lossless
 
 import inference
-from models.focusnet import build_part
+from models.focusnet import build_network
 from tests.dicom_files import change, ct_slices, save_all
 from utils.config.preset import load_preset
 from utils.imaging.geometry import Geometry
@@ -154,7 +154,7 @@ def checkpoint(tmp_path_factory):
 
 def save(path, preset, names=("s_net",)):
     torch.manual_seed(0)
-    save_checkpoint(path, stage="backbone", preset=preset, parts={name: build_part(name, preset) for name in names})
+    save_checkpoint(path, stage="backbone", preset=preset, parts={name: build_network(name, preset) for name in names})
     return path
 
 

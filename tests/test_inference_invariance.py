@@ -15,18 +15,18 @@ from scipy.spatial.transform import Rotation
 from torch import nn
 
 import inference
-from data_preprocess.inference_transform import place_on_grid
+from data_preprocess.inference_transform import to_network_grid
 from data_preprocess.scans import list_scans
 from data_preprocess.sources.phantom.source import ORGANS, draw_patient, paint_patient
 from models.focusnet import FocusNet
-from models.oom_fallback import CautiousPredictor
+from models.oom_fallback import OOMFallbackPredictor
 from models.predictor import Predictor
 from models.s_net import SNetOutput
 from tests.dicom_files import ct_slices, save_all
 from tests.reorientation import ALL_48, reoriented
 from utils.config.preset import load_preset, preset_from_table, preset_to_table
 from utils.imaging.geometry import Geometry
-from utils.imaging.masks import crop_mask, join_masks, resample_mask
+from utils.imaging.masks import crop_mask, crop_to_common_box, resample_mask
 from utils.io.volumes import Volume, write_volume
 from utils.runtime.device import choose_compute
 
@@ -87,7 +87,7 @@ class FixedSOSNet(nn.Module):
 @pytest.fixture(scope="module")
 def model():
     network = FocusNet(PRESET, s_net=FixedSNet(), sol_net=FixedSOLNet(), sos_net=FixedSOSNet()).eval()
-    predictor = CautiousPredictor(Predictor(network, PRESET, autocast=nullcontext()), choose_compute("cpu", "fp32"))
+    predictor = OOMFallbackPredictor(Predictor(network, PRESET, autocast=nullcontext()), choose_compute("cpu", "fp32"))
     return inference.Model(predictor, PRESET, None)
 
 
@@ -139,7 +139,7 @@ def plain(with_chest):
 
 
 def segment(volume, model):
-    return inference.segment(place_on_grid(volume, PRESET.grid), model).label
+    return inference.segment(to_network_grid(volume, PRESET.grid), model).label
 
 
 @pytest.fixture(scope="module")
@@ -155,7 +155,7 @@ def dice_of(label, expected):
     scores = {}
     for name, truth in expected.items():
         mask = crop_mask(label.array == PRESET.organ_names.index(name) + 1, (0, 0, 0), label.geometry)
-        one, other = join_masks(truth, resample_mask(mask, truth.geometry))
+        one, other = crop_to_common_box(truth, resample_mask(mask, truth.geometry))
         scores[name] = 2 * np.sum(one & other) / (one.sum() + other.sum())
     return scores
 
@@ -208,13 +208,13 @@ def test_in_all_48_orientations_the_networks_see_the_same_and_labels_find_back(p
     spacing = tuple(2 * value for value in SPACING)
     array = np.ascontiguousarray(plain.array[::2, ::2, ::2])
     coarse = Volume(array=array, geometry=Geometry(size_zyx=array.shape, spacing_zyx_mm=spacing))
-    straight = place_on_grid(coarse, PRESET.grid)
+    straight = to_network_grid(coarse, PRESET.grid)
     region_label = np.digitize(straight.region_hu, (-500, 0, 500)).astype(np.uint8)
     label = straight.placement.to_ct(region_label)
     assert len(np.unique(label)) == 4
     for order, flips in ALL_48:
         volume = reoriented(coarse, order, flips)
-        placed = place_on_grid(volume, PRESET.grid)
+        placed = to_network_grid(volume, PRESET.grid)
         np.testing.assert_array_equal(placed.image, straight.image)
         expected = reoriented(Volume(array=label, geometry=coarse.geometry), order, flips)
         np.testing.assert_array_equal(placed.placement.to_ct(region_label), expected.array)
@@ -224,7 +224,7 @@ def test_the_plain_scan_is_segmented_as_the_patient_is(plain, patient, model, ex
     truth = patient[1][head_and_neck(patient[1])]
     for name, mask in expected.items():
         true = crop_mask(truth == ORGANS.index(name) + 1, (0, 0, 0), plain.geometry)
-        one, other = join_masks(mask, true)
+        one, other = crop_to_common_box(mask, true)
         assert 2 * np.sum(one & other) / (one.sum() + other.sum()) > 0.9, name
 
 
@@ -237,7 +237,7 @@ def test_the_form_of_the_file_changes_nothing(form, plain, tmp_path):
         write_volume(path, reoriented(plain, (2, 0, 1), (True, False, True)))
     (scan,) = list_scans(path)
     read = inference.read_scan(scan, PRESET, correct_offset=False, from_dicom=False)
-    straight = place_on_grid(plain, PRESET.grid)
+    straight = to_network_grid(plain, PRESET.grid)
     assert np.abs(read.placed.image.astype(int) - straight.image).max() <= 2  # NIfTI rounds spacings to float32
     np.testing.assert_allclose(
         read.placed.placement.world_mm((3, 1, 2)), straight.placement.world_mm((3, 1, 2)), atol=1e-3

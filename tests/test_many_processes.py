@@ -19,7 +19,7 @@ import train_autoencoder
 import train_backbone
 import train_backbone_heatmap
 import train_SOL
-from models.focusnet import build_part
+from models.focusnet import build_network
 from utils.config.preset import preset_from_table
 from utils.io.checkpoint import read_checkpoint
 from utils.runtime.command_line import run_main
@@ -131,7 +131,9 @@ def largest_change(after, stage, folder):
     """By how much the weights of the network that trains have moved since the script's seed drew them."""
     config = json.loads((folder / "one" / stage / "config.json").read_text())
     torch.manual_seed(config["options"]["seed"])
-    parts = {name: build_part(name, preset_from_table(config["preset"], source="config.json")) for name in PARTS[stage]}
+    parts = {
+        name: build_network(name, preset_from_table(config["preset"], source="config.json")) for name in PARTS[stage]
+    }
     name, part = list(parts.items())[DRAWN[stage]]
     return max(float((after[f"{name}.{key}"] - value.detach()).abs().max()) for key, value in part.named_parameters())
 

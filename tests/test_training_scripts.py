@@ -14,7 +14,7 @@ import train_autoencoder
 import train_backbone
 import train_backbone_heatmap
 import train_SOL
-from models.focusnet import build_part
+from models.focusnet import build_network
 from utils.config.preset import load_preset
 from utils.io.checkpoint import read_checkpoint, save_checkpoint
 from utils.io.files import write_json
@@ -193,7 +193,7 @@ def odd_checkpoints(runs, tmp_path_factory):
     (folder / "truncated.pt").write_bytes(whole[: len(whole) // 2])
     preset = load_preset("openkbp", ["networks.width=0.25"])
     save_checkpoint(
-        folder / "openkbp.pt", stage="backbone", preset=preset, parts={"s_net": build_part("s_net", preset)}
+        folder / "openkbp.pt", stage="backbone", preset=preset, parts={"s_net": build_network("s_net", preset)}
     )
     return folder
 

@@ -9,6 +9,7 @@ from scipy import ndimage
 
 from data_preprocess.field_of_view import BODY_HU, CoarseBody
 from utils.config.toml_dataclass import build
+from utils.errors import UserError
 from utils.imaging.masks import Mask
 from utils.io.files import read_json, write_json
 
@@ -80,7 +81,7 @@ def read_quality(folder: Path) -> CaseQuality | None:
     """Read what was measured; None for a case of an earlier version, which measured nothing.
 
     Raises:
-        ValueError: the file is damaged.
+        UserError: the file is damaged.
     """
     path = folder / NAME
     if not path.is_file():
@@ -92,7 +93,7 @@ def read_quality(folder: Path) -> CaseQuality | None:
         tables = quality.organs
         organs = {name: build(OrganQuality, tables[name], problems, f"organs.{name}.") for name in tables}
     if problems:
-        raise ValueError(f"{path}: is damaged; delete the case's folder and prepare it again: " + "; ".join(problems))
+        raise UserError(f"{path}: is damaged; delete the case's folder and prepare it again: " + "; ".join(problems))
     return CaseQuality(**{**quality.__dict__, "organs": organs})
 
 

@@ -23,7 +23,7 @@ ROUNDS = 10
 AXES = ("head", "back", "left"), ("feet", "front", "right")
 
 
-class Mark(NamedTuple):
+class Finding(NamedTuple):
     """A reason to look at a case."""
 
     organ: str | None
@@ -36,7 +36,7 @@ class Mark(NamedTuple):
 
 def check_cases(
     qualities: Mapping[str, CaseQuality], left_right_pairs: Sequence[tuple[str, str]]
-) -> dict[str, list[Mark]]:
+) -> dict[str, list[Finding]]:
     """Compare every case with the others, and with what must be so in any patient.
 
     Args:
@@ -53,23 +53,23 @@ def check_cases(
     return marks
 
 
-def _check_alone(quality: CaseQuality, left_right_pairs: Sequence[tuple[str, str]]) -> list[Mark]:
+def _check_alone(quality: CaseQuality, left_right_pairs: Sequence[tuple[str, str]]) -> list[Finding]:
     marks = []
     if quality.body_hu is not None and not BODY_HU[0] <= quality.body_hu <= BODY_HU[1]:
-        marks.append(Mark(None, f"the CT's values are not HU: the body's median is {quality.body_hu:.0f}"))
+        marks.append(Finding(None, f"the CT's values are not HU: the body's median is {quality.body_hu:.0f}"))
     if quality.lowest_hu is not None and quality.lowest_hu > AIR_HU:
-        marks.append(Mark(None, f"the CT's values are not HU: the lowest is {quality.lowest_hu:.0f}, air has -1000"))
+        marks.append(Finding(None, f"the CT's values are not HU: the lowest is {quality.lowest_hu:.0f}, air has -1000"))
     for name, organ in quality.organs.items():
         if organ.outside_share > OUTSIDE_SHARE:
-            marks.append(Mark(name, f"{organ.outside_share:.0%} of it lies outside the body"))
+            marks.append(Finding(name, f"{organ.outside_share:.0%} of it lies outside the body"))
     for left, right in left_right_pairs:
         sides = [quality.organs.get(name) for name in (left, right)]
         if all(sides) and sides[0].center_mm[2] < sides[1].center_mm[2]:
-            marks.append(Mark(left, f"left and right are swapped: it lies to the right of {right}"))
+            marks.append(Finding(left, f"left and right are swapped: it lies to the right of {right}"))
     return marks
 
 
-def _check_pieces(qualities: Mapping[str, CaseQuality]) -> list[tuple[str, Mark]]:
+def _check_pieces(qualities: Mapping[str, CaseQuality]) -> list[tuple[str, Finding]]:
     """More pieces than usual; some organs are two by nature, such as both arytenoids."""
     marks = []
     for name in _organ_names(qualities):
@@ -77,11 +77,11 @@ def _check_pieces(qualities: Mapping[str, CaseQuality]) -> list[tuple[str, Mark]
         usual = int(np.median(list(of_case.values()))) if len(of_case) >= MIN_CASES else 1
         for case_id, count in of_case.items():
             if count > usual:
-                marks.append((case_id, Mark(name, f"consists of {count} pieces, usual is {usual}")))
+                marks.append((case_id, Finding(name, f"consists of {count} pieces, usual is {usual}")))
     return marks
 
 
-def _check_volumes(qualities: Mapping[str, CaseQuality]) -> list[tuple[str, Mark]]:
+def _check_volumes(qualities: Mapping[str, CaseQuality]) -> list[tuple[str, Finding]]:
     marks = []
     for name in _organ_names(qualities):
         of_case = {case_id: q.organs[name].volume_ml for case_id, q in qualities.items() if name in q.organs}
@@ -93,11 +93,11 @@ def _check_volumes(qualities: Mapping[str, CaseQuality]) -> list[tuple[str, Mark
         for (case_id, volume), deviation in zip(of_case.items(), deviations, strict=True):
             if abs(deviation) > DEVIATIONS:
                 text = f"{format_ml(volume)} ml, usual are {format_ml(np.exp(usual))} ml ({deviation:+.1f} deviations)"
-                marks.append((case_id, Mark(name, text)))
+                marks.append((case_id, Finding(name, text)))
     return marks
 
 
-def _check_positions(qualities: Mapping[str, CaseQuality]) -> list[tuple[str, Mark]]:
+def _check_positions(qualities: Mapping[str, CaseQuality]) -> list[tuple[str, Finding]]:
     """Organs that lie elsewhere among the others than usual; a case with a single organ says nothing about it."""
     names, case_ids = _organ_names(qualities), list(qualities)
     if len(case_ids) < MIN_CASES or not names:
@@ -120,7 +120,7 @@ def _check_positions(qualities: Mapping[str, CaseQuality]) -> list[tuple[str, Ma
             if abs(deviations[axis]) > DEVIATIONS:
                 towards = AXES[0 if offsets[i, j, axis] > 0 else 1][axis]
                 text = f"lies {abs(offsets[i, j, axis]):.0f} mm too far towards {towards} among the other organs"
-                marks.append((case_ids[i], Mark(name, f"{text} ({abs(deviations[axis]):.1f} deviations)")))
+                marks.append((case_ids[i], Finding(name, f"{text} ({abs(deviations[axis]):.1f} deviations)")))
     return marks
 
 

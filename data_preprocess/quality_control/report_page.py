@@ -12,7 +12,7 @@ from PIL import Image
 
 from data_preprocess.cases import CaseInfo, read_splits
 from data_preprocess.quality_control.measurements import CaseQuality, format_ml, read_quality
-from data_preprocess.quality_control.outliers import Mark, check_cases
+from data_preprocess.quality_control.outliers import Finding, check_cases
 from utils.config.preset import Preset
 from utils.io.files import write_text
 from utils.reporting.tables import Table
@@ -43,7 +43,7 @@ class InspectedCase(NamedTuple):
     split: str
     quality: CaseQuality | None
     """None for a case of an earlier version, of which nothing was measured."""
-    marks: list[Mark]
+    marks: list[Finding]
     folder: Path
 
 

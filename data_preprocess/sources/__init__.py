@@ -4,10 +4,10 @@ from types import ModuleType
 
 from data_preprocess.sources import dicom, labelmap, masks, nnunet, openkbp, pddca
 from data_preprocess.sources import masks_only as shapes
-from data_preprocess.sources.base import RawCase, RawReference
+from data_preprocess.sources.base import RawCase, RawCaseHandle
 from data_preprocess.sources.phantom import source as phantom
 
-__all__ = ["SOURCES", "RawCase", "RawReference"]
+__all__ = ["SOURCES", "RawCase", "RawCaseHandle"]
 
 SOURCES: dict[str, ModuleType] = {
     "dicom": dicom,
@@ -19,5 +19,5 @@ SOURCES: dict[str, ModuleType] = {
     "phantom": phantom,
     "shapes": shapes,
 }
-"""Name on the command line to module; each has `list_cases(folder) -> list[RawReference]` and `read_case(reference,
+"""Name on the command line to module; each has `list_cases(folder) -> list[RawCaseHandle]` and `read_case(reference,
 preset) -> RawCase`."""

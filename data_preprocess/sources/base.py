@@ -10,7 +10,7 @@ from utils.io.volumes import Volume
 
 
 @dataclass(frozen=True, kw_only=True)
-class RawReference:
+class RawCaseHandle:
     """A patient found in a raw data set, not read yet.
 
     Attributes:

@@ -8,9 +8,10 @@ import numpy as np
 
 from data_preprocess.sources.base import is_wanted, leave_out_empty
 from utils.config.preset import Preset
+from utils.errors import UserError
 from utils.imaging.geometry import Geometry
 from utils.imaging.masks import Mask
-from utils.io.segmentations import CaseFiles, Naming, open_structures, read_lps, read_mask
+from utils.io.segmentations import CaseFiles, OrganNameResolver, open_structures, read_lps, read_mask
 from utils.io.volumes import Volume, volume_stem, volume_suffix
 
 AIR_BELOW_HU = -300
@@ -35,16 +36,16 @@ def as_hounsfield(volume: Volume, where: str) -> Volume:
         where: its file, for messages.
 
     Raises:
-        ValueError: it holds NaN, or values that are no HU: none of them is as low as air, or they exceed int16.
+        UserError: it holds NaN, or values that are no HU: none of them is as low as air, or they exceed int16.
     """
     array = volume.array
     if np.issubdtype(array.dtype, np.floating) and not np.isfinite(array).all():
         count = np.count_nonzero(~np.isfinite(array))
-        raise ValueError(f"{where}: {count} voxels are no numbers (NaN or infinite); convert the CT again")
+        raise UserError(f"{where}: {count} voxels are no numbers (NaN or infinite); convert the CT again")
     low, high = float(array.min()), float(array.max())
     limits = np.iinfo(np.int16)
     if low < limits.min or high > limits.max or low > AIR_BELOW_HU:
-        raise ValueError(
+        raise UserError(
             f"{where}: its values from {low:g} to {high:g} are no Hounsfield units, of which air has -1000; apply the "
             "scanner's rescale slope and intercept"
         )
@@ -56,7 +57,7 @@ def read_ct_file(path: Path) -> Volume:
     """Read a CT, int16 HU with axes in LPS order.
 
     Raises:
-        ValueError: the file is unreadable, or not in HU.
+        UserError: the file is unreadable, or not in HU.
     """
     return as_hounsfield(read_lps(path), str(path))
 
@@ -70,7 +71,7 @@ def read_mask_files(paths: Mapping[str, Path], grid: Geometry | None, preset: Pr
         preset: whose organs to read; None reads every structure.
 
     Raises:
-        ValueError: a file is unreadable, or on another grid than the others.
+        UserError: a file is unreadable, or on another grid than the others.
     """
     masks = {}
     for name, path in paths.items():
@@ -92,9 +93,9 @@ def read_label_file(files: CaseFiles, grid: Geometry, preset: Preset | None) -> 
         preset: whose organs to read; None reads every structure.
 
     Raises:
-        ValueError: the file is unreadable, no label map, or on another grid than the CT.
+        UserError: the file is unreadable, no label map, or on another grid than the CT.
     """
-    structures = open_structures(files, Naming(preset))
+    structures = open_structures(files, OrganNameResolver(preset))
     wanted = {key: name for key, name in structures.names.items() if is_wanted(name, preset)}
     masks = {name: _place(structures.load(key), grid, files.label_map) for key, name in wanted.items()}
     found = {name: mask for name, mask in masks.items() if mask.voxels.size}
@@ -111,13 +112,13 @@ def name_files(paths: Iterable[Path], name_of: Callable[[Path], str] = volume_st
     """Structure name to file.
 
     Raises:
-        ValueError: two files have one name.
+        UserError: two files have one name.
     """
     named: dict[str, Path] = {}
     for path in paths:
         first = named.setdefault(name_of(path), path)
         if first is not path:
-            raise ValueError(f"{first} and {path.name} both hold {name_of(path)}; keep one of them")
+            raise UserError(f"{first} and {path.name} both hold {name_of(path)}; keep one of them")
     return named
 
 
@@ -125,10 +126,10 @@ def case_paths(folder: Path | None, layout: str) -> list[Path]:
     """Every folder at or below `folder`, sorted; hidden ones are passed over.
 
     Raises:
-        ValueError: there is no such folder.
+        UserError: there is no such folder.
     """
     if folder is None or not folder.is_dir():
-        raise ValueError(f"--input {folder or 'missing'}: expected a folder of {layout}; check the path")
+        raise UserError(f"--input {folder or 'missing'}: expected a folder of {layout}; check the path")
     below = (path for path in folder.rglob("*") if path.is_dir())
     visible = (path for path in below if not any(part.startswith(".") for part in path.relative_to(folder).parts))
     return [folder, *sorted(visible)]
@@ -159,6 +160,6 @@ def _place(mask: Mask, grid: Geometry, path: Path) -> Mask:
     parallel = np.allclose(own.direction, grid.direction, atol=1e-4)
     inside = (offset >= 0).all() and (stop <= grid.size_zyx).all()
     if not (aligned and parallel and inside):
-        raise ValueError(f"{path}: lies on another grid than its CT; resample it. Mask: {own}; CT: {grid}")
+        raise UserError(f"{path}: lies on another grid than its CT; resample it. Mask: {own}; CT: {grid}")
     corner = tuple(int(c + o) for c, o in zip(mask.corner_zyx, offset, strict=True))
     return Mask(mask.voxels, corner, grid)

@@ -16,10 +16,11 @@ from typing import NamedTuple
 import numpy as np
 from pydicom.dataset import Dataset
 
-from data_preprocess.sources.base import RawCase, RawReference, is_wanted
+from data_preprocess.sources.base import RawCase, RawCaseHandle, is_wanted
 from data_preprocess.sources.common import as_hounsfield
 from data_preprocess.sources.rtstruct_contours import rasterize
 from utils.config.preset import Preset
+from utils.errors import UserError
 from utils.imaging.geometry import Geometry
 from utils.imaging.masks import Mask
 from utils.io.dicom import DicomSeries, find_series, read_ct, read_dataset
@@ -31,7 +32,7 @@ HASH_DIGITS = 6
 logger = logging.getLogger(__name__)
 
 
-class Location(NamedTuple):
+class LocalizationOutput(NamedTuple):
     """Where a case lies."""
 
     structures: Path
@@ -48,14 +49,14 @@ class StructureSet(NamedTuple):
     scans: tuple[DicomSeries, ...]
 
 
-def list_cases(folder: Path | None) -> list[RawReference]:
+def list_cases(folder: Path | None) -> list[RawCaseHandle]:
     """Find the structure sets below a folder.
 
     Raises:
-        ValueError: the folder does not exist, or holds no DICOM or no structure set.
+        UserError: the folder does not exist, or holds no DICOM or no structure set.
     """
     if folder is None:
-        raise ValueError("--input missing: expected a folder of DICOM files")
+        raise UserError("--input missing: expected a folder of DICOM files")
     series = find_series(folder)
     scans = [found for found in series if found.modality == "CT"]
     paths = {path: found.patient_id for found in series if found.modality == "RTSTRUCT" for path in found.paths}
@@ -65,19 +66,19 @@ def list_cases(folder: Path | None) -> list[RawReference]:
         if sets.setdefault(found.uid, found) is not found:
             logger.info("%s is a copy of %s and left out", path, sets[found.uid].path)
     if not sets:
-        raise ValueError(f"{folder}: expected structure sets (RTSTRUCT), found none beside {len(scans)} CT series")
+        raise UserError(f"{folder}: expected structure sets (RTSTRUCT), found none beside {len(scans)} CT series")
     used = {scan.uid for found in sets.values() for scan in found.scans}
     for scan in scans:
         if scan.uid not in used:
             logger.info("no structure set belongs to the %s", scan)
     names = _case_names(list(sets.values()))
     return [
-        RawReference(case_id=name, location=Location(found.path, found.scans), patient=found.patient or None)
+        RawCaseHandle(case_id=name, location=LocalizationOutput(found.path, found.scans), patient=found.patient or None)
         for name, found in zip(names, sets.values(), strict=True)
     ]
 
 
-def read_case(reference: RawReference, preset: Preset | None = None) -> RawCase:
+def read_case(reference: RawCaseHandle, preset: Preset | None = None) -> RawCase:
     """Read a structure set and its CT.
 
     Args:
@@ -85,7 +86,7 @@ def read_case(reference: RawReference, preset: Preset | None = None) -> RawCase:
         preset: whose organs to read; None reads every structure.
 
     Raises:
-        ValueError: no CT of the structure set's frame of reference, or several; anything that `read_ct` refuses; a
+        UserError: no CT of the structure set's frame of reference, or several; anything that `read_ct` refuses; a
             damaged structure set.
     """
     path, scans = reference.location
@@ -94,7 +95,7 @@ def read_case(reference: RawReference, preset: Preset | None = None) -> RawCase:
     ct = read_ct(scan)
     volume = to_lps(as_hounsfield(ct.volume, str(scan)))
     if not np.isclose(volume.geometry.spacing_zyx_mm[0], ct.volume.geometry.spacing_zyx_mm[0]):
-        raise ValueError(f"{scan}: its slices are not axial, so contours do not lie on them; reformat it")
+        raise UserError(f"{scan}: its slices are not axial, so contours do not lie on them; reformat it")
     rois = _contours(dataset, scan.frame_of_reference_uid, path)
     masks, notes = {}, list(ct.notes)
     for name in filter(partial(is_wanted, preset=preset), rois):
@@ -149,34 +150,34 @@ def _named_series(dataset: Dataset) -> set[str]:
 
 def _pick_scan(dataset: Dataset, scans: Sequence[DicomSeries], path: Path) -> DicomSeries:
     if not scans:
-        raise ValueError(f"{path}: found no CT series of this structure set's frame of reference; add it to the folder")
+        raise UserError(f"{path}: found no CT series of this structure set's frame of reference; add it to the folder")
     named = [scan for scan in scans if scan.uid in _named_series(dataset)] or list(scans)
     if len(named) > 1:
         listed = "; ".join(map(str, named))
-        raise ValueError(f"{path}: {len(named)} CT series share this structure set's frame of reference: {listed}")
+        raise UserError(f"{path}: {len(named)} CT series share this structure set's frame of reference: {listed}")
     return named[0]
 
 
 def _contours(dataset: Dataset, frame: str, path: Path) -> dict[str, list[np.ndarray]]:
     """Name of each structure to its closed contours, (N, 3) points in mm each."""
     if "StructureSetROISequence" not in dataset or "ROIContourSequence" not in dataset:
-        raise ValueError(f"{path}: holds no structures, or was cut short; export it again")
+        raise UserError(f"{path}: holds no structures, or was cut short; export it again")
     of_number: dict[int, list[np.ndarray]] = {}
     for roi in dataset.ROIContourSequence:
         closed = [c for c in roi.get("ContourSequence") or () if c.get("ContourGeometricType") in CLOSED]
         points = [np.array(contour.get("ContourData"), dtype=float) for contour in closed]
         if "ReferencedROINumber" not in roi or any(coordinates.size % 3 for coordinates in points):
-            raise ValueError(f"{path}: its contours are incomplete, it was cut short; export it again")
+            raise UserError(f"{path}: its contours are incomplete, it was cut short; export it again")
         of_number.setdefault(int(roi.ReferencedROINumber), []).extend(p.reshape(-1, 3) for p in points)
     rois: dict[str, list[np.ndarray]] = {}
     for roi in dataset.StructureSetROISequence:
         name = str(roi.get("ROIName") or f"ROI {roi.ROINumber}").strip()
         own_frame = str(roi.get("ReferencedFrameOfReferenceUID") or frame)
         if frame and own_frame != frame:
-            raise ValueError(f"{path}: {name} lies in another frame of reference than its CT")
+            raise UserError(f"{path}: {name} lies in another frame of reference than its CT")
         contours = of_number.get(int(roi.ROINumber), [])
         if rois.get(name) and contours:
-            raise ValueError(f"{path}: two structures are called {name}; rename one")
+            raise UserError(f"{path}: two structures are called {name}; rename one")
         rois[name] = rois.get(name) or contours
     return rois
 
@@ -185,7 +186,7 @@ def _draw(name: str, contours: Sequence[np.ndarray], grid: Geometry, path: Path,
     try:
         drawn = rasterize(contours, grid)
     except ValueError as error:
-        raise ValueError(f"{path}: {name} {error}") from error
+        raise UserError(f"{path}: {name} {error}") from error
     if not contours:
         notes.append(f"{name}: has no contours, so it counts as not contoured")
     if drawn.num_outside:

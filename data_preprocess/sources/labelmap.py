@@ -7,9 +7,10 @@ of the preset's organs.
 import re
 from pathlib import Path
 
-from data_preprocess.sources.base import RawCase, RawReference
+from data_preprocess.sources.base import RawCase, RawCaseHandle
 from data_preprocess.sources.common import case_paths, read_ct_file, read_label_file, unique_names, volumes_in
 from utils.config.preset import Preset
+from utils.errors import UserError
 from utils.io.segmentations import CaseFiles
 from utils.io.volumes import volume_stem
 
@@ -17,35 +18,35 @@ IMAGES, LABELS = "images", "labels"
 LABEL_NAME = re.compile(r"(?:^|.*[\W_])(?:labels?|label_?maps?|seg|segmentation|mask)", re.IGNORECASE)
 
 
-def list_cases(folder: Path | None) -> list[RawReference]:
+def list_cases(folder: Path | None) -> list[RawCaseHandle]:
     """Find the cases at or below a folder.
 
     Raises:
-        ValueError: the folder does not exist or holds no label maps.
+        UserError: the folder does not exist or holds no label maps.
     """
     references = []
     folders = case_paths(folder, "CTs and label maps")
     for path in folders:
         if (path / LABELS).is_dir():
             inner = volumes_in(path / LABELS)
-            references += [RawReference(case_id=volume_stem(label), location=str(label)) for label in inner]
+            references += [RawCaseHandle(case_id=volume_stem(label), location=str(label)) for label in inner]
     if not references:
         labels = {path: [v for v in volumes_in(path) if LABEL_NAME.fullmatch(volume_stem(v))] for path in folders}
         cases = {path: found for path, found in labels.items() if found}
         names = unique_names(cases, folder)
         references = [
-            RawReference(case_id=names[path], location=str(found[0]), patient=path.name)
+            RawCaseHandle(case_id=names[path], location=str(found[0]), patient=path.name)
             for path, found in cases.items()
         ]
     if not references:
-        raise ValueError(
+        raise UserError(
             f"{folder}: expected {IMAGES}/<case>.nii.gz and {LABELS}/<case>.nii.gz, or <case>/ct.nii.gz and "
             "<case>/label.nii.gz; found no label map"
         )
     return references
 
 
-def read_case(reference: RawReference, preset: Preset | None = None) -> RawCase:
+def read_case(reference: RawCaseHandle, preset: Preset | None = None) -> RawCase:
     """Read one case.
 
     Args:
@@ -53,7 +54,7 @@ def read_case(reference: RawReference, preset: Preset | None = None) -> RawCase:
         preset: whose organs to read; None reads every structure.
 
     Raises:
-        ValueError: there is no CT, or several; a file is damaged, or on another grid.
+        UserError: there is no CT, or several; a file is damaged, or on another grid.
     """
     label = Path(reference.location)
     image = find_image(label)
@@ -73,7 +74,7 @@ def find_image(label: Path) -> Path:
     """The CT that belongs to a label map: of the same name in `images`, or the only other volume beside it.
 
     Raises:
-        ValueError: there is none, or several.
+        UserError: there is none, or several.
     """
     if label.parent.name == LABELS:
         folder = label.parent.parent / IMAGES
@@ -85,10 +86,10 @@ def find_image(label: Path) -> Path:
         found = [path for path in beside if not LABEL_NAME.fullmatch(volume_stem(path))]
         labels = [path.name for path in beside if path not in found]
         if len(labels) > 1:
-            raise ValueError(f"{label.parent}: holds {len(labels)} label maps ({', '.join(labels)}); keep one")
+            raise UserError(f"{label.parent}: holds {len(labels)} label maps ({', '.join(labels)}); keep one")
         expected = f"one more volume in {label.parent}"
     if len(found) == 1:
         return found[0]
     if found:
-        raise ValueError(f"{label}: has {len(found)} CTs ({', '.join(path.name for path in found)}); keep one")
-    raise ValueError(f"{label}: has no CT; expected {expected}")
+        raise UserError(f"{label}: has {len(found)} CTs ({', '.join(path.name for path in found)}); keep one")
+    raise UserError(f"{label}: has no CT; expected {expected}")

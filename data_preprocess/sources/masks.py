@@ -10,7 +10,7 @@ import re
 from functools import partial
 from pathlib import Path
 
-from data_preprocess.sources.base import RawCase, RawReference
+from data_preprocess.sources.base import RawCase, RawCaseHandle
 from data_preprocess.sources.common import (
     Structures,
     case_paths,
@@ -21,6 +21,7 @@ from data_preprocess.sources.common import (
     volumes_in,
 )
 from utils.config.preset import Preset
+from utils.errors import UserError
 from utils.io.segmentations import MASK_FOLDERS
 from utils.io.volumes import Volume, volume_stem
 
@@ -30,23 +31,23 @@ OTHER_IMAGE = re.compile(r"(?:^|.*[\W_])(?:img|image)[\W_].*|(?:^|.*[\W_])(?:mr|
 """Images of other modalities: no masks, even where they lie among them."""
 
 
-def list_cases(folder: Path | None) -> list[RawReference]:
+def list_cases(folder: Path | None) -> list[RawCaseHandle]:
     """Find the folders of cases at or below a folder.
 
     Raises:
-        ValueError: the folder does not exist or holds no masks.
+        UserError: the folder does not exist or holds no masks.
     """
     cases = [path for path in case_paths(folder, "cases") if path.name not in FOLDERS and mask_files(path)]
     if not cases:
-        raise ValueError(
+        raise UserError(
             f"{folder}: expected folders of cases with one mask file per organ, beside the CT or in "
             f"{', '.join(FOLDERS)}; found none"
         )
     names = unique_names(cases, folder)
-    return [RawReference(case_id=names[path], location=str(path), patient=path.name) for path in cases]
+    return [RawCaseHandle(case_id=names[path], location=str(path), patient=path.name) for path in cases]
 
 
-def read_case(reference: RawReference, preset: Preset | None = None) -> RawCase:
+def read_case(reference: RawCaseHandle, preset: Preset | None = None) -> RawCase:
     """Read one case.
 
     Args:
@@ -54,7 +55,7 @@ def read_case(reference: RawReference, preset: Preset | None = None) -> RawCase:
         preset: whose organs to read; None reads every structure.
 
     Raises:
-        ValueError: there is no CT, or several; a file is damaged, or on another grid.
+        UserError: there is no CT, or several; a file is damaged, or on another grid.
     """
     folder = Path(reference.location)
     volume = read_ct_file(find_ct(folder))
@@ -62,7 +63,7 @@ def read_case(reference: RawReference, preset: Preset | None = None) -> RawCase:
     return raw_case(reference, structures, volume)
 
 
-def raw_case(reference: RawReference, structures: Structures, volume: Volume | None = None) -> RawCase:
+def raw_case(reference: RawCaseHandle, structures: Structures, volume: Volume | None = None) -> RawCase:
     """Put a case together; `volume` is its CT, or None for masks alone."""
     return RawCase(
         case_id=reference.case_id,
@@ -79,7 +80,7 @@ def find_masks(folder: Path) -> dict[str, Path]:
     """Structure name to mask file of the case in `folder`.
 
     Raises:
-        ValueError: two files hold one structure.
+        UserError: two files hold one structure.
     """
     return name_files(mask_files(folder), partial(structure_name, case_name=folder.name))
 
@@ -97,7 +98,7 @@ def find_ct(folder: Path) -> Path:
     """The CT of the case in `folder`.
 
     Raises:
-        ValueError: there is none, or several.
+        UserError: there is none, or several.
     """
     volumes = volumes_in(folder)
     named = [path for path in volumes if CT_NAME.fullmatch(volume_stem(path))]
@@ -106,8 +107,8 @@ def find_ct(folder: Path) -> Path:
     if len(candidates) == 1:
         return candidates[0]
     if candidates:
-        raise ValueError(f"{folder}: holds {len(candidates)} CTs ({', '.join(p.name for p in candidates)}); keep one")
-    raise ValueError(
+        raise UserError(f"{folder}: holds {len(candidates)} CTs ({', '.join(p.name for p in candidates)}); keep one")
+    raise UserError(
         f"{folder}: holds no CT; expected ct.nii.gz (or another format, or *_CT). For shapes alone use --source shapes"
     )
 

@@ -2,15 +2,16 @@
 
 from pathlib import Path
 
-from data_preprocess.sources.base import RawCase, RawReference
+from data_preprocess.sources.base import RawCase, RawCaseHandle
 from data_preprocess.sources.common import read_mask_files
 from data_preprocess.sources.masks import find_masks, list_cases, raw_case
 from utils.config.preset import Preset
+from utils.errors import UserError
 
 __all__ = ["list_cases", "read_case"]
 
 
-def read_case(reference: RawReference, preset: Preset | None = None) -> RawCase:
+def read_case(reference: RawCaseHandle, preset: Preset | None = None) -> RawCase:
     """Read the masks of one case; a CT beside them is not looked at.
 
     Args:
@@ -18,9 +19,9 @@ def read_case(reference: RawReference, preset: Preset | None = None) -> RawCase:
         preset: whose organs to read; None reads every structure.
 
     Raises:
-        ValueError: a file is damaged or on another grid than the others, or no mask is wanted.
+        UserError: a file is damaged or on another grid than the others, or no mask is wanted.
     """
     structures = read_mask_files(find_masks(Path(reference.location)), None, preset)
     if not structures.masks:
-        raise ValueError(f"{reference.location}: none of its masks is an organ of the preset with a voxel")
+        raise UserError(f"{reference.location}: none of its masks is an organ of the preset with a voxel")
     return raw_case(reference, structures)

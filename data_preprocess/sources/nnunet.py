@@ -6,9 +6,10 @@ nnU-Net cannot say that an organ was not contoured. Here an organ counts as cont
 from pathlib import Path
 from typing import NamedTuple
 
-from data_preprocess.sources.base import RawCase, RawReference
+from data_preprocess.sources.base import RawCase, RawCaseHandle
 from data_preprocess.sources.common import read_ct_file, read_label_file
 from utils.config.preset import Preset
+from utils.errors import UserError
 from utils.io.files import read_json
 from utils.io.segmentations import CaseFiles
 
@@ -26,26 +27,26 @@ class Dataset(NamedTuple):
     ct_channel: int
 
 
-def list_cases(folder: Path | None) -> list[RawReference]:
+def list_cases(folder: Path | None) -> list[RawCaseHandle]:
     """Find the labelled cases of a folder DatasetNNN_Name.
 
     Raises:
-        ValueError: the folder holds no dataset.json, a damaged one, or no label maps.
+        UserError: the folder holds no dataset.json, a damaged one, or no label maps.
     """
     if folder is None or not folder.is_dir():
-        raise ValueError(f"--input {folder or 'missing'}: expected nnU-Net's folder DatasetNNN_Name; check the path")
+        raise UserError(f"--input {folder or 'missing'}: expected nnU-Net's folder DatasetNNN_Name; check the path")
     suffix = _read_dataset(folder).file_ending
     references = [
-        RawReference(case_id=label.name.removesuffix(suffix), location=str(label), split=split)
+        RawCaseHandle(case_id=label.name.removesuffix(suffix), location=str(label), split=split)
         for name, split in SPLITS.items()
         for label in sorted((folder / name).glob(f"[!.]*{suffix}"))
     ]
     if not references:
-        raise ValueError(f"{folder}: expected {', '.join(SPLITS)} with label maps *{suffix}, found none")
+        raise UserError(f"{folder}: expected {', '.join(SPLITS)} with label maps *{suffix}, found none")
     return references
 
 
-def read_case(reference: RawReference, preset: Preset | None = None) -> RawCase:
+def read_case(reference: RawCaseHandle, preset: Preset | None = None) -> RawCase:
     """Read one case.
 
     Args:
@@ -53,7 +54,7 @@ def read_case(reference: RawReference, preset: Preset | None = None) -> RawCase:
         preset: whose organs to read; None reads every structure.
 
     Raises:
-        ValueError: the CT is missing, a file is damaged, or on another grid.
+        UserError: the CT is missing, a file is damaged, or on another grid.
     """
     label = Path(reference.location)
     folder = label.parent.parent
@@ -64,7 +65,7 @@ def read_case(reference: RawReference, preset: Preset | None = None) -> RawCase:
     files = CaseFiles(case_id=reference.case_id, label_map=label, label_names=dataset.names)
     structures = read_label_file(files, volume.geometry, preset)
     if IGNORE in structures.unknown:
-        raise ValueError(
+        raise UserError(
             f"{label}: has voxels with the label {IGNORE!r}; nobody knows what they are, leave the case out"
         )
     return RawCase(
@@ -82,13 +83,13 @@ def _read_dataset(folder: Path) -> Dataset:
     content = read_json(path)
     missing = [key for key in ("labels", "file_ending", "channel_names") if key not in content]
     if missing:
-        raise ValueError(f"{path}: lacks {', '.join(missing)}; expected the format of nnU-Net version 2")
+        raise UserError(f"{path}: lacks {', '.join(missing)}; expected the format of nnU-Net version 2")
     labels, channels = content["labels"], content["channel_names"]
     if not isinstance(labels, dict) or not all(type(value) is int for value in labels.values()):
-        raise ValueError(f"{path}: labels: expected organ names with one number each, got {labels}")
+        raise UserError(f"{path}: labels: expected organ names with one number each, got {labels}")
     found = [int(number) for number, name in channels.items() if name.casefold() == "ct"]
     if not found and len(channels) > 1:
-        raise ValueError(f"{path}: channel_names: none of {', '.join(channels.values())} is called CT")
+        raise UserError(f"{path}: channel_names: none of {', '.join(channels.values())} is called CT")
     return Dataset(
         file_ending=content["file_ending"],
         names={value: name for name, value in labels.items() if value},

@@ -13,8 +13,9 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 
-from data_preprocess.sources.base import RawCase, RawReference, is_wanted, leave_out_empty
+from data_preprocess.sources.base import RawCase, RawCaseHandle, is_wanted, leave_out_empty
 from utils.config.preset import Preset
+from utils.errors import UserError
 from utils.imaging.geometry import Geometry
 from utils.imaging.masks import crop_mask
 from utils.io.volumes import Volume
@@ -25,14 +26,14 @@ NOT_STRUCTURES = {"ct", "voxel_dimensions", "dose", "possible_dose_mask"}
 ARCHIVE_SUFFIX = ".tar.xz"
 
 
-def list_cases(folder: Path | None) -> list[RawReference]:
+def list_cases(folder: Path | None) -> list[RawCaseHandle]:
     """Find the patients below a clone of the repository, its `provided-data`, or one `*-pats` folder.
 
     Raises:
-        ValueError: the folder does not exist or holds no patient.
+        UserError: the folder does not exist or holds no patient.
     """
     if folder is None or not folder.is_dir():
-        raise ValueError(
+        raise UserError(
             f"--input {folder or 'missing'}: expected a folder; give a clone of open-kbp or its provided-data folder"
         )
     roots = (folder, folder / "provided-data")
@@ -43,17 +44,17 @@ def list_cases(folder: Path | None) -> list[RawReference]:
         if match:
             patients.setdefault(match[1], path)
     if not patients:
-        raise ValueError(
+        raise UserError(
             f"{folder}: expected {', '.join(SPLITS)} with pt_N folders or pt_N{ARCHIVE_SUFFIX} archives, found none"
         )
     ordered = sorted(patients.items(), key=lambda item: int(item[0].removeprefix("pt_")))
     return [
-        RawReference(case_id=case_id, location=str(path), split=SPLITS.get(path.parent.name))
+        RawCaseHandle(case_id=case_id, location=str(path), split=SPLITS.get(path.parent.name))
         for case_id, path in ordered
     ]
 
 
-def read_case(reference: RawReference, preset: Preset | None = None) -> RawCase:
+def read_case(reference: RawCaseHandle, preset: Preset | None = None) -> RawCase:
     """Read one patient; every CSV beside the CT that is no dose is a structure.
 
     Args:
@@ -61,7 +62,7 @@ def read_case(reference: RawReference, preset: Preset | None = None) -> RawCase:
         preset: whose organs to read; None reads every structure.
 
     Raises:
-        ValueError: a file is missing or damaged.
+        UserError: a file is missing or damaged.
     """
     path = Path(reference.location)
     tables = _read_archive(path) if path.name.endswith(ARCHIVE_SUFFIX) else _read_folder(path)
@@ -71,11 +72,11 @@ def read_case(reference: RawReference, preset: Preset | None = None) -> RawCase:
         structures = [name for name in tables if name not in NOT_STRUCTURES]
         dense = {name: _dense(tables, name) > 0 for name in structures if is_wanted(name, preset)}
     except KeyError as error:
-        raise ValueError(f"{path}: holds no {error.args[0]}.csv; download the patient again") from error
+        raise UserError(f"{path}: holds no {error.args[0]}.csv; download the patient again") from error
     except ValueError as error:
-        raise ValueError(f"{path}: a CSV file is damaged, download the patient again ({error})") from error
+        raise UserError(f"{path}: a CSV file is damaged, download the patient again ({error})") from error
     if spacing_yxz.shape != (3,) or not (spacing_yxz > 0).all():
-        raise ValueError(f"{path}: voxel_dimensions.csv: expected three positive millimetres, got {spacing_yxz}")
+        raise UserError(f"{path}: voxel_dimensions.csv: expected three positive millimetres, got {spacing_yxz}")
     y, x, z = (float(value) for value in spacing_yxz)
     geometry = Geometry(size_zyx=GRID, spacing_zyx_mm=(z, y, x))
     masks, notes = leave_out_empty({name: crop_mask(mask, (0, 0, 0), geometry) for name, mask in dense.items()})
@@ -101,7 +102,7 @@ def _read_archive(path: Path) -> dict[str, bytes]:
             members = [member for member in archive if member.isfile() and member.name.endswith(".csv")]
             return {PurePosixPath(member.name).stem: archive.extractfile(member).read() for member in members}
     except (tarfile.TarError, lzma.LZMAError, EOFError, OSError) as error:
-        raise ValueError(f"{path}: cannot be unpacked, the archive is damaged ({error})") from error
+        raise UserError(f"{path}: cannot be unpacked, the archive is damaged ({error})") from error
 
 
 def _dense(tables: dict[str, bytes], name: str, value_column: int | None = None) -> np.ndarray:
@@ -114,5 +115,5 @@ def _dense(tables: dict[str, bytes], name: str, value_column: int | None = None)
             table = np.loadtxt(io.BytesIO(tables[name]), delimiter=",", skiprows=1, usecols=columns, ndmin=2)
         dense[table[:, 0].astype(np.int64)] = 1 if value_column is None else table[:, 1]
     except (ValueError, IndexError) as error:
-        raise ValueError(f"{name}.csv: {error}") from error
+        raise UserError(f"{name}.csv: {error}") from error
     return np.ascontiguousarray(dense.reshape(GRID).transpose(2, 0, 1)[::-1])

@@ -7,8 +7,8 @@ part of the challenge they belong to. Structures that nobody drew have no file.
 import re
 from pathlib import Path
 
-from data_preprocess.cases import APART
-from data_preprocess.sources.base import RawCase, RawReference
+from data_preprocess.cases import HELD_OUT
+from data_preprocess.sources.base import RawCase, RawCaseHandle
 from data_preprocess.sources.common import (
     case_paths,
     name_files,
@@ -18,28 +18,29 @@ from data_preprocess.sources.common import (
     volumes_in,
 )
 from utils.config.preset import Preset
+from utils.errors import UserError
 
 IMAGE = "img.nrrd"
 STRUCTURES = "structures"
 NUMBER = re.compile(r"0522c(\d{4})")
-PARTS = ((1, 479, "train"), (555, 746, "test"), (788, 878, APART))
+PARTS = ((1, 479, "train"), (555, 746, "test"), (788, 878, HELD_OUT))
 """First and last number of the training (25 and 8 additional), off-site and on-site cases."""
 
 
-def list_cases(folder: Path | None) -> list[RawReference]:
+def list_cases(folder: Path | None) -> list[RawCaseHandle]:
     """Find the cases at or below a folder.
 
     Raises:
-        ValueError: the folder does not exist or holds no case.
+        UserError: the folder does not exist or holds no case.
     """
     cases = [path for path in case_paths(folder, "PDDCA cases") if (path / STRUCTURES).is_dir()]
     if not cases:
-        raise ValueError(f"{folder}: expected PDDCA's <case>/{IMAGE} and <case>/{STRUCTURES}/*.nrrd, found none")
+        raise UserError(f"{folder}: expected PDDCA's <case>/{IMAGE} and <case>/{STRUCTURES}/*.nrrd, found none")
     names = unique_names(cases, folder)
-    return [RawReference(case_id=names[path], location=str(path), split=_split(path.name)) for path in cases]
+    return [RawCaseHandle(case_id=names[path], location=str(path), split=_split(path.name)) for path in cases]
 
 
-def read_case(reference: RawReference, preset: Preset | None = None) -> RawCase:
+def read_case(reference: RawCaseHandle, preset: Preset | None = None) -> RawCase:
     """Read one case.
 
     Args:
@@ -47,7 +48,7 @@ def read_case(reference: RawReference, preset: Preset | None = None) -> RawCase:
         preset: whose organs to read; None reads every structure.
 
     Raises:
-        ValueError: a file is missing, damaged, or on another grid.
+        UserError: a file is missing, damaged, or on another grid.
     """
     folder = Path(reference.location)
     volume = read_ct_file(folder / IMAGE)

@@ -12,6 +12,7 @@ from typing import NamedTuple
 import numpy as np
 from skimage.measure import grid_points_in_poly
 
+from utils.errors import UserError
 from utils.imaging.geometry import Geometry
 from utils.imaging.masks import Mask, crop_mask, empty_mask
 
@@ -42,14 +43,14 @@ def rasterize(contours: Iterable[np.ndarray], grid: Geometry) -> Rasterized:
         grid: whose first axis counts the slices.
 
     Raises:
-        ValueError: a contour is not parallel to the slices.
+        UserError: a contour is not parallel to the slices.
     """
     by_plane: dict[float, list[np.ndarray]] = defaultdict(list)
     num_outside = 0
     for points in contours:
         index = grid.index_zyx(points)
         if np.ptp(index[:, 0]) > OFF_PLANE_VOX:
-            raise ValueError("has contours that are not parallel to the CT's slices")
+            raise UserError("has contours that are not parallel to the CT's slices")
         height = float(index[:, 0].mean())
         if not -OFF_PLANE_VOX <= height < grid.size_zyx[0] - 1 + OFF_PLANE_VOX:
             num_outside += 1

@@ -14,7 +14,7 @@ from data_preprocess.augment import (
     ShapeAugmentation,
     apply_augmentation,
     draw_augmentation,
-    margin_size,
+    padded_patch_size,
     resample_affine,
     voxel_matrices,
 )
@@ -95,13 +95,13 @@ def test_no_change_returns_the_middle_of_the_box(margin, tiny_preset):
 
 def test_box_and_crop_are_both_even_or_both_odd(tiny_preset):
     for crop in itertools.product((7, 8), (15, 16), (24, 25)):
-        box = margin_size(crop, tiny_preset.augmentation, SPACING)
+        box = padded_patch_size(crop, tiny_preset.augmentation, SPACING)
         assert all((b - c) % 2 == 0 and b > c for b, c in zip(box, crop, strict=True))
 
 
 def test_no_augmentation_needs_no_margin():
-    assert margin_size((8, 16, 13), UNCHANGED, SPACING) == (8, 16, 13)
-    assert margin_size((8, 16, 12), replace(UNCHANGED, zoom_z=(0.8, 1.0)), SPACING) == (10, 16, 12)
+    assert padded_patch_size((8, 16, 13), UNCHANGED, SPACING) == (8, 16, 13)
+    assert padded_patch_size((8, 16, 12), replace(UNCHANGED, zoom_z=(0.8, 1.0)), SPACING) == (10, 16, 12)
 
 
 def test_mirroring_swaps_sides_everywhere(tiny_preset):
@@ -207,7 +207,7 @@ def test_no_draw_looks_beyond_the_margin():
         UNCHANGED, zoom_z=(0.8, 1.2), zoom_in_plane=(0.7, 1.1), rotation_axial_deg=20.0, rotation_tilt_deg=10.0
     )
     crop = (8, 16, 13)
-    box = margin_size(crop, settings, SPACING)
+    box = padded_patch_size(crop, settings, SPACING)
     world = torch.from_numpy(np.random.default_rng(0).normal(size=(1, 1, *np.add(box, 8))).astype(np.float32))
     inner = world[..., 4:-4, 4:-4, 4:-4]
     for signs in itertools.product((-1, 0, 1), repeat=3):
@@ -251,7 +251,9 @@ def test_mirror_probability_is_obeyed(probability):
 def test_batched_equals_one_by_one(tiny_preset):
     """Noise and boxes included: a sample's change is its own, whatever batch or rank it comes in."""
     augment = CropAugmentation(tiny_preset, 5)
-    sample = random_sample(margin_size(tiny_preset.grid.crop_size_vox, tiny_preset.augmentation, SPACING), batch=3)
+    sample = random_sample(
+        padded_patch_size(tiny_preset.grid.crop_size_vox, tiny_preset.augmentation, SPACING), batch=3
+    )
     together = augment(sample)
     for i in range(3):
         alone = augment(CropSample(*(part[i : i + 1] for part in sample)))
@@ -283,7 +285,7 @@ def test_noise_has_the_drawn_deviation_and_repeats(tiny_preset):
 
 
 def test_crop_augmentation_is_a_function_of_the_seed(tiny_preset):
-    size = margin_size((8, 16, 12), tiny_preset.augmentation, SPACING)
+    size = padded_patch_size((8, 16, 12), tiny_preset.augmentation, SPACING)
     first, again, other = (CropAugmentation(tiny_preset, seed)(random_sample(size)) for seed in (1, 1, 2))
     assert first.image.shape == (2, 1, 8, 16, 12)
     assert torch.equal(first.image, again.image)
@@ -293,7 +295,7 @@ def test_crop_augmentation_is_a_function_of_the_seed(tiny_preset):
 
 def test_shape_augmentation_of_a_ball(tiny_preset):
     augment = ShapeAugmentation(tiny_preset, 1)
-    size = margin_size(tiny_preset.grid.roi_size_vox, tiny_preset.augmentation, SPACING)
+    size = padded_patch_size(tiny_preset.grid.roi_size_vox, tiny_preset.augmentation, SPACING)
     mask = torch.from_numpy(np.stack([ball(size, 5.0)] * 2)).to(torch.uint8)
     mask[1, :, :, 0] = 1  # in the margin only
     sample = ShapeSample(mask, torch.tensor([0, 1]), ["case_0", "case_1"], torch.tensor([0, 1]))

@@ -23,7 +23,7 @@ from data_preprocess import export, prepare
 from data_preprocess.cases import CaseInfo, open_case, read_case_info, read_splits
 from data_preprocess.raw_cases import WORKER_DIED, run_all
 from data_preprocess.sources import masks
-from data_preprocess.sources.base import RawReference
+from data_preprocess.sources.base import RawCaseHandle
 from tests.data_preprocess.small_case import GEOMETRY, SIZE, small_case, write_masks
 from tests.dicom_files import change, ct_slices, save_all, structure_set, trace, uid_of
 from utils.io.files import write_json
@@ -279,7 +279,7 @@ def die(_reference):
 
 
 def test_a_worker_that_was_killed_is_reported():
-    outcome = run_all(die, [RawReference(case_id=name, location=name) for name in ("a", "b")], 1)
+    outcome = run_all(die, [RawCaseHandle(case_id=name, location=name) for name in ("a", "b")], 1)
     assert outcome.results == {}
     assert outcome.failures == {"a": WORKER_DIED, "b": WORKER_DIED}
 
@@ -293,7 +293,7 @@ def test_files_that_may_not_be_read_are_named(tmp_path_factory):
     os.seteuid(65534)
     try:
         with pytest.raises((OSError, ValueError), match=r"Permission denied.*ct\.nrrd"):
-            masks.read_case(RawReference(case_id="case", location=str(folder)))
+            masks.read_case(RawCaseHandle(case_id="case", location=str(folder)))
     finally:
         os.seteuid(0)
 

@@ -4,14 +4,20 @@ import pytest
 import torch
 
 from data_preprocess.augment import CropAugmentation, ShapeAugmentation
-from data_preprocess.dataloaders import build_feed, crop_dataset, shape_dataset, small_organ_dataset, training_preset
+from data_preprocess.dataloaders import (
+    build_step_loader,
+    crop_dataset,
+    shape_dataset,
+    small_organ_dataset,
+    training_preset,
+)
 from data_preprocess.dataset import CaseFolder
 from utils.runtime.device import choose_compute
-from utils.runtime.distributed import Ranks
+from utils.runtime.distributed import DistributedContext
 from utils.training.run import TrainingOptions, TrainingRun
 
 SUBMANDIBULARS = [7, 8]
-SINGLE = Ranks()
+SINGLE = DistributedContext()
 
 
 @pytest.fixture
@@ -48,7 +54,7 @@ def test_preset_that_does_not_fit_the_cases_is_refused(case_folder):
 
 def test_batches_have_the_size_of_the_crop(train, tiny_preset, tmp_path):
     run = training_run(tmp_path, batch_size=2, workers=0)
-    feed = build_feed(crop_dataset(train, tiny_preset, 0), tiny_preset.backbone, run)
+    feed = build_step_loader(crop_dataset(train, tiny_preset, 0), tiny_preset.backbone, run)
     assert feed.steps_per_epoch == tiny_preset.backbone.steps_per_epoch
     [sample] = next(feed.steps(0, 0))
     batch = CropAugmentation(tiny_preset, 0)(sample)
@@ -70,7 +76,7 @@ def test_small_organ_crops_show_small_organs(train, tiny_preset):
 
 def test_shape_batches_have_the_size_of_the_roi(train, tiny_preset, tmp_path):
     run = training_run(tmp_path, workers=0)
-    feed = build_feed(shape_dataset(train, tiny_preset, 0), tiny_preset.autoencoder, run)
+    feed = build_step_loader(shape_dataset(train, tiny_preset, 0), tiny_preset.autoencoder, run)
     masks = ShapeAugmentation(tiny_preset, 0)(*next(feed.steps(0, 0)))
     assert masks.shape == (tiny_preset.autoencoder.batch_size, 1, 4, 12, 8)
     assert masks.flatten(1).amax(dim=1).min() == 1
@@ -81,12 +87,12 @@ def test_workers_and_ranks_do_not_change_the_samples(train, tiny_preset, tmp_pat
 
     def images(*, first_step=0, **options):
         ranks = options.pop("ranks", SINGLE)
-        feed = build_feed(dataset, schedule, training_run(tmp_path, ranks=ranks, **options))
+        feed = build_step_loader(dataset, schedule, training_run(tmp_path, ranks=ranks, **options))
         return torch.cat([sample.image_hu for samples in feed.steps(0, first_step) for sample in samples])
 
     alone = images(batch_size=2, workers=0)
     assert torch.equal(images(batch_size=2, workers=1), alone)
     assert torch.equal(images(batch_size=1, accumulate=2, workers=1), alone)
     assert torch.equal(images(batch_size=2, workers=0, first_step=7), alone[14:])
-    shared = [images(batch_size=1, workers=0, ranks=Ranks(rank=rank, count=2)) for rank in range(2)]
+    shared = [images(batch_size=1, workers=0, ranks=DistributedContext(rank=rank, count=2)) for rank in range(2)]
     assert torch.equal(torch.stack(shared, dim=1).flatten(0, 1), alone)

@@ -19,8 +19,8 @@ def train(case_folder, tiny_preset):
     return CaseFolder(case_folder, "train", tiny_preset.organ_names)
 
 
-def crops(cases, preset, *, box=CROP, organs=ALL_ORGANS, organ_share=1.0, seed=0):
-    return CaseDataset(cases, preset, box_size_vox=box, organs=organs, organ_share=organ_share, seed=seed)
+def crops(cases, preset, *, box=CROP, organs=ALL_ORGANS, organ_fraction=1.0, seed=0):
+    return CaseDataset(cases, preset, box_size_vox=box, organs=organs, organ_fraction=organ_fraction, seed=seed)
 
 
 def test_cases_are_memory_mapped(train):
@@ -56,7 +56,7 @@ def test_unknown_split_is_an_error(case_folder, tiny_preset):
 
 @pytest.mark.parametrize("margin", [0, 4])
 def test_crop_shows_the_case_where_its_centers_say(margin, train, tiny_preset):
-    dataset = crops(train, tiny_preset, box=tuple(np.add(CROP, margin)), organ_share=0.5)
+    dataset = crops(train, tiny_preset, box=tuple(np.add(CROP, margin)), organ_fraction=0.5)
     by_id = {case.info.case_id: case for case in train}
     for i in range(20):
         sample = dataset[i]
@@ -106,7 +106,7 @@ def test_margin_does_not_keep_crops_from_the_ends(train, tiny_preset):
 
 
 def test_crops_stay_inside_a_volume_that_is_large_enough(train, tiny_preset):
-    dataset = crops(train, tiny_preset, organ_share=0.0)
+    dataset = crops(train, tiny_preset, organ_fraction=0.0)
     starts = []
     for i in range(60):
         sample = dataset[i]
@@ -120,7 +120,7 @@ def test_crops_stay_inside_a_volume_that_is_large_enough(train, tiny_preset):
 
 
 def test_small_volumes_are_padded_about_their_middle(train, tiny_preset):
-    dataset = crops(train, tiny_preset, organ_share=0.0)
+    dataset = crops(train, tiny_preset, organ_fraction=0.0)
     sample = next(sample for sample in map(dataset.__getitem__, range(100)) if sample.case_id == "case_3")
     assert sample.image_hu.shape == CROP  # case_3 is 6 x 13 x 26
     assert (sample.image_hu[[0, 7]] == -1000).all()
@@ -129,8 +129,8 @@ def test_small_volumes_are_padded_about_their_middle(train, tiny_preset):
 
 
 def test_item_is_a_function_of_seed_and_index(train, tiny_preset):
-    first, again = (crops(train, tiny_preset, organ_share=0.6, seed=3) for _ in range(2))
-    other = crops(train, tiny_preset, organ_share=0.6, seed=4)
+    first, again = (crops(train, tiny_preset, organ_fraction=0.6, seed=3) for _ in range(2))
+    other = crops(train, tiny_preset, organ_fraction=0.6, seed=4)
     forwards = [first[i] for i in range(12)]
     backwards = [again[i] for i in reversed(range(12))][::-1]
     assert all(torch.equal(a.image_hu, b.image_hu) for a, b in zip(forwards, backwards, strict=True))

@@ -11,7 +11,7 @@ from data_preprocess.heatmap_targets import gaussian_heatmaps, heatmap_targets
 from utils.config.preset import HeatmapSettings
 
 SIZE = (7, 20, 14)
-SETTINGS = HeatmapSettings(sigma_vox=2.0, neighbour_slices=1, floor=0.01, peak_threshold=0.2)
+SETTINGS = HeatmapSettings(sigma_vox=2.0, neighbor_slices=1, floor=0.01, peak_threshold=0.2)
 
 
 def heatmap_of(*center, settings=SETTINGS, size=SIZE):
@@ -37,7 +37,7 @@ def test_values_by_hand():
 
 @pytest.mark.parametrize(("neighbours", "kept"), [(0, [3]), (1, [2, 3, 4]), (2, [1, 2, 3, 4, 5])])
 def test_only_the_neighbouring_slices_are_kept(neighbours, kept):
-    heatmap = heatmap_of(3.2, 11, 6, settings=replace(SETTINGS, neighbour_slices=neighbours))
+    heatmap = heatmap_of(3.2, 11, 6, settings=replace(SETTINGS, neighbor_slices=neighbours))
     assert heatmap.amax(dim=(1, 2)).nonzero().flatten().tolist() == kept
 
 

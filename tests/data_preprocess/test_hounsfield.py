@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from data_preprocess.hounsfield import ensure_hu
+from data_preprocess.hounsfield import validate_hounsfield
 
 SIZE = (8, 30, 20)
 
@@ -18,7 +18,7 @@ def ct(dtype=np.int16):
 
 @pytest.mark.parametrize("dtype", [np.int16, np.int32, np.float32, np.float64])
 def test_hu_of_any_dtype_pass_as_they_are(dtype):
-    checked = ensure_hu(ct(dtype), correct_offset=False)
+    checked = validate_hounsfield(ct(dtype), correct_offset=False)
     assert checked.array.dtype == np.int16
     np.testing.assert_array_equal(checked.array, ct())
     assert checked.notes == []
@@ -27,21 +27,21 @@ def test_hu_of_any_dtype_pass_as_they_are(dtype):
 def test_fractions_are_rounded_and_metal_is_clipped_to_int16():
     array = ct(np.float32) + 0.4
     array[0, 0, 0] = 60000
-    checked = ensure_hu(array, correct_offset=False)
+    checked = validate_hounsfield(array, correct_offset=False)
     assert checked.array[0, 0, 0] == 32767
     np.testing.assert_array_equal(checked.array[1:], ct()[1:])
 
 
 def test_fractions_survive_an_offset():
     array = ct(np.float32) + 1024 - 0.4
-    np.testing.assert_array_equal(ensure_hu(array, correct_offset=True).array, ct())
+    np.testing.assert_array_equal(validate_hounsfield(array, correct_offset=True).array, ct())
 
 
 @pytest.mark.parametrize("padding", [-2000, -3024, -1500])
 def test_padding_becomes_air_and_is_said(padding):
     array = ct()
     array[:, :, :3] = padding
-    checked = ensure_hu(array, correct_offset=False)
+    checked = validate_hounsfield(array, correct_offset=False)
     assert (checked.array[:, :, :3] == -1000).all()
     np.testing.assert_array_equal(checked.array[:, :, 3:], ct()[:, :, 3:])
     assert checked.notes == [f"15.0% of the voxels are padding (down to {padding}), taken as air"]
@@ -51,7 +51,7 @@ def test_the_input_is_left_alone():
     array = ct()
     array[0, 0, 0] = -3024
     before = array.copy()
-    ensure_hu(array, correct_offset=False)
+    validate_hounsfield(array, correct_offset=False)
     np.testing.assert_array_equal(array, before)
 
 
@@ -59,12 +59,12 @@ def test_the_input_is_left_alone():
 def test_an_offset_is_refused_with_the_peaks_and_the_remedy(dtype):
     array = (ct().astype(np.int32) + 1024).astype(dtype)
     with pytest.raises(ValueError, match=r"air peaks at 2\d and soft tissue at 10\d\d, .*--hu-offset auto"):
-        ensure_hu(array, correct_offset=False)
+        validate_hounsfield(array, correct_offset=False)
 
 
 def test_an_offset_is_subtracted_when_asked_for_and_said():
     array = np.clip(ct().astype(np.int32) + 1024, 0, None).astype(np.uint16)
-    checked = ensure_hu(array, correct_offset=True)
+    checked = validate_hounsfield(array, correct_offset=True)
     np.testing.assert_array_equal(checked.array, np.maximum(ct(), -1024))
     assert checked.notes[0].endswith("1024 was subtracted")
 
@@ -72,13 +72,13 @@ def test_an_offset_is_subtracted_when_asked_for_and_said():
 def test_an_offset_with_padding_is_subtracted_from_the_rest_only():
     array = (ct().astype(np.int32) + 1024).astype(np.int16)
     array[:, :, :3] = -2000
-    checked = ensure_hu(array, correct_offset=True)
+    checked = validate_hounsfield(array, correct_offset=True)
     assert (checked.array[:, :, :3] == -1000).all()
     np.testing.assert_array_equal(checked.array[:, :, 3:], ct()[:, :, 3:])
 
 
 def test_correcting_leaves_proper_hu_alone():
-    np.testing.assert_array_equal(ensure_hu(ct(), correct_offset=True).array, ct())
+    np.testing.assert_array_equal(validate_hounsfield(ct(), correct_offset=True).array, ct())
 
 
 @pytest.mark.parametrize(
@@ -96,7 +96,7 @@ def test_correcting_leaves_proper_hu_alone():
 @pytest.mark.parametrize("correct_offset", [False, True])
 def test_what_is_not_hu_is_refused(wrong, correct_offset):
     with pytest.raises(ValueError, match="values are not HU: 98 % of them lie between .* give a CT in HU"):
-        ensure_hu(wrong, correct_offset=correct_offset)
+        validate_hounsfield(wrong, correct_offset=correct_offset)
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
@@ -104,4 +104,4 @@ def test_voxels_that_are_no_numbers_are_counted(bad):
     array = ct(np.float32)
     array[0, 1, 2:5] = bad
     with pytest.raises(ValueError, match="3 of 4800 voxels are NaN or infinite"):
-        ensure_hu(array, correct_offset=False)
+        validate_hounsfield(array, correct_offset=False)

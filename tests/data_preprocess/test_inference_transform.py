@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy.spatial.transform import Rotation
 
-from data_preprocess.inference_transform import place_on_grid
+from data_preprocess.inference_transform import to_network_grid
 from tests.reorientation import ALL_48, reoriented
 from utils.config.preset import GridSettings
 from utils.imaging.geometry import Geometry
@@ -40,9 +40,9 @@ def test_there_are_48_orientations():
 @pytest.mark.parametrize(("order", "flips"), ALL_48)
 def test_every_orientation_is_the_same_image_and_gets_its_own_voxels_back(order, flips):
     plain = head()
-    expected = place_on_grid(plain, GRID)
+    expected = to_network_grid(plain, GRID)
     volume = reoriented(plain, order, flips)
-    placed = place_on_grid(volume, GRID)
+    placed = to_network_grid(volume, GRID)
     np.testing.assert_array_equal(placed.image, expected.image)
     label = placed.placement.to_ct(region_labels(placed))
     np.testing.assert_array_equal(label, np.digitize(volume.array, (0, 50, 100)))
@@ -54,8 +54,8 @@ def test_every_orientation_is_the_same_image_and_gets_its_own_voxels_back(order,
 def test_an_oblique_scan_is_turned_to_the_axes_of_the_patient_and_back(angles_deg):
     matrix = Rotation.from_euler("zyx", angles_deg, degrees=True).as_matrix()
     volume = head((60, 66, 62), (2.0, 2.0, 2.0), direction=tuple(matrix.ravel().tolist()))
-    placed = place_on_grid(volume, GRID)
-    straight = place_on_grid(head((60, 66, 62), (2.0, 2.0, 2.0)), GRID)
+    placed = to_network_grid(volume, GRID)
+    straight = to_network_grid(head((60, 66, 62), (2.0, 2.0, 2.0)), GRID)
     assert "turned by" in placed.notes[0]
     sizes = zip(placed.image.shape, straight.image.shape, strict=True)
     assert all(abs(own - other) <= 3 for own, other in sizes)
@@ -68,7 +68,7 @@ def test_an_oblique_scan_is_turned_to_the_axes_of_the_patient_and_back(angles_de
 
 def test_probabilities_come_back_interpolated():
     volume = head()
-    placed = place_on_grid(volume, GRID)
+    placed = to_network_grid(volume, GRID)
     values = placed.placement.to_ct(placed.region_hu.astype(np.float32) / 1000)
     assert values.dtype == np.float32
     inside = volume.array > -300
@@ -79,7 +79,7 @@ def test_probabilities_come_back_interpolated():
 def test_any_spacing_reaches_the_networks_spacing(spacing):
     size = tuple(int(n / s) for n, s in zip((90.0, 110.0, 96.0), spacing, strict=True))
     volume = head(size, spacing)
-    placed = place_on_grid(volume, GRID)
+    placed = to_network_grid(volume, GRID)
     extent = np.multiply(placed.image.shape, GRID.spacing_zyx_mm)
     np.testing.assert_allclose(extent, np.multiply(placed.region_hu.shape, spacing), atol=4)
     np.testing.assert_allclose(extent, (76 + 20, 100 + 20, 84 + 20), atol=10)
@@ -87,7 +87,7 @@ def test_any_spacing_reaches_the_networks_spacing(spacing):
 
 def test_one_thick_slice_is_enough():
     volume = head((1, 50, 36), (6.0, 2.5, 3.0))
-    placed = place_on_grid(volume, GRID)
+    placed = to_network_grid(volume, GRID)
     assert placed.region_hu.shape[0] == 1
     assert placed.placement.to_ct(region_labels(placed)).shape == volume.array.shape
 
@@ -105,12 +105,12 @@ def test_added_air_is_known(angle_deg):
             direction=full.geometry.direction,
         ),
     )
-    placed = place_on_grid(narrow, GRID)
-    scanned = placed.placement.scanned(placed.image.shape)
-    assert 0 < scanned.mean() < 1
+    placed = to_network_grid(narrow, GRID)
+    inside_fov = placed.placement.inside_fov(placed.image.shape)
+    assert 0 < inside_fov.mean() < 1
     back = np.linalg.inv(np.reshape(narrow.geometry.direction, (3, 3)))
-    for index in [(0, 0, 0), (5, 12, 11), (9, 20, 3), tuple(n - 1 for n in scanned.shape)]:
+    for index in [(0, 0, 0), (5, 12, 11), (9, 20, 3), tuple(n - 1 for n in inside_fov.shape)]:
         point = np.subtract(placed.placement.world_mm(index), narrow.geometry.origin_xyz_mm)
         voxel = (back @ point)[::-1] / narrow.geometry.spacing_zyx_mm
         within = all(-0.5 <= v <= n - 0.5 for v, n in zip(voxel, narrow.array.shape, strict=True))
-        assert scanned[index] == within
+        assert inside_fov[index] == within

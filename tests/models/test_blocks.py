@@ -11,17 +11,17 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from models.blocks import (
     DenseASPP,
-    HalvingPool,
     InPlaceReLU,
-    PreActivatedConv3d,
+    MaxPoolBy2,
+    PreActConv3d,
     SEResidualBlock,
     SqueezeExcite,
     UpBlock,
-    he_conv3d,
-    rectify_,
-    scale_channels,
-    spatial_mean,
-    stop_where_rectified_,
+    conv3d_he_init,
+    global_avg_pool,
+    make_divisible,
+    relu_,
+    relu_backward_,
     upsample_to,
 )
 
@@ -31,7 +31,7 @@ from models.blocks import (
     [(32, 1.0, 32), (48, 1.0, 48), (32, 2.0, 64), (48, 0.25, 16), (24, 0.25, 8), (64, 0.01, 8), (48, 0.75, 40)],
 )
 def test_scaled_channels_are_multiples_of_eight(channels, width, expected):
-    assert scale_channels(channels, width) == expected
+    assert make_divisible(channels, width) == expected
 
 
 def test_upsampling_aligns_corners():
@@ -72,16 +72,16 @@ def test_upsampling_in_the_plane_is_trilinear():
 def test_pooling_keeps_single_slices_and_last_voxels():
     volume = torch.arange(15.0).view(1, 1, 1, 3, 5)
 
-    pooled = HalvingPool(halve_depth=True)(volume)
+    pooled = MaxPoolBy2(pool_z=True)(volume)
 
     torch.testing.assert_close(pooled, torch.tensor([[6.0, 8.0, 9.0], [11.0, 13.0, 14.0]]).view(1, 1, 1, 2, 3))
-    assert HalvingPool(halve_depth=False)(torch.zeros(1, 1, 5, 6, 8)).shape == (1, 1, 5, 3, 4)
+    assert MaxPoolBy2(pool_z=False)(torch.zeros(1, 1, 5, 6, 8)).shape == (1, 1, 5, 3, 4)
 
 
 def test_pooling_under_autocast_keeps_the_dtype_and_finds_maxima_anew():
     torch.manual_seed(0)
     volume = torch.randn(2, 4, 5, 6, 7).bfloat16().requires_grad_()
-    pool = HalvingPool(halve_depth=True)
+    pool = MaxPoolBy2(pool_z=True)
 
     with torch.autocast("cpu", dtype=torch.bfloat16), kept_tensors() as kept:
         pooled = pool(volume)
@@ -101,10 +101,10 @@ def test_he_convolution_keeps_or_halves_the_size_and_the_variance():
     torch.manual_seed(0)
     volume = torch.zeros(1, 16, 5, 6, 7)
 
-    conv = he_conv3d(16, 32, (3, 3, 3), dilation=(1, 2, 3), bias=True)
+    conv = conv3d_he_init(16, 32, (3, 3, 3), dilation=(1, 2, 3), bias=True)
 
     assert conv(volume).shape == (1, 32, 5, 6, 7)
-    assert he_conv3d(16, 8, (5, 5, 5), stride=2)(volume).shape == (1, 8, 3, 3, 4)
+    assert conv3d_he_init(16, 8, (5, 5, 5), stride=2)(volume).shape == (1, 8, 3, 3, 4)
     assert conv.weight.std().item() == pytest.approx(math.sqrt(2 / (16 * 27)), rel=0.05)
     assert not conv.bias.any()
 
@@ -147,8 +147,8 @@ def test_relu_of_bfloat16_by_its_bits_is_relu_for_every_one():
     every = torch.arange(-(2**15), 2**15).to(torch.int16).view(torch.bfloat16)
     gradient = torch.randn(2**16).bfloat16()
 
-    rectified = rectify_(every.clone())
-    stopped = stop_where_rectified_(gradient.clone(), rectified)
+    rectified = relu_(every.clone())
+    stopped = relu_backward_(gradient.clone(), rectified)
 
     expected = torch.relu(every)
     torch.testing.assert_close(rectified, expected, rtol=0, atol=0, equal_nan=True)
@@ -158,7 +158,7 @@ def test_relu_of_bfloat16_by_its_bits_is_relu_for_every_one():
 
 def test_pre_activated_convolution_learns_as_if_all_was_kept():
     torch.manual_seed(0)
-    ours = PreActivatedConv3d(4, 6, (3, 3, 3), bias=True)
+    ours = PreActConv3d(4, 6, (3, 3, 3), bias=True)
     nn.init.normal_(ours[0].weight)
     plain = nn.Sequential(nn.BatchNorm3d(4), nn.ReLU(), nn.Conv3d(4, 6, 3, padding=1))
     plain.load_state_dict(ours.state_dict())
@@ -178,7 +178,7 @@ def test_pre_activated_convolution_learns_as_if_all_was_kept():
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_pre_activated_convolution_keeps_one_feature_map_and_convolves_once(dtype):
-    block = PreActivatedConv3d(4, 6, (3, 3, 3))
+    block = PreActConv3d(4, 6, (3, 3, 3))
     volume = torch.randn(1, 4, 3, 5, 6, dtype=dtype, requires_grad=True)
     autocast = torch.autocast("cpu", dtype=torch.bfloat16, enabled=dtype == torch.bfloat16)
 
@@ -213,7 +213,7 @@ def test_squeeze_excite_gates_channels_by_their_means():
 def test_spatial_mean_is_the_mean_over_voxels(dtype, memory_format):
     features = torch.randn(2, 5, 9, 120, 110).add(1).to(dtype).contiguous(memory_format=memory_format)
     expected = features.double().mean(dim=(2, 3, 4), keepdim=True)
-    found = spatial_mean(features)
+    found = global_avg_pool(features)
     assert found.dtype == dtype
     rounding = {torch.float32: 1e-5, torch.bfloat16: 1e-2, torch.float16: 1e-3}[dtype]
     torch.testing.assert_close(found.double(), expected, rtol=rounding, atol=1e-3 * rounding)

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from models.focusnet import FocusNet, Location, Rois, build_part
+from models.focusnet import FocusNet, LocalizationOutput, Rois, build_network
 from utils.config.preset import load_preset
 
 SIZE = (8, 16, 12)
@@ -21,7 +21,7 @@ class Recorder(nn.Module):
 @pytest.fixture(scope="module")
 def network(tiny_preset):
     torch.manual_seed(0)
-    parts = {name: build_part(name, tiny_preset) for name in ("s_net", "sol_net", "sos_net")}
+    parts = {name: build_network(name, tiny_preset) for name in ("s_net", "sol_net", "sos_net")}
     return FocusNet(tiny_preset, **parts).eval()
 
 
@@ -31,7 +31,7 @@ def first_channels(sos_net):
 
 @pytest.mark.parametrize(("name", "count"), [("s_net", 1_963_114), ("sol_net", 55_523)])
 def test_networks_of_the_papers_preset_have_the_papers_size(name, count):
-    assert sum(parameter.numel() for parameter in build_part(name, load_preset("pddca")).parameters()) == count
+    assert sum(parameter.numel() for parameter in build_network(name, load_preset("pddca")).parameters()) == count
 
 
 @pytest.mark.parametrize(
@@ -40,7 +40,7 @@ def test_networks_of_the_papers_preset_have_the_papers_size(name, count):
 )
 def test_sos_net_sees_the_papers_features_or_the_image_alone(sos_input, width, channels):
     preset = load_preset("phantom", [f"networks.sos_input={sos_input}", f"networks.width={width}"])
-    sos_net = build_part("sos_net", preset)
+    sos_net = build_network("sos_net", preset)
     assert first_channels(sos_net) == channels
     assert len(sos_net.branches) == 3
 
@@ -48,10 +48,10 @@ def test_sos_net_sees_the_papers_features_or_the_image_alone(sos_input, width, c
 def test_parts_for_small_organs_need_a_small_organ():
     names = ("chiasm", "optic_nerve_left", "optic_nerve_right")
     preset = load_preset("phantom", [f"organs.{name}.small=false" for name in names])
-    build_part("s_net", preset)
+    build_network("s_net", preset)
     for name in ("sol_net", "sos_net", "autoencoder"):
         with pytest.raises(ValueError, match=f"preset phantom: {name} needs a small organ; set organs"):
-            build_part(name, preset)
+            build_network(name, preset)
 
 
 def test_location_has_one_heatmap_per_small_organ(network, tiny_preset):
@@ -69,7 +69,7 @@ def test_rois_are_placed_around_wanted_organs_and_clamped(network):
     centers[0, 1] = torch.tensor([4.0, 8.0, 6.0])
     centers[1, 0] = torch.tensor([-3.0, 0.2, 11.0])
     centers[1, 2] = torch.tensor([7.4, 9.0, 5.0])
-    rois = network.place_rois(centers, ~centers.isnan().any(dim=-1), SIZE)
+    rois = network.select_rois(centers, ~centers.isnan().any(dim=-1), SIZE)
     assert rois.sample_index.tolist() == [0, 1, 1]
     assert rois.organ_index.tolist() == [1, 0, 2]
     # boxes are 4 x 12 x 8 in 8 x 16 x 12: starts are centers less 2, 6, 4, from 0 to 4
@@ -83,7 +83,7 @@ def test_pooled_channels_are_features_stem_own_heatmap_and_image(tiny_preset):
         c, b = torch.arange(channels).reshape(1, -1), torch.arange(2).reshape(-1, 1)
         return (1000 * kind + 100 * c + 10 * b).float()[:, :, None, None, None].repeat(1, 1, *SIZE)
 
-    location = Location(logits=marked(0, 10), features=marked(1, 2), stem=marked(2, 2), heatmaps=marked(3, 3))
+    location = LocalizationOutput(logits=marked(0, 10), features=marked(1, 2), stem=marked(2, 2), heatmaps=marked(3, 3))
     rois = Rois(
         sample_index=torch.tensor([0, 1, 1]),
         organ_index=torch.tensor([2, 0, 1]),
@@ -107,7 +107,7 @@ def test_image_alone_is_cut_at_every_rois_own_place():
     rois = Rois(torch.tensor([1, 0]), torch.tensor([0, 2]), torch.tensor([[4, 0, 2], [1, 3, 4]]))
     recorder = Recorder()
     FocusNet(preset, s_net=nn.Identity(), sos_net=recorder).segment_rois(
-        image, Location(logits=empty, features=empty, stem=empty, heatmaps=empty), rois
+        image, LocalizationOutput(logits=empty, features=empty, stem=empty, heatmaps=empty), rois
     )
     assert torch.equal(recorder.rois[0, 0], image[1, 0, 4:8, 0:12, 2:10])
     assert torch.equal(recorder.rois[1, 0], image[0, 0, 1:5, 3:15, 4:12])
@@ -119,7 +119,7 @@ def test_rois_in_a_batch_are_segmented_as_one_by_one(network):
     centers = torch.tensor([[[1, 2, 3], [4, 8, 6], [7, 15, 11]], [[3, 3, 9], [0, 0, 0], [5, 10, 2]]])
     wanted = torch.tensor([[True, False, True], [True, True, False]])
     with torch.no_grad():
-        rois = network.place_rois(centers, wanted, SIZE)
+        rois = network.select_rois(centers, wanted, SIZE)
         batched = network.segment_rois(image, network.locate(image), rois)
         singles = []
         for row, (sample, organ) in enumerate(wanted.nonzero().tolist()):

@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from models.blocks import PreActivatedConv3d
-from models.focusnet import FocusNet, build_part
+from models.blocks import PreActConv3d
+from models.focusnet import FocusNet, build_network
 from models.int8 import (
     NUM_DEVIATIONS,
     NUM_STEPS,
@@ -95,10 +95,7 @@ def test_consecutive_layers_agree_with_floating_point(count, dtype):
     torch.manual_seed(0)
     channels = [16, 24, 8, 16]
     layers = nn.Sequential(
-        *(
-            PreActivatedConv3d(channels[i], channels[i + 1], (1, 3, 3), dilation=(1, 2, 2), bias=i == 1)
-            for i in range(count)
-        )
+        *(PreActConv3d(channels[i], channels[i + 1], (1, 3, 3), dilation=(1, 2, 2), bias=i == 1) for i in range(count))
     )
     features = torch.randn(2, 16, 3, 9, 11)
     settle(layers, lambda: layers(features))
@@ -113,11 +110,11 @@ def test_consecutive_layers_agree_with_floating_point(count, dtype):
 def test_all_networks_are_quantized_and_agree():
     torch.manual_seed(0)
     preset = load_preset("phantom", ["networks.sos_input=image"])  # SOS-Net's input is then the same
-    network = FocusNet(preset, **{name: build_part(name, preset) for name in ("s_net", "sol_net", "sos_net")})
+    network = FocusNet(preset, **{name: build_network(name, preset) for name in ("s_net", "sol_net", "sos_net")})
     image = torch.randn(1, 1, *preset.grid.crop_size_vox)
     centers = torch.tensor(preset.grid.crop_size_vox) // 2
     wanted = torch.ones(1, len(preset.small_organs), dtype=torch.bool)
-    rois = network.place_rois(centers.expand(1, wanted.shape[1], 3), wanted, image.shape[2:])
+    rois = network.select_rois(centers.expand(1, wanted.shape[1], 3), wanted, image.shape[2:])
 
     def run(network):
         location = network.locate(image)
@@ -130,7 +127,7 @@ def test_all_networks_are_quantized_and_agree():
         location, found_rois = run(quantized)
 
     kinds = [type(layer) for layer in quantized.modules()]
-    assert PreActivatedConv3d not in kinds
+    assert PreActConv3d not in kinds
     assert kinds.count(Int8Convolutions) < kinds.count(Int8Conv3d)  # pairs were joined
     assert not any(layer.training for layer in quantized.modules())
     for found, expected in ((location.logits, exact.logits), (found_rois, exact_rois)):

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from models.focusnet import FocusNet
-from models.oom_fallback import CautiousPredictor
+from models.oom_fallback import OOMFallbackPredictor
 from models.predictor import Predictor
 from models.s_net import SNetOutput
 from utils.runtime.device import choose_compute
@@ -34,7 +34,7 @@ class HungrySNet(nn.Module):
 
 def cautious(preset, s_net, autocast, batch_size=1):
     predictor = Predictor(FocusNet(preset, s_net=s_net).eval(), preset, batch_size=batch_size, autocast=autocast)
-    return CautiousPredictor(predictor, choose_compute("cpu", "fp32"))
+    return OOMFallbackPredictor(predictor, choose_compute("cpu", "fp32"))
 
 
 def test_it_goes_on_on_the_cpu_and_says_so(tiny_preset, caplog):

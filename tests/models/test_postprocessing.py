@@ -2,7 +2,7 @@
 
 import torch
 
-from models.postprocessing import remove_specks
+from models.postprocessing import remove_small_components
 
 ORGAN, OTHER = 1, 2
 
@@ -27,7 +27,7 @@ HALF = (slice(0, 3), slice(0, 4), slice(6, 8))  # 24
 
 def test_a_speck_becomes_background_and_the_sum_stays_one():
     probabilities = probabilities_of(painted((ORGAN, BODY), (ORGAN, SPECK), (OTHER, HALF)))
-    remove_specks(probabilities)
+    remove_small_components(probabilities)
     assert torch.equal(probabilities.argmax(dim=0), painted((ORGAN, BODY), (OTHER, HALF)))
     torch.testing.assert_close(probabilities.sum(dim=0), torch.ones(6, 8, 10))
 
@@ -35,7 +35,7 @@ def test_a_speck_becomes_background_and_the_sum_stays_one():
 def test_a_half_stays():
     label = painted((ORGAN, BODY), (ORGAN, HALF))
     probabilities = probabilities_of(label)
-    remove_specks(probabilities)
+    remove_small_components(probabilities)
     assert torch.equal(probabilities, probabilities_of(label))
 
 
@@ -43,11 +43,11 @@ def test_pieces_that_touch_at_a_corner_are_one():
     label = painted((ORGAN, BODY))
     label[3, 4, 4] = ORGAN
     probabilities = probabilities_of(label)
-    remove_specks(probabilities)
+    remove_small_components(probabilities)
     assert torch.equal(probabilities.argmax(dim=0), label)
 
 
 def test_an_empty_volume_is_left_alone():
     probabilities = probabilities_of(painted())
-    remove_specks(probabilities)
+    remove_small_components(probabilities)
     assert torch.equal(probabilities, probabilities_of(painted()))

@@ -11,10 +11,10 @@ import torch
 from torch import nn
 
 import models.predictor
-from models.focusnet import FocusNet, build_part
+from models.focusnet import FocusNet, build_network
 from models.interpolation import resize_linear
-from models.postprocessing import remove_specks
-from models.predictor import Predictor, SmallOrgan, label_on_grid, merge_small_organ
+from models.postprocessing import remove_small_components
+from models.predictor import Predictor, SmallOrganResult, label_on_grid, merge_small_organ
 from models.s_net import SNetOutput
 
 SIZE = (11, 20, 31)
@@ -26,7 +26,7 @@ CHIASM = 2
 @pytest.fixture(autouse=True)
 def _every_voxel_counts(monkeypatch):
     """Labels are drawn voxel by voxel here: every voxel is a speck."""
-    monkeypatch.setattr(models.predictor, "remove_specks", lambda probabilities: None)
+    monkeypatch.setattr(models.predictor, "remove_small_components", lambda probabilities: None)
 
 
 class EncodedSNet(nn.Module):
@@ -146,7 +146,7 @@ def test_a_peak_below_the_threshold_keeps_s_nets_voxels(labels, tiny_preset):
     threshold = tiny_preset.heatmap.peak_threshold
     below, above = (encoded_predictor(tiny_preset, warmth=threshold + off).predict(image) for off in (-1e-3, 1e-3))
     assert torch.equal(below.label, below.backbone_label)
-    assert below.small_organs[0] == SmallOrgan(1, (5, 10, 15), pytest.approx(threshold - 1e-3), False, False)
+    assert below.small_organs[0] == SmallOrganResult(1, (5, 10, 15), pytest.approx(threshold - 1e-3), False, False)
     assert above.small_organs[0].segmented
     assert (above.label == CHIASM).sum() == 4 * 12 * 8
 
@@ -204,7 +204,7 @@ def test_s_net_alone_predicts_without_heatmaps(labels, tiny_preset):
 @pytest.fixture(scope="module")
 def real_network(tiny_preset):
     torch.manual_seed(0)
-    parts = {name: build_part(name, tiny_preset) for name in ("s_net", "sol_net", "sos_net")}
+    parts = {name: build_network(name, tiny_preset) for name in ("s_net", "sol_net", "sos_net")}
     return FocusNet(tiny_preset, **parts).eval()
 
 
@@ -311,7 +311,7 @@ def test_an_empty_mask_of_sos_net_keeps_s_nets_voxels(labels, tiny_preset):
 
 @pytest.mark.parametrize("share", [0.0, 0.25, 1.0])
 def test_a_small_organ_is_sos_nets_by_its_share(share, labels, tiny_preset):
-    preset = replace(tiny_preset, roi=replace(tiny_preset.roi, sos_share=share))
+    preset = replace(tiny_preset, roi=replace(tiny_preset.roi, sos_blend_weight=share))
     peak = (5, 10, 15)
     prediction = encoded_predictor(preset).predict(encoded_image(labels, [(0, peak)]))
     inside = prediction.probabilities[CHIASM, 4, 8, 14]  # in the ROI, where S-Net sees another class
@@ -320,7 +320,7 @@ def test_a_small_organ_is_sos_nets_by_its_share(share, labels, tiny_preset):
 
 
 def test_specks_of_s_net_are_removed(tiny_preset, monkeypatch):
-    monkeypatch.setattr(models.predictor, "remove_specks", remove_specks)
+    monkeypatch.setattr(models.predictor, "remove_small_components", remove_small_components)
     label = torch.zeros(SIZE, dtype=torch.long)
     label[2:6, 3:9, 3:9] = 1
     alone = encoded_predictor(tiny_preset).predict(encoded_image(label))

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from models import publish
-from models.focusnet import build_part
+from models.focusnet import build_network
 from utils.config.preset import load_preset
 from utils.io.checkpoint import read_checkpoint, save_checkpoint
 
@@ -14,7 +14,7 @@ PRESET = load_preset("phantom", ["networks.width=0.25"])
 @pytest.fixture
 def checkpoint(tmp_path):
     torch.manual_seed(0)
-    parts = {name: build_part(name, PRESET) for name in ("s_net", "sol_net")}
+    parts = {name: build_network(name, PRESET) for name in ("s_net", "sol_net")}
     save_checkpoint(tmp_path / "best.pt", stage="sol", preset=PRESET, parts=parts, state={"epoch": 3})
     return tmp_path / "best.pt"
 
@@ -24,10 +24,10 @@ def run(checkpoint, output, *words):
 
 
 def test_it_holds_the_same_weights_in_half_the_bytes(checkpoint, tmp_path):
-    assert run(checkpoint, tmp_path / "new" / "mine.pt", "--set", "roi.sos_share=0.5") == 0
+    assert run(checkpoint, tmp_path / "new" / "mine.pt", "--set", "roi.sos_blend_weight=0.5") == 0
     before, after = read_checkpoint(checkpoint), read_checkpoint(tmp_path / "new" / "mine.pt")
     assert after["state"] == {}
-    assert after["preset"]["roi"]["sos_share"] == 0.5
+    assert after["preset"]["roi"]["sos_blend_weight"] == 0.5
     for name, weights in before["parts"].items():
         for key, value in weights.items():
             torch.testing.assert_close(after["parts"][name][key].to(value.dtype), value, rtol=1e-3, atol=1e-6)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from models.roi import crop_rois, find_peaks, paste_rois, roi_starts, shared_windows
+from models.roi import crop_rois, find_peaks, group_rois_into_windows, paste_rois, roi_corners
 
 VOLUME_SIZE = (5, 7, 11)
 ROI_SIZE = (2, 3, 4)
@@ -59,7 +59,7 @@ def test_peaks_do_not_depend_on_the_memory_format():
     ],
 )
 def test_box_lies_around_its_center_and_in_the_volume(center, start):
-    starts = roi_starts(torch.tensor(center), ROI_SIZE, VOLUME_SIZE)
+    starts = roi_corners(torch.tensor(center), ROI_SIZE, VOLUME_SIZE)
 
     assert starts.dtype == torch.long
     assert starts.tolist() == list(start)
@@ -68,7 +68,7 @@ def test_box_lies_around_its_center_and_in_the_volume(center, start):
 def test_boxes_are_placed_each_on_its_own():
     centers = torch.tensor([[[2, 3, 5], [0, 0, 0]], [[4, 6, 10], [4, 0, 5]]])
 
-    starts = roi_starts(centers, ROI_SIZE, VOLUME_SIZE)
+    starts = roi_corners(centers, ROI_SIZE, VOLUME_SIZE)
 
     assert starts.tolist() == [[[1, 2, 3], [0, 0, 0]], [[3, 4, 7], [3, 0, 3]]]
 
@@ -76,9 +76,9 @@ def test_boxes_are_placed_each_on_its_own():
 def test_box_may_fill_the_volume_but_not_exceed_it():
     center = torch.tensor([2, 3, 5])
 
-    assert roi_starts(center, VOLUME_SIZE, VOLUME_SIZE).tolist() == [0, 0, 0]
+    assert roi_corners(center, VOLUME_SIZE, VOLUME_SIZE).tolist() == [0, 0, 0]
     with pytest.raises(ValueError, match=r"\(5, 7, 11\).*\(2, 8, 4\)"):
-        roi_starts(center, (2, 8, 4), VOLUME_SIZE)
+        roi_corners(center, (2, 8, 4), VOLUME_SIZE)
 
 
 def test_crop_takes_each_box_from_its_sample():
@@ -116,7 +116,7 @@ def test_paste_fills_the_rest():
 def test_paste_then_crop_is_the_identity():
     torch.manual_seed(0)
     rois = torch.randn(3, 2, *ROI_SIZE)
-    starts = roi_starts(torch.tensor([[2, 3, 5], [0, 0, 0], [4, 6, 10]]), ROI_SIZE, VOLUME_SIZE)
+    starts = roi_corners(torch.tensor([[2, 3, 5], [0, 0, 0], [4, 6, 10]]), ROI_SIZE, VOLUME_SIZE)
 
     pasted = paste_rois(rois, starts, VOLUME_SIZE, fill=0.0)
 
@@ -145,7 +145,7 @@ def test_no_boxes_give_no_rois():
 
 def test_neighbours_share_a_window_with_all_their_rois_in_the_middle():
     starts = [[10, 20, 20], [12, 26, 30], [40, 20, 20]]
-    windows = shared_windows(starts, (8, 16, 16), (16, 32, 32), (60, 60, 60))
+    windows = group_rois_into_windows(starts, (8, 16, 16), (16, 32, 32), (60, 60, 60))
     assert windows == [([7, 15, 17], [0, 1]), ([36, 12, 12], [2])]
 
 
@@ -154,7 +154,7 @@ def test_shared_windows_stay_inside_the_volume_and_hold_every_roi_once():
     volume, roi, window = (50, 70, 60), (8, 16, 12), (20, 40, 32)
     for _ in range(50):
         starts = [[int(generator.integers(0, n - r + 1)) for n, r in zip(volume, roi, strict=True)] for _ in range(5)]
-        windows = shared_windows(starts, roi, window, volume)
+        windows = group_rois_into_windows(starts, roi, window, volume)
         assert sorted(index for _, rows in windows for index in rows) == [0, 1, 2, 3, 4]
         for corner, rows in windows:
             assert all(0 <= c <= n - w for c, n, w in zip(corner, volume, window, strict=True))
@@ -166,4 +166,4 @@ def test_shared_windows_stay_inside_the_volume_and_hold_every_roi_once():
 
 
 def test_no_roi_needs_no_window():
-    assert shared_windows([], (8, 8, 8), (16, 16, 16), (32, 32, 32)) == []
+    assert group_rois_into_windows([], (8, 8, 8), (16, 16, 16), (32, 32, 32)) == []

@@ -70,7 +70,7 @@ def test_s_net_learns_as_if_all_were_kept_and_nothing_overwritten(monkeypatch):
 
     network(image).logits.square().sum().backward()
     for module in (models.blocks, models.s_net):
-        monkeypatch.setattr(module, "keep_only_input", lambda module, forward, features: forward(features))
+        monkeypatch.setattr(module, "checkpoint_activations", lambda module, forward, features: forward(features))
     for module in list(plain.modules()):
         for name, child in module.named_children():
             if isinstance(child, InPlaceReLU):

@@ -9,7 +9,7 @@ from models.sliding_window import (
     EDGE_WEIGHT,
     blend_windows,
     blending_weight,
-    volumes_up_to,
+    memmap_above,
     window_boxes,
     window_starts,
     window_starts_from_end,
@@ -138,7 +138,7 @@ def folder(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("limit_bytes", [0, 4 * 60 - 1, 4 * 60])
 def test_a_volume_is_zeros_that_can_be_computed_with(limit_bytes, folder):
-    volume = volumes_up_to(limit_bytes)((3, 4, 5), CPU)
+    volume = memmap_above(limit_bytes)((3, 4, 5), CPU)
     assert volume.dtype == torch.float32
     assert torch.equal(volume, torch.zeros(3, 4, 5))
     volume[1] += 2
@@ -149,5 +149,5 @@ def test_a_volume_is_zeros_that_can_be_computed_with(limit_bytes, folder):
 
 def test_a_full_disk_is_an_error_and_leaves_no_file(folder):
     with pytest.raises(OSError, match=r"No space left|File too large|Invalid argument"):
-        volumes_up_to(0)((1 << 20, 1 << 20, 1 << 10), CPU)
+        memmap_above(0)((1 << 20, 1 << 20, 1 << 10), CPU)
     assert list(folder.iterdir()) == []

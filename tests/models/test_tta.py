@@ -7,10 +7,10 @@ import torch
 from torch import nn
 
 from models.focusnet import FocusNet
-from models.oom_fallback import CautiousPredictor
+from models.oom_fallback import OOMFallbackPredictor
 from models.predictor import Predictor
 from models.s_net import SNetOutput
-from models.tta import MirroringPredictor
+from models.tta import FlipTTAPredictor
 from utils.runtime.device import choose_compute
 
 SIZE = (9, 18, 13)
@@ -49,7 +49,7 @@ class FullSOSNet(nn.Module):
 
 def predictor(preset, **parts):
     network = FocusNet(preset, s_net=SidedSNet(), **parts).eval()
-    return CautiousPredictor(Predictor(network, preset, autocast=nullcontext()), choose_compute("cpu", "fp32"))
+    return OOMFallbackPredictor(Predictor(network, preset, autocast=nullcontext()), choose_compute("cpu", "fp32"))
 
 
 @pytest.fixture
@@ -62,7 +62,7 @@ def image():
 
 
 def test_a_mirrored_image_is_the_mirrored_answer_with_sides_swapped(image, tiny_preset):
-    mirroring = MirroringPredictor(predictor(tiny_preset))
+    mirroring = FlipTTAPredictor(predictor(tiny_preset))
     answer, mirrored = mirroring.predict(image), mirroring.predict(image.flip(-1))
     swapped = answer.probabilities.flip(-1)[[0, *(organ + 1 for organ in tiny_preset.mirrored_organs)]]
     torch.testing.assert_close(mirrored.probabilities, swapped)
@@ -71,14 +71,14 @@ def test_a_mirrored_image_is_the_mirrored_answer_with_sides_swapped(image, tiny_
 def test_the_answer_is_the_mean_of_two(image, tiny_preset):
     plain = predictor(tiny_preset)
     one, other = plain.predict(image), plain.predict(image.flip(-1))
-    both = MirroringPredictor(plain).predict(image)
+    both = FlipTTAPredictor(plain).predict(image)
     expected = (one.probabilities[LEFT] + other.probabilities[RIGHT].flip(-1)) / 2
     torch.testing.assert_close(both.probabilities[LEFT], expected)
     torch.testing.assert_close(both.probabilities.sum(dim=0), torch.ones(SIZE))
 
 
 def test_peaks_are_those_of_the_mean_heatmap(image, tiny_preset):
-    both = MirroringPredictor(predictor(tiny_preset, sol_net=SidedSOLNet(), sos_net=FullSOSNet())).predict(image)
+    both = FlipTTAPredictor(predictor(tiny_preset, sol_net=SidedSOLNet(), sos_net=FullSOSNet())).predict(image)
     nothing, left, right = both.small_organs
     assert left.peak_vox == right.peak_vox == (4, 6, 9)
     assert left.peak_value == pytest.approx(0.6)  # 0.8 as itself, 0.4 as its mirror image
@@ -89,9 +89,9 @@ def test_peaks_are_those_of_the_mean_heatmap(image, tiny_preset):
 
 
 def test_no_peak_lies_outside_of_what_was_scanned(image, tiny_preset):
-    scanned = torch.ones(SIZE, dtype=torch.bool)
-    scanned[:, :, 9:] = False
+    inside_fov = torch.ones(SIZE, dtype=torch.bool)
+    inside_fov[:, :, 9:] = False
     parts = {"sol_net": SidedSOLNet(), "sos_net": FullSOSNet()}
     assert predictor(tiny_preset, **parts).predict(image).small_organs[1].peak_value == pytest.approx(0.8)
-    assert predictor(tiny_preset, **parts).predict(image, scanned).small_organs[1].peak_value == 0
-    assert MirroringPredictor(predictor(tiny_preset, **parts)).predict(image, scanned).small_organs[1].peak_value == 0
+    assert predictor(tiny_preset, **parts).predict(image, inside_fov).small_organs[1].peak_value == 0
+    assert FlipTTAPredictor(predictor(tiny_preset, **parts)).predict(image, inside_fov).small_organs[1].peak_value == 0

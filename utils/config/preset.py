@@ -10,6 +10,7 @@ from typing import Literal
 
 from utils.config.organ_names import common_key, organ_key
 from utils.config.toml_dataclass import Table, apply_overrides, build, read_toml, to_table
+from utils.errors import UserError
 
 CONFIG_FOLDER = Path(__file__).resolve().parents[2] / "configs"
 
@@ -19,16 +20,16 @@ RANGES = {
     "grid.spacing_zyx_mm": (0.01, 100),
     "grid.crop_size_vox": (1, math.inf),
     "grid.roi_size_vox": (1, math.inf),
-    "grid.below_lung_tops_mm": (-1000, math.inf),
+    "grid.below_lung_apex_mm": (-1000, math.inf),
     "intensity.scale_hu": (1, math.inf),
     "networks.width": (0.01, 100),
     "networks.autoencoder_code": (1, math.inf),
     "heatmap.sigma_vox": (0.1, math.inf),
-    "heatmap.neighbour_slices": (0, math.inf),
+    "heatmap.neighbor_slices": (0, math.inf),
     "heatmap.floor": (0, 1),
     "heatmap.peak_threshold": (0, 1),
-    "sampling.organ_share": (0, 1),
-    "sampling.small_organ_share": (0, 1),
+    "sampling.organ_fraction": (0, 1),
+    "sampling.small_organ_fraction": (0, 1),
     "augmentation.zoom_z": (0.1, 10),
     "augmentation.zoom_in_plane": (0.1, 10),
     "augmentation.rotation_axial_deg": (0, 90),
@@ -38,13 +39,13 @@ RANGES = {
     "augmentation.intensity_shift_hu": (0, math.inf),
     "augmentation.noise_hu": (0, math.inf),
     "roi.jitter_vox": (0, math.inf),
-    "roi.sos_share": (0, 1),
+    "roi.sos_blend_weight": (0, 1),
     "loss.background_alpha": (0, math.inf),
     "loss.focal_gamma": (0, math.inf),
     "loss.dice_weight": (0, math.inf),
     "loss.heatmap_weight": (0, math.inf),
     "loss.heatmap_peak_weight": (0, math.inf),
-    "loss.discriminator_share": (0, 1),
+    "loss.adversarial_weight": (0, 1),
     "loss.shape_weight": (0, math.inf),
 }
 """Smallest and largest value of the numbers in a preset, or of each number of a list."""
@@ -92,7 +93,7 @@ class GridSettings:
     """Training crop and sliding window."""
     roi_size_vox: Size
     """Box around a small organ's peak that SOS-Net and the AutoEncoder see."""
-    below_lung_tops_mm: float = 100.0
+    below_lung_apex_mm: float = 100.0
     """How far training scans reach below the lung tops, negative if they end above; inference cuts longer scans."""
 
 
@@ -122,7 +123,7 @@ class HeatmapSettings:
     """Gaussian target of SOL-Net around an organ's centroid."""
 
     sigma_vox: float
-    neighbour_slices: int
+    neighbor_slices: int
     """The Gaussian is kept on the centre slice and so many slices on either side."""
     floor: float
     """Values below are set to 0."""
@@ -134,9 +135,9 @@ class HeatmapSettings:
 class SamplingSettings:
     """How training crops are drawn."""
 
-    organ_share: float
+    organ_fraction: float
     """Share of crops centered on a contoured organ, every organ of the preset being equally likely."""
-    small_organ_share: float
+    small_organ_fraction: float
     """The same in the adversarial stage, over the small organs."""
 
 
@@ -172,7 +173,7 @@ class LossSettings:
     """Of SOL-Net's loss in joint training with S-Net."""
     heatmap_peak_weight: float
     """Extra weight of voxels near a peak in the heatmap loss; 0 is the paper's plain mean squared error."""
-    discriminator_share: float
+    adversarial_weight: float
     """AutoEncoder loss = (1 - share) reconstruction - share code distance."""
     shape_weight: float
     """Multiplies the shape terms of SOS-Net's loss; 1 is the paper's, 0 is FocusNet without shape constraint."""
@@ -210,7 +211,7 @@ class RoiSettings:
     """SOL-Net's peak in the crop (the paper), or the true centroid."""
     jitter_vox: Size
     """Uniform displacement of the center, up to so many voxels either way."""
-    sos_share: float = 1.0
+    sos_blend_weight: float = 1.0
     """A small organ's probability in its box is this share SOS-Net's and the rest S-Net's; 1 is the paper's."""
 
 
@@ -291,17 +292,37 @@ def load_preset(name_or_path: str, overrides: Sequence[str] = ()) -> Preset:
         overrides: "section.key=value" texts that replace single values.
 
     Raises:
-        ValueError: unknown preset, or a list of everything that is wrong in the file and the overrides.
+        UserError: unknown preset, or a list of everything that is wrong in the file and the overrides.
     """
     path = Path(name_or_path)
     if path.suffix != ".toml":
         path = CONFIG_FOLDER / f"{name_or_path}.toml"
         if not path.is_file():
             known = ", ".join(sorted(file.stem for file in CONFIG_FOLDER.glob("*.toml")))
-            raise ValueError(f"{name_or_path}: no such preset; known are {known}, or give a path ending in .toml")
+            raise UserError(f"{name_or_path}: no such preset; known are {known}, or give a path ending in .toml")
     table = read_toml(path)
     table.setdefault("name", path.stem)
     return preset_from_table(table, source=str(path), overrides=overrides)
+
+
+RENAMED_KEYS = {
+    ("grid", "below_lung_tops_mm"): "below_lung_apex_mm",
+    ("heatmap", "neighbour_slices"): "neighbor_slices",
+    ("loss", "discriminator_share"): "adversarial_weight",
+    ("roi", "sos_share"): "sos_blend_weight",
+    ("sampling", "organ_share"): "organ_fraction",
+    ("sampling", "small_organ_share"): "small_organ_fraction",
+}
+"""Old (section, key) to new key: checkpoints and cases of version 0.1 still load."""
+
+
+def _with_new_keys(table: Table) -> Table:
+    """A copy of the table in which keys of version 0.1 have their new names."""
+    table = {name: dict(section) if isinstance(section, dict) else section for name, section in table.items()}
+    for (section, old), new in RENAMED_KEYS.items():
+        if old in table.get(section, {}):
+            table[section][new] = table[section].pop(old)
+    return table
 
 
 def preset_from_table(table: Table, source: str, overrides: Sequence[str] = ()) -> Preset:
@@ -313,10 +334,10 @@ def preset_from_table(table: Table, source: str, overrides: Sequence[str] = ()) 
         overrides: as for `load_preset`.
 
     Raises:
-        ValueError: everything that is wrong, one line each.
+        UserError: everything that is wrong, one line each.
     """
+    table = _with_new_keys(table)
     problems = apply_overrides(table, overrides)
-    table = dict(table)
     organs = []
     if isinstance(table.get("organs"), dict):
         organs = [_build_organ(name, section, problems) for name, section in table["organs"].items()]
@@ -325,7 +346,7 @@ def preset_from_table(table: Table, source: str, overrides: Sequence[str] = ()) 
     if preset is not None and None not in organs:
         problems += _contradictions(preset)
     if problems:
-        raise ValueError(f"{source}: {len(problems)} problem(s) in the configuration:\n  " + "\n  ".join(problems))
+        raise UserError(f"{source}: {len(problems)} problem(s) in the configuration:\n  " + "\n  ".join(problems))
     return preset
 
 

@@ -7,6 +7,8 @@ import typing
 from collections.abc import Sequence
 from pathlib import Path
 
+from utils.errors import UserError
+
 Table = dict[str, typing.Any]
 
 
@@ -14,14 +16,14 @@ def read_toml(path: Path) -> Table:
     """Read a TOML file.
 
     Raises:
-        ValueError: the file is missing or not TOML; the message names the file and the line.
+        UserError: the file is missing or not TOML; the message names the file and the line.
     """
     if not path.is_file():
-        raise ValueError(f"{path}: no such configuration file; check the path")
+        raise UserError(f"{path}: no such configuration file; check the path")
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path}: is not valid TOML: {error}") from error
+        raise UserError(f"{path}: is not valid TOML: {error}") from error
 
 
 def apply_overrides(table: Table, overrides: Sequence[str]) -> list[str]:

@@ -11,11 +11,12 @@ from tqdm import tqdm
 
 from utils.config.organ_names import organ_key
 from utils.config.preset import Preset
+from utils.errors import UserError
 from utils.evaluation.metrics import ScoreRow, Status
 from utils.evaluation.surface import compare_masks
 from utils.evaluation.tolerances import Tolerances
-from utils.imaging.masks import Mask, empty_mask, join_masks, resample_mask
-from utils.io.segmentations import CaseFiles, Naming, Structures, open_structures
+from utils.imaging.masks import Mask, crop_to_common_box, empty_mask, resample_mask
+from utils.io.segmentations import CaseFiles, OrganNameResolver, Structures, open_structures
 from utils.runtime.memory import keep_freed_memory
 
 CasePairs = Mapping[str, tuple[CaseFiles, CaseFiles]]
@@ -70,13 +71,13 @@ def match_cases(predictions: Mapping[str, CaseFiles], references: Mapping[str, C
         Case id of the reference to (prediction, reference).
 
     Raises:
-        ValueError: no case occurs on both sides.
+        UserError: no case occurs on both sides.
     """
     if len(predictions) == len(references) == 1:
         return {case_id: (next(iter(predictions.values())), case) for case_id, case in references.items()}
     pairs = {case_id: (predictions[case_id], case) for case_id, case in references.items() if case_id in predictions}
     if not pairs:
-        raise ValueError(
+        raise UserError(
             f"no case occurs on both sides: predictions are {_some(predictions)}, references are {_some(references)}; "
             "name files or folders alike"
         )
@@ -87,9 +88,9 @@ def evaluate_case(prediction_files: CaseFiles, reference_files: CaseFiles, setti
     """Compare all organs of a case.
 
     Raises:
-        ValueError: an unreadable file, or different grids without `resample`.
+        UserError: an unreadable file, or different grids without `resample`.
     """
-    naming = Naming(settings.preset)
+    naming = OrganNameResolver(settings.preset)
     prediction = open_structures(prediction_files, naming)
     reference = open_structures(reference_files, naming)
     both = {**prediction.names, **reference.names}
@@ -146,7 +147,7 @@ def aligned_masks(key: str, prediction: Structures, reference: Structures, *, re
         (prediction, reference), on one grid.
 
     Raises:
-        ValueError: the grids differ and may not.
+        UserError: the grids differ and may not.
     """
     truth = reference.load(key)
     mask = prediction.load(key) if key in prediction.names else empty_mask(truth.geometry)
@@ -154,7 +155,7 @@ def aligned_masks(key: str, prediction: Structures, reference: Structures, *, re
         return mask, truth
     if resample:
         return resample_mask(mask, truth.geometry), truth
-    raise ValueError(
+    raise UserError(
         f"{reference.names[key]}: prediction and reference lie on different grids: prediction {mask.geometry}; "
         f"reference {truth.geometry}; give --resample to carry the prediction over, or export both on one grid"
     )
@@ -170,7 +171,7 @@ def _compare_organ(
     mask, truth = aligned_masks(key, prediction, reference, resample=settings.resample)
     if not truth.voxels.size and not reference.explicit:
         return row
-    scores = compare_masks(*join_masks(mask, truth), truth.geometry.spacing_zyx_mm, tolerance_mm)
+    scores = compare_masks(*crop_to_common_box(mask, truth), truth.geometry.spacing_zyx_mm, tolerance_mm)
     if truth.voxels.size:
         status = Status.SCORED if mask.voxels.size else Status.MISSED
     else:

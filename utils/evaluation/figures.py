@@ -9,12 +9,13 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from utils.errors import UserError
 from utils.evaluation.evaluate import CasePairs, Settings, aligned_masks
 from utils.evaluation.metrics import COUNTED, METRICS, Metric, ScoreRow
 from utils.imaging.geometry import Geometry
-from utils.imaging.masks import Mask, join_masks, resample_mask
-from utils.io.files import replace_atomically
-from utils.io.segmentations import CaseFiles, Naming, case_ct, open_structures, read_lps
+from utils.imaging.masks import Mask, crop_to_common_box, resample_mask
+from utils.io.files import atomic_write
+from utils.io.segmentations import CaseFiles, OrganNameResolver, case_ct, open_structures, read_lps
 from utils.reporting.overlay import RGB, render_case, save_png
 
 COLORS = ("#4477aa", "#ee9944")
@@ -36,7 +37,7 @@ def write_box_plots(folder: Path, sides: Mapping[str, Sequence[ScoreRow]], organ
         figure = draw_box_plot(counted, shown, metric)
         picture = io.BytesIO()
         figure.savefig(picture, dpi=120)
-        with replace_atomically(folder / f"{metric.key}.png") as partial:
+        with atomic_write(folder / f"{metric.key}.png") as partial:
             partial.write_bytes(picture.getvalue())
 
 
@@ -154,7 +155,7 @@ def _draw_case(
     folder: Path, ct_path: Path, pair: tuple[CaseFiles, CaseFiles], organs: Sequence[str], settings: Settings
 ) -> None:
     ct = read_lps(ct_path)
-    naming = Naming(settings.preset)
+    naming = OrganNameResolver(settings.preset)
     prediction, reference = (open_structures(files, naming) for files in pair)
     for organ in organs:
         masks = aligned_masks(naming.key(organ), prediction, reference, resample=settings.resample)
@@ -176,16 +177,16 @@ def draw_organ(image: np.ndarray, geometry: Geometry, prediction: Mask, referenc
         (h, w, 3) uint8, RGB.
 
     Raises:
-        ValueError: the masks lie outside of the image.
+        UserError: the masks lie outside of the image.
     """
     masks = [
         mask if mask.geometry.matches(geometry) else resample_mask(mask, geometry) for mask in (prediction, reference)
     ]
     filled = [mask for mask in masks if mask.voxels.size]
     if not filled:
-        raise ValueError(f"{name}: lies outside of the CT, or is thinner than its voxels; is it the CT of this case?")
+        raise UserError(f"{name}: lies outside of the CT, or is thinner than its voxels; is it the CT of this case?")
     start = np.min([mask.corner_zyx for mask in filled], axis=0)
-    joined = join_masks(*masks)
+    joined = crop_to_common_box(*masks)
     margin = np.ceil(MARGIN_MM / np.asarray(geometry.spacing_zyx_mm)).astype(int)
     low = np.maximum(start - margin, 0)
     high = np.minimum(start + joined[0].shape + margin, geometry.size_zyx)

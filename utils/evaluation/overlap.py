@@ -8,6 +8,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from utils.errors import UserError
+
 
 def dice(prediction: np.ndarray, reference: np.ndarray) -> float:
     """Dice coefficient 2 |P and R| / (|P| + |R|).
@@ -35,10 +37,10 @@ def dice_per_label(prediction: np.ndarray, reference: np.ndarray, num_labels: in
         (num_labels,) float, in [0, 1]; 0 where one map lacks the label, NaN where both do.
 
     Raises:
-        ValueError: the shapes differ.
+        UserError: the shapes differ.
     """
     if prediction.shape != reference.shape:
-        raise ValueError(f"label maps of shapes {prediction.shape} and {reference.shape} cannot be compared")
+        raise UserError(f"label maps of shapes {prediction.shape} and {reference.shape} cannot be compared")
     agreed = prediction[prediction == reference]
     predicted, true, both = (
         np.bincount(labels.ravel(), minlength=num_labels + 1)[1 : num_labels + 1]

@@ -141,7 +141,7 @@ def worst_table(report: Report) -> Table:
     )
 
 
-def screen_text(report: Report) -> str:
+def format_console_report(report: Report) -> str:
     """What a person reads after the run."""
     parts = [to_text(score_table(report)), to_text(worst_table(report))]
     if report.comparisons:

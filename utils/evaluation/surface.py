@@ -11,6 +11,7 @@ from typing import NamedTuple
 import numpy as np
 import surface_distance
 
+from utils.errors import UserError
 from utils.evaluation.metrics import OrganScores
 from utils.evaluation.overlap import center_distance_mm, dice, relative_volume_error, volume_ml
 
@@ -46,10 +47,10 @@ def compare_masks(
         predicted) or infinite (nothing there). Both empty: NaN.
 
     Raises:
-        ValueError: the shapes differ, or a mask is not boolean.
+        UserError: the shapes differ, or a mask is not boolean.
     """
     if prediction.shape != reference.shape or prediction.dtype != bool or reference.dtype != bool:
-        raise ValueError(
+        raise UserError(
             f"expected two boolean masks of one shape, got {prediction.dtype} {prediction.shape} and "
             f"{reference.dtype} {reference.shape}"
         )

@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 from utils.config.organ_names import organ_key
 from utils.config.preset import Preset
+from utils.errors import UserError
 
 DEFAULT_TOLERANCE_MM = 2.0
 """Of organs that nobody gives a tolerance."""
@@ -46,7 +47,7 @@ class Tolerances:
         preset: or None.
 
     Raises:
-        ValueError: a word is neither, or no positive number.
+        UserError: a word is neither, or no positive number.
     """
 
     def __init__(self, given: Sequence[str], preset: Preset | None) -> None:
@@ -60,7 +61,7 @@ class Tolerances:
             except ValueError:
                 value = float("nan")
             if not 0 <= value < float("inf"):
-                raise ValueError(f"--tolerance {word}: expected millimetres, or ORGAN=millimetres")
+                raise UserError(f"--tolerance {word}: expected millimetres, or ORGAN=millimetres")
             if name:
                 self._for_organ[organ_key(name)] = value
             else:

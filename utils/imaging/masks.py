@@ -60,7 +60,7 @@ def bounding_box(voxels: np.ndarray) -> tuple[slice, slice, slice] | None:
     return z, y, x
 
 
-def join_masks(*masks: Mask) -> list[np.ndarray]:
+def crop_to_common_box(*masks: Mask) -> list[np.ndarray]:
     """Masks of one grid, cut to their joint bounding box.
 
     Returns:

@@ -11,7 +11,8 @@ import torch
 from torch import nn
 
 from utils.config.preset import Preset, preset_from_table, preset_to_table
-from utils.io.files import replace_atomically
+from utils.errors import UserError
+from utils.io.files import atomic_write
 
 FORMAT_VERSION = 1
 
@@ -37,7 +38,7 @@ def save_checkpoint(
         "torch_version": str(torch.__version__),
         "state": dict(state or {}),
     }
-    with replace_atomically(path) as partial:
+    with atomic_write(path) as partial:
         torch.save(content, partial)
 
 
@@ -45,18 +46,18 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     """Read a checkpoint onto the CPU; nothing but tensors and plain values is accepted.
 
     Raises:
-        ValueError: missing, damaged, or not written by `save_checkpoint`.
+        UserError: missing, damaged, or not written by `save_checkpoint`.
     """
     if not path.is_file():
-        raise ValueError(f"{path}: no such checkpoint; give the last.pt or best.pt of a run folder")
+        raise UserError(f"{path}: no such checkpoint; give the last.pt or best.pt of a run folder")
     try:
         _check_archive(path)
         content = torch.load(path, map_location="cpu", weights_only=True)
     except (RuntimeError, pickle.UnpicklingError, zipfile.BadZipFile, EOFError, KeyError, ValueError) as error:
         # torch's own text would advise to load the file unsafely
-        raise ValueError(f"{path}: is damaged, or no checkpoint of this program; give a last.pt or best.pt") from error
+        raise UserError(f"{path}: is damaged, or no checkpoint of this program; give a last.pt or best.pt") from error
     if not isinstance(content, dict) or content.get("format_version") != FORMAT_VERSION:
-        raise ValueError(f"{path}: is no checkpoint of this program's format {FORMAT_VERSION}; train again")
+        raise UserError(f"{path}: is no checkpoint of this program's format {FORMAT_VERSION}; train again")
     return content
 
 
@@ -65,25 +66,25 @@ def checkpoint_preset(content: Mapping[str, Any], path: Path) -> Preset:
     return preset_from_table(content["preset"], source=str(path))
 
 
-def require_parts(content: Mapping[str, Any], names: Iterable[str], path: Path, remedy: str) -> None:
+def require_networks(content: Mapping[str, Any], names: Iterable[str], path: Path, remedy: str) -> None:
     """Check that a checkpoint holds the networks that a script needs.
 
     Raises:
-        ValueError: it does not; names the stage that wrote it and `remedy`.
+        UserError: it does not; names the stage that wrote it and `remedy`.
     """
     missing = [name for name in names if name not in content["parts"]]
     if missing:
-        raise ValueError(
+        raise UserError(
             f"{path}: expected a checkpoint with {', '.join(missing)}, got one of stage {content['stage']!r} with "
             f"{', '.join(content['parts'])}; {remedy}"
         )
 
 
-def load_parts(parts: Mapping[str, nn.Module], content: Mapping[str, Any], names: Iterable[str], path: Path) -> None:
+def load_networks(parts: Mapping[str, nn.Module], content: Mapping[str, Any], names: Iterable[str], path: Path) -> None:
     """Load networks, every weight or none.
 
     Raises:
-        ValueError: a weight is missing, superfluous or of another shape; the first ones are named.
+        UserError: a weight is missing, superfluous or of another shape; the first ones are named.
     """
     for name in names:
         ours, theirs = parts[name].state_dict(), content["parts"][name]
@@ -96,14 +97,14 @@ def load_parts(parts: Mapping[str, nn.Module], content: Mapping[str, Any], names
         ]
         if wrong:
             first = "; ".join(wrong[:3] + ["..."] * (len(wrong) > 3))
-            raise ValueError(
+            raise UserError(
                 f"{path}: its {name} does not fit this preset ({first}): "
                 "the number of organs, networks.width, networks.sos_input or grid.roi_size_vox differ"
             )
         parts[name].load_state_dict(theirs)
 
 
-def load_initial_parts(
+def load_initial_networks(
     parts: Mapping[str, nn.Module],
     paths: Iterable[Path],
     preset: Preset,
@@ -121,25 +122,25 @@ def load_initial_parts(
         remedy: what to do if none does.
 
     Raises:
-        ValueError: a checkpoint is unreadable, shares nothing with `parts` or does not fit, or a part is missing.
+        UserError: a checkpoint is unreadable, shares nothing with `parts` or does not fit, or a part is missing.
     """
     loaded = set()
     for path in paths:
         content = read_checkpoint(path)
         shared = [name for name in parts if name in content["parts"]]
         if not shared:
-            require_parts(content, parts, path, remedy)
+            require_networks(content, parts, path, remedy)
         theirs = checkpoint_preset(content, path).organ_names
         if theirs != preset.organ_names:
-            raise ValueError(
+            raise UserError(
                 f"{path}: was trained on the organs {', '.join(theirs)}; preset {preset.name} has "
                 f"{', '.join(preset.organ_names)}. Give a checkpoint of the same organs in the same order"
             )
-        load_parts(parts, content, shared, path)
+        load_networks(parts, content, shared, path)
         loaded.update(shared)
     missing = [name for name in required if name not in loaded]
     if missing:
-        raise ValueError(f"no checkpoint with a trained {' and '.join(missing)} was given; {remedy}")
+        raise UserError(f"no checkpoint with a trained {' and '.join(missing)} was given; {remedy}")
 
 
 def _check_archive(path: Path) -> None:

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from utils.config.preset import Preset
+from utils.errors import UserError
 from utils.io.files import write_text
 
 COLOR_TABLE_NAME = "organs.ctbl"
@@ -12,11 +13,11 @@ def check_color_table(folder: Path, preset: Preset) -> None:
     """Check that label maps in a folder mean the organs of a preset.
 
     Raises:
-        ValueError: a color table there says otherwise.
+        UserError: a color table there says otherwise.
     """
     path = folder / COLOR_TABLE_NAME
     if path.is_file() and (names := read_color_table(path)) != preset.organ_names:
-        raise ValueError(
+        raise UserError(
             f"{path}: label maps in this folder have the organs {', '.join(names)}, those to be written "
             f"{', '.join(preset.organ_names)}; choose another folder"
         )
@@ -33,12 +34,12 @@ def read_color_table(path: Path) -> tuple[str, ...]:
     """Organ names of labels 1, 2, ... in a color table.
 
     Raises:
-        ValueError: the file is no color table of consecutive labels from 0.
+        UserError: the file is no color table of consecutive labels from 0.
     """
     lines = [line.split() for line in path.read_text(encoding="utf-8").splitlines() if not line.startswith("#")]
     entries = [words for words in lines if words]
     if [words[0] for words in entries] != [str(value) for value in range(len(entries))]:
-        raise ValueError(f"{path}: expected lines `value name R G B A` with values 0, 1, 2, ...")
+        raise UserError(f"{path}: expected lines `value name R G B A` with values 0, 1, 2, ...")
     return tuple(words[1] for words in entries[1:])
 
 

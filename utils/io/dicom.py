@@ -17,7 +17,8 @@ from pydicom.config import disable_value_validation
 from pydicom.dataset import FileDataset
 from pydicom.uid import MediaStorageDirectoryStorage
 
-from utils.io.dicom_geometry import SlicePlace, check_images, stack_slices
+from utils.errors import UserError
+from utils.io.dicom_geometry import SliceGeometry, check_images, stack_slices
 from utils.io.volumes import Volume, read_dicom_pixels
 
 DICOM_SUFFIXES = (".dcm", ".dicom", ".ima")
@@ -38,7 +39,7 @@ SCANNED_TAGS = (
 )
 NEEDED_TAGS = ("SOPClassUID", "SOPInstanceUID", "Modality", "SeriesInstanceUID")
 UNDEFINED_LENGTH = 0xFFFFFFFF
-DAMAGE = (OSError, EOFError, ValueError, TypeError, KeyError, AttributeError, NotImplementedError, RuntimeError)
+DECODE_ERRORS = (OSError, EOFError, ValueError, TypeError, KeyError, AttributeError, NotImplementedError, RuntimeError)
 """What pydicom raises, besides its own errors (which are ValueErrors or OSErrors), for bytes that make no sense."""
 
 
@@ -93,10 +94,10 @@ def find_series(folder: Path) -> list[DicomSeries]:
         Sorted by patient, modality and UID. Files that are not DICOM are passed over.
 
     Raises:
-        ValueError: no such folder, or none of its files is DICOM.
+        UserError: no such folder, or none of its files is DICOM.
     """
     if not folder.is_dir():
-        raise ValueError(f"{folder}: no such folder; give a folder of DICOM files")
+        raise UserError(f"{folder}: no such folder; give a folder of DICOM files")
     groups: dict[tuple[str, ...], list[FileDataset]] = defaultdict(list)
     damaged: dict[Path, list[Path]] = defaultdict(list)
     for path in _files_below(folder):
@@ -108,7 +109,7 @@ def find_series(folder: Path) -> list[DicomSeries]:
     if not groups:
         lost = sum(damaged.values(), [])
         found = f"{len(lost)} damaged one(s), for example {lost[0]}" if lost else "none"
-        raise ValueError(f"{folder}: expected DICOM files in this folder or below it, found {found}")
+        raise UserError(f"{folder}: expected DICOM files in this folder or below it, found {found}")
     return [_series(headers, damaged) for _, headers in sorted(groups.items())]
 
 
@@ -119,34 +120,34 @@ def read_ct(series: DicomSeries) -> CtSeries:
         Its volume, on the grid that the slices' positions and orientations say.
 
     Raises:
-        ValueError: what keeps the slices from being one volume in HU, everything at once: another modality than CT,
+        UserError: what keeps the slices from being one volume in HU, everything at once: another modality than CT,
             color, several images in a file, truncated files, missing fields, slices of different sizes or
             orientations, missing or repeated slices, unequal distances, a tilted gantry.
     """
     try:
         return _read_ct(series)
     except ValueError as error:
-        raise ValueError(f"{series}: {error}") from error
+        raise UserError(f"{series}: {error}") from error
 
 
 def read_dataset(path: Path) -> FileDataset:
     """Read a whole DICOM file, also one without preamble.
 
     Raises:
-        ValueError: it is missing, truncated or no DICOM.
+        UserError: it is missing, truncated or no DICOM.
     """
     if not path.is_file():
-        raise ValueError(f"{path}: no such file; check the path")
+        raise UserError(f"{path}: no such file; check the path")
     try:
         with disable_value_validation(), warnings.catch_warnings():
             warnings.filterwarnings("error", message="End of file reached", category=UserWarning)
             dataset = pydicom.dcmread(path, force=True)
             _check_complete(dataset)
             list(dataset.iterall())  # values are parsed when asked for: ask now
-    except (*DAMAGE, UserWarning) as error:
-        raise ValueError(f"{path}: cannot be read as DICOM: damaged, or of another format ({error})") from error
+    except (*DECODE_ERRORS, UserWarning) as error:
+        raise UserError(f"{path}: cannot be read as DICOM: damaged, or of another format ({error})") from error
     if "SOPInstanceUID" not in dataset:
-        raise ValueError(f"{path}: holds no SOPInstanceUID, so it is no DICOM file, or cut short; copy it again")
+        raise UserError(f"{path}: holds no SOPInstanceUID, so it is no DICOM file, or cut short; copy it again")
     return dataset
 
 
@@ -156,18 +157,18 @@ def _check_complete(dataset: FileDataset) -> None:
         element = dataset.get_item(tag)
         length = getattr(element, "length", UNDEFINED_LENGTH)
         if length != UNDEFINED_LENGTH and element.value is not None and len(element.value) < length:
-            raise ValueError(f"it ends within {tag}")
+            raise UserError(f"it ends within {tag}")
 
 
 def _read_ct(series: DicomSeries) -> CtSeries:
     if series.damaged:
         names = ", ".join(path.name for path in series.damaged[:3])
-        raise ValueError(f"{len(series.damaged)} damaged file(s) beside it may be slices of it: {names}; copy it again")
+        raise UserError(f"{len(series.damaged)} damaged file(s) beside it may be slices of it: {names}; copy it again")
     datasets, notes = _drop_copies(series.paths)
     if series.localizers:
         notes.append(f"{len(series.localizers)} localizer(s) left out")
     check_images(datasets)
-    places = [SlicePlace.of(dataset) for dataset in datasets]
+    places = [SliceGeometry.of(dataset) for dataset in datasets]
     stack = stack_slices(places)
     ordered = [datasets[i] for i in stack.order]
     planes = [_hounsfield(dataset) for dataset in ordered]
@@ -176,7 +177,7 @@ def _read_ct(series: DicomSeries) -> CtSeries:
     if whole:
         limits = np.iinfo(np.int16)
         if array.min() < limits.min or array.max() > limits.max:
-            raise ValueError(f"its values from {array.min():.0f} to {array.max():.0f} are no Hounsfield units")
+            raise UserError(f"its values from {array.min():.0f} to {array.max():.0f} are no Hounsfield units")
         array = array.astype(np.int16)
     return CtSeries(
         volume=Volume(array=array, geometry=stack.geometry),
@@ -198,7 +199,7 @@ def _drop_copies(paths: Sequence[Path]) -> tuple[list[FileDataset], list[str]]:
             continue
         same = all(first.get(tag) == dataset.get(tag) for tag in ("ImagePositionPatient", "PixelData"))
         if not same:
-            raise ValueError(f"{Path(first.filename).name} and {path.name} have one UID but differ; keep one of them")
+            raise UserError(f"{Path(first.filename).name} and {path.name} have one UID but differ; keep one of them")
         notes.append(f"{path.name} is a copy of {Path(first.filename).name} and was left out")
     return list(by_uid.values()), notes
 
@@ -210,11 +211,11 @@ def _hounsfield(dataset: FileDataset) -> np.ndarray:
         return read_dicom_pixels(path)
     expected = dataset.Rows * dataset.Columns * dataset.BitsAllocated // 8
     if len(dataset.get("PixelData", b"")) < expected:
-        raise ValueError(f"{path.name} is truncated: it holds fewer pixels than its header says; copy it again")
+        raise UserError(f"{path.name} is truncated: it holds fewer pixels than its header says; copy it again")
     try:
         stored = dataset.pixel_array
-    except DAMAGE as error:
-        raise ValueError(f"{path.name}: its pixels cannot be read ({error}); copy it again") from error
+    except DECODE_ERRORS as error:
+        raise UserError(f"{path.name}: its pixels cannot be read ({error}); copy it again") from error
     return (stored * float(dataset.RescaleSlope) + float(dataset.RescaleIntercept)).astype(np.float32)
 
 
@@ -241,7 +242,7 @@ def _read_header(path: Path) -> FileDataset | None:
         header = pydicom.dcmread(path, force=True, stop_before_pixels=True, specific_tags=list(SCANNED_TAGS))
         needed = (*NEEDED_TAGS, "Rows") if header.get("Modality") == "CT" else NEEDED_TAGS  # rows come after the UIDs
         return header if _is_index(header) or all(header.get(tag) for tag in needed) else None
-    except DAMAGE:
+    except DECODE_ERRORS:
         return None
 
 

@@ -8,6 +8,7 @@ from typing import NamedTuple
 import numpy as np
 from pydicom.dataset import Dataset
 
+from utils.errors import UserError
 from utils.imaging.geometry import Geometry
 
 NEEDED = (
@@ -32,7 +33,7 @@ SHOWN = 4
 
 
 @dataclass(frozen=True, kw_only=True)
-class SlicePlace:
+class SliceGeometry:
     """Where one slice lies in the patient.
 
     Attributes:
@@ -50,7 +51,7 @@ class SlicePlace:
     axes: np.ndarray
 
     @classmethod
-    def of(cls, dataset: Dataset) -> "SlicePlace":
+    def of(cls, dataset: Dataset) -> "SliceGeometry":
         """The place that a file's header says."""
         return cls(
             name=Path(dataset.filename).name,
@@ -73,7 +74,7 @@ def check_images(datasets: Sequence[Dataset]) -> None:
     """Refuse files that are not the single-frame gray CT slices of one series.
 
     Raises:
-        ValueError: what is wrong, everything at once.
+        UserError: what is wrong, everything at once.
     """
     problems = []
     modalities = sorted({str(dataset.get("Modality")) for dataset in datasets} - {"CT"})
@@ -89,18 +90,18 @@ def check_images(datasets: Sequence[Dataset]) -> None:
         if len(values) > 1:
             problems.append(f"mixes slices of {len(values)} values of {tag}: separate them")
     if problems:
-        raise ValueError("; ".join(problems))
+        raise UserError("; ".join(problems))
 
 
-def stack_slices(places: Sequence[SlicePlace]) -> Stack:
+def stack_slices(places: Sequence[SliceGeometry]) -> Stack:
     """Put slices in order and say which grid they form.
 
     Raises:
-        ValueError: they form none: sizes, spacings or orientations differ, slices are missing or repeated, distances
+        UserError: they form none: sizes, spacings or orientations differ, slices are missing or repeated, distances
             vary, or the gantry was tilted.
     """
     if len(places) < 2:
-        raise ValueError("holds a single slice; expected at least two, to know their distance")
+        raise UserError("holds a single slice; expected at least two, to know their distance")
     _check_alike(places)
     axes = _perpendicular(np.mean([place.axes for place in places], axis=0))
     normal = np.cross(*axes)
@@ -115,7 +116,7 @@ def stack_slices(places: Sequence[SlicePlace]) -> Stack:
     worst = int(np.abs(off_line).max(axis=1).argmax())
     if np.abs(off_line[worst]).max() > OFF_GRID_MM:
         shift = np.linalg.norm(off_line[worst])
-        raise ValueError(f"slices are shifted against each other: {places[order[worst]].name} by {shift:.2f} mm")
+        raise UserError(f"slices are shifted against each other: {places[order[worst]].name} by {shift:.2f} mm")
     geometry = Geometry(
         size_zyx=(len(places), *places[0].size_yx),
         spacing_zyx_mm=(float(np.ptp(heights)) / (len(places) - 1), *places[0].spacing_yx_mm),
@@ -125,7 +126,7 @@ def stack_slices(places: Sequence[SlicePlace]) -> Stack:
     return Stack(tuple(order.tolist()), geometry)
 
 
-def _check_alike(places: Sequence[SlicePlace]) -> None:
+def _check_alike(places: Sequence[SliceGeometry]) -> None:
     problems = []
     sizes = {place.size_yx for place in places}
     if len(sizes) > 1:
@@ -142,7 +143,7 @@ def _check_alike(places: Sequence[SlicePlace]) -> None:
     if np.abs(gram - np.eye(2)).max() > ORIENTATION_TOLERANCE:
         problems.append("has an image orientation that is no pair of perpendicular unit vectors")
     if problems:
-        raise ValueError("; ".join(problems))
+        raise UserError("; ".join(problems))
 
 
 def _check_steps(heights: np.ndarray, names: Sequence[str]) -> None:
@@ -150,14 +151,14 @@ def _check_steps(heights: np.ndarray, names: Sequence[str]) -> None:
     steps = np.diff(heights)
     repeated = [f"{names[i]} and {names[i + 1]}" for i in np.flatnonzero(steps < SAME_PLACE_MM)]
     if repeated:
-        raise ValueError(f"{len(repeated)} slice(s) repeat a position: {_shorten(repeated)}; keep one of each")
+        raise UserError(f"{len(repeated)} slice(s) repeat a position: {_shorten(repeated)}; keep one of each")
     usual = float(np.median(steps))
     gaps = [f"after {names[i]} ({steps[i]:.2f} mm)" for i in np.flatnonzero(steps > MISSING_SLICE * usual)]
     if gaps:
-        raise ValueError(f"slices are missing, {usual:.2f} mm apart otherwise: {_shorten(gaps)}")
+        raise UserError(f"slices are missing, {usual:.2f} mm apart otherwise: {_shorten(gaps)}")
     off_grid = heights - np.linspace(heights[0], heights[-1], len(heights))
     if np.abs(off_grid).max() > OFF_GRID_MM:
-        raise ValueError(
+        raise UserError(
             f"slice distances vary from {steps.min():.2f} to {steps.max():.2f} mm, most at {names[np.argmax(steps)]}; "
             "a volume has one: export one reconstruction, or resample the series"
         )
@@ -167,7 +168,7 @@ def _check_tilt(line: np.ndarray, normal: np.ndarray, axes: np.ndarray) -> None:
     """Refuse a stack that leans: `line` is the unit vector from the first slice to the last."""
     tilt_deg = float(np.degrees(np.arcsin(np.clip(np.linalg.norm(axes @ line), 0, 1))))
     if tilt_deg > TILT_TOLERANCE_DEG:
-        raise ValueError(
+        raise UserError(
             f"the gantry was tilted by {tilt_deg:.1f} degrees: slices lean against their stack, which no voxel grid "
             "holds; have the scanner or planning system straighten the series"
         )

@@ -8,9 +8,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from utils.errors import UserError
+
 
 @contextmanager
-def replace_atomically(path: Path, suffix: str | None = None, *, durable: bool = False) -> Iterator[Path]:
+def atomic_write(path: Path, suffix: str | None = None, *, durable: bool = False) -> Iterator[Path]:
     """Yield a temporary path beside `path`; on success it is renamed to `path`, on any failure it is removed.
 
     Works for a file as well as for a folder that the caller creates at the temporary path.
@@ -37,7 +39,7 @@ def replace_atomically(path: Path, suffix: str | None = None, *, durable: bool =
             partial.unlink(missing_ok=True)
 
 
-def sync_folder(folder: Path) -> None:
+def fsync_dir(folder: Path) -> None:
     """Wait until a folder's renamed files are on the disk under their new names."""
     handle = os.open(folder, os.O_RDONLY)
     try:
@@ -46,8 +48,8 @@ def sync_folder(folder: Path) -> None:
         os.close(handle)
 
 
-def remove_partials(folder: Path) -> None:
-    """Remove what killed processes left half-written by `replace_atomically`; no other may be writing there now."""
+def remove_temp_files(folder: Path) -> None:
+    """Remove what killed processes left half-written by `atomic_write`; no other may be writing there now."""
     for partial in folder.glob(".*.partial*"):
         if partial.is_file():
             partial.unlink()
@@ -55,7 +57,7 @@ def remove_partials(folder: Path) -> None:
 
 def write_text(path: Path, text: str) -> None:
     """Write a text file that appears complete or not at all."""
-    with replace_atomically(path) as partial:
+    with atomic_write(path) as partial:
         partial.write_text(text, encoding="utf-8")
 
 
@@ -68,16 +70,16 @@ def read_json(path: Path) -> dict:
     """Read a JSON object.
 
     Raises:
-        ValueError: the file is missing or no JSON object.
+        UserError: the file is missing or no JSON object.
     """
     if not path.is_file():
-        raise ValueError(f"{path}: no such file; check the path")
+        raise UserError(f"{path}: no such file; check the path")
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path}: is not valid JSON ({error}); write it again") from error
+        raise UserError(f"{path}: is not valid JSON ({error}); write it again") from error
     if not isinstance(content, dict):
-        raise ValueError(f"{path}: expected a JSON object, got a {type(content).__name__}")
+        raise UserError(f"{path}: expected a JSON object, got a {type(content).__name__}")
     return content
 
 
@@ -92,10 +94,10 @@ def require_safe_name(name: object, source: object) -> str:
         source: what to name in the message.
 
     Raises:
-        ValueError: it is no text, empty, hidden, or holds a slash, a backslash or a control character.
+        UserError: it is no text, empty, hidden, or holds a slash, a backslash or a control character.
     """
     if not isinstance(name, str) or not SAFE.fullmatch(name) or name.startswith("."):
-        raise ValueError(
+        raise UserError(
             f"{source}: {name!r} is no name of a case: expected text without slashes that does not begin with a dot"
         )
     return name

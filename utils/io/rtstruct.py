@@ -19,7 +19,7 @@ from utils.config.preset import Preset
 from utils.imaging.contours import trace_outlines
 from utils.imaging.geometry import Geometry
 from utils.io.dicom import CtSeries, read_dataset
-from utils.io.files import replace_atomically
+from utils.io.files import atomic_write
 
 OFTEN_MISSING = ("StudyDate", "StudyTime", "StudyID")
 """rt-utils takes these for granted."""
@@ -52,7 +52,7 @@ def write_rtstruct(path: Path, label: np.ndarray, series: CtSeries, preset: Pres
     for value, (organ, box) in enumerate(zip(preset.organs, boxes, strict=True), 1):
         if box is not None:
             _add_organ(structures, slices, label == value, series.volume.geometry, _roi(value, organ, frame_uid))
-    with replace_atomically(path, suffix=".dcm") as partial:
+    with atomic_write(path, suffix=".dcm") as partial:
         structures.save_as(partial, enforce_file_format=True)
 
 

@@ -9,6 +9,7 @@ from scipy import ndimage
 
 from utils.config.organ_names import organ_key
 from utils.config.preset import Preset
+from utils.errors import UserError
 from utils.evaluation.tolerances import PUBLISHED_TOLERANCES_MM
 from utils.imaging.masks import Mask, crop_mask, empty_mask
 from utils.io.color_table import COLOR_TABLE_NAME, read_color_table
@@ -36,7 +37,7 @@ class CaseFiles:
     label_names: Mapping[int, str] | None = None
 
 
-class Naming:
+class OrganNameResolver:
     """Which names mean the same organ, and how the report spells it.
 
     Args:
@@ -80,7 +81,7 @@ class Structures:
     explicit: bool
 
 
-def find_cases(paths: Sequence[Path], naming: Naming) -> dict[str, CaseFiles]:
+def find_cases(paths: Sequence[Path], naming: OrganNameResolver) -> dict[str, CaseFiles]:
     """Find the cases that a user means.
 
     A path may be a label map; a folder of label maps; a case's folder of masks, one file per organ; a folder of such
@@ -95,22 +96,22 @@ def find_cases(paths: Sequence[Path], naming: Naming) -> dict[str, CaseFiles]:
         Case id (file or folder name) to its files, sorted.
 
     Raises:
-        ValueError: a path does not exist or holds no case; two cases have one name.
+        UserError: a path does not exist or holds no case; two cases have one name.
     """
     cases: dict[str, CaseFiles] = {}
     for path in paths:
         for case in _cases_in(path, naming):
             if case.case_id in cases:
-                raise ValueError(f"{path}: case {case.case_id} occurs twice on this side; give every case once")
+                raise UserError(f"{path}: case {case.case_id} occurs twice on this side; give every case once")
             cases[case.case_id] = case
     return dict(sorted(cases.items()))
 
 
-def open_structures(case: CaseFiles, naming: Naming) -> Structures:
+def open_structures(case: CaseFiles, naming: OrganNameResolver) -> Structures:
     """Read which organs a case has; masks of a label map are read at once, mask files when asked for.
 
     Raises:
-        ValueError: an unreadable label map, or two structures that are the same organ.
+        UserError: an unreadable label map, or two structures that are the same organ.
     """
     if case.label_map is None:
         keys = _unique_keys(case.masks, naming, case.case_id)
@@ -137,14 +138,14 @@ def read_mask(path: Path) -> Mask:
     """Read a binary mask.
 
     Raises:
-        ValueError: the file is unreadable, or holds more than one value besides 0.
+        UserError: the file is unreadable, or holds more than one value besides 0.
     """
     volume = read_lps(path)
     mask = crop_mask(volume.array, (0, 0, 0), volume.geometry)
     if mask.voxels.size:
         inside = volume.array[mask.box][mask.voxels]
         if inside.min() != inside.max():
-            raise ValueError(
+            raise UserError(
                 f"{path}: expected a binary mask, got values from {inside.min()} to {inside.max()}; give a label map "
                 "as <case>.nii.gz, not in a folder of masks"
             )
@@ -174,7 +175,7 @@ def value_names(path: Path, metadata: Mapping[str, str], preset: Preset | None) 
         Value to name; empty if nobody names them.
 
     Raises:
-        ValueError: the color table is damaged.
+        UserError: the color table is damaged.
     """
     segments = [key.removesuffix("_Name") for key in metadata if key.startswith("Segment") and key.endswith("_Name")]
     own = {int(metadata.get(f"{s}_LabelValue", -1)): metadata[f"{s}_Name"] for s in segments}
@@ -186,24 +187,24 @@ def value_names(path: Path, metadata: Mapping[str, str], preset: Preset | None) 
     return dict(enumerate(preset.organ_names, 1)) if preset else {}
 
 
-def require_names(cases: Iterable[CaseFiles], naming: Naming) -> None:
+def require_names(cases: Iterable[CaseFiles], naming: OrganNameResolver) -> None:
     """Look at the first label map, so that nameless values are one error and not one per case.
 
     Raises:
-        ValueError: nobody names its values.
+        UserError: nobody names its values.
     """
     first = next((case.label_map for case in cases if case.label_map), None)
     if first is None or naming.preset or (first.parent / COLOR_TABLE_NAME).is_file():
         return
     if not value_names(first, read_volume(first).metadata or {}, None):
-        raise ValueError(f"{first}: nobody names its values; give --preset, or put {COLOR_TABLE_NAME} beside it")
+        raise UserError(f"{first}: nobody names its values; give --preset, or put {COLOR_TABLE_NAME} beside it")
 
 
 def case_ct(folder: Path, case_id: str) -> Path:
     """The CT of a case: `<folder>/<case>.nii.gz` (or another format), or the only volume in `<folder>/<case>/`.
 
     Raises:
-        ValueError: there is none.
+        UserError: there is none.
     """
     inner = folder / case_id
     for path in [folder / f"{case_id}{suffix}" for suffix in SUFFIXES]:
@@ -212,15 +213,15 @@ def case_ct(folder: Path, case_id: str) -> Path:
     volumes = _volumes_in(inner) if inner.is_dir() else []
     if len(volumes) == 1:
         return volumes[0]
-    raise ValueError(f"{folder}: holds no CT of {case_id}; expected {case_id}.nii.gz (or another format) there")
+    raise UserError(f"{folder}: holds no CT of {case_id}; expected {case_id}.nii.gz (or another format) there")
 
 
-def _cases_in(path: Path, naming: Naming) -> list[CaseFiles]:
+def _cases_in(path: Path, naming: OrganNameResolver) -> list[CaseFiles]:
     if not path.exists():
-        raise ValueError(f"{path}: no such file or folder; check the path")
+        raise UserError(f"{path}: no such file or folder; check the path")
     if path.is_file():
         if volume_suffix(path) is None:
-            raise ValueError(f"{path}: expected a volume ({', '.join(SUFFIXES)}) or a folder")
+            raise UserError(f"{path}: expected a volume ({', '.join(SUFFIXES)}) or a folder")
         stem = volume_stem(path)
         return [_case(stem, masks=[path]) if naming.knows(stem) else CaseFiles(case_id=stem, label_map=path)]
     volumes = _volumes_in(path)
@@ -235,7 +236,7 @@ def _cases_in(path: Path, naming: Naming) -> list[CaseFiles]:
         if masks:
             cases.append(_case(path.name if folder.name in MASK_FOLDERS else folder.name, masks=masks))
     if not cases:
-        raise ValueError(f"{path}: found neither label maps nor folders of masks; expected <case>.nii.gz or <case>/...")
+        raise UserError(f"{path}: found neither label maps nor folders of masks; expected <case>.nii.gz or <case>/...")
     return cases
 
 
@@ -247,18 +248,18 @@ def _volumes_in(folder: Path) -> list[Path]:
     return sorted(file for file in folder.iterdir() if file.is_file() and volume_suffix(file) and file.name[0] != ".")
 
 
-def _holds_masks(folder: Path, volumes: Sequence[Path], naming: Naming) -> bool:
+def _holds_masks(folder: Path, volumes: Sequence[Path], naming: OrganNameResolver) -> bool:
     if folder.name in MASK_FOLDERS:
         return True
     return not (folder / COLOR_TABLE_NAME).is_file() and any(naming.knows(volume_stem(volume)) for volume in volumes)
 
 
-def _unique_keys(names: Sequence[str], naming: Naming, where: str) -> dict[str, str]:
+def _unique_keys(names: Sequence[str], naming: OrganNameResolver, where: str) -> dict[str, str]:
     keys: dict[str, str] = {}
     for name in names:
         key = naming.key(name)
         if key in keys:
-            raise ValueError(f"{where}: {keys[key]!r} and {name!r} are the same organ; keep one of them")
+            raise UserError(f"{where}: {keys[key]!r} and {name!r} are the same organ; keep one of them")
         keys[key] = name
     return keys
 
@@ -267,7 +268,7 @@ def _as_labels(array: np.ndarray, path: Path) -> np.ndarray:
     if np.issubdtype(array.dtype, np.floating) and np.array_equal(array, np.round(array)):
         array = array.astype(np.int64)
     if not np.issubdtype(array.dtype, np.integer) or array.min(initial=0) < 0 or array.max(initial=0) > MAX_LABEL:
-        raise ValueError(
+        raise UserError(
             f"{path}: expected a label map of whole numbers from 0 to {MAX_LABEL}, got {array.dtype} values from "
             f"{array.min()} to {array.max()}; is this an image?"
         )

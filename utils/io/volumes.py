@@ -10,8 +10,9 @@ from pathlib import Path
 import numpy as np
 import SimpleITK as sitk
 
+from utils.errors import UserError
 from utils.imaging.geometry import Geometry
-from utils.io.files import replace_atomically
+from utils.io.files import atomic_write
 
 NIFTI_SUFFIXES = (".nii.gz", ".nii")
 GZIP_CHUNK = 1 << 24
@@ -57,26 +58,26 @@ def read_volume(path: str | Path) -> Volume:
         The volume as stored: axes are not reordered, see `to_lps`.
 
     Raises:
-        ValueError: the file is missing, damaged, truncated, or not a 3-D scalar image.
+        UserError: the file is missing, damaged, truncated, or not a 3-D scalar image.
         OSError: nobody may read it.
     """
     path = Path(path)
     if not path.is_file():
-        raise ValueError(f"{path}: no such file; check the path")
+        raise UserError(f"{path}: no such file; check the path")
     path.open("rb").close()  # says "permission denied" where ITK says that the file is damaged
     try:
         image = sitk.ReadImage(str(path))
         complete = volume_suffix(path) not in NIFTI_SUFFIXES or _nifti_is_complete(path)
     except (RuntimeError, OSError, EOFError, zlib.error) as error:
         reason = str(error).strip().splitlines()[-1].strip()
-        raise ValueError(f"{path}: cannot be read as a volume: damaged, or of another format ({reason})") from error
+        raise UserError(f"{path}: cannot be read as a volume: damaged, or of another format ({reason})") from error
     num_bad = _count_nifti_not_finite(path) if complete and volume_suffix(path) in NIFTI_SUFFIXES else 0
     if num_bad:
-        raise ValueError(f"{path}: {num_bad} voxel(s) are NaN or infinite: export the volume again")
+        raise UserError(f"{path}: {num_bad} voxel(s) are NaN or infinite: export the volume again")
     if not complete:
-        raise ValueError(f"{path}: is truncated, it holds fewer voxels than its header says; copy or export it again")
+        raise UserError(f"{path}: is truncated, it holds fewer voxels than its header says; copy or export it again")
     if image.GetDimension() != 3 or image.GetNumberOfComponentsPerPixel() != 1:
-        raise ValueError(
+        raise UserError(
             f"{path}: expected a 3-D volume with one value per voxel, got {image.GetDimension()} dimensions and "
             f"{image.GetNumberOfComponentsPerPixel()} values per voxel"
         )
@@ -98,7 +99,7 @@ def write_volume(path: str | Path, volume: Volume, metadata: Mapping[str, str] |
     image = _to_image(volume)
     for key, value in (metadata or {}).items():
         image.SetMetaData(key, value)
-    with replace_atomically(path, suffix=volume_suffix(path)) as partial:
+    with atomic_write(path, suffix=volume_suffix(path)) as partial:
         try:
             sitk.WriteImage(image, str(partial), useCompression=True)
             complete = _is_complete(partial)
@@ -115,13 +116,13 @@ def read_dicom_pixels(path: Path) -> np.ndarray:
         (rows, columns) float32, rescaled to the units of its header (HU in a CT).
 
     Raises:
-        ValueError: the file is damaged, or compressed in a way that nobody here can undo.
+        UserError: the file is damaged, or compressed in a way that nobody here can undo.
     """
     try:
         image = sitk.ReadImage(str(path))
     except RuntimeError as error:
         reason = str(error).strip().splitlines()[-1].strip()
-        raise ValueError(f"{path.name}: its pixels cannot be decompressed ({reason})") from error
+        raise UserError(f"{path.name}: its pixels cannot be decompressed ({reason})") from error
     return sitk.GetArrayFromImage(image)[0].astype(np.float32)
 
 
@@ -199,7 +200,7 @@ def _from_image(image: sitk.Image) -> Volume:
 def _to_image(volume: Volume) -> sitk.Image:
     array = volume.array
     if array.shape != tuple(volume.geometry.size_zyx):
-        raise ValueError(f"array of shape {array.shape} does not fit its geometry: {volume.geometry}")
+        raise UserError(f"array of shape {array.shape} does not fit its geometry: {volume.geometry}")
     image = sitk.GetImageFromArray(array.astype(np.uint8) if array.dtype == bool else array)
     image.SetSpacing(volume.geometry.spacing_zyx_mm[::-1])
     image.SetOrigin(volume.geometry.origin_xyz_mm)

@@ -23,7 +23,7 @@ SWAPPED = "left and right swapped"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Evidence:
+class OrganConfidence:
     """What the networks know of an organ besides its voxels.
 
     Attributes:
@@ -44,7 +44,7 @@ class Evidence:
 
 
 def describe_organs(
-    label: np.ndarray, geometry: Geometry, preset: Preset, evidence: Mapping[str, Evidence]
+    label: np.ndarray, geometry: Geometry, preset: Preset, evidence: Mapping[str, OrganConfidence]
 ) -> dict[str, dict[str, Any]]:
     """Volume, center, components, confidence and flags of every organ of the preset.
 
@@ -60,7 +60,7 @@ def describe_organs(
     boxes = ndimage.find_objects(label, max_label=len(preset.organs))
     organs = {}
     for value, (name, box) in enumerate(zip(preset.organ_names, boxes, strict=True), 1):
-        known = evidence.get(name, Evidence())
+        known = evidence.get(name, OrganConfidence())
         organs[name] = {"label": value, **_measure(label, geometry, value, box), **_tell(known)}
         organs[name]["flags"] = _flags(organs[name], known, box, label.shape)
     for left, right in preset.left_right_pairs:
@@ -85,7 +85,7 @@ def _measure(
     }
 
 
-def _tell(known: Evidence) -> dict[str, Any]:
+def _tell(known: OrganConfidence) -> dict[str, Any]:
     told: dict[str, Any] = {"segmented_by": known.segmented_by}
     for name in ("confidence", "peak", "plausibility"):
         if getattr(known, name) is not None:
@@ -96,7 +96,10 @@ def _tell(known: Evidence) -> dict[str, Any]:
 
 
 def _flags(
-    measured: Mapping[str, Any], known: Evidence, box: tuple[slice, slice, slice] | None, size_zyx: tuple[int, int, int]
+    measured: Mapping[str, Any],
+    known: OrganConfidence,
+    box: tuple[slice, slice, slice] | None,
+    size_zyx: tuple[int, int, int],
 ) -> list[str]:
     if box is None:
         return [NOT_FOUND]

@@ -10,7 +10,7 @@ import numpy as np
 from utils.config.preset import Preset
 from utils.imaging.geometry import Geometry
 from utils.io.color_table import segment_metadata
-from utils.io.files import read_json, replace_atomically, write_text
+from utils.io.files import atomic_write, read_json, write_text
 from utils.io.volumes import Volume, write_volume
 from utils.reporting.tables import to_csv
 
@@ -58,7 +58,7 @@ class OutputFiles:
     def probabilities(self) -> Path:
         return self.folder / f"{self.case_id}_probabilities"
 
-    def remove_remains(self) -> None:
+    def remove_temp_files(self) -> None:
         """Remove the report and what a killed run left under temporary names, before the case is written again."""
         self.report.unlink(missing_ok=True)
         for path in (self.label, self.report, self.overlay, self.rtstruct):
@@ -86,7 +86,7 @@ class OutputFiles:
         self._write_per_organ(self.probabilities, rounded, geometry, preset)
 
     def _write_per_organ(self, folder: Path, arrays: Iterable[np.ndarray], geometry: Geometry, preset: Preset) -> None:
-        with replace_atomically(folder) as partial:
+        with atomic_write(folder) as partial:
             partial.mkdir()
             for name, array in zip(preset.organ_names, arrays, strict=True):
                 write_volume(partial / f"{name}.{self.format}", Volume(array=array, geometry=geometry))
@@ -106,16 +106,16 @@ SUMMARY_COLUMNS = (
     "plausibility",
     "flags",
 )
-SAME = ("ct", "settings")
+CACHE_KEYS = ("ct", "settings")
 """What a report must have in common with this run for its case to be done."""
 
 
-def finished_report(files: OutputFiles, run: Mapping[str, Any]) -> dict[str, Any] | None:
+def load_if_up_to_date(files: OutputFiles, run: Mapping[str, Any]) -> dict[str, Any] | None:
     """The report of a case that was segmented before from the same CT with the same settings, or None.
 
     Args:
         files: of the case.
-        run: what the report of this run would say of `SAME`.
+        run: what the report of this run would say of `CACHE_KEYS`.
     """
     if not (files.report.is_file() and files.label.is_file()):
         return None
@@ -123,7 +123,7 @@ def finished_report(files: OutputFiles, run: Mapping[str, Any]) -> dict[str, Any
         report = read_json(files.report)
     except ValueError:
         return None
-    return report if all(report.get(key) == run[key] for key in SAME) else None
+    return report if all(report.get(key) == run[key] for key in CACHE_KEYS) else None
 
 
 def write_summary(

@@ -7,8 +7,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from utils.errors import UserError
 from utils.imaging.contours import trace_outlines
-from utils.io.files import replace_atomically
+from utils.io.files import atomic_write
 
 RGB = tuple[int, int, int]
 
@@ -30,7 +31,7 @@ REFERENCE_LIGHTNESS = 0.75
 
 
 @dataclass(frozen=True)
-class Cut:
+class SlicePlane:
     """One slice of a volume: `axis` 0 is axial, 1 coronal, 2 sagittal."""
 
     axis: int
@@ -43,7 +44,7 @@ class Cut:
 
 
 @dataclass(frozen=True)
-class Frame:
+class RenderStyle:
     """How slices are drawn.
 
     Attributes:
@@ -95,11 +96,11 @@ def render_case(
         (h, w, 3) uint8, RGB.
 
     Raises:
-        ValueError: a volume's shape differs from the image's, or a label has no color or name.
+        UserError: a volume's shape differs from the image's, or a label has no color or name.
     """
     _check(image, label, reference, heatmap, min(len(colors), len(names)))
     extent_mm = np.multiply(image.shape, spacing_zyx_mm)
-    frame = Frame(spacing_zyx_mm, PANEL_PX / float(max(extent_mm[0], extent_mm[1])), colors, window_hu)
+    frame = RenderStyle(spacing_zyx_mm, PANEL_PX / float(max(extent_mm[0], extent_mm[1])), colors, window_hu)
     cuts = choose_cuts(label if reference is None else reference, heatmap, image.shape, show_all=show_all)
     rows = [[_draw_panel(cut, frame, image, label, reference, heatmap) for cut in row] for row in cuts]
     width = max(sum(panel.width + GAP_PX for panel in row) - GAP_PX for row in rows)
@@ -112,13 +113,13 @@ def render_case(
 
 def save_png(path: Path, array: np.ndarray) -> None:
     """Write an (h, w, 3) uint8 picture under a temporary name and rename it."""
-    with replace_atomically(path, suffix=".png") as partial:
+    with atomic_write(path, suffix=".png") as partial:
         Image.fromarray(array).save(partial)
 
 
 def choose_cuts(
     label: np.ndarray | None, heatmap: np.ndarray | None, shape: tuple[int, int, int], *, show_all: bool = False
-) -> list[list[Cut]]:
+) -> list[list[SlicePlane]]:
     """Pick informative slices: per row one axial, one coronal and one sagittal.
 
     Args:
@@ -134,9 +135,9 @@ def choose_cuts(
     organs = [] if label is None else [value for value in np.unique(label) if value]
     if not organs:
         peak = [n // 2 for n in shape] if heatmap is None else np.unravel_index(heatmap.argmax(), shape)
-        return [[Cut(axis, int(index)) for axis, index in enumerate(peak)]]
+        return [[SlicePlane(axis, int(index)) for axis, index in enumerate(peak)]]
     num_rows = 1 if len(organs) <= MAX_ORGANS_IN_ONE_ROW else 2
-    rows: list[list[Cut]] = []
+    rows: list[list[SlicePlane]] = []
     visible = [_visible_shares(label, organs, axis) for axis in range(3)]
     hidden_along = [np.ones(len(organs)) for _ in range(3)]  # 1 until a cut along the axis shows all of the organ
     hidden = np.ones(len(organs))
@@ -144,7 +145,7 @@ def choose_cuts(
         rows.append([])
         for axis in range(3):
             best = int(((hidden_along[axis] + hidden) @ np.sqrt(visible[axis])).argmax())
-            rows[-1].append(Cut(axis, best))
+            rows[-1].append(SlicePlane(axis, best))
             hidden_along[axis] = np.minimum(hidden_along[axis], 1 - visible[axis][:, best])
             hidden = np.minimum(hidden, hidden_along[axis])
     return rows
@@ -159,9 +160,9 @@ def _check(
 ) -> None:
     for name, volume in (("label", label), ("reference", reference), ("heatmap", heatmap)):
         if volume is not None and volume.shape != image.shape:
-            raise ValueError(f"{name}: expected the image's shape {image.shape}, got {volume.shape}")
+            raise UserError(f"{name}: expected the image's shape {image.shape}, got {volume.shape}")
         if volume is not None and name != "heatmap" and volume.max(initial=0) > num_organs:
-            raise ValueError(f"{name}: holds label {volume.max()}, but there are names and colors for {num_organs}")
+            raise UserError(f"{name}: holds label {volume.max()}, but there are names and colors for {num_organs}")
 
 
 def _visible_shares(label: np.ndarray, organs: Sequence[int], axis: int) -> np.ndarray:
@@ -172,8 +173,8 @@ def _visible_shares(label: np.ndarray, organs: Sequence[int], axis: int) -> np.n
 
 
 def _draw_panel(
-    cut: Cut,
-    frame: Frame,
+    cut: SlicePlane,
+    frame: RenderStyle,
     image: np.ndarray,
     label: np.ndarray | None,
     reference: np.ndarray | None,
@@ -242,7 +243,7 @@ def _dashes(points: list[tuple[float, float]]) -> list[list[tuple[float, float]]
     return dashes
 
 
-def _annotate(draw: ImageDraw.ImageDraw, cut: Cut, size: tuple[int, int]) -> None:
+def _annotate(draw: ImageDraw.ImageDraw, cut: SlicePlane, size: tuple[int, int]) -> None:
     plane = PLANES[cut.axis]
     font = ImageFont.load_default(FONT_PX)
     style = {"fill": TEXT_COLOR, "font": font, "stroke_width": 2, "stroke_fill": "black"}  # also over bone

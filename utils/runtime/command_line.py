@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
+from utils.errors import UserError
 from utils.runtime.memory import keep_freed_memory
 
 SOME_FAILED = 1
@@ -74,11 +75,11 @@ class Shard:
         """Read "i/n".
 
         Raises:
-            ValueError: it is none.
+            UserError: it is none.
         """
         number, slash, count = text.partition("/")
         if not (slash and number.isdecimal() and count.isdecimal() and 1 <= int(number) <= int(count)):
-            raise ValueError(f"--shard {text}: expected i/n with i from 1 to n, such as 2/8")
+            raise UserError(f"--shard {text}: expected i/n with i from 1 to n, such as 2/8")
         return cls(int(number), int(count))
 
     def of(self, items: Sequence[Item]) -> list[Item]:

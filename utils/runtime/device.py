@@ -8,6 +8,8 @@ from typing import Literal
 import torch
 from torch import nn
 
+from utils.errors import UserError
+
 Precision = Literal["fp32", "bf16", "fp16", "int8"]
 """int8 is for inference on CPUs: see models/int8.py."""
 
@@ -40,21 +42,21 @@ def choose_compute(device: str | None, precision: Precision | None, local_rank: 
         local_rank: which GPU of this machine, when torchrun started several processes.
 
     Raises:
-        ValueError: the device is unknown or not there, or does not compute in the precision.
+        UserError: the device is unknown or not there, or does not compute in the precision.
     """
     name = device or ("cuda" if torch.cuda.is_available() else "cpu")
     try:
         chosen = torch.device(name)
     except RuntimeError as error:
-        raise ValueError(f"--device {name}: no such device; use cpu, cuda or cuda:N") from error
+        raise UserError(f"--device {name}: no such device; use cpu, cuda or cuda:N") from error
     if chosen.type not in ("cpu", "cuda"):
-        raise ValueError(f"--device {name}: expected cpu, cuda or cuda:N")
+        raise UserError(f"--device {name}: expected cpu, cuda or cuda:N")
     if chosen == torch.device("cuda"):
         chosen = torch.device("cuda", local_rank)
     if chosen.type == "cuda" and chosen.index >= torch.cuda.device_count():
-        raise ValueError(f"--device {chosen}: this machine has {torch.cuda.device_count()} GPUs that torch can use")
+        raise UserError(f"--device {chosen}: this machine has {torch.cuda.device_count()} GPUs that torch can use")
     if precision == "int8" and (chosen.type == "cuda" or not computes_int8()):
-        raise ValueError(
+        raise UserError(
             f"--precision int8: it needs a CPU with VNNI instructions, not this {chosen.type}; leave it out"
         )
     return Compute(device=chosen, precision=precision or _float_precision(chosen))

@@ -11,7 +11,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 
 @dataclass(frozen=True)
-class Ranks:
+class DistributedContext:
     """This process among its equals."""
 
     rank: int = 0
@@ -19,7 +19,7 @@ class Ranks:
     count: int = 1
 
     @property
-    def is_first(self) -> bool:
+    def is_rank_zero(self) -> bool:
         """Whether this process writes files and reports."""
         return self.rank == 0
 
@@ -44,7 +44,7 @@ class Ranks:
         distributed.all_reduce(stacked)
         return dict(zip(values, stacked / self.count, strict=True))
 
-    def copy_first(self, tensors: list[torch.Tensor]) -> None:
+    def broadcast_from_rank0(self, tensors: list[torch.Tensor]) -> None:
         """Give every rank the first one's values, in place."""
         for tensor in tensors if self.count > 1 else ():
             distributed.broadcast(tensor, src=0)
@@ -67,17 +67,17 @@ class Ranks:
         )
 
 
-def find_ranks() -> Ranks:
+def distributed_context() -> DistributedContext:
     """This process among those that torchrun started; without torchrun a single one."""
     if "WORLD_SIZE" not in os.environ:
-        return Ranks()
-    return Ranks(*(int(os.environ[name]) for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE")))
+        return DistributedContext()
+    return DistributedContext(*(int(os.environ[name]) for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE")))
 
 
-def connected_ranks() -> Ranks:
+def current_distributed_context() -> DistributedContext:
     """This process among those that it is connected with."""
     connected = distributed.is_available() and distributed.is_initialized()
-    return find_ranks() if connected else Ranks()
+    return distributed_context() if connected else DistributedContext()
 
 
 def sum_over_ranks(tensor: torch.Tensor) -> torch.Tensor:
@@ -86,7 +86,7 @@ def sum_over_ranks(tensor: torch.Tensor) -> torch.Tensor:
     What is computed from the sum is the same on all ranks, so each adds its own copy of the gradient: divided by the
     ranks' count when DistributedDataParallel averages, this is the gradient of the loss of the whole batch.
     """
-    return _Sum.apply(tensor) if connected_ranks().count > 1 else tensor
+    return _Sum.apply(tensor) if current_distributed_context().count > 1 else tensor
 
 
 class _Sum(torch.autograd.Function):
@@ -117,7 +117,7 @@ def mean_count(count: int, device: torch.device) -> float:
     Returns:
         At least a small number, so that the mean of nothing is 0.
     """
-    ranks = connected_ranks()
+    ranks = current_distributed_context()
     if ranks.count > 1:
         total = torch.tensor([float(count)], dtype=torch.float64, device=device)
         distributed.all_reduce(total)
@@ -127,7 +127,7 @@ def mean_count(count: int, device: torch.device) -> float:
 
 def found_on_any_rank(present: torch.Tensor) -> torch.Tensor:
     """For each of some things, whether at least one connected rank has it: (n,) bool, from this rank's (n,) bool."""
-    if connected_ranks().count == 1:
+    if current_distributed_context().count == 1:
         return present
     found = present.float()
     distributed.all_reduce(found)
@@ -144,7 +144,7 @@ def gather_rows(rows: torch.Tensor, total: int) -> torch.Tensor:
     Returns:
         (total, ...), the same on every rank.
     """
-    ranks = connected_ranks()
+    ranks = current_distributed_context()
     if ranks.count == 1:
         return rows
     gathered = rows.new_zeros(total, *rows.shape[1:])
@@ -154,7 +154,7 @@ def gather_rows(rows: torch.Tensor, total: int) -> torch.Tensor:
 
 
 @contextmanager
-def joined(ranks: Ranks, device_type: str) -> Iterator[None]:
+def joined(ranks: DistributedContext, device_type: str) -> Iterator[None]:
     """Connect the ranks, by NCCL on GPUs and gloo on CPUs."""
     if ranks.count == 1:
         yield

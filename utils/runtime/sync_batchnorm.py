@@ -10,7 +10,7 @@ class SynchronizedBatchNorm3d(nn.BatchNorm3d):
     """BatchNorm3d over the batches of all connected ranks; torch's own SyncBatchNorm refuses to run on CPUs.
 
     Weights, buffers and evaluation are those of BatchNorm3d. A rank may bring an empty batch: it still takes part in
-    the sums. On GPUs `synchronize_norms` takes torch's, whose kernels are fused.
+    the sums. On GPUs `convert_sync_batchnorm` takes torch's, whose kernels are fused.
     """
 
     def forward(self, features: Tensor) -> Tensor:
@@ -41,7 +41,7 @@ class SynchronizedBatchNorm3d(nn.BatchNorm3d):
         return normalized.to(features.dtype)
 
 
-def synchronize_norms(network: nn.Module, device_type: str) -> None:
+def convert_sync_batchnorm(network: nn.Module, device_type: str) -> None:
     """Replace every batch norm in a network by one that sees all ranks' samples, in place; weights stay the same ones.
 
     Args:
@@ -55,10 +55,10 @@ def synchronize_norms(network: nn.Module, device_type: str) -> None:
         if isinstance(layer, nn.BatchNorm3d):
             setattr(network, name, _synchronized(layer))
         else:
-            synchronize_norms(layer, device_type)
+            convert_sync_batchnorm(layer, device_type)
 
 
-def shares_norms(network: nn.Module) -> bool:
+def uses_sync_batchnorm(network: nn.Module) -> bool:
     """Whether a forward pass in training needs all ranks to take part."""
     kinds = (SynchronizedBatchNorm3d, nn.SyncBatchNorm)
     return network.training and any(isinstance(layer, kinds) for layer in network.modules())

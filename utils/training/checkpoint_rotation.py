@@ -6,14 +6,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from utils.errors import UserError
 from utils.io.checkpoint import read_checkpoint
-from utils.io.files import replace_atomically, sync_folder
-from utils.training.errors import explained_write_failure
+from utils.io.files import atomic_write, fsync_dir
+from utils.training.errors import reraise_write_failure
 
 logger = logging.getLogger(__name__)
 
 
-class CheckpointHistory:
+class CheckpointRotation:
     """last.pt, and last.1.pt, last.2.pt and so on, each older than the one before it.
 
     A process killed at any moment leaves at least one complete file: a new one is written beside the others, then each
@@ -37,7 +38,7 @@ class CheckpointHistory:
         """The newest checkpoint that is not damaged, and its path; damaged ones are named on the way.
 
         Raises:
-            ValueError: all are damaged, or there is none.
+            UserError: all are damaged, or there is none.
         """
         found = sorted(self.folder.glob("last*.pt"), key=_age)
         problems = []
@@ -53,7 +54,7 @@ class CheckpointHistory:
             if problems:
                 logger.warning("warning: going on from the one before, %s", path)
             return path, content
-        raise ValueError("; ".join(problems) or f"{self.folder}: nothing to resume, there is no last.pt")
+        raise UserError("; ".join(problems) or f"{self.folder}: nothing to resume, there is no last.pt")
 
     def write(self, save: Callable[[Path], None]) -> None:
         """Add a checkpoint as last.pt.
@@ -65,10 +66,10 @@ class CheckpointHistory:
             OSError: it could not be written; those from before are still there.
         """
         newest = self.paths[0]
-        with explained_write_failure(newest), replace_atomically(newest, durable=True) as partial:
+        with reraise_write_failure(newest), atomic_write(newest, durable=True) as partial:
             save(partial)
             self._make_way()
-        sync_folder(self.folder)
+        fsync_dir(self.folder)
 
     def _make_way(self) -> None:
         for path in self.damaged:

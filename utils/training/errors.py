@@ -7,12 +7,14 @@ from pathlib import Path
 
 import torch
 
+from utils.errors import UserError
+
 OUT_OF_CPU_MEMORY = "can't allocate memory"
 """What torch's allocator says on a CPU, in a plain RuntimeError."""
 
 
 @contextmanager
-def explained_out_of_memory(stage: str, batch_size: int, crop_size_vox: tuple[int, int, int]) -> Iterator[None]:
+def reraise_out_of_memory(stage: str, batch_size: int, crop_size_vox: tuple[int, int, int]) -> Iterator[None]:
     """Turn running out of memory into a ValueError that names the settings which reduce it.
 
     Args:
@@ -26,7 +28,7 @@ def explained_out_of_memory(stage: str, batch_size: int, crop_size_vox: tuple[in
         if not isinstance(error, torch.OutOfMemoryError) and OUT_OF_CPU_MEMORY not in str(error):
             raise
         fewer = f"--batch-size {max(1, batch_size // 2)} --accumulate 2 (the same step from smaller batches), "
-        raise ValueError(
+        raise UserError(
             f"{stage}: out of memory with {batch_size} crops of {'x'.join(map(str, crop_size_vox))} voxels. Use "
             f"{fewer if batch_size > 1 else ''}--precision bf16, a smaller crop (--set grid.crop_size_vox=[z,y,x]) or "
             "narrower networks (--set networks.width=...), and --resume unless the networks changed"
@@ -34,7 +36,7 @@ def explained_out_of_memory(stage: str, batch_size: int, crop_size_vox: tuple[in
 
 
 @contextmanager
-def explained_write_failure(path: Path) -> Iterator[None]:
+def reraise_write_failure(path: Path) -> Iterator[None]:
     """Turn a checkpoint that cannot be written into an OSError that says what is left; torch hides the system's reason.
 
     Args:

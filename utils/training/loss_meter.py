@@ -5,11 +5,11 @@ from typing import Any
 
 import torch
 
-from utils.runtime.distributed import Ranks
+from utils.runtime.distributed import DistributedContext
 
 
 @dataclass
-class Tally:
+class LossMeter:
     """Steps of the epoch in progress and the sums of their losses."""
 
     num_steps: int = 0
@@ -32,7 +32,7 @@ class Tally:
         self.num_skipped += 1
         self.skipped_in_a_row += 1
 
-    def share(self, ranks: Ranks) -> None:
+    def share(self, ranks: DistributedContext) -> None:
         """Make the sums those that the ranks have on average."""
         self.sums = ranks.mean(self.sums)
 
@@ -47,6 +47,6 @@ class Tally:
         return {**vars(self), "sums": {name: total.cpu() for name, total in self.sums.items()}}
 
     @classmethod
-    def from_state(cls, state: dict[str, Any], device: torch.device) -> "Tally":
+    def from_state(cls, state: dict[str, Any], device: torch.device) -> "LossMeter":
         """What `state` described."""
         return cls(**{**state, "sums": {name: total.to(device) for name, total in state["sums"].items()}})

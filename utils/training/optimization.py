@@ -8,7 +8,7 @@ from torch import nn
 
 from utils.config.preset import ScheduleSettings
 from utils.runtime.device import Compute
-from utils.runtime.distributed import Ranks
+from utils.runtime.distributed import DistributedContext
 
 
 class NotFiniteError(Exception):
@@ -20,7 +20,7 @@ class NotFiniteError(Exception):
         """Whether this rank's samples caused it."""
 
 
-class Update:
+class OptimizerStep:
     """Backward pass and optimizer step, in the precision of the run.
 
     A step may be put together from several batches, whose gradients add up to their mean.
@@ -32,12 +32,12 @@ class Update:
     """
 
     def __init__(
-        self, optimizers: Mapping[str, torch.optim.Optimizer], compute: Compute, ranks: Ranks | None = None
+        self, optimizers: Mapping[str, torch.optim.Optimizer], compute: Compute, ranks: DistributedContext | None = None
     ) -> None:
         self.optimizers = optimizers
         self.forward = compute.autocast
         self.compute = compute
-        self.ranks = ranks or Ranks()
+        self.ranks = ranks or DistributedContext()
         self.scaler = torch.amp.GradScaler(compute.device.type, enabled=compute.precision == "fp16")
         self.begin(0, 1)
 
@@ -91,7 +91,7 @@ class Update:
             raise NotFiniteError(f"the gradient of {name} is not finite", ours=True)
 
 
-class BufferGuard:
+class BatchNormSnapshot:
     """Keeps the batch statistics of networks, to undo what a forward pass with non-finite numbers did to them."""
 
     def __init__(self, networks: list[nn.Module]) -> None:

@@ -9,14 +9,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-from utils.runtime.distributed import Ranks
+from utils.runtime.distributed import DistributedContext
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 logger = logging.getLogger(__name__)
 
 
-class StopNow(BaseException):  # noqa: N818  # no error, and nothing that means errors may catch it
+class StopTraining(BaseException):  # noqa: N818  # no error, and nothing that means errors may catch it
     """Raised by a signal at a time when nothing would be lost."""
 
 
@@ -52,11 +52,11 @@ class StopRequest:
 
     @contextmanager
     def at_once(self) -> Iterator[None]:
-        """While everything is on disk: a signal raises StopNow where it comes instead of waiting for the step's end."""
+        """While everything is on disk, a signal raises StopTraining at once instead of after the step."""
         self.nothing_to_lose = True
         try:
             if self.reason is not None:
-                raise StopNow
+                raise StopTraining
             yield
         finally:
             self.nothing_to_lose = False
@@ -69,7 +69,7 @@ class StopRequest:
         self.reason = signal.Signals(number).name
         logger.warning("%s: stopping after this step; once more stops at once", self.reason)
         if self.nothing_to_lose:
-            raise StopNow
+            raise StopTraining
 
 
 def was_restarted() -> bool:
@@ -82,6 +82,6 @@ def runs_under_torchrun() -> bool:
     return "TORCHELASTIC_RUN_ID" in os.environ
 
 
-def any_rank_stops(stop: StopRequest, ranks: Ranks, device: object) -> bool:
+def any_rank_requested_stop(stop: StopRequest, ranks: DistributedContext, device: object) -> bool:
     """Whether some rank is asked to stop: then all do, after the same step."""
     return ranks.any(stop.is_due(), device)

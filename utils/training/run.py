@@ -7,9 +7,10 @@ from typing import Any
 
 import torch
 
+from utils.errors import UserError
 from utils.runtime.device import Compute, choose_compute, make_deterministic
-from utils.runtime.distributed import Ranks, find_ranks
-from utils.training.checkpoint_rotation import CheckpointHistory
+from utils.runtime.distributed import DistributedContext, distributed_context
+from utils.training.checkpoint_rotation import CheckpointRotation
 from utils.training.preemption import was_restarted
 from utils.training.run_log import read_configuration
 
@@ -55,7 +56,7 @@ def parse_training_options(description: str, argv: list[str] | None, *, adversar
         adversarial: whether `--autoencoder` is an option.
 
     Raises:
-        ValueError: the run to repeat has no readable configuration.
+        UserError: the run to repeat has no readable configuration.
     """
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     cases = parser.add_argument("--cases", type=Path, required=True, help="folder written by data_preprocess.prepare")
@@ -93,7 +94,7 @@ def recorded_options(run: Path) -> dict:
     """The options that a run folder records, with paths as paths.
 
     Raises:
-        ValueError: it holds no readable config.json.
+        UserError: it holds no readable config.json.
     """
     options = read_configuration(run)["options"]
     known = {name: value for name, value in options.items() if name in TrainingOptions.__dataclass_fields__}
@@ -173,36 +174,34 @@ class TrainingRun:
     splits: dict[str, Any]
     """Case ids of train, val and test, for the record."""
     compute: Compute
-    ranks: Ranks
+    ranks: DistributedContext
 
 
-def goes_on(options: TrainingOptions) -> bool:
+def is_resuming(options: TrainingOptions) -> bool:
     """Whether the run continues one: it must, or it may (a scheduler's or torchrun's restart) and there is one.
 
     Raises:
-        ValueError: it must, and there is none.
+        UserError: it must, and there is none.
     """
-    exists = CheckpointHistory(options.run, options.keep_last).exists()
+    exists = CheckpointRotation(options.run, options.keep_last).exists()
     if options.resume and not exists:
-        raise ValueError(f"{options.run}: nothing to resume, there is no last.pt; start without --resume")
+        raise UserError(f"{options.run}: nothing to resume, there is no last.pt; start without --resume")
     return options.resume or (exists and (options.auto_resume or was_restarted()))
 
 
-def open_run(options: TrainingOptions, splits: dict[str, Any]) -> TrainingRun:
+def start_or_resume_run(options: TrainingOptions, splits: dict[str, Any]) -> TrainingRun:
     """Check the run folder, choose the device and seed the weights; nothing is written yet.
 
     Returns:
         The run; `resume` of its options says whether it continues one.
 
     Raises:
-        ValueError: the folder already holds a run and `--resume` is not given, or the other way round.
+        UserError: the folder already holds a run and `--resume` is not given, or the other way round.
     """
-    options = replace(options, resume=goes_on(options))
-    if not options.resume and CheckpointHistory(options.run, options.keep_last).exists():
-        raise ValueError(
-            f"{options.run}: already holds a run; continue it with --resume or choose another --run folder"
-        )
-    ranks = find_ranks()
+    options = replace(options, resume=is_resuming(options))
+    if not options.resume and CheckpointRotation(options.run, options.keep_last).exists():
+        raise UserError(f"{options.run}: already holds a run; continue it with --resume or choose another --run folder")
+    ranks = distributed_context()
     torch.manual_seed(options.seed)
     compute = choose_compute(options.device, options.precision, ranks.local_rank)
     if options.deterministic:

@@ -13,8 +13,9 @@ from PIL import Image
 from torch.utils.tensorboard import SummaryWriter
 
 from utils.config.preset import Preset, preset_to_table
+from utils.errors import UserError
 from utils.io.checkpoint import git_commit
-from utils.io.files import read_json, replace_atomically, write_json, write_text
+from utils.io.files import atomic_write, read_json, write_json, write_text
 
 
 class RunLog:
@@ -42,7 +43,7 @@ class RunLog:
     def add_picture(self, epoch: int, picture: np.ndarray) -> None:
         """Record the picture of a validation, (h, w, 3) uint8; the newest also lies in the folder as validation.png."""
         self.writer.add_image("validation", picture, epoch, dataformats="HWC")
-        with replace_atomically(self.folder / "validation.png", suffix=".png") as partial:
+        with atomic_write(self.folder / "validation.png", suffix=".png") as partial:
             Image.fromarray(picture).save(partial)
 
     def close(self) -> None:
@@ -84,12 +85,12 @@ def read_configuration(folder: Path) -> dict[str, Any]:
     """What `write_configuration` recorded.
 
     Raises:
-        ValueError: there is no readable config.json, or it lacks something.
+        UserError: there is no readable config.json, or it lacks something.
     """
     content = read_json(folder / "config.json")
     missing = [name for name in ("options", "splits", "preset") if not isinstance(content.get(name), dict)]
     if missing:
-        raise ValueError(f"{folder}/config.json: has no {' and no '.join(missing)}; give the folder of a training run")
+        raise UserError(f"{folder}/config.json: has no {' and no '.join(missing)}; give the folder of a training run")
     return content
 
 

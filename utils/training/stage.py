@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from utils.config.preset import Preset
-from utils.training.optimization import Update
+from utils.training.optimization import OptimizerStep
 
 
 class Validation(NamedTuple):
@@ -54,7 +54,7 @@ class Stage(ABC):
         self.live: dict[str, nn.Module] = dict(parts)
 
     @abstractmethod
-    def optimize(self, batch: Any, update: Update) -> dict[str, torch.Tensor]:
+    def optimize(self, batch: Any, update: OptimizerStep) -> dict[str, torch.Tensor]:
         """One step of training: scalar losses by name, one of them "loss"."""
 
 
@@ -65,7 +65,7 @@ class LossStage(Stage):
     def training_step(self, batch: Any) -> dict[str, torch.Tensor]:
         """Forward pass: scalar losses by name; "loss" is the one to minimize."""
 
-    def optimize(self, batch: Any, update: Update) -> dict[str, torch.Tensor]:
+    def optimize(self, batch: Any, update: OptimizerStep) -> dict[str, torch.Tensor]:
         """Forward, backward, step."""
         with update.forward():
             losses = self.training_step(batch)

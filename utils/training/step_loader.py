@@ -7,13 +7,15 @@ from typing import Any
 
 from torch.utils.data import DataLoader
 
-MAX_DEATHS = 3
+from utils.errors import UserError
+
+MAX_WORKER_CRASHES = 3
 """Of workers in one epoch; more are no accident."""
 
 logger = logging.getLogger(__name__)
 
 
-class Feed:
+class StepLoader:
     """Batches of an epoch, grouped by the step that they make together.
 
     Args:
@@ -37,7 +39,7 @@ class Feed:
             first_step: the first one of the epoch wanted.
 
         Raises:
-            ValueError: samples cannot be read, or workers die again and again.
+            UserError: samples cannot be read, or workers die again and again.
         """
         samples: list[Any] = []
         num_read, deaths = first_step * self.batches_per_step, 0
@@ -50,13 +52,13 @@ class Feed:
                         yield samples
                         samples = []
             except ValueError as error:
-                raise ValueError(_last_line(error)) from error
+                raise UserError(_last_line(error)) from error
             except RuntimeError as error:
                 if "DataLoader worker" not in str(error) or "Caught" in str(error):
                     raise
                 deaths += 1
-                if deaths > MAX_DEATHS:
-                    raise ValueError(
+                if deaths > MAX_WORKER_CRASHES:
+                    raise UserError(
                         f"workers that read crops died {deaths} times in this epoch ({_last_line(error)}): memory may "
                         "be short. Use fewer --workers, or 0, give the container a larger /dev/shm, and --resume"
                     ) from error
@@ -81,4 +83,4 @@ def start_worker(_worker: int) -> None:
 
 def _last_line(error: Exception) -> str:
     """Of an error in a worker torch makes a whole traceback."""
-    return str(error).strip().splitlines()[-1].removeprefix("ValueError: ")
+    return str(error).strip().splitlines()[-1].removeprefix("UserError: ")

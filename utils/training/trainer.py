@@ -12,25 +12,26 @@ from tqdm import tqdm
 
 from utils.config.preset import ScheduleSettings, preset_to_table
 from utils.config.toml_dataclass import changed_keys
-from utils.io.checkpoint import load_parts, save_checkpoint
-from utils.io.files import remove_partials
+from utils.errors import UserError
+from utils.io.checkpoint import load_networks, save_checkpoint
+from utils.io.files import remove_temp_files
 from utils.runtime.command_line import STOPPED
 from utils.runtime.distributed import joined
 from utils.runtime.memory import TRAINING_LIMIT_MIB, keep_freed_memory
-from utils.runtime.sync_batchnorm import synchronize_norms
-from utils.training.checkpoint_rotation import CheckpointHistory
-from utils.training.errors import explained_out_of_memory, explained_write_failure
-from utils.training.loss_meter import Tally
-from utils.training.optimization import BufferGuard, NotFiniteError, Update, build_optimizer, learning_rate
-from utils.training.preemption import StopNow, StopRequest, any_rank_stops, runs_under_torchrun
+from utils.runtime.sync_batchnorm import convert_sync_batchnorm
+from utils.training.checkpoint_rotation import CheckpointRotation
+from utils.training.errors import reraise_out_of_memory, reraise_write_failure
+from utils.training.loss_meter import LossMeter
+from utils.training.optimization import BatchNormSnapshot, NotFiniteError, OptimizerStep, build_optimizer, learning_rate
+from utils.training.preemption import StopRequest, StopTraining, any_rank_requested_stop, runs_under_torchrun
 from utils.training.run import TrainingRun
 from utils.training.run_log import RunLog, write_configuration, write_status
 from utils.training.stage import Stage, Validation
-from utils.training.step_loader import Feed
+from utils.training.step_loader import StepLoader
 
 logger = logging.getLogger(__name__)
 
-NUM_TRIAL_CASES = 2
+NUM_SANITY_VAL_CASES = 2
 """Validated before the first step, so that a broken validation fails in minute one."""
 
 
@@ -44,25 +45,25 @@ class Trainer:
         run: options, device, ranks.
     """
 
-    def __init__(self, stage: Stage, feed: Feed, schedule: ScheduleSettings, run: TrainingRun) -> None:
+    def __init__(self, stage: Stage, feed: StepLoader, schedule: ScheduleSettings, run: TrainingRun) -> None:
         options, compute, ranks = run.options, run.compute, run.ranks
         self.stage, self.feed, self.schedule, self.run = stage, feed, schedule, run
         self.folder, self.compute, self.ranks = options.run, compute, ranks
         self.total_steps = options.max_steps or (options.epochs or schedule.epochs) * feed.steps_per_epoch
-        self.norms_are_shared = ranks.count > 1 and not options.local_norms
+        self.uses_sync_batchnorm = ranks.count > 1 and not options.local_norms
         for name, part in stage.parts.items():
             compute.place(part).requires_grad_(name in stage.trained)
-            if self.norms_are_shared and name in stage.trained:
-                synchronize_norms(part, compute.device.type)
+            if self.uses_sync_batchnorm and name in stage.trained:
+                convert_sync_batchnorm(part, compute.device.type)
         optimizers = {name: build_optimizer(stage.parts[name].parameters(), schedule) for name in stage.trained}
-        self.update = Update(optimizers, compute, ranks)
-        self.guard = BufferGuard([stage.parts[name] for name in stage.trained])
+        self.update = OptimizerStep(optimizers, compute, ranks)
+        self.guard = BatchNormSnapshot([stage.parts[name] for name in stage.trained])
         self.stop = StopRequest(options.max_minutes)
         self.epoch = 0
         self.step = 0
-        self.tally = Tally()
+        self.tally = LossMeter()
         self.best_score = -math.inf
-        self.history = CheckpointHistory(self.folder, options.keep_last)
+        self.history = CheckpointRotation(self.folder, options.keep_last)
         if options.resume:
             self._load()
         self.first_step = self.step  # each process makes a step or validates, however little time it has
@@ -76,35 +77,35 @@ class Trainer:
         """
         keep_freed_memory(limit_mib=TRAINING_LIMIT_MIB)
         stopped = False
-        memory = explained_out_of_memory(self.stage.name, self.feed.batch_size, self.stage.preset.grid.crop_size_vox)
+        memory = reraise_out_of_memory(self.stage.name, self.feed.batch_size, self.stage.preset.grid.crop_size_vox)
         with joined(self.ranks, self.compute.device.type), self.stop, memory:
             for name, part in self.stage.parts.items():
                 trained = name in self.stage.trained
-                live = self.ranks.wrap(part, copy_buffers=not self.norms_are_shared) if trained else part
+                live = self.ranks.wrap(part, copy_buffers=not self.uses_sync_batchnorm) if trained else part
                 self.stage.live[name] = torch.compile(live) if self.run.options.compile else live
             try:
                 self._fit()
-            except StopNow:
+            except StopTraining:
                 stopped = True
                 self._write_status("stopped")
         return STOPPED if stopped and not runs_under_torchrun() else 0
 
     def _fit(self) -> None:
         self._require_same_step()
-        if self.ranks.is_first:
-            remove_partials(self.folder)
+        if self.ranks.is_rank_zero:
+            remove_temp_files(self.folder)
             self._write_configuration()
             self._write_status("running")
-        log = RunLog(self.folder, self.epoch) if self.ranks.is_first else None
+        log = RunLog(self.folder, self.epoch) if self.ranks.is_rank_zero else None
         if not self._is_done():
             with self.stop.at_once():
-                self._validate(NUM_TRIAL_CASES)
+                self._validate(NUM_SANITY_VAL_CASES)
         progress = tqdm(
             total=self.total_steps,
             initial=self.step,
             unit="step",
             desc=self.stage.name,
-            disable=None if self.ranks.is_first else True,  # None: shown where a person watches
+            disable=None if self.ranks.is_rank_zero else True,  # None: shown where a person watches
         )
         with ExitStack() as stack:
             stack.callback(progress.close)
@@ -112,7 +113,7 @@ class Trainer:
                 stack.callback(log.close)
             while not self._is_done():
                 self._train_epoch(progress)
-                self._close_epoch(log)
+                self._end_epoch(log)
         self._write_status("finished")
 
     def _is_done(self) -> bool:
@@ -133,7 +134,7 @@ class Trainer:
                 progress.set_postfix(epoch=self.epoch, loss=f"{float(losses['loss']):.4f}", refresh=False)
             if self.step == self.total_steps:
                 break
-            if any_rank_stops(self.stop, self.ranks, self.compute.device):
+            if any_rank_requested_stop(self.stop, self.ranks, self.compute.device):
                 self._save_and_stop()
 
     def _make_step(self, samples: list[Any]) -> dict[str, torch.Tensor] | None:
@@ -144,22 +145,22 @@ class Trainer:
             for i, sample in enumerate(samples):
                 self.update.begin(i, len(samples))
                 batch = self.stage.prepare(_to_device(sample, self.compute.device))
-                with self._without_exchange(unless=self.update.is_last_batch):
+                with self._no_gradient_sync(unless=self.update.is_last_batch):
                     losses = self.stage.optimize(batch, self.update)
                 for name, value in losses.items():
                     sums[name] = sums.get(name, 0) + value.detach() / len(samples)
         except NotFiniteError as error:
-            self._skip_step(error, samples)
+            self._discard_step(error, samples)
             return None
         self.update.end()
         self.tally.add(sums)
         return sums
 
-    def _skip_step(self, error: NotFiniteError, samples: list[Any]) -> None:
+    def _discard_step(self, error: NotFiniteError, samples: list[Any]) -> None:
         """Leave out a step whose loss is not finite, undoing what it changed, or give up.
 
         Raises:
-            ValueError: too many in a row.
+            UserError: too many in a row.
         """
         self.update.drop()
         self.guard.restore()
@@ -169,13 +170,13 @@ class Trainer:
             logger.warning("step %d: %s and is left out; its cases are %s", self.step, error, cases)
         limit = self.run.options.max_skipped
         if self.tally.skipped_in_a_row >= limit:
-            raise ValueError(
+            raise UserError(
                 f"step {self.step}: {error}, and so it was in {limit} steps in a row (--max-skipped), last with cases "
                 f"{cases}; the last checkpoint is good. Lower the learning rate (--set "
                 f"{self.stage.name}.learning_rate=...), or use --precision fp32, and --resume"
             )
 
-    def _without_exchange(self, *, unless: bool) -> ExitStack:
+    def _no_gradient_sync(self, *, unless: bool) -> ExitStack:
         """A context in which ranks do not exchange gradients yet, because more are to be added."""
         stack = ExitStack()
         for part in () if unless else self.stage.live.values():
@@ -184,7 +185,7 @@ class Trainer:
                 stack.enter_context(inner.no_sync())
         return stack
 
-    def _close_epoch(self, log: RunLog | None) -> None:
+    def _end_epoch(self, log: RunLog | None) -> None:
         """Validate if it is time, record and save."""
         self.tally.share(self.ranks)
         last = self.step == self.total_steps
@@ -193,8 +194,8 @@ class Trainer:
         validation = None
         if last or (self.epoch + 1) % self.schedule.validate_every == 0:
             self._save_last()  # a validation may be long, and is repeated if it is cut short
-            if self.step > self.first_step and any_rank_stops(self.stop, self.ranks, self.compute.device):
-                raise StopNow
+            if self.step > self.first_step and any_rank_requested_stop(self.stop, self.ranks, self.compute.device):
+                raise StopTraining
             with self.stop.at_once():
                 validation = self._validate(self.schedule.validation_cases)
             values.update(score=validation.score, **validation.metrics)
@@ -204,18 +205,18 @@ class Trainer:
             self.best_score = validation.score
             self._save_best()
         self.epoch += 1
-        self.tally = Tally(skipped_in_a_row=self.tally.skipped_in_a_row)
+        self.tally = LossMeter(skipped_in_a_row=self.tally.skipped_in_a_row)
         self._save_last()
         self.ranks.wait()
-        if not last and any_rank_stops(self.stop, self.ranks, self.compute.device):
-            raise StopNow
+        if not last and any_rank_requested_stop(self.stop, self.ranks, self.compute.device):
+            raise StopTraining
 
     def _validate(self, num_cases: int) -> Validation:
         """Validate the same networks on all ranks."""
         for part in self.stage.parts.values():
             part.eval()
-        if not self.norms_are_shared:
-            self.ranks.copy_first([buffer for part in self.stage.parts.values() for buffer in part.buffers()])
+        if not self.uses_sync_batchnorm:
+            self.ranks.broadcast_from_rank0([buffer for part in self.stage.parts.values() for buffer in part.buffers()])
         with torch.no_grad():
             return self.stage.validate(num_cases)
 
@@ -231,12 +232,12 @@ class Trainer:
         """Save in the middle of an epoch.
 
         Raises:
-            StopNow: always.
+            StopTraining: always.
         """
         self.tally.share(self.ranks)
         self._save_last()
         self.ranks.wait()
-        raise StopNow
+        raise StopTraining
 
     def _write_configuration(self) -> None:
         stage, run = self.stage, self.run
@@ -251,16 +252,16 @@ class Trainer:
             ranks,
             options.accumulate,
             self.schedule.learning_rate,
-            "the batches of all ranks" if self.norms_are_shared else "each batch",
+            "the batches of all ranks" if self.uses_sync_batchnorm else "each batch",
         )
 
     def _write_status(self, state: str) -> None:
-        if self.ranks.is_first:
+        if self.ranks.is_rank_zero:
             reason = self.stop.reason or ""
             write_status(self.folder, state, step=self.step, total_steps=self.total_steps, reason=reason)
 
     def _save_last(self) -> None:
-        if self.ranks.is_first:
+        if self.ranks.is_rank_zero:
             stage, state = self.stage, self._state()
             self.history.write(
                 lambda path: save_checkpoint(
@@ -269,9 +270,9 @@ class Trainer:
             )
 
     def _save_best(self) -> None:
-        if self.ranks.is_first:
+        if self.ranks.is_rank_zero:
             path, stage = self.folder / "best.pt", self.stage
-            with explained_write_failure(path):
+            with reraise_write_failure(path):
                 save_checkpoint(path, stage=stage.name, preset=stage.preset, parts=stage.parts, state={})
 
     def _state(self) -> dict[str, Any]:
@@ -290,11 +291,11 @@ class Trainer:
         path, content = self.history.read()
         state = content["state"]
         if content["stage"] != self.stage.name or not state:
-            raise ValueError(
+            raise UserError(
                 f"{path}: expected the last.pt of stage {self.stage.name!r}, got one of {content['stage']!r}; "
                 "--resume continues the same script in the same --run folder"
             )
-        load_parts(self.stage.parts, content, self.stage.parts, path)
+        load_networks(self.stage.parts, content, self.stage.parts, path)
         changed = changed_keys(content["preset"], preset_to_table(self.stage.preset))
         if changed:
             logger.warning("%s: the run goes on with other values than it had of %s", path, ", ".join(changed))
@@ -306,14 +307,14 @@ class Trainer:
         if len(state["random_cuda"]) == torch.cuda.device_count():
             torch.cuda.set_rng_state_all(state["random_cuda"])
         self.epoch, self.step, self.best_score = state["epoch"], state["step"], state["best_score"]
-        self.tally = Tally.from_state(state["tally"], self.compute.device)
+        self.tally = LossMeter.from_state(state["tally"], self.compute.device)
 
     def _require_same_step(self) -> None:
         """Refuse ranks that found different checkpoints: their run folder is not shared."""
         device = self.compute.device
         mean = self.ranks.mean({"step": torch.tensor(float(self.step), device=device)})["step"]
         if self.ranks.any(float(mean) != self.step, device):
-            raise ValueError(
+            raise UserError(
                 f"{self.folder}: ranks found checkpoints of different steps (this one {self.step}); the run folder "
                 "must be the same for all machines"
             )

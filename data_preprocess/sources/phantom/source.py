@@ -13,7 +13,7 @@ import numpy as np
 from scipy import ndimage
 from scipy.spatial.transform import Rotation
 
-from data_preprocess.sources.base import RawCase, RawReference, is_wanted
+from data_preprocess.sources.base import RawCase, RawCaseHandle, is_wanted
 from data_preprocess.sources.phantom.anatomy import BODY, STRUCTURES
 from data_preprocess.sources.phantom.chest import CHEST, CHEST_TOP_Z_MM
 from data_preprocess.sources.phantom.shapes import Placed, Shape
@@ -116,15 +116,15 @@ class Painting(NamedTuple):
     """(D, H, W) uint8: 0 = background, else 1 + index into `ORGANS`."""
 
 
-def list_cases(folder: Path | None = None) -> list[RawReference]:
+def list_cases(folder: Path | None = None) -> list[RawCaseHandle]:
     """The phantoms of the demonstration, every fifth of them for testing; `folder` is not needed."""
     return [
-        RawReference(case_id=f"phantom_{seed:03d}", location=str(seed), split="test" if seed % 5 == 4 else "train")
+        RawCaseHandle(case_id=f"phantom_{seed:03d}", location=str(seed), split="test" if seed % 5 == 4 else "train")
         for seed in range(NUM_PHANTOMS)
     ]
 
 
-def read_case(reference: RawReference, preset: Preset | None = None) -> RawCase:
+def read_case(reference: RawCaseHandle, preset: Preset | None = None) -> RawCase:
     """Draw the phantom whose seed is the reference's location, with the preset's organs, or all."""
     raw = draw_phantom(int(reference.location))
     masks = {name: mask for name, mask in raw.masks.items() if is_wanted(name, preset)}

@@ -7,7 +7,7 @@ import pytest
 import SimpleITK as sitk
 
 from data_preprocess.export import export_case
-from data_preprocess.sources.base import RawReference
+from data_preprocess.sources.base import RawCaseHandle
 from data_preprocess.sources.openkbp import list_cases, read_case
 from utils.config.preset import load_preset
 
@@ -20,7 +20,7 @@ def archive(folder, path):
 
 
 def reference(path, case_id="pt_1"):
-    return RawReference(case_id=case_id, location=str(path), split="train")
+    return RawCaseHandle(case_id=case_id, location=str(path), split="train")
 
 
 @pytest.fixture

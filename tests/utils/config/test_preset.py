@@ -121,7 +121,7 @@ def test_all_problems_are_reported_together_with_file_and_key():
         ("grid.roi_size_vox=[16,24,96]", "grid.roi_size_vox: [16, 24, 96] does not fit the crop [40, 80, 80]"),
         ("intensity.clip_hu=[300,-100]", "intensity.clip_hu: expected [low, high], got [300.0, -100.0]"),
         ("augmentation.zoom_z=[0,1]", "augmentation.zoom_z: expected 0.1 to 10, got [0.0, 1.0]"),
-        ("sampling.organ_share=1.5", "sampling.organ_share: expected 0 to 1, got 1.5"),
+        ("sampling.organ_fraction=1.5", "sampling.organ_fraction: expected 0 to 1, got 1.5"),
         ("sol.validate_every=0", "sol.validate_every: expected at least 1, got 0"),
         ("backbone.learning_rate=nan", "backbone.learning_rate: expected at least 0, got nan"),
         ("left_right_pairs=[['chiasm','nose']]", "left_right_pairs: nose is not among the organs"),

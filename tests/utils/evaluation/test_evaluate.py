@@ -8,7 +8,7 @@ from utils.evaluation.evaluate import Settings, evaluate_cases, match_cases
 from utils.evaluation.metrics import Status
 from utils.evaluation.tolerances import Tolerances
 from utils.imaging.geometry import Geometry
-from utils.io.segmentations import Naming, find_cases
+from utils.io.segmentations import OrganNameResolver, find_cases
 from utils.io.volumes import Volume, write_volume
 
 GRID = Geometry(size_zyx=(6, 8, 10), spacing_zyx_mm=(3.0, 2.0, 1.0))
@@ -26,7 +26,7 @@ def write_mask(path, start=None, grid=GRID):
 def evaluate(folder, preset=None, resample=False, num_workers=1):
     preset = load_preset(preset) if preset else None
     settings = Settings(preset=preset, tolerances=Tolerances([], preset), resample=resample)
-    sides = [find_cases([folder / side], Naming(preset)) for side in ("pred", "ref")]
+    sides = [find_cases([folder / side], OrganNameResolver(preset)) for side in ("pred", "ref")]
     return evaluate_cases(match_cases(*sides), settings, num_workers, "test")
 
 

@@ -7,7 +7,7 @@ import pytest
 
 from utils.evaluation.evaluate import Evaluation
 from utils.evaluation.metrics import METRICS, OrganScores, ScoreRow, Status
-from utils.evaluation.report import build_report, comparison_table, score_table, screen_text, write_report
+from utils.evaluation.report import build_report, comparison_table, format_console_report, score_table, write_report
 
 
 def make(case_id, organ, dice, hd95_mm, status=Status.SCORED):
@@ -58,7 +58,7 @@ def test_comparison_table_shows_the_shift_and_says_identical(report):
 
 
 def test_the_screen_shows_scores_worst_cases_and_comparison(report):
-    text = screen_text(report)
+    text = format_console_report(report)
     assert "mean of small" in text
     assert "worst Dice in" in text
     assert "Prediction - other" in text
@@ -87,4 +87,4 @@ def test_without_comparison_and_preset_there_is_less(report, tmp_path):
     report = build_report(evaluation(), None, None, {})
     write_report(tmp_path, report)
     assert {path.name for path in tmp_path.iterdir()} == {"scores.csv", "summary.csv", "summary.json"}
-    assert "mean of large" not in screen_text(report)
+    assert "mean of large" not in format_console_report(report)

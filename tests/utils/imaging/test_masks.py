@@ -3,7 +3,7 @@
 import numpy as np
 
 from utils.imaging.geometry import Geometry
-from utils.imaging.masks import crop_mask, empty_mask, join_masks, resample_mask
+from utils.imaging.masks import crop_mask, crop_to_common_box, empty_mask, resample_mask
 
 GRID = Geometry(size_zyx=(6, 8, 10), spacing_zyx_mm=(3.0, 2.0, 1.0), origin_xyz_mm=(-5.0, 7.0, 11.0))
 
@@ -33,16 +33,16 @@ def test_a_mask_without_voxels_is_empty():
 
 
 def test_joined_masks_share_one_box():
-    first, second = join_masks(box((0, 2), (0, 2), (0, 2)), box((1, 3), (4, 5), (1, 2)))
+    first, second = crop_to_common_box(box((0, 2), (0, 2), (0, 2)), box((1, 3), (4, 5), (1, 2)))
     assert first.shape == second.shape == (3, 5, 2)
     assert (first.sum(), second.sum()) == (8, 2)
     assert second[1:3, 4, 1].all()
 
 
 def test_an_empty_mask_joins_as_background():
-    filled, nothing = join_masks(box((1, 2), (3, 5), (4, 7)), empty_mask(GRID))
+    filled, nothing = crop_to_common_box(box((1, 2), (3, 5), (4, 7)), empty_mask(GRID))
     assert (filled.shape, filled.sum(), nothing.sum()) == ((1, 2, 3), 6, 0)
-    assert join_masks(empty_mask(GRID), empty_mask(GRID))[0].size == 0
+    assert crop_to_common_box(empty_mask(GRID), empty_mask(GRID))[0].size == 0
 
 
 def test_resampling_onto_the_same_grid_changes_nothing():

@@ -8,7 +8,13 @@ import torch
 from torch import nn
 
 from utils.config.preset import load_preset
-from utils.io.checkpoint import checkpoint_preset, load_initial_parts, load_parts, read_checkpoint, require_parts
+from utils.io.checkpoint import (
+    checkpoint_preset,
+    load_initial_networks,
+    load_networks,
+    read_checkpoint,
+    require_networks,
+)
 from utils.io.checkpoint import save_checkpoint as save
 
 PRESET = load_preset("phantom")
@@ -38,7 +44,7 @@ def test_round_trip(path):
     assert checkpoint_preset(content, path) == PRESET
     torch.manual_seed(0)
     original, loaded = network(), network()
-    load_parts({"s_net": loaded}, content, ["s_net"], path)
+    load_networks({"s_net": loaded}, content, ["s_net"], path)
     assert same_weights(loaded, original)
 
 
@@ -94,7 +100,7 @@ def test_weights_that_do_not_fit_are_named_and_nothing_is_loaded(path):
     with pytest.raises(
         ValueError, match=r"last\.pt: its s_net does not fit .*0\.weight: expected \(5, 1, 3, 3, 3\), got"
     ):
-        load_parts({"s_net": wider}, content, ["s_net"], path)
+        load_networks({"s_net": wider}, content, ["s_net"], path)
     assert all(torch.equal(before[key], value) for key, value in wider.state_dict().items())
 
 
@@ -107,14 +113,14 @@ def test_weights_that_do_not_fit_are_named_and_nothing_is_loaded(path):
 )
 def test_missing_and_superfluous_weights_are_named(changed, message, path):
     with pytest.raises(ValueError, match=message):
-        load_parts({"s_net": changed}, read_checkpoint(path), ["s_net"], path)
+        load_networks({"s_net": changed}, read_checkpoint(path), ["s_net"], path)
 
 
 def test_a_checkpoint_without_the_parts_needed_names_its_stage_and_the_remedy(path):
     with pytest.raises(
         ValueError, match="expected a checkpoint with sos_net, got one of stage 'sol'.*; train it first"
     ):
-        require_parts(read_checkpoint(path), ["s_net", "sos_net"], path, "train it first")
+        require_networks(read_checkpoint(path), ["s_net", "sos_net"], path, "train it first")
 
 
 def test_initial_parts_are_what_checkpoints_share_and_the_later_wins(path, tmp_path):
@@ -123,7 +129,7 @@ def test_initial_parts_are_what_checkpoints_share_and_the_later_wins(path, tmp_p
     save(second, stage="backbone", preset=PRESET, parts={"s_net": other})
     parts = {"s_net": network(), "sol_net": network(2), "sos_net": network(4)}
     untouched = {key: value.clone() for key, value in parts["sos_net"].state_dict().items()}
-    load_initial_parts(parts, [path, second], PRESET, required=("s_net", "sol_net"))
+    load_initial_networks(parts, [path, second], PRESET, required=("s_net", "sol_net"))
     assert same_weights(parts["s_net"], other)
     assert torch.equal(parts["sol_net"][0].weight, read_checkpoint(path)["parts"]["sol_net"]["0.weight"])
     assert all(torch.equal(untouched[key], value) for key, value in parts["sos_net"].state_dict().items())
@@ -131,12 +137,12 @@ def test_initial_parts_are_what_checkpoints_share_and_the_later_wins(path, tmp_p
 
 def test_initial_parts_that_are_required_must_come_from_somewhere(path):
     with pytest.raises(ValueError, match="no checkpoint with a trained s_net was given; train it"):
-        load_initial_parts({"s_net": network()}, [], PRESET, required=("s_net",), remedy="train it")
+        load_initial_networks({"s_net": network()}, [], PRESET, required=("s_net",), remedy="train it")
     with pytest.raises(ValueError, match="expected a checkpoint with autoencoder, got one of stage 'sol'"):
-        load_initial_parts({"autoencoder": network()}, [path], PRESET)
+        load_initial_networks({"autoencoder": network()}, [path], PRESET)
 
 
 def test_initial_parts_of_the_same_organs_in_another_order_are_refused(path):
     swapped = replace(PRESET, organs=PRESET.organs[::-1])
     with pytest.raises(ValueError, match="Give a checkpoint of the same organs in the same order"):
-        load_initial_parts({"s_net": network()}, [path], swapped)
+        load_initial_networks({"s_net": network()}, [path], swapped)

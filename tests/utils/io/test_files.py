@@ -2,7 +2,7 @@
 
 import pytest
 
-from utils.io.files import read_json, replace_atomically, require_safe_name, write_json, write_text
+from utils.io.files import atomic_write, read_json, require_safe_name, write_json, write_text
 
 
 def names_in(folder):
@@ -11,7 +11,7 @@ def names_in(folder):
 
 def test_a_file_appears_when_complete_with_its_folder(tmp_path):
     path = tmp_path / "new" / "a.json"
-    with replace_atomically(path) as partial:
+    with atomic_write(path) as partial:
         partial.write_text("half")
         assert not path.exists()
         partial.write_text("whole")
@@ -25,7 +25,7 @@ def test_a_failure_in_the_middle_leaves_the_old_file(tmp_path, failure):
     path.write_text("old")
 
     def write_half():
-        with replace_atomically(path) as partial:
+        with atomic_write(path) as partial:
             partial.write_text("half of the n")
             raise failure
 
@@ -39,7 +39,7 @@ def test_a_folder_is_replaced_as_a_whole(tmp_path):
     path = tmp_path / "case"
     path.mkdir()
     (path / "old.npy").write_text("old")
-    with replace_atomically(path) as partial:
+    with atomic_write(path) as partial:
         partial.mkdir()
         (partial / "new.npy").write_text("new")
         assert names_in(path) == ["old.npy"]
@@ -49,7 +49,7 @@ def test_a_folder_is_replaced_as_a_whole(tmp_path):
 
 def test_a_failure_in_a_folder_leaves_nothing(tmp_path):
     def write_half():
-        with replace_atomically(tmp_path / "case") as partial:
+        with atomic_write(tmp_path / "case") as partial:
             partial.mkdir()
             (partial / "image.npy").write_text("half")
             raise OSError("disk full")
@@ -60,7 +60,7 @@ def test_a_failure_in_a_folder_leaves_nothing(tmp_path):
 
 
 def test_the_temporary_name_keeps_the_suffix_that_writers_look_at(tmp_path):
-    with replace_atomically(tmp_path / "a.nii.gz", suffix=".nii.gz") as partial:
+    with atomic_write(tmp_path / "a.nii.gz", suffix=".nii.gz") as partial:
         assert partial.name.endswith(".nii.gz")
         partial.write_text("x")
 

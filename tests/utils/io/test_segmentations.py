@@ -8,12 +8,12 @@ import pytest
 from utils.config.preset import load_preset
 from utils.imaging.geometry import Geometry
 from utils.io.color_table import segment_metadata, write_color_table
-from utils.io.segmentations import Naming, case_ct, find_cases, open_structures, require_names
+from utils.io.segmentations import OrganNameResolver, case_ct, find_cases, open_structures, require_names
 from utils.io.volumes import Volume, write_volume
 
 SHAPE = (4, 5, 6)
 GRID = Geometry(size_zyx=SHAPE, spacing_zyx_mm=(3.0, 2.0, 1.0))
-NAMELESS = Naming(None)
+NAMELESS = OrganNameResolver(None)
 
 
 def write(path, values=(1,), dtype=np.uint8, metadata=None, grid=GRID):
@@ -25,7 +25,7 @@ def write(path, values=(1,), dtype=np.uint8, metadata=None, grid=GRID):
 
 @pytest.fixture
 def pddca():
-    return Naming(load_preset("pddca"))
+    return OrganNameResolver(load_preset("pddca"))
 
 
 def test_a_folder_of_label_maps_is_many_cases(tmp_path):

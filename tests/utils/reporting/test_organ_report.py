@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from utils.imaging.geometry import Geometry
-from utils.reporting.organ_report import Evidence, describe_organs
+from utils.reporting.organ_report import OrganConfidence, describe_organs
 
 SIZE = (8, 10, 12)
 GEOMETRY = Geometry(size_zyx=SIZE, spacing_zyx_mm=(3.0, 2.0, 1.0), origin_xyz_mm=(100.0, -50.0, 7.0))
@@ -40,7 +40,7 @@ def test_voxels_that_touch_by_a_corner_are_one_component(label, tiny_preset):
 
 
 def test_what_is_not_there_is_said(label, tiny_preset):
-    mandible = describe_organs(label, GEOMETRY, tiny_preset, {"mandible": Evidence(peak=0.1)})["mandible"]
+    mandible = describe_organs(label, GEOMETRY, tiny_preset, {"mandible": OrganConfidence(peak=0.1)})["mandible"]
     assert mandible["flags"] == ["not found"]
     assert mandible["num_voxels"] == mandible["components"] == 0
     assert mandible["peak"] == 0.1
@@ -50,12 +50,12 @@ def test_what_is_not_there_is_said(label, tiny_preset):
 @pytest.mark.parametrize(
     ("evidence", "flags"),
     [
-        (Evidence(), []),
-        (Evidence(confidence=0.9, peak=0.7, plausibility=0.8), []),
-        (Evidence(confidence=0.59), ["low confidence"]),
-        (Evidence(confidence=0.9, peak=0.1, peak_found=False), ["low confidence"]),
-        (Evidence(plausibility=0.59), ["implausible shape"]),
-        (Evidence(confidence=0.5, plausibility=0.1), ["low confidence", "implausible shape"]),
+        (OrganConfidence(), []),
+        (OrganConfidence(confidence=0.9, peak=0.7, plausibility=0.8), []),
+        (OrganConfidence(confidence=0.59), ["low confidence"]),
+        (OrganConfidence(confidence=0.9, peak=0.1, peak_found=False), ["low confidence"]),
+        (OrganConfidence(plausibility=0.59), ["implausible shape"]),
+        (OrganConfidence(confidence=0.5, plausibility=0.1), ["low confidence", "implausible shape"]),
     ],
 )
 def test_flags_follow_the_evidence(evidence, flags, label, tiny_preset):
@@ -78,7 +78,7 @@ def test_sides_are_those_of_the_patient(label, tiny_preset):
 
 
 def test_evidence_is_told_in_numbers(label, tiny_preset):
-    known = Evidence(confidence=0.91234, peak=0.5, peak_xyz_mm=(1.234, 2.0, 3.0), segmented_by="SOS-Net")
+    known = OrganConfidence(confidence=0.91234, peak=0.5, peak_xyz_mm=(1.234, 2.0, 3.0), segmented_by="SOS-Net")
     chiasm = describe_organs(label, GEOMETRY, tiny_preset, {"chiasm": known})["chiasm"]
     assert (chiasm["confidence"], chiasm["peak"], chiasm["segmented_by"]) == (0.9123, 0.5, "SOS-Net")
     assert chiasm["peak_xyz_mm"] == [1.23, 2.0, 3.0]

@@ -10,7 +10,7 @@ import pytest
 from utils.imaging.geometry import Geometry
 from utils.io.files import write_json
 from utils.io.volumes import Volume, read_volume
-from utils.reporting.output_files import OutputFiles, finished_report, write_summary
+from utils.reporting.output_files import OutputFiles, load_if_up_to_date, write_summary
 from utils.runtime.command_line import Shard
 from utils.runtime.prefetch import read_ahead
 
@@ -23,15 +23,15 @@ def files(tmp_path):
 
 
 def test_a_case_is_done_with_the_same_ct_and_settings_only(files):
-    assert finished_report(files, RUN) is None
+    assert load_if_up_to_date(files, RUN) is None
     write_json(files.report, {**RUN, "organs": {}})
-    assert finished_report(files, RUN) is None  # the label map is missing
+    assert load_if_up_to_date(files, RUN) is None  # the label map is missing
     files.label.write_bytes(b"")
-    assert finished_report(files, RUN) == {**RUN, "organs": {}}
-    assert finished_report(files, {**RUN, "ct": "elsewhere/pt.nii.gz"}) is None
-    assert finished_report(files, {**RUN, "settings": {**RUN["settings"], "overlap": 0.5}}) is None
+    assert load_if_up_to_date(files, RUN) == {**RUN, "organs": {}}
+    assert load_if_up_to_date(files, {**RUN, "ct": "elsewhere/pt.nii.gz"}) is None
+    assert load_if_up_to_date(files, {**RUN, "settings": {**RUN["settings"], "overlap": 0.5}}) is None
     files.report.write_text("{ half")
-    assert finished_report(files, RUN) is None
+    assert load_if_up_to_date(files, RUN) is None
 
 
 def test_remains_of_a_killed_run_are_removed_and_other_cases_are_not(files, tmp_path):
@@ -40,7 +40,7 @@ def test_remains_of_a_killed_run_are_removed_and_other_cases_are_not(files, tmp_
     kept = {"pt_2.json", ".pt_2.nii.gz.77.partial.nii.gz", "pt.nii.gz"}
     for name in kept:
         (tmp_path / name).write_text("")
-    files.remove_remains()
+    files.remove_temp_files()
     assert {path.name for path in tmp_path.iterdir()} == kept
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from utils.reporting.overlay import PANEL_PX, Cut, choose_cuts, render_case, save_png
+from utils.reporting.overlay import PANEL_PX, SlicePlane, choose_cuts, render_case, save_png
 
 SPACING = (2.5, 1.0, 2.0)
 COLORS = ((255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 0, 255))
@@ -56,10 +56,10 @@ def test_window_maps_to_black_and_white():
 
 def test_head_is_up_and_left_is_on_the_right(image: np.ndarray):
     image[9:] = 240
-    assert Cut(1, 0).of(image)[0, 0] == 240
-    assert Cut(1, 0).of(image)[-1, 0] == 40
-    assert Cut(2, 3).of(image).shape == (12, 40)
-    np.testing.assert_array_equal(Cut(0, 10).of(image), image[10])
+    assert SlicePlane(1, 0).of(image)[0, 0] == 240
+    assert SlicePlane(1, 0).of(image)[-1, 0] == 40
+    assert SlicePlane(2, 3).of(image).shape == (12, 40)
+    np.testing.assert_array_equal(SlicePlane(0, 10).of(image), image[10])
 
 
 def test_reference_and_heatmap_are_drawn(image: np.ndarray, label: np.ndarray):
@@ -96,8 +96,10 @@ def test_cuts_without_organs():
     shape = (4, 6, 8)
     heatmap = np.zeros(shape)
     heatmap[3, 1, 7] = 0.4
-    assert choose_cuts(None, None, shape) == [[Cut(0, 2), Cut(1, 3), Cut(2, 4)]]
-    assert choose_cuts(np.zeros(shape, np.uint8), heatmap, shape) == [[Cut(0, 3), Cut(1, 1), Cut(2, 7)]]
+    assert choose_cuts(None, None, shape) == [[SlicePlane(0, 2), SlicePlane(1, 3), SlicePlane(2, 4)]]
+    assert choose_cuts(np.zeros(shape, np.uint8), heatmap, shape) == [
+        [SlicePlane(0, 3), SlicePlane(1, 1), SlicePlane(2, 7)]
+    ]
 
 
 def test_empty_label_map_is_drawn(image: np.ndarray):

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from utils.runtime.sync_batchnorm import SynchronizedBatchNorm3d, shares_norms, synchronize_norms
+from utils.runtime.sync_batchnorm import SynchronizedBatchNorm3d, convert_sync_batchnorm, uses_sync_batchnorm
 
 
 def networks():
@@ -16,7 +16,7 @@ def networks():
     synchronized = nn.Sequential(nn.Conv3d(2, 4, 3), nn.Sequential(nn.BatchNorm3d(4, momentum=0.3), nn.ReLU()))
     synchronized.load_state_dict(plain.state_dict())
     weights = dict(synchronized.named_parameters())
-    synchronize_norms(synchronized, "cpu")
+    convert_sync_batchnorm(synchronized, "cpu")
     assert all(weights[name] is weight for name, weight in synchronized.named_parameters())
     return plain, synchronized
 
@@ -38,9 +38,9 @@ def test_outputs_gradients_and_statistics_are_those_of_batch_norm():
 
 def test_only_training_needs_all_ranks():
     plain, synchronized = networks()
-    assert not shares_norms(plain)
-    assert shares_norms(synchronized)
-    assert not shares_norms(synchronized.eval())
+    assert not uses_sync_batchnorm(plain)
+    assert uses_sync_batchnorm(synchronized)
+    assert not uses_sync_batchnorm(synchronized.eval())
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

@@ -9,7 +9,7 @@ from torch import nn
 
 from utils.config.preset import load_preset
 from utils.io.checkpoint import save_checkpoint
-from utils.training.checkpoint_rotation import CheckpointHistory
+from utils.training.checkpoint_rotation import CheckpointRotation
 
 PRESET = load_preset("phantom")
 
@@ -29,7 +29,7 @@ def steps_of(folder):
 
 @pytest.fixture
 def run(tmp_path):
-    history = CheckpointHistory(tmp_path, num_kept=3)
+    history = CheckpointRotation(tmp_path, num_kept=3)
     for step in range(5):
         history.write(save(step))
     return tmp_path
@@ -41,7 +41,7 @@ def test_as_many_are_kept_as_asked_for(run):
 
 
 def test_one_kept_is_last_pt_alone(tmp_path):
-    history = CheckpointHistory(tmp_path, num_kept=1)
+    history = CheckpointRotation(tmp_path, num_kept=1)
     for step in range(2):
         history.write(save(step))
     assert steps_of(tmp_path) == {"last.pt": 1}
@@ -51,7 +51,7 @@ def test_one_kept_is_last_pt_alone(tmp_path):
 def test_a_truncated_newest_falls_back_to_the_one_before_and_says_so(share, run, caplog):
     newest = run / "last.pt"
     newest.write_bytes(newest.read_bytes()[: int(share * newest.stat().st_size)])
-    history = CheckpointHistory(run, num_kept=3)
+    history = CheckpointRotation(run, num_kept=3)
     path, content = history.read()
     assert (path.name, content["state"]["step"]) == ("last.1.pt", 3)
     assert "last.pt: is damaged" in caplog.text
@@ -65,13 +65,13 @@ def test_any_flipped_bit_is_noticed_or_harmless(run):
     """The archive carries a checksum of every record; what is not in a record is names, sizes and padding."""
     path = run / "last.pt"
     whole, rng = path.read_bytes(), np.random.default_rng(0)
-    expected = CheckpointHistory(run, 1).read()[1]["parts"]["sol_net"]
+    expected = CheckpointRotation(run, 1).read()[1]["parts"]["sol_net"]
     noticed = 0
     for _ in range(60):
         place = int(rng.integers(len(whole)))
         path.write_bytes(whole[:place] + bytes([whole[place] ^ 1 << int(rng.integers(8))]) + whole[place + 1 :])
         try:
-            read, content = CheckpointHistory(run, 3).read()
+            read, content = CheckpointRotation(run, 3).read()
         finally:
             path.write_bytes(whole)
         noticed += read.name == "last.1.pt"
@@ -84,9 +84,9 @@ def test_all_damaged_is_an_error_that_names_them(run):
     for path in run.glob("last*.pt"):
         path.write_bytes(b"")
     with pytest.raises(ValueError, match=r"last\.pt: is damaged.*last\.1\.pt: is damaged.*last\.2\.pt: is damaged"):
-        CheckpointHistory(run, 3).read()
+        CheckpointRotation(run, 3).read()
     with pytest.raises(ValueError, match="nothing to resume"):
-        CheckpointHistory(run / "elsewhere", 3).read()
+        CheckpointRotation(run / "elsewhere", 3).read()
 
 
 class PowerCutError(BaseException):
@@ -106,8 +106,8 @@ def test_dying_between_two_renames_loses_nothing_but_the_new_one(renames_done, r
     with monkeypatch.context() as patch:
         patch.setattr(os, "replace", dying_replace)
         with pytest.raises(PowerCutError):
-            CheckpointHistory(run, 3).write(save(5))
-    assert CheckpointHistory(run, 3).exists()
-    assert CheckpointHistory(run, 3).read()[1]["state"]["step"] == 4
-    CheckpointHistory(run, 3).write(save(5))
-    assert CheckpointHistory(run, 3).read()[1]["state"]["step"] == 5
+            CheckpointRotation(run, 3).write(save(5))
+    assert CheckpointRotation(run, 3).exists()
+    assert CheckpointRotation(run, 3).read()[1]["state"]["step"] == 4
+    CheckpointRotation(run, 3).write(save(5))
+    assert CheckpointRotation(run, 3).read()[1]["state"]["step"] == 5

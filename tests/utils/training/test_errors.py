@@ -5,7 +5,7 @@ import errno
 import pytest
 import torch
 
-from utils.training.errors import explained_out_of_memory, explained_write_failure
+from utils.training.errors import reraise_out_of_memory, reraise_write_failure
 
 
 def run_out_of_gpu_memory():
@@ -19,7 +19,7 @@ def run_out_of_cpu_memory():
 @pytest.mark.parametrize("exhaust", [run_out_of_gpu_memory, run_out_of_cpu_memory])
 def test_out_of_memory_names_the_settings_that_reduce_it(exhaust):
     expected = pytest.raises(ValueError, match="out of memory with 4 crops of 40x192x192 voxels")
-    with expected as caught, explained_out_of_memory("backbone", 4, (40, 192, 192)):
+    with expected as caught, reraise_out_of_memory("backbone", 4, (40, 192, 192)):
         exhaust()
     text = str(caught.value)
     for setting in ("--batch-size 2 --accumulate 2", "--precision bf16", "grid.crop_size_vox", "networks.width"):
@@ -28,12 +28,12 @@ def test_out_of_memory_names_the_settings_that_reduce_it(exhaust):
 
 
 def test_other_errors_stay_what_they_are():
-    with pytest.raises(RuntimeError, match="shape"), explained_out_of_memory("backbone", 1, (1, 1, 1)):
+    with pytest.raises(RuntimeError, match="shape"), reraise_out_of_memory("backbone", 1, (1, 1, 1)):
         raise RuntimeError("shape '[2]' is invalid")
 
 
 def test_a_batch_of_one_is_not_to_be_halved():
-    with pytest.raises(ValueError, match=r"Use --precision bf16"), explained_out_of_memory("backbone", 1, (1, 1, 1)):
+    with pytest.raises(ValueError, match=r"Use --precision bf16"), reraise_out_of_memory("backbone", 1, (1, 1, 1)):
         run_out_of_gpu_memory()
 
 
@@ -44,5 +44,5 @@ def test_a_write_failure_says_why_and_what_is_left(kept, tmp_path):
         path.touch()
     expected = "the checkpoint written before is still there" if kept else "there is none from before"
     message = rf"last\.pt: could not be written \(No space left.* MiB free\); {expected}"
-    with pytest.raises(OSError, match=message), explained_write_failure(path):
+    with pytest.raises(OSError, match=message), reraise_write_failure(path):
         raise OSError(errno.ENOSPC, "No space left on device")

@@ -3,11 +3,11 @@
 import pytest
 import torch
 
-from utils.training.loss_meter import Tally
+from utils.training.loss_meter import LossMeter
 
 
 def test_means_are_of_the_steps_taken():
-    tally = Tally()
+    tally = LossMeter()
     tally.add({"loss": torch.tensor(1.0)})
     tally.skip()
     tally.skip()
@@ -18,15 +18,15 @@ def test_means_are_of_the_steps_taken():
 
 
 def test_an_epoch_without_a_step_taken_has_no_loss():
-    tally = Tally()
+    tally = LossMeter()
     tally.skip()
     assert tally.means() == {"skipped": 1}
 
 
 def test_round_trip_through_a_checkpoint():
-    tally = Tally(skipped_in_a_row=1)
+    tally = LossMeter(skipped_in_a_row=1)
     for value in (0.1, 0.2, 0.3):
         tally.add({"loss": torch.tensor(value)})
-    again = Tally.from_state(tally.state(), torch.device("cpu"))
+    again = LossMeter.from_state(tally.state(), torch.device("cpu"))
     assert again == tally
     assert again.means()["loss"] == pytest.approx(0.2)

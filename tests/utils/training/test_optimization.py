@@ -9,7 +9,7 @@ from torch import nn
 
 from utils.config.preset import ScheduleSettings
 from utils.runtime.device import Compute
-from utils.training.optimization import BufferGuard, NotFiniteError, Update, build_optimizer, learning_rate
+from utils.training.optimization import BatchNormSnapshot, NotFiniteError, OptimizerStep, build_optimizer, learning_rate
 
 CPU = Compute(device=torch.device("cpu"), precision="fp32")
 
@@ -22,7 +22,9 @@ def weight(value=1.0):
 
 def test_an_update_steps_only_the_optimizers_named_by_hand():
     left, right = weight(), weight()
-    update = Update({"left": torch.optim.SGD(left.parameters()), "right": torch.optim.SGD(right.parameters())}, CPU)
+    update = OptimizerStep(
+        {"left": torch.optim.SGD(left.parameters()), "right": torch.optim.SGD(right.parameters())}, CPU
+    )
     update.set_learning_rate(0.25)
     update((left(torch.ones(1, 1)) * right(torch.full((1, 1), 2.0))).sum(), "left")
     assert left.weight.item() == 1 - 0.25 * 2
@@ -31,7 +33,7 @@ def test_an_update_steps_only_the_optimizers_named_by_hand():
 
 def test_batches_of_a_step_add_up_to_the_gradient_of_their_mean():
     layer = weight()
-    update = Update({"part": torch.optim.SGD(layer.parameters(), lr=1.0)}, CPU)
+    update = OptimizerStep({"part": torch.optim.SGD(layer.parameters(), lr=1.0)}, CPU)
     for step in range(2):
         before = layer.weight.item()
         for i, x in enumerate((1.0, 3.0, 5.0)):
@@ -45,7 +47,7 @@ def test_batches_of_a_step_add_up_to_the_gradient_of_their_mean():
 @pytest.mark.parametrize("factor", [math.nan, math.inf])
 def test_a_loss_that_is_not_finite_changes_nothing(factor):
     layer = weight()
-    update = Update({"part": torch.optim.SGD(layer.parameters(), lr=1.0)}, CPU)
+    update = OptimizerStep({"part": torch.optim.SGD(layer.parameters(), lr=1.0)}, CPU)
     with pytest.raises(NotFiniteError, match="the loss is (nan|inf)"):
         update(factor * layer(torch.ones(1, 1)).sum(), "part")
     assert layer.weight.item() == 1
@@ -53,7 +55,7 @@ def test_a_loss_that_is_not_finite_changes_nothing(factor):
 
 def test_a_finite_loss_with_an_infinite_gradient_changes_nothing():
     layer = weight(0.0)
-    update = Update({"part": torch.optim.SGD(layer.parameters(), lr=1.0)}, CPU)
+    update = OptimizerStep({"part": torch.optim.SGD(layer.parameters(), lr=1.0)}, CPU)
     with pytest.raises(NotFiniteError, match="the gradient of part is not finite"):
         update(layer(torch.ones(1, 1)).sqrt().sum(), "part")  # 0, with slope 1 / 0
     update.drop()
@@ -63,7 +65,7 @@ def test_a_finite_loss_with_an_infinite_gradient_changes_nothing():
 
 def test_buffers_are_put_back():
     norm = nn.BatchNorm1d(1)
-    guard = BufferGuard([norm])
+    guard = BatchNormSnapshot([norm])
     norm(torch.tensor([[1.0], [3.0]]))
     guard.keep()
     norm(torch.tensor([[math.nan], [3.0]]))

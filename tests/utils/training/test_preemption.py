@@ -5,7 +5,7 @@ import signal
 
 import pytest
 
-from utils.training.preemption import StopNow, StopRequest, runs_under_torchrun, was_restarted
+from utils.training.preemption import StopRequest, StopTraining, runs_under_torchrun, was_restarted
 
 
 def send(number):
@@ -27,9 +27,9 @@ def test_a_signal_asks_and_a_second_one_ends_at_once(number):
 
 def test_where_nothing_is_lost_a_signal_stops_at_once():
     with StopRequest() as stop:
-        with stop.at_once(), pytest.raises(StopNow):
+        with stop.at_once(), pytest.raises(StopTraining):
             send(signal.SIGTERM)
-        with pytest.raises(StopNow), stop.at_once():
+        with pytest.raises(StopTraining), stop.at_once():
             pytest.fail("the request from before is still there")
 
 

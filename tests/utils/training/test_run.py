@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from utils.training.run import TrainingOptions, open_run, parse_training_options
+from utils.training.run import TrainingOptions, parse_training_options, start_or_resume_run
 
 REQUIRED = ["--cases", "cases", "--run", "run"]
 
@@ -63,16 +63,16 @@ def test_impossible_values_are_refused_with_status_2(wrong, capsys):
 
 def test_a_run_folder_is_neither_overwritten_nor_made_up(tmp_path):
     fresh = TrainingOptions(cases=tmp_path, run=tmp_path / "run", device="cpu", precision="fp32", seed=5)
-    run = open_run(fresh, {"train": ["a"]})
+    run = start_or_resume_run(fresh, {"train": ["a"]})
     assert torch.initial_seed() == 5
     assert (run.ranks.count, run.compute.precision, run.splits) == (1, "fp32", {"train": ["a"]})
     assert not fresh.run.exists()
 
     resumed = TrainingOptions(**asdict(fresh) | {"resume": True})
     with pytest.raises(ValueError, match="run: nothing to resume, there is no last.pt; start without --resume"):
-        open_run(resumed, {})
+        start_or_resume_run(resumed, {})
     fresh.run.mkdir()
     (fresh.run / "last.pt").write_text("")
     with pytest.raises(ValueError, match="run: already holds a run; continue it with --resume"):
-        open_run(fresh, {})
-    assert open_run(resumed, {}).options.resume
+        start_or_resume_run(fresh, {})
+    assert start_or_resume_run(resumed, {}).options.resume

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from utils.training.step_loader import MAX_DEATHS, Feed, start_worker
+from utils.training.step_loader import MAX_WORKER_CRASHES, StepLoader, start_worker
 
 NUM_SAMPLES = 12
 
@@ -57,7 +57,7 @@ def feed(folder, workers=0, batches_per_step=1):
             worker_init_fn=start_worker,
         )
 
-    return Feed(make, batches_per_step)
+    return StepLoader(make, batches_per_step)
 
 
 def values(steps):
@@ -90,9 +90,9 @@ def test_a_worker_that_dies_is_replaced_and_no_sample_is_lost_or_seen_twice(tmp_
 
 def test_workers_that_keep_dying_stop_the_run(tmp_path, monkeypatch):
     monkeypatch.setattr("pathlib.Path.unlink", lambda *_: None)  # the item stays deadly
-    monkeypatch.setattr("utils.training.step_loader.MAX_DEATHS", 0)
+    monkeypatch.setattr("utils.training.step_loader.MAX_WORKER_CRASHES", 0)
     (tmp_path / "kill_5").touch()
-    assert MAX_DEATHS > 0
+    assert MAX_WORKER_CRASHES > 0
     with pytest.raises(ValueError, match="workers that read crops died 1 times.*Use fewer --workers"):
         values(feed(tmp_path, workers=1).steps(0, 0))
 

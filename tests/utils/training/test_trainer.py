@@ -14,11 +14,11 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from utils.config.preset import load_preset
 from utils.io.checkpoint import read_checkpoint
 from utils.runtime.device import Compute
-from utils.runtime.distributed import Ranks
+from utils.runtime.distributed import DistributedContext
 from utils.training.run import TrainingOptions, TrainingRun
 from utils.training.stage import LossStage, Validation
-from utils.training.step_loader import Feed
-from utils.training.trainer import NUM_TRIAL_CASES, Trainer
+from utils.training.step_loader import StepLoader
+from utils.training.trainer import NUM_SANITY_VAL_CASES, Trainer
 
 STEPS_PER_EPOCH = 3
 CPU = Compute(device=torch.device("cpu"), precision="fp32")
@@ -103,8 +103,8 @@ def preset():
 def build(folder, preset, stage=None, **options):
     stage = stage or ToyStage(preset)
     given = TrainingOptions(cases=folder, run=folder / "run", device="cpu", precision="fp32", **options)
-    run = TrainingRun(options=given, splits={}, compute=CPU, ranks=Ranks())
-    feed = Feed(lambda: DataLoader(Numbers(), sampler=Epochs(), batch_size=1), given.accumulate)
+    run = TrainingRun(options=given, splits={}, compute=CPU, ranks=DistributedContext())
+    feed = StepLoader(lambda: DataLoader(Numbers(), sampler=Epochs(), batch_size=1), given.accumulate)
     return Trainer(stage, feed, preset.backbone, run)
 
 
@@ -133,7 +133,7 @@ def test_two_trial_cases_are_validated_before_the_first_step_and_then_as_schedul
     build(tmp_path, preset, stage, epochs=3).fit()
     names = [name for name, _ in stage.history]
     assert names == ["validation", *["step"] * 6, "validation", *["step"] * 3, "validation"]
-    assert [count for name, count in stage.history if name == "validation"] == [NUM_TRIAL_CASES, 5, 5]
+    assert [count for name, count in stage.history if name == "validation"] == [NUM_SANITY_VAL_CASES, 5, 5]
     steps = [drawn for name, drawn in stage.history if name == "step"]
     assert steps == [str(step) for step in range(9)]  # no sample is seen twice
 
