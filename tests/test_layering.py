@@ -1,6 +1,7 @@
-"""Which module may import which: the layers of the program, and what a training node has installed."""
+"""Which module may import which, what a training node has installed, and how long files and functions may be."""
 
 import ast
+import graphlib
 import subprocess
 import sys
 from pathlib import Path
@@ -14,6 +15,27 @@ MAY_IMPORT = {
     "models": {"utils", "models"},
     "losses": {"utils", "losses"},
 }
+UTILS_RANKS = {
+    "errors": 0,
+    "config": 1,
+    "runtime": 1,
+    "imaging": 2,
+    "io": 3,
+    "training": 4,
+    "reporting": 4,
+    "evaluation": 5,
+}
+"""A part of utils may import parts of a lower rank only; parts of the same rank do not import each other."""
+
+MAX_UTILS_MODULES = 2
+MAX_FILE_LINES = 400
+MAX_FUNCTION_LINES = 60
+TESTS_OF_SEVERAL_MODULES = {
+    "data_preprocess/sources/test_sources.py",
+    "data_preprocess/test_bad_input.py",
+    "data_preprocess/test_many_cases.py",
+}
+STILL_TOO_LONG = {"preset.py"}
 SCRIPTS = {path.stem for path in ROOT.glob("*.py")}
 TRAINING_SCRIPTS = ("train_backbone", "train_SOL", "train_backbone_heatmap", "train_autoencoder", "adv_train")
 SIMPLEITK_USERS = ("utils/io/volumes.py", "data_preprocess/resample.py", "data_preprocess/sources/")
@@ -29,22 +51,40 @@ NOT_ON_TRAINING_NODES = (
     "hypothesis",
 )
 SOURCES = sorted(path for package in MAY_IMPORT for path in (ROOT / package).rglob("*.py"))
+UTILS_SOURCES = [path for path in SOURCES if path.is_relative_to(ROOT / "utils") and path.name != "__init__.py"]
+MIRRORING_TESTS = sorted(path for package in MAY_IMPORT for path in (ROOT / "tests" / package).rglob("test_*.py"))
+ALL_CODE = sorted(
+    [
+        *SOURCES,
+        *ROOT.glob("*.py"),
+        *(path for name in ("benchmarks", "docs", "tests") for path in (ROOT / name).rglob("*.py")),
+    ]
+)
 
 
 def names_of(paths):
     return [str(path.relative_to(ROOT)) for path in paths]
 
 
-def imported_packages(path):
-    """First names of everything that a file imports, at its top or anywhere in it."""
-    packages = set()
+def imported_modules(path):
+    """Everything that a file imports, at its top or anywhere in it; `from a import b` counts as a and as a.b."""
+    modules = set()
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
-            packages |= {alias.name.split(".")[0] for alias in node.names}
+            modules |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{path}: relative import"
-            packages.add(node.module.split(".")[0])
-    return packages
+            modules |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+    return modules
+
+
+def imported_packages(path):
+    """First names of everything that a file imports."""
+    return {module.split(".")[0] for module in imported_modules(path)}
+
+
+def module_name(path):
+    return ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
 
 
 def test_the_test_sees_the_program():
@@ -59,6 +99,45 @@ def test_packages_import_only_their_layer(path):
     package = path.relative_to(ROOT).parts[0]
     forbidden = (imported_packages(path) & ours) - MAY_IMPORT[package]
     assert not forbidden, f"{path.relative_to(ROOT)} imports {', '.join(sorted(forbidden))}"
+
+
+@pytest.mark.parametrize("path", UTILS_SOURCES, ids=names_of(UTILS_SOURCES))
+def test_parts_of_utils_import_only_lower_ones(path):
+    part = module_name(path).split(".")[1]
+    imported = {module.split(".")[1] for module in imported_modules(path) if module.startswith("utils.")} - {part}
+    wrong = {other for other in imported if UTILS_RANKS[other] >= UTILS_RANKS[part]}
+    assert not wrong, f"{path.relative_to(ROOT)} imports utils.{', utils.'.join(sorted(wrong))}"
+
+
+def test_utils_is_a_shelf_of_subpackages():
+    assert len([path for path in (ROOT / "utils").glob("*.py") if path.name != "__init__.py"]) <= MAX_UTILS_MODULES
+    for package in (path for path in (ROOT / "utils").iterdir() if path.is_dir() and any(path.glob("*.py"))):
+        assert ast.get_docstring(ast.parse((package / "__init__.py").read_text(encoding="utf-8"))), package.name
+
+
+def test_no_import_leads_back_to_its_module():
+    modules = {module_name(path): path for path in SOURCES}
+    graph = {name: imported_modules(path) & set(modules) - {name} for name, path in modules.items()}
+    list(graphlib.TopologicalSorter(graph).static_order())  # raises CycleError, which names the modules of a circle
+
+
+@pytest.mark.parametrize("path", MIRRORING_TESTS, ids=names_of(MIRRORING_TESTS))
+def test_tests_lie_where_their_module_lies(path):
+    test = path.relative_to(ROOT / "tests")
+    module = ROOT / test.with_name(test.name.removeprefix("test_"))
+    assert module.is_file() != (test.as_posix() in TESTS_OF_SEVERAL_MODULES), f"{test}: {module} does not exist"
+
+
+def test_files_and_functions_are_short():
+    too_long = []
+    for path in ALL_CODE:
+        text = path.read_text(encoding="utf-8")
+        if len(text.splitlines()) > MAX_FILE_LINES and path.name not in STILL_TOO_LONG:
+            too_long.append(str(path.relative_to(ROOT)))
+        functions = [node for node in ast.walk(ast.parse(text)) if isinstance(node, ast.FunctionDef)]
+        long = [f.name for f in functions if f.end_lineno - f.lineno >= MAX_FUNCTION_LINES]
+        too_long += [f"{path.relative_to(ROOT)}: {name}" for name in long]
+    assert not too_long, f"files over {MAX_FILE_LINES} lines, or functions over {MAX_FUNCTION_LINES}: {too_long}"
 
 
 def test_no_script_imports_a_script():

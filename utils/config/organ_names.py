@@ -65,4 +65,9 @@ def common_key(name: str) -> str:
     return _COMMON.get(rest, rest) + space + side
 
 
+def is_organ_name(name: str) -> bool:
+    """Whether the text is a name that `SYNONYMS` lists, on either side or on none."""
+    return organ_key(name).partition(" ")[0] in _COMMON
+
+
 _COMMON = {organ_key(name): organ_key(names[0]) for names in SYNONYMS for name in names}

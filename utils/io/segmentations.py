@@ -7,10 +7,9 @@ from pathlib import Path
 import numpy as np
 from scipy import ndimage
 
-from utils.config.organ_names import organ_key
+from utils.config.organ_names import is_organ_name, organ_key
 from utils.config.preset import Preset
 from utils.errors import UserError
-from utils.evaluation.tolerances import PUBLISHED_TOLERANCES_MM
 from utils.imaging.masks import Mask, crop_mask, empty_mask
 from utils.io.color_table import COLOR_TABLE_NAME, read_color_table
 from utils.io.volumes import SUFFIXES, Volume, read_volume, to_lps, volume_stem, volume_suffix
@@ -57,9 +56,8 @@ class OrganNameResolver:
         return self._keys.get(organ_key(name), organ_key(name))
 
     def knows(self, name: str) -> bool:
-        """Whether the text is an organ's name, of the preset or of the published tolerances."""
-        side_less = organ_key(name).removesuffix(" left").removesuffix(" right")
-        return self.key(name) in self.preset_organs() or side_less in map(organ_key, PUBLISHED_TOLERANCES_MM)
+        """Whether the text names an organ: one of the preset, or one that is common in this field."""
+        return self.key(name) in self.preset_organs() or is_organ_name(name)
 
     def preset_organs(self) -> dict[str, str]:
         """Key to name of the preset's organs, in label order."""

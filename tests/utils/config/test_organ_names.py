@@ -2,7 +2,8 @@
 
 import pytest
 
-from utils.config.organ_names import SYNONYMS, common_key, organ_key
+from utils.config.organ_names import SYNONYMS, common_key, is_organ_name, organ_key
+from utils.evaluation.tolerances import PUBLISHED_TOLERANCES_MM
 
 
 @pytest.mark.parametrize(
@@ -46,3 +47,14 @@ def test_no_name_stands_for_two_organs():
 def test_parts_are_not_the_whole():
     assert len({common_key(name) for name in ("Larynx", "Larynx_SG", "Glottis")}) == 3
     assert common_key("SpinalCanal") != common_key("SpinalCord")
+
+
+@pytest.mark.parametrize("name", ["Brainstem", "spinal_canal", "Parotid_R", "optic-nerve-lt", "Lung"])
+def test_names_of_organs_are_told_from_names_of_cases(name):
+    assert is_organ_name(name)
+    assert not is_organ_name(f"{name}_case_7")
+
+
+@pytest.mark.parametrize("organ", PUBLISHED_TOLERANCES_MM)
+def test_every_organ_with_a_published_tolerance_is_known(organ):
+    assert is_organ_name(organ)
