@@ -22,7 +22,7 @@ from tqdm import tqdm
 
 from data_preprocess.hounsfield import validate_hounsfield
 from data_preprocess.inference_transform import InferenceTransform, TransformedImage, to_network_grid
-from data_preprocess.scans import Scan, check_file_name, list_scans
+from data_preprocess.scans import Scan, list_scans
 from models.focusnet import FocusNet, build_network
 from models.int8 import quantize_convolutions
 from models.interpolation import resize_linear
@@ -37,7 +37,7 @@ from utils.imaging.geometry import Geometry
 from utils.io.checkpoint import checkpoint_preset, load_networks, read_checkpoint, require_networks
 from utils.io.color_table import check_color_table, write_color_table
 from utils.io.dicom import CtSeries
-from utils.io.files import write_json
+from utils.io.files import validate_file_name, write_json
 from utils.io.rtstruct import write_rtstruct
 from utils.io.volumes import Volume
 from utils.reporting.organ_report import OrganConfidence, describe_organs
@@ -115,7 +115,7 @@ def load_model(
         content, ["s_net"], checkpoint, "give one of train_backbone.py, adv_train.py or a stage between them"
     )
     for name in preset.organ_names:
-        check_file_name(name, f"{checkpoint}: organ")
+        validate_file_name(name, f"{checkpoint}: organ")
     wanted = SEGMENTATION_NETWORKS[:1] if backbone_only else (*SEGMENTATION_NETWORKS, "autoencoder")
     parts = {name: build_network(name, preset) for name in wanted if name in content["parts"]}
     load_networks(parts, content, parts, checkpoint)

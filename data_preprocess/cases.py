@@ -24,7 +24,7 @@ from utils.config.preset import Preset, preset_from_table, preset_to_table
 from utils.config.toml_dataclass import build
 from utils.errors import UserError
 from utils.imaging.geometry import Geometry
-from utils.io.files import read_json, require_safe_name, write_json
+from utils.io.files import read_json, validate_file_name, write_json
 
 FORMAT_VERSION = 1
 SPLIT_NAMES = ("train", "val", "test")
@@ -147,7 +147,7 @@ def write_case(folder: Path, info: CaseInfo, image: np.ndarray | None, label: np
         UserError: the case's id is no name of a folder.
         OSError: the disk is full, or nobody may write there.
     """
-    require_safe_name(info.case_id, info.source)
+    validate_file_name(info.case_id, info.source)
     try:
         if image is not None:
             np.save(folder / "image.npy", image.astype(np.int16, copy=False))
@@ -308,7 +308,7 @@ def check_splits(splits: dict, source: Path) -> dict[str, list[str]]:
     chosen = {name: splits.get(name, []) for name in names}
     if not all(isinstance(case_ids, list) for case_ids in chosen.values()):
         raise UserError(f"{source}: expected a list of case ids under each of {', '.join(SPLIT_NAMES)}")
-    counts = Counter(require_safe_name(case_id, source) for case_ids in chosen.values() for case_id in case_ids)
+    counts = Counter(validate_file_name(case_id, source) for case_ids in chosen.values() for case_id in case_ids)
     if twice := sorted(case_id for case_id, count in counts.items() if count > 1):
         raise UserError(f"{source}: {', '.join(twice)} is there more than once; a case belongs to one split")
     return chosen

@@ -32,7 +32,7 @@ from data_preprocess.sources import SOURCES, RawCase, RawCaseHandle
 from utils.config.preset import Preset, load_preset
 from utils.errors import UserError
 from utils.imaging.masks import Mask
-from utils.io.files import atomic_write, require_safe_name
+from utils.io.files import atomic_write, validate_file_name
 from utils.reporting.overlay import render_case, save_png
 from utils.reporting.tables import to_text
 from utils.runtime.command_line import report_failures, run_main
@@ -55,7 +55,7 @@ def prepare_case(raw: RawCase, preset: Preset, folder: Path) -> CaseInfo:
         UserError: the CT shows no body, no structure is an organ of the preset, two claim to be the same one, or the
             case's id is no name of a folder.
     """
-    require_safe_name(raw.case_id, raw.source)  # it becomes a folder
+    validate_file_name(raw.case_id, raw.source)
     by_organ = match_organs(raw.masks, preset)
     if not by_organ:
         listed = ", ".join(raw.unknown[:NUM_SHOWN]) or "none"

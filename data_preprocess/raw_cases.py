@@ -17,10 +17,10 @@ from data_preprocess.cases import HELD_OUT
 from data_preprocess.sources import SOURCES, RawCaseHandle
 from utils.config.preset import CONFIG_FOLDER
 from utils.errors import UserError
+from utils.io.files import validate_file_name
 
 logger = logging.getLogger(__name__)
 
-SAFE_NAME = re.compile(r"\w[\w .,()+=@~-]*")
 WORKER_DIED = (
     "not done: a worker process was ended from outside, most likely for want of memory; run again with fewer --workers"
 )
@@ -118,10 +118,7 @@ def run_all(task: Callable[[RawCaseHandle], Any], references: Iterable[RawCaseHa
 
 
 def _check_names(references: Iterable[RawCaseHandle]) -> None:
-    counts = Counter(reference.case_id for reference in references)
-    unfit = [name for name in counts if not SAFE_NAME.fullmatch(name)]
-    if unfit:
-        raise UserError(f"case name {unfit[0]!r}: expected a letter or digit first, and no / \\ or :; rename it")
+    counts = Counter(validate_file_name(reference.case_id, reference.location) for reference in references)
     repeated = [name for name, count in counts.items() if count > 1]
     if repeated:
         raise UserError(f"{counts[repeated[0]]} cases are called {repeated[0]}; rename all but one")

@@ -1,6 +1,5 @@
 """The CTs that a user means by a path: volumes, DICOM folders, trees of them, or a text list."""
 
-import re
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -8,10 +7,10 @@ from typing import NamedTuple
 
 from utils.errors import UserError
 from utils.io.dicom import CtSeries, DicomSeries, find_series, read_ct
+from utils.io.files import validate_file_name
 from utils.io.volumes import SUFFIXES, Volume, read_volume, volume_stem, volume_suffix
 
 LIST_SUFFIX = ".txt"
-UNSAFE = re.compile(r"[/\\\x00-\x1f]")
 UID_DIGITS = 8
 """So many last characters of a series UID tell series of one folder apart."""
 
@@ -82,23 +81,13 @@ def check_case_ids(scans: Iterable[Scan]) -> None:
     """
     by_id: dict[str, Scan] = {}
     for scan in scans:
-        check_file_name(scan.case_id, f"case id of {scan}")
+        validate_file_name(scan.case_id, f"case id of {scan}")
         other = by_id.setdefault(scan.case_id, scan)
         if other is not scan:
             raise UserError(
                 f"{other} and {scan} would both be written as {scan.case_id}: list them in a text file with lines "
                 "`case id<tab>path`"
             )
-
-
-def check_file_name(name: str, what: str) -> None:
-    """Check that a name is one file's, in the folder that it is meant for.
-
-    Raises:
-        UserError: it is empty, hidden, or would lead to another folder.
-    """
-    if not name.strip() or name.startswith(".") or UNSAFE.search(name):
-        raise UserError(f"{what}: {name!r} cannot name a file; use letters, digits, '-', '_' and '.' within the name")
 
 
 def _is_list(path: Path) -> bool:

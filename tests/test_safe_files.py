@@ -102,9 +102,9 @@ def test_a_case_is_not_written_outside_its_folder(name, tmp_path, tiny_preset):
     volume = Volume(array=np.zeros((2, 3, 4), np.int16), geometry=case_named(name).original)
     folder = tmp_path / "cases"
     folder.mkdir()
-    with pytest.raises(ValueError, match="is no name of a case"):
+    with pytest.raises(ValueError, match="cannot name a file"):
         prepare_case(RawCase(case_id=name, volume=volume, masks={}, split=None, source="raw"), tiny_preset, folder)
-    with pytest.raises(ValueError, match="is no name of a case"):
+    with pytest.raises(ValueError, match="cannot name a file"):
         write_case(folder, case_named(name), volume.array, volume.array)
     assert list(tmp_path.iterdir()) == [folder]
     assert list(folder.iterdir()) == []
@@ -139,4 +139,4 @@ def test_a_trained_run_reads_no_case_outside_its_folder(case_folder, tmp_path, c
     shutil.copytree(case_folder / "case_0", tmp_path / "outside")
     (cases / "splits.json").write_text(json.dumps({**splits, "val": ["../outside"]}))
     assert run_main(train_backbone.main, ["--cases", str(cases), "--run", str(tmp_path / "run")]) == 2
-    assert "'../outside' is no name of a case" in capsys.readouterr().err
+    assert "'../outside' cannot name a file" in capsys.readouterr().err

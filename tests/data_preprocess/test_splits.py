@@ -69,10 +69,10 @@ def test_a_repeated_run_has_the_splits_of_the_first(cases):
 @pytest.mark.parametrize("name", ["../elsewhere", "/etc", "a/b", "a\\b", "..", ".hidden", "", 7])
 def test_case_names_cannot_leave_their_folder(name, cases):
     write_json(cases / "splits.json", {**SPLITS, "val": [name]})
-    with pytest.raises(ValueError, match=r"splits\.json: .* is no name of a case"):
+    with pytest.raises(ValueError, match=r"splits\.json: .* cannot name a file"):
         choose_splits(options_for(cases))
     record_run(options_for(cases), {**SPLITS, "test": [name]})
-    with pytest.raises(ValueError, match=r"config\.json: .* is no name of a case"):
+    with pytest.raises(ValueError, match=r"config\.json: .* cannot name a file"):
         choose_splits(options_for(cases, resume=True))
 
 

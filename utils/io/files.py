@@ -83,21 +83,26 @@ def read_json(path: Path) -> dict:
     return content
 
 
-SAFE = re.compile(r"[^\x00-\x1f/\\]+")
+UNSAFE = re.compile(r'[\x00-\x1f/\\<>:"|?*]' if os.name == "nt" else r"[\x00-\x1f/\\]")
+"""Characters that lead to another folder, break lines of a report, or that the system forbids in file names."""
 
 
-def require_safe_name(name: object, source: object) -> str:
-    """Check that a name stays in the folder that it is looked up in.
+def validate_file_name(name: object, where: object) -> str:
+    """Check that a case or an organ can name a file or folder, and that this one stays in the folder meant for it.
 
     Args:
-        name: of a case, from a file that anybody may have written.
-        source: what to name in the message.
+        name: from a file, a folder or a list that anybody may have written.
+        where: begins the message: which file says so, and what the name is of.
+
+    Returns:
+        The name, unchanged.
 
     Raises:
-        UserError: it is no text, empty, hidden, or holds a slash, a backslash or a control character.
+        UserError: it is not text, blank, hidden, or holds a slash, a backslash or a control character.
     """
-    if not isinstance(name, str) or not SAFE.fullmatch(name) or name.startswith("."):
+    if not isinstance(name, str) or not name.strip() or name.startswith(".") or UNSAFE.search(name):
         raise UserError(
-            f"{source}: {name!r} is no name of a case: expected text without slashes that does not begin with a dot"
+            f"{where}: {name!r} cannot name a file; rename it to text without slashes, control characters or a leading "
+            "dot"
         )
     return name
