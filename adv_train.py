@@ -83,7 +83,7 @@ class AdversarialStage(Stage):
         wanted = present & inside
         wanted = torch.where(wanted.any(dim=1, keepdim=True), wanted, present)
         settings = self.preset.roi
-        centers = true_centers if settings.center == "true" else find_peaks(heatmaps).position.float()
+        centers = true_centers if settings.center == "reference" else find_peaks(heatmaps).position.float()
         jitter = centers.new_tensor(settings.jitter_vox) * batch.roi_jitter[:, small]
         return network.select_rois(centers + jitter, wanted, size)
 

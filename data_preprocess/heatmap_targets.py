@@ -32,7 +32,7 @@ def gaussian_heatmaps(
     Args:
         centers_vox: (B, K, 3) float (z, y, x) in voxels of the crop; may lie outside of it; NaN where unknown.
         size_zyx: (D, H, W) of the crop.
-        settings: sigma, slices kept and floor.
+        settings: sigma, slices kept, and the value below which targets are 0.
 
     Returns:
         (B, K, D, H, W) float32 in 0..1; all zero where the center is unknown or far outside.
@@ -48,4 +48,4 @@ def gaussian_heatmaps(
         profiles.append(torch.nan_to_num(profile, nan=0.0))
     z, y, x = profiles
     heatmaps = z[..., :, None, None] * y[..., None, :, None] * x[..., None, None, :]  # (B, K, D, H, W)
-    return torch.where(heatmaps < settings.floor, torch.zeros_like(heatmaps), heatmaps)
+    return torch.where(heatmaps < settings.zero_below, torch.zeros_like(heatmaps), heatmaps)

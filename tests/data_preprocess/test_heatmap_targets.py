@@ -11,7 +11,7 @@ from data_preprocess.heatmap_targets import gaussian_heatmaps, heatmap_targets
 from utils.config.preset import HeatmapSettings
 
 SIZE = (7, 20, 14)
-SETTINGS = HeatmapSettings(sigma_vox=2.0, neighbor_slices=1, floor=0.01, peak_threshold=0.2)
+SETTINGS = HeatmapSettings(sigma_vox=2.0, neighbor_slices=1, zero_below=0.01, peak_threshold=0.2)
 
 
 def heatmap_of(*center, settings=SETTINGS, size=SIZE):

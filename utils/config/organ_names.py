@@ -1,4 +1,4 @@
-"""When two names mean the same organ: "Optic-Nerve-Lt", "OpticNrv_L" and "optic_nerve_left"."""
+"""Recognizes different names of the same organ: "Optic-Nerve-Lt", "OpticNrv_L" and "optic_nerve_left"."""
 
 import re
 
@@ -37,20 +37,20 @@ SYNONYMS = (
     ("BrachialPlex", "Brachial plexus"),
     ("Joint_TM", "TMJ", "Temporomandibular joint"),
 )
-"""Names of an organ without its side; the first is that of TG-263 (Mayo et al., Int J Radiat Oncol Biol Phys 100 (2018)
-1057-1066), by which clinics name their structures."""
+"""Names of an organ without its side. The first is the standard name of TG-263 (Mayo et al., Int J Radiat Oncol Biol
+Phys 100 (2018) 1057-1066), which clinics use."""
 
 
 def organ_key(name: str) -> str:
-    """What all spellings of an organ's name have in common.
+    """Return a key that is the same for all spellings of an organ's name.
 
-    Case, blanks, hyphens, underscores and dots do not count; a word for a side may stand in front or behind.
+    It ignores case, blanks, hyphens, underscores and dots. A word for the side may come first or last.
 
     Args:
-        name: as a file, a label map or a preset spells it.
+        name: name in a file, label map or preset.
 
     Returns:
-        For example "opticnerve left"; with both sides where the name has both.
+        For example "opticnerve left"; it contains both sides if the name does.
     """
     spaced = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", name)
     words = [word for word in re.split(r"[\W_]+", spaced.casefold()) if word]
@@ -60,7 +60,7 @@ def organ_key(name: str) -> str:
 
 
 def common_key(name: str) -> str:
-    """The same key for all names of an organ that `SYNONYMS` knows: "Glnd_Submand_L" and "submandibular_left"."""
+    """Return a key that is also the same for all `SYNONYMS`: "Glnd_Submand_L" and "submandibular_left"."""
     rest, space, side = organ_key(name).partition(" ")
     return _COMMON.get(rest, rest) + space + side
 

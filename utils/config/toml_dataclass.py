@@ -1,6 +1,7 @@
-"""TOML files to frozen dataclasses, with every problem of a file reported at once."""
+"""Builds frozen dataclasses from TOML files and reports every problem of a file at once."""
 
 import dataclasses
+import math
 import tomllib
 import types
 import typing
@@ -10,6 +11,25 @@ from pathlib import Path
 from utils.errors import UserError
 
 Table = dict[str, typing.Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class Range:
+    """The allowed values of a number, written beside its type: `Annotated[float, Range(0, 1)]`.
+
+    Beside the type of a tuple it holds for each number. `Range()` allows every number but NaN.
+    """
+
+    low: float = -math.inf
+    high: float = math.inf
+
+    def __contains__(self, number: float) -> bool:
+        return self.low <= number <= self.high
+
+    def __str__(self) -> str:
+        if self.high < math.inf:
+            return f"{self.low} to {self.high}"
+        return "a number" if self.low == -math.inf else f"at least {self.low}"
 
 
 def read_toml(path: Path) -> Table:
@@ -27,7 +47,7 @@ def read_toml(path: Path) -> Table:
 
 
 def apply_overrides(table: Table, overrides: Sequence[str]) -> list[str]:
-    """Set `section.key=value` entries in place; the value is TOML, or a bare word taken as text.
+    """Set `section.key=value` entries in place. A value that is not valid TOML is taken as text.
 
     Returns:
         One line per override that cannot be applied.
@@ -51,19 +71,19 @@ def apply_overrides(table: Table, overrides: Sequence[str]) -> list[str]:
 
 
 def build(cls: type, table: Table, problems: list[str], where: str = "") -> typing.Any:
-    """Fill the dataclass `cls` from a TOML table, checking keys and types.
+    """Build the dataclass `cls` from a TOML table and check keys, types and ranges.
 
     Args:
-        cls: a dataclass whose fields are numbers, text, booleans, tuples of them, or further dataclasses.
-        table: parsed TOML; lists become tuples, whole numbers are accepted where a float is expected, and instances
-            where a dataclass is.
-        problems: one line is added per unknown key, missing key and value of the wrong type.
+        cls: a dataclass whose fields are numbers, text, booleans, tuples of them, or other dataclasses.
+        table: parsed TOML. Lists become tuples, integers become floats where a float is expected; an instance may
+            stand where a dataclass is expected.
+        problems: one line is added per unknown key, missing key, wrong type and value outside its `Range`.
         where: dotted name of the section, for the messages.
 
     Returns:
-        An instance, or None if it could not be built; then `problems` says why.
+        An instance, or None if `table` has problems.
     """
-    hints = typing.get_type_hints(cls)
+    hints = typing.get_type_hints(cls, include_extras=True)
     fields = {field.name: field for field in dataclasses.fields(cls)}
     before = len(problems)
     problems += [f"{where}{key}: unknown key" for key in table if key not in fields]
@@ -77,7 +97,7 @@ def build(cls: type, table: Table, problems: list[str], where: str = "") -> typi
 
 
 def changed_keys(old: Table, new: Table, where: str = "") -> list[str]:
-    """Dotted names of the keys whose values differ between two tables, or that only one of them has."""
+    """List the dotted names of keys whose values differ between two tables, or that only one of them has."""
     names = []
     for key in dict.fromkeys([*old, *new]):
         before, after = old.get(key), new.get(key)
@@ -89,7 +109,7 @@ def changed_keys(old: Table, new: Table, where: str = "") -> list[str]:
 
 
 def to_table(instance: typing.Any) -> Table:
-    """The table that `build` reads back into an equal instance: dataclasses as dictionaries, tuples as lists."""
+    """Convert an instance to the table from which `build` makes an equal one: dictionaries, lists, numbers, text."""
     return _plain(dataclasses.asdict(instance))
 
 
@@ -102,6 +122,8 @@ def _convert(expected: typing.Any, value: typing.Any, problems: list[str], where
         problems.append(f"{where}: expected a section, got {value!r}")
         return None
     origin, arguments = typing.get_origin(expected), typing.get_args(expected)
+    if origin is typing.Annotated:
+        return _convert_in_range(*arguments, value, problems, where)
     if origin is types.UnionType:
         expected = next(argument for argument in arguments if argument is not types.NoneType)
         return None if value is None else _convert(expected, value, problems, where)
@@ -116,6 +138,18 @@ def _convert(expected: typing.Any, value: typing.Any, problems: list[str], where
     if not isinstance(value, expected) or (isinstance(value, bool) and expected is not bool):
         problems.append(f"{where}: expected {expected.__name__}, got {value!r}")
     return value
+
+
+def _convert_in_range(
+    expected: typing.Any, allowed: Range, value: typing.Any, problems: list[str], where: str
+) -> typing.Any:
+    before = len(problems)
+    converted = _convert(expected, value, problems, where)
+    numbers = converted if isinstance(converted, tuple) else (converted,)
+    if len(problems) == before and not all(number in allowed for number in numbers):
+        shown = list(converted) if isinstance(converted, tuple) else converted
+        problems.append(f"{where}: expected {allowed}, got {shown}")
+    return converted
 
 
 def _convert_tuple(arguments: tuple, value: typing.Any, problems: list[str], where: str) -> tuple | None:

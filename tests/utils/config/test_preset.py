@@ -1,8 +1,14 @@
 """utils/config/preset.py: the shipped presets, and everything that can be wrong with one's own."""
 
+import types
+import typing
+from dataclasses import dataclass, fields, is_dataclass
+from typing import Annotated
+
 import pytest
 
-from utils.config.preset import CONFIG_FOLDER, load_preset, preset_from_table, preset_to_table
+from utils.config.preset import CONFIG_FOLDER, RENAMED_KEYS, Preset, load_preset, preset_from_table, preset_to_table
+from utils.config.toml_dataclass import Range
 
 PRESET_NAMES = sorted(path.stem for path in CONFIG_FOLDER.glob("*.toml"))
 
@@ -53,6 +59,60 @@ def test_presets_of_public_data_know_all_their_structures(name, structures, coun
     assert sorted(sides) == sorted(organ for pair in preset.left_right_pairs for organ in pair)
 
 
+def numbers_without_range(annotation, where=""):
+    """Dotted names of the numbers in a dataclass whose type has no Range."""
+    if is_dataclass(annotation):
+        hints = typing.get_type_hints(annotation, include_extras=True)
+        found = [numbers_without_range(hints[field.name], f"{where}.{field.name}") for field in fields(annotation)]
+        return [name for names in found for name in names]
+    origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
+    if origin is Annotated and any(isinstance(extra, Range) for extra in arguments[1:]):
+        return []
+    if origin in (Annotated, tuple, types.UnionType):
+        return sorted({name for argument in arguments for name in numbers_without_range(argument, where)})
+    return [where] if annotation in (int, float) else []
+
+
+def test_every_number_of_the_settings_has_a_range():
+    assert numbers_without_range(Preset) == []
+
+
+def test_a_number_without_range_would_be_found():
+    @dataclass
+    class Inner:
+        checked: Annotated[tuple[float, ...], Range(0)]
+        pair: tuple[int, int]
+
+    @dataclass
+    class Outer:
+        inners: tuple[Inner, ...]
+        optional: float | None
+        flag: bool
+
+    globals().update(Inner=Inner)
+    assert numbers_without_range(Outer) == [".inners.pair", ".optional"]
+
+
+def old_table():
+    """The phantom preset as version 0.1 stored it."""
+    table = preset_to_table(load_preset("phantom"))
+    for (section, old), new in RENAMED_KEYS.items():
+        table[section][old] = table[section].pop(new)
+    table["roi"]["center"] = "true"
+    return table
+
+
+def test_presets_of_version_0_1_still_load():
+    assert preset_from_table(old_table(), "old checkpoint") == load_preset("phantom")
+
+
+def test_an_old_key_on_the_command_line_is_answered_with_its_new_name():
+    message = message_of(old_table(), ["roi.sos_share=0.5", "heatmap.floor=0.1"])
+    assert "--set roi.sos_share=0.5: roi.sos_share is now called roi.sos_blend_weight" in message
+    assert "--set heatmap.floor=0.1: heatmap.floor is now called heatmap.zero_below" in message
+    assert message.startswith("own.toml: 2 problem(s)")
+
+
 def test_mirroring_exchanges_partners_and_keeps_the_others():
     preset = load_preset("pddca")
     assert preset.mirrored_organs == (0, 1, 2, 4, 3, 6, 5, 8, 7)
@@ -90,7 +150,7 @@ def test_a_preset_file_of_ones_own_is_named_by_its_path(tmp_path):
 
 
 def test_an_unknown_preset_is_answered_with_the_known_ones():
-    with pytest.raises(ValueError, match="pdca: no such preset; known are .*pddca.*phantom"):
+    with pytest.raises(ValueError, match="pdca: no such preset; choose one of .*pddca.*phantom"):
         load_preset("pdca")
 
 
@@ -118,16 +178,20 @@ def test_all_problems_are_reported_together_with_file_and_key():
     ("override", "problem"),
     [
         ("grid.spacing_zyx_mm=[2.5,0,1]", "grid.spacing_zyx_mm: expected 0.01 to 100, got [2.5, 0.0, 1.0]"),
-        ("grid.roi_size_vox=[16,24,96]", "grid.roi_size_vox: [16, 24, 96] does not fit the crop [40, 80, 80]"),
+        ("grid.roi_size_vox=[16,24,96]", "grid.roi_size_vox: [16, 24, 96] does not fit into the crop [40, 80, 80]"),
         ("intensity.clip_hu=[300,-100]", "intensity.clip_hu: expected [low, high], got [300.0, -100.0]"),
         ("augmentation.zoom_z=[0,1]", "augmentation.zoom_z: expected 0.1 to 10, got [0.0, 1.0]"),
         ("sampling.organ_fraction=1.5", "sampling.organ_fraction: expected 0 to 1, got 1.5"),
         ("sol.validate_every=0", "sol.validate_every: expected at least 1, got 0"),
         ("backbone.learning_rate=nan", "backbone.learning_rate: expected at least 0, got nan"),
+        ("organs.chiasm.focal_alpha=-1", "organs.chiasm.focal_alpha: expected at least 0, got -1.0"),
+        ("organs.chiasm.color=[0,0,256]", "organs.chiasm.color: expected 0 to 255, got [0, 0, 256]"),
+        ("intensity.shift_hu=nan", "intensity.shift_hu: expected a number, got nan"),
+        ("grid=3", "grid: expected a section, got 3"),
         ("left_right_pairs=[['chiasm','nose']]", "left_right_pairs: nose is not among the organs"),
         ("left_right_pairs=[['chiasm','chiasm']]", "left_right_pairs: chiasm occurs twice"),
-        ("organs.parotid_left.small=true", "left_right_pairs: of parotid_left and parotid_right one is small"),
-        ("organs.chiasm.aliases=['mandible']", "its name or alias 'mandible' is also of"),
+        ("organs.parotid_left.small=true", "parotid_left and parotid_right must both be small or both not"),
+        ("organs.chiasm.aliases=['mandible']", "organs.chiasm: mandible has the same name or alias 'mandible'"),
         ("organs={}", "organs: expected 1 to 255 organs, got 0"),
         ("organs.nose.small=true", "organs.nose.focal_alpha: missing key"),
         ("organs.chiasm.name='nose'", "organs.chiasm.name: unknown key"),

@@ -1,17 +1,17 @@
 """utils/config/toml_dataclass.py: tables to dataclasses, with every problem reported."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 import pytest
 
-from utils.config.toml_dataclass import apply_overrides, build, changed_keys, read_toml, to_table
+from utils.config.toml_dataclass import Range, apply_overrides, build, changed_keys, read_toml, to_table
 
 
 @dataclass(frozen=True, kw_only=True)
 class Box:
     size: tuple[int, int, int]
-    margin_mm: float = 5.0
+    margin_mm: Annotated[float, Range(0, 100)] = 5.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,6 +23,7 @@ class Settings:
     boxes: tuple[Box, ...] = ()
     source: str | None = None
     mirrored: bool = False
+    counts: Annotated[tuple[int, ...], Range(1)] = ()
 
 
 def problems_of(table):
@@ -77,6 +78,10 @@ def test_all_problems_of_a_table_are_reported_together():
         ({"box": {"size": [True, 2, 3]}}, "box.size[0]: expected int, got True"),
         ({"box": {"size": [1, 2, 3], "margin_mm": "5"}}, "box.margin_mm: expected float, got '5'"),
         ({"boxes": [{"size": [1, 2, 3]}, {}]}, "boxes[1].size: missing key"),
+        ({"box": {"size": [1, 2, 3], "margin_mm": 101}}, "box.margin_mm: expected 0 to 100, got 101.0"),
+        ({"box": {"size": [1, 2, 3], "margin_mm": float("nan")}}, "box.margin_mm: expected 0 to 100, got nan"),
+        ({"counts": [1, 0, 2]}, "counts: expected at least 1, got [1, 0, 2]"),
+        ({"counts": [1, "0"]}, "counts[1]: expected int, got '0'"),
         ({"source": 3}, "source: expected str, got 3"),
     ],
 )
