@@ -10,7 +10,7 @@ from scipy import ndimage
 from utils.errors import UserError
 from utils.imaging.geometry import Geometry
 from utils.imaging.intensity import AIR_HU
-from utils.imaging.masks import Mask
+from utils.imaging.masks import Mask, bounding_box, connected_components, largest_component
 
 BODY_HU = -300
 COARSE_MM = 4.0
@@ -72,7 +72,7 @@ class CoarseBody:
     @property
     def box(self) -> Box:
         """Bounding box of the body in the CT, with a margin."""
-        return tuple(self._extent(axis) for axis in range(3))
+        return tuple(self._extent(axis, occupied) for axis, occupied in enumerate(bounding_box(self.inside)))
 
     def share_outside(self, mask: Mask) -> float:
         """Share of a mask's voxels that lie outside of the body, cavities and a voxel of the coarse grid forgiven."""
@@ -85,10 +85,9 @@ class CoarseBody:
         filled = np.stack([ndimage.binary_fill_holes(plane) for plane in self.inside])
         return ndimage.binary_dilation(filled, np.ones((3, 3, 3)))
 
-    def _extent(self, axis: int) -> slice:
-        first, last = nonzero_extent(self.inside, axis)
+    def _extent(self, axis: int, occupied: slice) -> slice:
         margin = int(np.ceil(MARGIN_MM / self.spacing_zyx_mm[axis]))
-        start, stop = first * self.stride[axis] - margin, (last + 1) * self.stride[axis] + margin
+        start, stop = occupied.start * self.stride[axis] - margin, occupied.stop * self.stride[axis] + margin
         return slice(max(0, start), min(self.size_zyx[axis], stop))
 
 
@@ -131,13 +130,7 @@ def body_mask(dense: np.ndarray, spacing_zyx_mm: Triple) -> np.ndarray:
         dense: (D, H, W) bool, not empty.
         spacing_zyx_mm: its spacing.
     """
-    return _largest_component(morphological_opening(dense, spacing_zyx_mm, OPENING_MM / 2))
-
-
-def nonzero_extent(mask: np.ndarray, axis: int) -> tuple[int, int]:
-    """First and last index along an axis at which a mask that is not empty has voxels."""
-    occupied = np.flatnonzero(mask.any(axis=tuple(other for other in range(3) if other != axis)))
-    return int(occupied[0]), int(occupied[-1])
+    return largest_component(morphological_opening(dense, spacing_zyx_mm, OPENING_MM / 2), connectivity=1)
 
 
 def morphological_opening(mask: np.ndarray, spacing_zyx_mm: Triple, radius_mm: float) -> np.ndarray:
@@ -157,15 +150,6 @@ def _ball(spacing_zyx_mm: Triple, radius_mm: float) -> np.ndarray:
     axes = [np.arange(-n, n + 1) * spacing for n, spacing in zip(reach, spacing_zyx_mm, strict=True)]
     z, y, x = np.meshgrid(*axes, indexing="ij", sparse=True)
     return z**2 + y**2 + x**2 <= radius_mm**2
-
-
-def _largest_component(mask: np.ndarray) -> np.ndarray:
-    components, count = ndimage.label(mask)
-    if count <= 1:
-        return mask
-    sizes = np.bincount(components.ravel())
-    sizes[0] = 0
-    return components == sizes.argmax()
 
 
 LUNG_OPENING_MM = 10.0
@@ -229,18 +213,17 @@ def find_region(image: np.ndarray, geometry: Geometry, below_lung_apex_mm: float
     spacing = geometry.spacing_zyx_mm
     grid = coarse_grid(spacing, geometry.origin_vox())
     dense = dense_voxels(image, grid)
-    low, high = nonzero_extent(dense, axis=0)  # empty slices say nothing of the patient
-    dense = dense[low : high + 1]
-    grid = grid._replace(first_vox=(grid.to_voxel(low, 0), *grid.first_vox[1:]))
+    occupied = bounding_box(dense)[0]  # empty slices say nothing of the patient
+    dense = dense[occupied]
+    grid = grid._replace(first_vox=(grid.to_voxel(occupied.start, 0), *grid.first_vox[1:]))
     cut = _cut_below_lungs(dense, grid, below_lung_apex_mm)
     body = body_mask(dense[cut or 0 :], grid.spacing_zyx_mm)
     grid = grid._replace(first_vox=(grid.to_voxel(cut or 0, 0), *grid.first_vox[1:]))
     start, stop = [], []
-    for axis in range(3):
-        first, last = nonzero_extent(body, axis)
+    for axis, occupied in enumerate(bounding_box(body)):
         margin = int(np.ceil(MARGIN_MM / spacing[axis]))
-        start.append(grid.to_voxel(first, axis) - margin)
-        stop.append(grid.to_voxel(last + 1, axis) + margin)
+        start.append(grid.to_voxel(occupied.start, axis) - margin)
+        stop.append(grid.to_voxel(occupied.stop, axis) + margin)
     start[0], stop[0] = _ends(image, body, grid, start[0], stop[0], cut is not None)
     return Region(tuple(start), tuple(stop), start[0] * spacing[0] if cut is not None else 0.0)
 
@@ -255,12 +238,12 @@ def find_lung_apex(dense: np.ndarray, spacing_zyx_mm: tuple[float, float, float]
     air = np.stack([ndimage.binary_fill_holes(plane) for plane in dense]) & ~dense
     if not air.any():
         return None
-    components, _ = ndimage.label(morphological_opening(air, spacing_zyx_mm, LUNG_OPENING_MM))
-    volumes_ml = np.bincount(components.ravel()) * (np.prod(spacing_zyx_mm) / 1000)
-    volumes_ml[0] = 0
-    if volumes_ml[volumes_ml >= MIN_LUNG_ML].sum() < MIN_LUNGS_ML:
+    components = connected_components(morphological_opening(air, spacing_zyx_mm, LUNG_OPENING_MM), connectivity=1)
+    volumes_ml = components.sizes * (np.prod(spacing_zyx_mm) / 1000)
+    is_lung = volumes_ml >= MIN_LUNG_ML
+    if volumes_ml[is_lung].sum() < MIN_LUNGS_ML:
         return None
-    lungs = (volumes_ml >= MIN_LUNG_ML)[components]
+    lungs = components.select(is_lung)
     areas_mm2 = lungs.sum(axis=(1, 2)) * (spacing_zyx_mm[1] * spacing_zyx_mm[2])
     return int(np.flatnonzero(areas_mm2 >= LUNG_TOP_MM2)[-1])
 
@@ -285,7 +268,8 @@ def _ends(
     image: np.ndarray, body: np.ndarray, grid: CoarseGrid, start: int, stop: int, is_cut: bool
 ) -> tuple[int, int]:
     """Slices at which the region begins and ends: no margin of air where the patient goes on beyond the scan."""
-    first, last = nonzero_extent(body, axis=0)
+    slices = bounding_box(body)[0]
+    first, last = slices.start, slices.stop - 1
     area_mm2 = grid.spacing_zyx_mm[1] * grid.spacing_zyx_mm[2]
     if is_cut:
         start = max(0, grid.to_voxel(first, 0))

@@ -1,15 +1,13 @@
 """Pieces of an organ that lie apart from it."""
 
-import numpy as np
 import torch
 from scipy import ndimage
+
+from utils.imaging.masks import connected_components
 
 MIN_COMPONENT_RATIO = 0.5
 """An organ is one piece. Another one with fewer voxels than this share of the largest piece is taken for a mistake; of
 similar size they may be a mandible in two halves, and stay. On OpenKBP: docs/experiments.md, run 17."""
-
-TOUCHING = np.ones((3, 3, 3), dtype=bool)
-"""Voxels are one piece if they share a face, an edge or a corner."""
 
 
 def remove_small_components(probabilities: torch.Tensor) -> None:
@@ -23,15 +21,12 @@ def remove_small_components(probabilities: torch.Tensor) -> None:
     for label, box in enumerate(boxes, 1):
         if box is None:
             continue
-        pieces, count = ndimage.label(label_map[box] == label, TOUCHING)
-        if count < 2:
+        components = connected_components(label_map[box] == label, connectivity=3)
+        if len(components.sizes) < 2:
             continue
-        sizes = np.bincount(pieces.ravel())
-        sizes[0] = 0
-        is_speck = sizes < MIN_COMPONENT_RATIO * sizes.max()
-        is_speck[0] = False
-        specks = torch.from_numpy(is_speck[pieces]).to(probabilities.device)
-        moved = probabilities[label][box] * specks
+        is_small = components.sizes < MIN_COMPONENT_RATIO * components.sizes.max()
+        removed = torch.from_numpy(components.select(is_small)).to(probabilities.device)
+        moved = probabilities[label][box] * removed
         probabilities[0][box] += moved
         probabilities[label][box] -= moved
 

@@ -5,12 +5,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
-from scipy import ndimage
 
 from data_preprocess.field_of_view import BODY_HU, CoarseBody
 from utils.config.toml_dataclass import build
 from utils.errors import UserError
-from utils.imaging.masks import Mask
+from utils.imaging.masks import Mask, connected_components
 from utils.io.files import read_json, write_json
 
 NAME = "quality.json"
@@ -18,7 +17,6 @@ STRAY_SHARE = 0.01
 """Smaller pieces of an organ, relative to its largest, are brush strokes gone astray; they are not counted."""
 STRAY_VOX = 3
 """Nor are pieces of up to so many voxels."""
-EVERYWHERE = np.ones((3, 3, 3), dtype=bool)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,8 +98,7 @@ def read_quality(folder: Path) -> CaseQuality | None:
 def _measure_organ(mask: Mask, body: CoarseBody | None) -> OrganQuality:
     spacing_mm = np.asarray(mask.geometry.spacing_zyx_mm)
     num_voxels = int(np.count_nonzero(mask.voxels))
-    pieces, _ = ndimage.label(mask.voxels, EVERYWHERE)
-    sizes = np.bincount(pieces.ravel())[1:]
+    sizes = connected_components(mask.voxels, connectivity=3).sizes
     center_vox = np.argwhere(mask.voxels).mean(axis=0) + mask.corner_zyx
     return OrganQuality(
         num_voxels=num_voxels,

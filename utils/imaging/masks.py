@@ -60,6 +60,50 @@ def bounding_box(voxels: np.ndarray) -> tuple[slice, slice, slice] | None:
     return z, y, x
 
 
+class Components(NamedTuple):
+    """The connected components of a mask."""
+
+    labels: np.ndarray
+    """int32 of the mask's shape: 0 outside of the mask, i + 1 in component i."""
+    sizes: np.ndarray
+    """(num_components,) int: voxels of each."""
+
+    def select(self, selected: np.ndarray) -> np.ndarray:
+        """The union of some components.
+
+        Args:
+            selected: (num_components,) bool.
+
+        Returns:
+            bool of the mask's shape.
+        """
+        return np.concatenate([[False], selected])[self.labels]
+
+
+def connected_components(mask: np.ndarray, *, connectivity: int) -> Components:
+    """Find the connected components of a mask, in order of their first voxels.
+
+    Args:
+        mask: any number of axes, non-zero = inside.
+        connectivity: 1 joins voxels that share a face (in 2-D an edge); the number of axes also joins those that share
+            an edge or only a corner.
+    """
+    structure = ndimage.generate_binary_structure(mask.ndim, connectivity)
+    labels, _ = ndimage.label(mask, structure)
+    return Components(labels, np.bincount(labels.ravel())[1:])
+
+
+def largest_component(mask: np.ndarray, *, connectivity: int) -> np.ndarray:
+    """The connected component with the most voxels, of equals the first; a bool mask as it is if it has only one.
+
+    Args:
+        mask: bool.
+        connectivity: as in `connected_components`.
+    """
+    components = connected_components(mask, connectivity=connectivity)
+    return mask if len(components.sizes) < 2 else components.labels == 1 + components.sizes.argmax()
+
+
 def crop_to_common_box(*masks: Mask) -> list[np.ndarray]:
     """Masks of one grid, cut to their joint bounding box.
 

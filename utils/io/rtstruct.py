@@ -18,6 +18,7 @@ from scipy import ndimage
 from utils.config.preset import Preset
 from utils.imaging.contours import trace_outlines
 from utils.imaging.geometry import Geometry
+from utils.imaging.masks import connected_components
 from utils.io.dicom import CtSeries, read_dataset
 from utils.io.files import atomic_write
 
@@ -65,7 +66,7 @@ def slice_polygons(mask: np.ndarray) -> list[np.ndarray]:
     Returns:
         (n, 2) arrays of corners (row, column), the first not repeated; pixel (0, 0) has the corners (0, 0) and (1, 1).
     """
-    parts, _ = ndimage.label(mask)
+    parts = connected_components(mask, connectivity=1).labels
     polygons = []
     for value, box in enumerate(ndimage.find_objects(parts), 1):
         outlines = [_without_midpoints(outline) for outline in trace_outlines(parts[box] == value)]

@@ -9,6 +9,7 @@ from scipy import ndimage
 
 from utils.config.preset import Preset
 from utils.imaging.geometry import Geometry
+from utils.imaging.masks import connected_components
 
 LOW_CONFIDENCE = 0.6
 """Mean probability of an organ's voxels; an organ that is merely likelier than every other has about one half."""
@@ -76,11 +77,10 @@ def _measure(
     mask = label[box] == value
     voxels = int(mask.sum())
     center_vox = np.add([axis.start for axis in box], [np.mean(axis) for axis in np.nonzero(mask)])
-    _, components = ndimage.label(mask, structure=np.ones((3, 3, 3)))
     return {
         "num_voxels": voxels,
         "volume_ml": round(voxels * float(np.prod(geometry.spacing_zyx_mm)) / 1000, 3),
-        "components": components,
+        "components": len(connected_components(mask, connectivity=3).sizes),
         "center_xyz_mm": _rounded(geometry.world_mm(tuple(center_vox.tolist()))),
     }
 

@@ -3,7 +3,15 @@
 import numpy as np
 
 from utils.imaging.geometry import Geometry
-from utils.imaging.masks import crop_mask, crop_to_common_box, empty_mask, resample_mask
+from utils.imaging.masks import (
+    bounding_box,
+    connected_components,
+    crop_mask,
+    crop_to_common_box,
+    empty_mask,
+    largest_component,
+    resample_mask,
+)
 
 GRID = Geometry(size_zyx=(6, 8, 10), spacing_zyx_mm=(3.0, 2.0, 1.0), origin_xyz_mm=(-5.0, 7.0, 11.0))
 
@@ -30,6 +38,35 @@ def test_cropping_keeps_every_voxel():
 
 def test_a_mask_without_voxels_is_empty():
     assert crop_mask(np.zeros(GRID.size_zyx), (0, 0, 0), GRID).voxels.shape == (0, 0, 0)
+
+
+def test_the_bounding_box_holds_every_voxel_and_nothing_around():
+    assert bounding_box(box((1, 3), (2, 3), (4, 9)).dense()) == (slice(1, 3), slice(2, 3), slice(4, 9))
+    assert bounding_box(np.zeros((2, 3, 4))) is None
+
+
+def test_components_that_share_a_corner_depend_on_the_connectivity():
+    mask = np.zeros((3, 4, 5), dtype=bool)
+    mask[0, 0, :2] = mask[1, 1, 2] = mask[2, 3, 4] = True  # a pair, a voxel at its corner, a voxel apart
+    by_face, by_corner = (connected_components(mask, connectivity=n) for n in (1, 3))
+    assert by_face.sizes.tolist() == [2, 1, 1]
+    assert by_corner.sizes.tolist() == [3, 1]
+    np.testing.assert_array_equal(by_corner.labels > 0, mask)
+    np.testing.assert_array_equal(by_face.select(by_face.sizes > 1), by_face.labels == 1)
+    np.testing.assert_array_equal(by_corner.select(np.array([False, True])), by_corner.labels == 2)
+
+
+def test_an_empty_mask_has_no_components():
+    nothing = np.zeros((3, 4), dtype=bool)
+    components = connected_components(nothing, connectivity=2)
+    assert components.sizes.size == 0
+    assert not components.select(components.sizes > 0).any()
+    assert not largest_component(nothing, connectivity=2).any()
+
+
+def test_the_largest_component_is_the_first_of_equals():
+    mask = np.array([[1, 0, 1, 0, 1], [1, 0, 1, 0, 0]], dtype=bool)
+    np.testing.assert_array_equal(np.argwhere(largest_component(mask, connectivity=1)), [[0, 0], [1, 0]])
 
 
 def test_joined_masks_share_one_box():
