@@ -117,7 +117,7 @@ def load_model(
     for name in preset.organ_names:
         validate_file_name(name, f"{checkpoint}: organ")
     wanted = SEGMENTATION_NETWORKS[:1] if backbone_only else (*SEGMENTATION_NETWORKS, "autoencoder")
-    parts = {name: build_network(name, preset) for name in wanted if name in content["parts"]}
+    parts = {name: build_network(name, preset) for name in wanted if name in content["networks"]}
     load_networks(parts, content, parts, checkpoint)
     autoencoder = parts.pop("autoencoder", None)
     network = compute.place(FocusNet(preset, **parts)).eval()

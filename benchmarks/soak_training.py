@@ -107,7 +107,7 @@ def _compare(child: multiprocessing.Process, whole: Path, cut: Path) -> int:
     _finish(child)
     for name in ("last.pt", "best.pt"):
         left, right = (read_checkpoint(run / name) for run in (whole, cut))
-        if not _equal(left["parts"], right["parts"]) or not _equal(left["state"], right["state"]):
+        if not _equal(left["networks"], right["networks"]) or not _equal(left["state"], right["state"]):
             raise RuntimeError(f"{cut / name} differs from {whole / name}")
     if (whole / "metrics.csv").read_bytes() != (cut / "metrics.csv").read_bytes():
         raise RuntimeError(f"{cut}/metrics.csv differs from {whole}/metrics.csv")

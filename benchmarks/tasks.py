@@ -193,7 +193,7 @@ def save_untrained(path: Path, preset: Preset) -> None:
     """A checkpoint of all networks with random weights, whose small organs are found wherever."""
     everywhere = replace(preset, heatmap=replace(preset.heatmap, peak_threshold=0.0))
     parts = {name: build_network(name, everywhere) for name in NETWORK_NAMES}
-    save_checkpoint(path, stage="adversarial", preset=everywhere, parts=parts)
+    save_checkpoint(path, stage="adversarial", preset=everywhere, networks=parts)
 
 
 def preparation(raw: RawCase, preset: str, overrides: list[str], *, plain: bool) -> Task:

@@ -66,13 +66,13 @@ def build_step_loader(dataset: Dataset, schedule: ScheduleSettings, run: Trainin
     """
     options, ranks = run.options, run.ranks
     batch_size = options.batch_size or schedule.batch_size
-    samples_per_epoch = schedule.steps_per_epoch * options.accumulate * batch_size * ranks.count
+    samples_per_epoch = schedule.steps_per_epoch * options.accumulate * batch_size * ranks.world_size
 
     def make_loader() -> DataLoader:
         return DataLoader(
             dataset,
             batch_size=batch_size,
-            sampler=EpochSampler(samples_per_epoch, ranks.rank, ranks.count),
+            sampler=EpochSampler(samples_per_epoch, ranks.rank, ranks.world_size),
             num_workers=options.workers,
             pin_memory=run.compute.device.type == "cuda",
             persistent_workers=options.workers > 0,

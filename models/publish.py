@@ -19,9 +19,9 @@ from utils.runtime.command_line import run_main
 logger = logging.getLogger(__name__)
 
 
-def halve(part: nn.Module) -> None:
+def halve(network: nn.Module) -> None:
     """Round a network's convolutions and matrices to half precision; norms, which are few and may be large, stay."""
-    for parameter in part.parameters():
+    for parameter in network.parameters():
         if parameter.ndim > 1:
             parameter.data = _finite_half(parameter.data)
 
@@ -47,13 +47,13 @@ def main(argv: list[str] | None = None) -> int:
     content = read_checkpoint(arguments.checkpoint)
     require_networks(content, ["s_net"], arguments.checkpoint, "give one of train_backbone.py or a later stage")
     preset = preset_from_table(content["preset"], str(arguments.checkpoint), arguments.set)
-    parts = {name: build_network(name, preset) for name in content["parts"]}
-    load_networks(parts, content, parts, arguments.checkpoint)
-    for part in parts.values():
-        halve(part)
+    networks = {name: build_network(name, preset) for name in content["networks"]}
+    load_networks(networks, content, networks, arguments.checkpoint)
+    for network in networks.values():
+        halve(network)
     arguments.output.parent.mkdir(parents=True, exist_ok=True)
-    save_checkpoint(arguments.output, stage=content["stage"], preset=preset, parts=parts)
-    logger.info("%s: %s, %.1f MB", arguments.output, ", ".join(parts), arguments.output.stat().st_size / 1e6)
+    save_checkpoint(arguments.output, stage=content["stage"], preset=preset, networks=networks)
+    logger.info("%s: %s, %.1f MB", arguments.output, ", ".join(networks), arguments.output.stat().st_size / 1e6)
     return 0
 
 

@@ -117,7 +117,7 @@ class CaseValidation:
         count, ranks = min(num_cases, len(self.usable)), current_distributed_context()
         indices = [self.usable[i * len(self.usable) // count] for i in range(count)]
         predictor = Predictor(self.network.eval(), self.preset, autocast=self.compute.autocast())
-        own, example = self._score(predictor, indices[ranks.rank :: ranks.count])
+        own, example = self._score(predictor, indices[ranks.rank :: ranks.world_size])
         device = self.compute.device
         scores = CaseScores(*(gather_rows(torch.from_numpy(x).to(device), count).cpu().numpy() for x in own))
         metrics = mean_scores(scores, self.preset)
@@ -171,7 +171,7 @@ class ShapeValidation:
     def __call__(self, num_cases: int) -> Validation:
         """Mean Dice between masks and their reconstructions."""
         count, ranks = num_cases * self.MASKS_PER_CASE, current_distributed_context()
-        device, own = self.compute.device, range(ranks.rank, count, ranks.count)
+        device, own = self.compute.device, range(ranks.rank, count, ranks.world_size)
         dice, organs, picture = torch.zeros(0, device=device), torch.zeros(0, device=device), None
         if own:
             sample = default_collate([self.shapes[i] for i in own])

@@ -35,7 +35,7 @@ def checkpoint(tmp_path_factory):
     torch.manual_seed(0)
     parts = {name: build_network(name, preset) for name in ("s_net", "sol_net", "sos_net", "autoencoder")}
     path = tmp_path_factory.mktemp("run") / "best.pt"
-    save_checkpoint(path, stage="adversarial", preset=preset, parts=parts)
+    save_checkpoint(path, stage="adversarial", preset=preset, networks=parts)
     return path
 
 
@@ -193,7 +193,7 @@ def test_errors_are_one_line_and_leave_nothing(broken, ct, checkpoint, tmp_path,
 def test_checkpoint_of_the_autoencoder_is_refused(ct, tmp_path, capsys):
     preset = load_preset("phantom", TINY)
     parts = {"autoencoder": build_network("autoencoder", preset)}
-    save_checkpoint(tmp_path / "shapes.pt", stage="autoencoder", preset=preset, parts=parts)
+    save_checkpoint(tmp_path / "shapes.pt", stage="autoencoder", preset=preset, networks=parts)
     write_volume(tmp_path / "head.mha", ct)
     status = run("--checkpoint", tmp_path / "shapes.pt", "--input", tmp_path / "head.mha", "--output", tmp_path / "out")
     assert status == 2

@@ -154,7 +154,9 @@ def checkpoint(tmp_path_factory):
 
 def save(path, preset, names=("s_net",)):
     torch.manual_seed(0)
-    save_checkpoint(path, stage="backbone", preset=preset, parts={name: build_network(name, preset) for name in names})
+    save_checkpoint(
+        path, stage="backbone", preset=preset, networks={name: build_network(name, preset) for name in names}
+    )
     return path
 
 
@@ -221,7 +223,7 @@ def test_checkpoints_that_do_not_fit_are_refused(good, checkpoint, tmp_path, cap
     torch.save(content, slash)
     for name, expected in {
         "nowhere.pt": "no such checkpoint",
-        "cut.pt": "is damaged, or no checkpoint of this program",
+        "cut.pt": "is damaged or not a checkpoint of this program",
         "shapes.pt": "expected a checkpoint with s_net, got one of stage",
         "slash.pt": r"organ: '../chiasm' cannot name a file",
     }.items():

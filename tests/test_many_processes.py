@@ -144,7 +144,7 @@ def tensors_of(parts):
 
 @pytest.mark.parametrize("stage", SCRIPTS)
 def test_two_ranks_with_batch_1_are_one_rank_with_batch_2(stage, both):
-    one, two = (tensors_of(read_checkpoint(both / name / stage / "last.pt")["parts"]) for name in ("one", "two"))
+    one, two = (tensors_of(read_checkpoint(both / name / stage / "last.pt")["networks"]) for name in ("one", "two"))
     assert one.keys() == two.keys()
     for key, value in one.items():
         torch.testing.assert_close(two[key], value, atol=1e-5, rtol=1e-5, msg=lambda text, key=key: f"{key}: {text}")
@@ -218,8 +218,8 @@ def test_a_killed_rank_and_a_loss_that_is_not_finite_on_one_rank(case_folder, tm
 
     one, two = (read_checkpoint(tmp_path / name / "backbone" / "last.pt") for name in ("one", "two"))
     assert one["state"]["step"] == two["state"]["step"] == 2 * STEPS
-    for key, value in tensors_of(one["parts"]).items():
-        torch.testing.assert_close(tensors_of(two["parts"])[key], value, atol=1e-4, rtol=1e-4)
+    for key, value in tensors_of(one["networks"]).items():
+        torch.testing.assert_close(tensors_of(two["networks"])[key], value, atol=1e-4, rtol=1e-4)
     run = tmp_path / "two" / "backbone"
     assert json.loads((run / "config.json").read_text())["options"]["resume"]  # torchrun's second start went on
     assert json.loads((run / "status.json").read_text())["state"] == "finished"

@@ -50,9 +50,9 @@ def test_the_trap_works(tmp_path):
 @pytest.mark.parametrize("write", [torch.save, lambda content, path: path.write_bytes(pickle.dumps(content))])
 def test_checkpoints_execute_nothing(write, trap, tmp_path):
     path = tmp_path / "best.pt"
-    for content in (trap, {"format_version": 1, "parts": {}, "preset": {}, "stage": "sol", "state": trap}):
+    for content in (trap, {"format_version": 1, "networks": {}, "preset": {}, "stage": "sol", "state": trap}):
         write(content, path)
-        with pytest.raises(ValueError, match=r"best\.pt: is damaged, or no checkpoint of this program"):
+        with pytest.raises(ValueError, match=r"best\.pt: is damaged or not a checkpoint of this program"):
             read_checkpoint(path)
 
 

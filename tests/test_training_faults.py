@@ -80,7 +80,7 @@ def same(left, right):
 def assert_same_run(run, other):
     for name in ("last.pt", "best.pt"):
         ours, theirs = read_checkpoint(run / name), read_checkpoint(other / name)
-        assert same(ours["parts"], theirs["parts"])
+        assert same(ours["networks"], theirs["networks"])
         assert same(ours["state"], theirs["state"])
     assert (run / "metrics.csv").read_bytes() == (other / "metrics.csv").read_bytes()
 
@@ -167,7 +167,7 @@ def test_steps_whose_loss_is_not_finite_are_left_out_and_named(case_folder, tmp_
     assert [row["skipped"] for row in rows] == ["1", "1"]
     assert all(math.isfinite(float(row["loss"])) for row in rows)
     content = read_checkpoint(tmp_path / "run" / "last.pt")
-    assert all(value.isfinite().all() for value in content["parts"]["s_net"].values())
+    assert all(value.isfinite().all() for value in content["networks"]["s_net"].values())
     assert content["state"]["step"] == STEPS_PER_EPOCH * EPOCHS
 
 
@@ -182,7 +182,7 @@ def test_a_run_whose_losses_stay_infinite_gives_up_and_keeps_its_last_good_check
     assert "Lower the learning rate" in error
     content = read_checkpoint(run / "last.pt")
     assert content["state"]["step"] == STEPS_PER_EPOCH
-    assert all(value.isfinite().all() for value in content["parts"]["s_net"].values())
+    assert all(value.isfinite().all() for value in content["networks"]["s_net"].values())
 
 
 def test_a_vanished_and_a_truncated_case_are_replaced_by_others(own_cases, tmp_path, monkeypatch, caplog):

@@ -115,7 +115,7 @@ def test_a_run_folder_holds_everything_needed_to_use_and_repeat_the_run(stage, r
 @pytest.mark.parametrize("name", ["best.pt", "last.pt"])
 def test_checkpoints_load_safely_and_describe_themselves(stage, name, runs, case_folder):
     content = torch.load(runs / stage / name, weights_only=True)
-    assert (content["stage"], list(content["parts"])) == (stage, PARTS[stage])
+    assert (content["stage"], list(content["networks"])) == (stage, PARTS[stage])
     preset = load_preset("phantom")
     assert list(content["preset"]["organs"]) == list(preset.organ_names)
     assert content["preset"]["grid"] == json.loads((case_folder / "dataset.json").read_text())["preset"]["grid"]
@@ -124,15 +124,16 @@ def test_checkpoints_load_safely_and_describe_themselves(stage, name, runs, case
 
 @pytest.mark.parametrize(("stage", "frozen"), [("sol", ["s_net"]), ("adversarial", ["s_net", "sol_net"])])
 def test_frozen_networks_do_not_change_by_a_bit(stage, frozen, runs):
-    before = read_checkpoint(runs / STARTS_FROM[stage][1] / "best.pt")["parts"]
-    after = read_checkpoint(runs / stage / "last.pt")["parts"]
+    before = read_checkpoint(runs / STARTS_FROM[stage][1] / "best.pt")["networks"]
+    after = read_checkpoint(runs / stage / "last.pt")["networks"]
     for name in frozen:
         assert_same(before[name], after[name])
 
 
 def test_the_autoencoder_learns_on_in_the_adversarial_stage(runs):
     before, after = (
-        read_checkpoint(runs / name)["parts"]["autoencoder"] for name in ("autoencoder/best.pt", "adversarial/last.pt")
+        read_checkpoint(runs / name)["networks"]["autoencoder"]
+        for name in ("autoencoder/best.pt", "adversarial/last.pt")
     )
     assert not torch.equal(before["head.weight"], after["head.weight"])
 
@@ -140,7 +141,7 @@ def test_the_autoencoder_learns_on_in_the_adversarial_stage(runs):
 def assert_same_run(left, right):
     for name in ("last.pt", "best.pt"):
         ours, theirs = read_checkpoint(left / name), read_checkpoint(right / name)
-        assert_same(ours["parts"], theirs["parts"])
+        assert_same(ours["networks"], theirs["networks"])
         assert_same(ours["state"], theirs["state"])
     assert rows_of(left) == rows_of(right)
 
@@ -193,7 +194,7 @@ def odd_checkpoints(runs, tmp_path_factory):
     (folder / "truncated.pt").write_bytes(whole[: len(whole) // 2])
     preset = load_preset("openkbp", ["networks.width=0.25"])
     save_checkpoint(
-        folder / "openkbp.pt", stage="backbone", preset=preset, parts={"s_net": build_network("s_net", preset)}
+        folder / "openkbp.pt", stage="backbone", preset=preset, networks={"s_net": build_network("s_net", preset)}
     )
     return folder
 
@@ -207,7 +208,7 @@ def odd_checkpoints(runs, tmp_path_factory):
         ("backbone", {"preset": "pddca"}, "was prepared at (3.0, 2.0, 1.5) mm"),
         ("backbone", {"preset": "pdca"}, "pdca: no such preset; known are"),
         ("backbone", {"device": "tpu"}, "--device tpu: no such device"),
-        ("backbone", {"init_from": "{odd}/truncated.pt"}, "truncated.pt: is damaged, or no checkpoint"),
+        ("backbone", {"init_from": "{odd}/truncated.pt"}, "truncated.pt: is damaged or not a checkpoint"),
         ("backbone", {"init_from": "{odd}/openkbp.pt"}, "openkbp.pt: was trained on the organs brainstem, spinal_cord"),
         ("backbone", {"init_from": "{runs}/autoencoder/best.pt"}, "expected a checkpoint with s_net, got one of stage"),
         ("sol", {"init_from": None}, "no checkpoint with a trained s_net was given; give --init-from the best.pt of"),

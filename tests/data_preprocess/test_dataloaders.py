@@ -94,5 +94,5 @@ def test_workers_and_ranks_do_not_change_the_samples(train, tiny_preset, tmp_pat
     assert torch.equal(images(batch_size=2, workers=1), alone)
     assert torch.equal(images(batch_size=1, accumulate=2, workers=1), alone)
     assert torch.equal(images(batch_size=2, workers=0, first_step=7), alone[14:])
-    shared = [images(batch_size=1, workers=0, ranks=DistributedContext(rank=rank, count=2)) for rank in range(2)]
+    shared = [images(batch_size=1, workers=0, ranks=DistributedContext(rank=rank, world_size=2)) for rank in range(2)]
     assert torch.equal(torch.stack(shared, dim=1).flatten(0, 1), alone)

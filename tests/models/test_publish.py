@@ -15,7 +15,7 @@ PRESET = load_preset("phantom", ["networks.width=0.25"])
 def checkpoint(tmp_path):
     torch.manual_seed(0)
     parts = {name: build_network(name, PRESET) for name in ("s_net", "sol_net")}
-    save_checkpoint(tmp_path / "best.pt", stage="sol", preset=PRESET, parts=parts, state={"epoch": 3})
+    save_checkpoint(tmp_path / "best.pt", stage="sol", preset=PRESET, networks=parts, state={"epoch": 3})
     return tmp_path / "best.pt"
 
 
@@ -28,15 +28,15 @@ def test_it_holds_the_same_weights_in_half_the_bytes(checkpoint, tmp_path):
     before, after = read_checkpoint(checkpoint), read_checkpoint(tmp_path / "new" / "mine.pt")
     assert after["state"] == {}
     assert after["preset"]["roi"]["sos_blend_weight"] == 0.5
-    for name, weights in before["parts"].items():
+    for name, weights in before["networks"].items():
         for key, value in weights.items():
-            torch.testing.assert_close(after["parts"][name][key].to(value.dtype), value, rtol=1e-3, atol=1e-6)
+            torch.testing.assert_close(after["networks"][name][key].to(value.dtype), value, rtol=1e-3, atol=1e-6)
     assert (tmp_path / "new" / "mine.pt").stat().st_size < 0.8 * checkpoint.stat().st_size
 
 
 def test_weights_too_large_for_half_precision_are_refused(checkpoint, tmp_path):
     content = read_checkpoint(checkpoint)
-    content["parts"]["s_net"]["head.weight"][0] = 1e6
+    content["networks"]["s_net"]["head.weight"][0] = 1e6
     torch.save(content, checkpoint)
     with pytest.raises(ValueError, match="no half-precision number"):
         run(checkpoint, tmp_path / "mine.pt")

@@ -12,85 +12,105 @@ from torch.nn.parallel import DistributedDataParallel
 
 @dataclass(frozen=True)
 class DistributedContext:
-    """This process among its equals."""
+    """This process among the ranks that train together."""
 
     rank: int = 0
     local_rank: int = 0
-    count: int = 1
+    world_size: int = 1
 
     @property
     def is_rank_zero(self) -> bool:
         """Whether this process writes files and reports."""
         return self.rank == 0
 
-    def wait(self) -> None:
-        """Wait until all ranks are here."""
-        if self.count > 1:
+    def barrier(self) -> None:
+        """Wait until all ranks have arrived here."""
+        if self.world_size > 1:
             distributed.barrier()
 
     def any(self, flag: bool, device: torch.device) -> bool:
-        """Whether the flag is up on at least one rank: what all ranks then do together."""
-        if self.count == 1:
+        """Whether the flag is true on at least one rank; the same answer on all ranks."""
+        if self.world_size == 1:
             return flag
         raised = torch.tensor([float(flag)], device=device)
         distributed.all_reduce(raised)
         return bool(raised.item())
 
-    def mean(self, values: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    def all_reduce_mean(self, values: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         """Average named scalars over the ranks; all ranks must name the same ones in the same order."""
-        if self.count == 1 or not values:
+        if self.world_size == 1 or not values:
             return values
         stacked = torch.stack([value.float() for value in values.values()])
         distributed.all_reduce(stacked)
-        return dict(zip(values, stacked / self.count, strict=True))
+        return dict(zip(values, stacked / self.world_size, strict=True))
 
     def broadcast_from_rank0(self, tensors: list[torch.Tensor]) -> None:
-        """Give every rank the first one's values, in place."""
-        for tensor in tensors if self.count > 1 else ():
+        """Overwrite the tensors of every rank with those of rank 0."""
+        for tensor in tensors if self.world_size > 1 else ():
             distributed.broadcast(tensor, src=0)
 
-    def wrap(self, network: nn.Module, *, copy_buffers: bool) -> nn.Module:
-        """Let a trained network average its gradients over the ranks.
+    def wrap(self, network: nn.Module, *, broadcast_buffers: bool) -> nn.Module:
+        """Wrap a trained network so that its gradients are averaged over the ranks.
 
         Parameters may be without gradient in a step: a SOS-Net branch whose organ is not in any crop.
 
         Args:
             network: on its device.
-            copy_buffers: whether the first rank's batch statistics replace the others' before every step.
+            broadcast_buffers: whether rank 0's batch statistics replace the others' before every step.
         """
-        if self.count == 1:
+        if self.world_size == 1:
             return network
         device = next(network.parameters()).device
         ids = [device.index] if device.type == "cuda" else None
         return DistributedDataParallel(
-            network, device_ids=ids, find_unused_parameters=True, forward_sync_buffers=copy_buffers
+            network, device_ids=ids, find_unused_parameters=True, forward_sync_buffers=broadcast_buffers
         )
 
 
 def distributed_context() -> DistributedContext:
-    """This process among those that torchrun started; without torchrun a single one."""
+    """This process among those that torchrun started; a single one without torchrun."""
     if "WORLD_SIZE" not in os.environ:
         return DistributedContext()
     return DistributedContext(*(int(os.environ[name]) for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE")))
 
 
 def current_distributed_context() -> DistributedContext:
-    """This process among those that it is connected with."""
+    """This process among those that it is connected with at the moment."""
     connected = distributed.is_available() and distributed.is_initialized()
     return distributed_context() if connected else DistributedContext()
+
+
+@contextmanager
+def process_group(ranks: DistributedContext, device_type: str) -> Iterator[None]:
+    """Connect the ranks, by NCCL on GPUs and gloo on CPUs."""
+    if ranks.world_size == 1:
+        yield
+        return
+    if device_type == "cuda":
+        torch.cuda.set_device(ranks.local_rank)
+    # Without a prefix of their own, restarted processes would find their predecessors' addresses under the same keys.
+    restarts = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+    store, rank, world_size = next(distributed.rendezvous("env://"))
+    store = distributed.PrefixStore(f"restart_{restarts}", store)
+    backend = "nccl" if device_type == "cuda" else "gloo"
+    distributed.init_process_group(backend, store=store, rank=rank, world_size=world_size)
+    try:
+        yield
+    finally:
+        distributed.destroy_process_group()
 
 
 def sum_over_ranks(tensor: torch.Tensor) -> torch.Tensor:
     """Sum a tensor over the connected ranks; gradients flow back to every rank's summand.
 
-    What is computed from the sum is the same on all ranks, so each adds its own copy of the gradient: divided by the
-    ranks' count when DistributedDataParallel averages, this is the gradient of the loss of the whole batch.
+    All ranks compute the same from the sum, and each adds its own copy of the gradient. DistributedDataParallel divides
+    by the number of ranks when it averages: the result is the gradient of the whole batch's loss.
     """
-    return _Sum.apply(tensor) if current_distributed_context().count > 1 else tensor
+    return _Sum.apply(tensor) if current_distributed_context().world_size > 1 else tensor
 
 
 class _Sum(torch.autograd.Function):
-    """A sum over the ranks, and over their gradients of it."""
+    """A sum over the ranks whose backward pass sums the gradients over the ranks."""
 
     @staticmethod
     def forward(_context: object, tensor: torch.Tensor) -> torch.Tensor:
@@ -106,28 +126,28 @@ class _Sum(torch.autograd.Function):
 
 
 def mean_count(count: int, device: torch.device) -> float:
-    """Average how many summands each connected rank has, for a mean over all of them.
+    """Mean number of elements per connected rank.
 
-    A rank's sum divided by it, averaged over the ranks as gradients are, is the mean of the whole batch.
+    Dividing local sums by it makes DDP's averaged gradient that of the global mean.
 
     Args:
-        count: of this rank, may be 0.
-        device: of the summands.
+        count: elements of this rank, may be 0.
+        device: of the elements.
 
     Returns:
-        At least a small number, so that the mean of nothing is 0.
+        At least a small number, so that the mean of no elements is 0.
     """
     ranks = current_distributed_context()
-    if ranks.count > 1:
+    if ranks.world_size > 1:
         total = torch.tensor([float(count)], dtype=torch.float64, device=device)
         distributed.all_reduce(total)
-        count = total.item() / ranks.count
+        count = total.item() / ranks.world_size
     return max(count, 1e-6)
 
 
 def found_on_any_rank(present: torch.Tensor) -> torch.Tensor:
-    """For each of some things, whether at least one connected rank has it: (n,) bool, from this rank's (n,) bool."""
-    if current_distributed_context().count == 1:
+    """Element-wise "or" of a (n,) bool tensor over the connected ranks."""
+    if current_distributed_context().world_size == 1:
         return present
     found = present.float()
     distributed.all_reduce(found)
@@ -135,39 +155,19 @@ def found_on_any_rank(present: torch.Tensor) -> torch.Tensor:
 
 
 def gather_rows(rows: torch.Tensor, total: int) -> torch.Tensor:
-    """Put together the rows that the ranks worked out in turns.
+    """Gather the rows that the ranks computed in turns.
 
     Args:
-        rows: (n, ...) float, of this rank: row 0 is row `rank` of the result, row 1 is row `rank + count`, and so on.
-        total: rows of all ranks.
+        rows: (n, ...) float, of this rank: its row i is row `rank + i * world_size` of the result.
+        total: number of rows of all ranks.
 
     Returns:
         (total, ...), the same on every rank.
     """
     ranks = current_distributed_context()
-    if ranks.count == 1:
+    if ranks.world_size == 1:
         return rows
     gathered = rows.new_zeros(total, *rows.shape[1:])
-    gathered[ranks.rank :: ranks.count] = rows
+    gathered[ranks.rank :: ranks.world_size] = rows
     distributed.all_reduce(gathered)
     return gathered
-
-
-@contextmanager
-def joined(ranks: DistributedContext, device_type: str) -> Iterator[None]:
-    """Connect the ranks, by NCCL on GPUs and gloo on CPUs."""
-    if ranks.count == 1:
-        yield
-        return
-    if device_type == "cuda":
-        torch.cuda.set_device(ranks.local_rank)
-    # Processes that torchrun started again would find their predecessors' addresses under the same keys.
-    restarts = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
-    store, rank, count = next(distributed.rendezvous("env://"))
-    store = distributed.PrefixStore(f"restart_{restarts}", store)
-    backend = "nccl" if device_type == "cuda" else "gloo"
-    distributed.init_process_group(backend, store=store, rank=rank, world_size=count)
-    try:
-        yield
-    finally:
-        distributed.destroy_process_group()

@@ -34,7 +34,7 @@ class LossMeter:
 
     def share(self, ranks: DistributedContext) -> None:
         """Make the sums those that the ranks have on average."""
-        self.sums = ranks.mean(self.sums)
+        self.sums = ranks.all_reduce_mean(self.sums)
 
     def means(self) -> dict[str, float]:
         """Mean losses of the steps taken; and, if any were not, their number as "skipped"."""

@@ -16,7 +16,7 @@ from utils.errors import UserError
 from utils.io.checkpoint import load_networks, save_checkpoint
 from utils.io.files import remove_temp_files
 from utils.runtime.command_line import STOPPED
-from utils.runtime.distributed import joined
+from utils.runtime.distributed import process_group
 from utils.runtime.memory import TRAINING_LIMIT_MIB, keep_freed_memory
 from utils.runtime.sync_batchnorm import convert_sync_batchnorm
 from utils.training.checkpoint_rotation import CheckpointRotation
@@ -50,7 +50,7 @@ class Trainer:
         self.stage, self.feed, self.schedule, self.run = stage, feed, schedule, run
         self.folder, self.compute, self.ranks = options.run, compute, ranks
         self.total_steps = options.max_steps or (options.epochs or schedule.epochs) * feed.steps_per_epoch
-        self.uses_sync_batchnorm = ranks.count > 1 and not options.local_norms
+        self.uses_sync_batchnorm = ranks.world_size > 1 and not options.local_norms
         for name, part in stage.parts.items():
             compute.place(part).requires_grad_(name in stage.trained)
             if self.uses_sync_batchnorm and name in stage.trained:
@@ -78,10 +78,10 @@ class Trainer:
         keep_freed_memory(limit_mib=TRAINING_LIMIT_MIB)
         stopped = False
         memory = reraise_out_of_memory(self.stage.name, self.feed.batch_size, self.stage.preset.grid.crop_size_vox)
-        with joined(self.ranks, self.compute.device.type), self.stop, memory:
+        with process_group(self.ranks, self.compute.device.type), self.stop, memory:
             for name, part in self.stage.parts.items():
                 trained = name in self.stage.trained
-                live = self.ranks.wrap(part, copy_buffers=not self.uses_sync_batchnorm) if trained else part
+                live = self.ranks.wrap(part, broadcast_buffers=not self.uses_sync_batchnorm) if trained else part
                 self.stage.live[name] = torch.compile(live) if self.run.options.compile else live
             try:
                 self._fit()
@@ -207,7 +207,7 @@ class Trainer:
         self.epoch += 1
         self.tally = LossMeter(skipped_in_a_row=self.tally.skipped_in_a_row)
         self._save_last()
-        self.ranks.wait()
+        self.ranks.barrier()
         if not last and any_rank_requested_stop(self.stop, self.ranks, self.compute.device):
             raise StopTraining
 
@@ -236,14 +236,14 @@ class Trainer:
         """
         self.tally.share(self.ranks)
         self._save_last()
-        self.ranks.wait()
+        self.ranks.barrier()
         raise StopTraining
 
     def _write_configuration(self) -> None:
         stage, run = self.stage, self.run
         options = vars(run.options)
         write_configuration(self.folder, stage=stage.name, preset=stage.preset, options=options, splits=run.splits)
-        ranks, options = self.ranks.count, run.options
+        ranks, options = self.ranks.world_size, run.options
         logger.info(
             "%s: samples per step: %d (batch size %d x %d ranks x %d accumulated), learning rate %g, norms over %s",
             stage.name,
@@ -265,7 +265,7 @@ class Trainer:
             stage, state = self.stage, self._state()
             self.history.write(
                 lambda path: save_checkpoint(
-                    path, stage=stage.name, preset=stage.preset, parts=stage.parts, state=state
+                    path, stage=stage.name, preset=stage.preset, networks=stage.parts, state=state
                 )
             )
 
@@ -273,7 +273,7 @@ class Trainer:
         if self.ranks.is_rank_zero:
             path, stage = self.folder / "best.pt", self.stage
             with reraise_write_failure(path):
-                save_checkpoint(path, stage=stage.name, preset=stage.preset, parts=stage.parts, state={})
+                save_checkpoint(path, stage=stage.name, preset=stage.preset, networks=stage.parts, state={})
 
     def _state(self) -> dict[str, Any]:
         return {
@@ -312,7 +312,7 @@ class Trainer:
     def _require_same_step(self) -> None:
         """Refuse ranks that found different checkpoints: their run folder is not shared."""
         device = self.compute.device
-        mean = self.ranks.mean({"step": torch.tensor(float(self.step), device=device)})["step"]
+        mean = self.ranks.all_reduce_mean({"step": torch.tensor(float(self.step), device=device)})["step"]
         if self.ranks.any(float(mean) != self.step, device):
             raise UserError(
                 f"{self.folder}: ranks found checkpoints of different steps (this one {self.step}); the run folder "

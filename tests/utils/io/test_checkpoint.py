@@ -34,18 +34,30 @@ def path(tmp_path):
     """A checkpoint of stage "sol" with two networks."""
     torch.manual_seed(0)
     path = tmp_path / "run" / "last.pt"
-    save(path, stage="sol", preset=PRESET, parts={"s_net": network(), "sol_net": network(2)}, state={"epoch": 3})
+    save(path, stage="sol", preset=PRESET, networks={"s_net": network(), "sol_net": network(2)}, state={"epoch": 3})
     return path
 
 
 def test_round_trip(path):
     content = read_checkpoint(path)
-    assert (content["stage"], content["state"], list(content["parts"])) == ("sol", {"epoch": 3}, ["s_net", "sol_net"])
+    assert (content["stage"], content["state"], list(content["networks"])) == (
+        "sol",
+        {"epoch": 3},
+        ["s_net", "sol_net"],
+    )
     assert checkpoint_preset(content, path) == PRESET
     torch.manual_seed(0)
     original, loaded = network(), network()
     load_networks({"s_net": loaded}, content, ["s_net"], path)
     assert same_weights(loaded, original)
+
+
+def test_a_checkpoint_of_an_earlier_release_is_read(path):
+    content = torch.load(path, weights_only=True)
+    torch.save(
+        {**{key: value for key, value in content.items() if key != "networks"}, "parts": content["networks"]}, path
+    )
+    assert list(read_checkpoint(path)["networks"]) == ["s_net", "sol_net"]
 
 
 def test_it_loads_without_executing_anything_in_it(path):
@@ -55,20 +67,20 @@ def test_it_loads_without_executing_anything_in_it(path):
 def test_a_failure_while_writing_leaves_the_old_checkpoint(path):
     before = path.read_bytes()
     with pytest.raises((AttributeError, pickle.PicklingError, TypeError)):
-        save(path, stage="sol", preset=PRESET, parts={"s_net": network()}, state={"hook": lambda: None})
+        save(path, stage="sol", preset=PRESET, networks={"s_net": network()}, state={"hook": lambda: None})
     assert path.read_bytes() == before
     assert [file.name for file in path.parent.iterdir()] == ["last.pt"]
 
 
-@pytest.mark.parametrize("share", [0.0, 0.1, 0.5, 0.99])
-def test_truncated_checkpoints_are_refused(path, share):
-    path.write_bytes(path.read_bytes()[: int(share * path.stat().st_size)])
-    with pytest.raises(ValueError, match=r"last\.pt: is damaged, or no checkpoint"):
+@pytest.mark.parametrize("fraction", [0.0, 0.1, 0.5, 0.99])
+def test_truncated_checkpoints_are_refused(path, fraction):
+    path.write_bytes(path.read_bytes()[: int(fraction * path.stat().st_size)])
+    with pytest.raises(ValueError, match=r"last\.pt: is damaged or not a checkpoint"):
         read_checkpoint(path)
 
 
 def test_flipped_bits_in_the_weights_are_noticed(path):
-    weights = read_checkpoint(path)["parts"]["s_net"]["0.weight"].numpy().tobytes()
+    weights = read_checkpoint(path)["networks"]["s_net"]["0.weight"].numpy().tobytes()
     content = path.read_bytes()
     place = content.index(weights) + 10
     path.write_bytes(content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :])
@@ -80,14 +92,14 @@ def test_other_files_are_refused(tmp_path):
     path = tmp_path / "other.pt"
     for content in (b"", b"text", pickle.dumps({"format_version": 1}), b"\x80\x02]q\x00."):
         path.write_bytes(content)
-        with pytest.raises(ValueError, match=r"other\.pt: is damaged, or no checkpoint"):
+        with pytest.raises(ValueError, match=r"other\.pt: is damaged or not a checkpoint"):
             read_checkpoint(path)
     for content in ([1, 2], {"format_version": 0}, {"state_dict": {}}):
         torch.save(content, path)
-        with pytest.raises(ValueError, match=r"other\.pt: is no checkpoint of this program's format"):
+        with pytest.raises(ValueError, match=r"other\.pt: is not a checkpoint of this program's format"):
             read_checkpoint(path)
     torch.save(network(), path)  # a whole module, which only unpickling could rebuild
-    with pytest.raises(ValueError, match=r"other\.pt: is damaged, or no checkpoint"):
+    with pytest.raises(ValueError, match=r"other\.pt: is damaged or not a checkpoint"):
         read_checkpoint(path)
     with pytest.raises(ValueError, match=r"absent\.pt: no such checkpoint"):
         read_checkpoint(tmp_path / "absent.pt")
@@ -107,7 +119,7 @@ def test_weights_that_do_not_fit_are_named_and_nothing_is_loaded(path):
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
-        (nn.Sequential(nn.Conv3d(1, 3, 3, bias=False), nn.BatchNorm3d(3)), r"0\.bias is not part of it"),
+        (nn.Sequential(nn.Conv3d(1, 3, 3, bias=False), nn.BatchNorm3d(3)), r"0\.bias is unexpected"),
         (nn.Sequential(nn.Conv3d(1, 3, 3), nn.BatchNorm3d(3), nn.PReLU()), r"2\.weight is missing"),
     ],
 )
@@ -116,33 +128,33 @@ def test_missing_and_superfluous_weights_are_named(changed, message, path):
         load_networks({"s_net": changed}, read_checkpoint(path), ["s_net"], path)
 
 
-def test_a_checkpoint_without_the_parts_needed_names_its_stage_and_the_remedy(path):
+def test_a_checkpoint_without_the_networks_needed_names_its_stage_and_the_remedy(path):
     with pytest.raises(
         ValueError, match="expected a checkpoint with sos_net, got one of stage 'sol'.*; train it first"
     ):
         require_networks(read_checkpoint(path), ["s_net", "sos_net"], path, "train it first")
 
 
-def test_initial_parts_are_what_checkpoints_share_and_the_later_wins(path, tmp_path):
+def test_initial_networks_are_what_checkpoints_share_and_the_later_wins(path, tmp_path):
     second = tmp_path / "second.pt"
     other = network()
-    save(second, stage="backbone", preset=PRESET, parts={"s_net": other})
-    parts = {"s_net": network(), "sol_net": network(2), "sos_net": network(4)}
-    untouched = {key: value.clone() for key, value in parts["sos_net"].state_dict().items()}
-    load_initial_networks(parts, [path, second], PRESET, required=("s_net", "sol_net"))
-    assert same_weights(parts["s_net"], other)
-    assert torch.equal(parts["sol_net"][0].weight, read_checkpoint(path)["parts"]["sol_net"]["0.weight"])
-    assert all(torch.equal(untouched[key], value) for key, value in parts["sos_net"].state_dict().items())
+    save(second, stage="backbone", preset=PRESET, networks={"s_net": other})
+    networks = {"s_net": network(), "sol_net": network(2), "sos_net": network(4)}
+    untouched = {key: value.clone() for key, value in networks["sos_net"].state_dict().items()}
+    load_initial_networks(networks, [path, second], PRESET, required=("s_net", "sol_net"))
+    assert same_weights(networks["s_net"], other)
+    assert torch.equal(networks["sol_net"][0].weight, read_checkpoint(path)["networks"]["sol_net"]["0.weight"])
+    assert all(torch.equal(untouched[key], value) for key, value in networks["sos_net"].state_dict().items())
 
 
-def test_initial_parts_that_are_required_must_come_from_somewhere(path):
+def test_initial_networks_that_are_required_must_come_from_somewhere(path):
     with pytest.raises(ValueError, match="no checkpoint with a trained s_net was given; train it"):
         load_initial_networks({"s_net": network()}, [], PRESET, required=("s_net",), remedy="train it")
     with pytest.raises(ValueError, match="expected a checkpoint with autoencoder, got one of stage 'sol'"):
         load_initial_networks({"autoencoder": network()}, [path], PRESET)
 
 
-def test_initial_parts_of_the_same_organs_in_another_order_are_refused(path):
+def test_initial_networks_of_the_same_organs_in_another_order_are_refused(path):
     swapped = replace(PRESET, organs=PRESET.organs[::-1])
     with pytest.raises(ValueError, match="Give a checkpoint of the same organs in the same order"):
         load_initial_networks({"s_net": network()}, [path], swapped)

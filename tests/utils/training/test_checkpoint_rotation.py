@@ -16,7 +16,7 @@ PRESET = load_preset("phantom")
 
 def save(step):
     def write(path):
-        save_checkpoint(path, stage="sol", preset=PRESET, parts={"sol_net": nn.Linear(30, 20)}, state={"step": step})
+        save_checkpoint(path, stage="sol", preset=PRESET, networks={"sol_net": nn.Linear(30, 20)}, state={"step": step})
 
     return write
 
@@ -65,7 +65,7 @@ def test_any_flipped_bit_is_noticed_or_harmless(run):
     """The archive carries a checksum of every record; what is not in a record is names, sizes and padding."""
     path = run / "last.pt"
     whole, rng = path.read_bytes(), np.random.default_rng(0)
-    expected = CheckpointRotation(run, 1).read()[1]["parts"]["sol_net"]
+    expected = CheckpointRotation(run, 1).read()[1]["networks"]["sol_net"]
     noticed = 0
     for _ in range(60):
         place = int(rng.integers(len(whole)))
@@ -76,7 +76,7 @@ def test_any_flipped_bit_is_noticed_or_harmless(run):
             path.write_bytes(whole)
         noticed += read.name == "last.1.pt"
         if read.name == "last.pt":
-            assert all(torch.equal(content["parts"]["sol_net"][key], value) for key, value in expected.items())
+            assert all(torch.equal(content["networks"]["sol_net"][key], value) for key, value in expected.items())
     assert noticed > 20
 
 

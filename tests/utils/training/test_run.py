@@ -65,7 +65,7 @@ def test_a_run_folder_is_neither_overwritten_nor_made_up(tmp_path):
     fresh = TrainingOptions(cases=tmp_path, run=tmp_path / "run", device="cpu", precision="fp32", seed=5)
     run = start_or_resume_run(fresh, {"train": ["a"]})
     assert torch.initial_seed() == 5
-    assert (run.ranks.count, run.compute.precision, run.splits) == (1, "fp32", {"train": ["a"]})
+    assert (run.ranks.world_size, run.compute.precision, run.splits) == (1, "fp32", {"train": ["a"]})
     assert not fresh.run.exists()
 
     resumed = TrainingOptions(**asdict(fresh) | {"resume": True})

@@ -164,7 +164,7 @@ def test_the_best_checkpoint_is_that_of_the_highest_score(tmp_path, preset):
     assert last["state"]["best_score"] == 0.3
     assert (last["state"]["epoch"], last["state"]["step"]) == (4, 12)
     assert best["state"] == {}
-    assert not torch.equal(best["parts"]["learner"]["scale.weight"], last["parts"]["learner"]["scale.weight"])
+    assert not torch.equal(best["networks"]["learner"]["scale.weight"], last["networks"]["learner"]["scale.weight"])
 
 
 def test_metrics_hold_means_of_the_epoch_and_the_validation(tmp_path, preset):
@@ -201,7 +201,7 @@ def test_resumed_is_uninterrupted_bit_for_bit(epochs_done, tmp_path, preset):
     build(cut, preset, resume=True).fit()
     for name in ("last.pt", "best.pt"):
         left, right = (read_checkpoint(folder / "run" / name) for folder in (whole, cut))
-        assert_same_state(left["parts"], right["parts"])
+        assert_same_state(left["networks"], right["networks"])
         assert_same_state(left["state"], right["state"])
     assert rows_of(whole) == rows_of(cut)
 
