@@ -10,7 +10,7 @@ import logging
 import math
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, get_args
@@ -21,13 +21,12 @@ from torch import nn
 from tqdm import tqdm
 
 from data_preprocess.hounsfield import validate_hounsfield
-from data_preprocess.inference_transform import InferenceTransform, TransformedImage, to_network_grid
+from data_preprocess.inference_transform import InferenceTransform, TransformedImage
 from data_preprocess.scans import Scan, list_scans
 from models.focusnet import FocusNet, build_network
 from models.int8 import quantize_convolutions
-from models.interpolation import resize_linear
 from models.oom_fallback import OOMFallbackPredictor
-from models.predictor import Prediction, Predictor, SmallOrganResult, label_on_grid
+from models.predictor import Prediction, Predictor, SmallOrganResult
 from models.shape_plausibility import shape_plausibility
 from models.sliding_window import OVERLAP, memmap_above, window_starts
 from models.tta import FlipTTAPredictor
@@ -81,8 +80,6 @@ class Segmentation(NamedTuple):
 
     label: Volume
     """uint8, on the grid of the CT as read."""
-    region_label: np.ndarray
-    """(d, h, w) uint8, on the region that the networks saw."""
     prediction: Prediction
 
 
@@ -141,24 +138,21 @@ def read_scan(scan: Scan, preset: Preset, *, correct_offset: bool, from_dicom: b
         raise UserError(f"{scan}: --rtstruct refers to DICOM slices; give the CT as a DICOM folder")
     try:
         checked = validate_hounsfield(content.volume.array, correct_offset=correct_offset)
-        placed = to_network_grid(Volume(array=checked.array, geometry=content.volume.geometry), preset.grid)
+        placed = InferenceTransform.apply(Volume(array=checked.array, geometry=content.volume.geometry), preset.grid)
     except ValueError as error:
         raise UserError(f"{scan}: {error}") from error
     notes = [*content.notes, *checked.notes, *placed.notes]
     return PlacedScan(content.volume.geometry, placed, notes, content.series)
 
 
-def segment(placed: TransformedImage, model: Model) -> Segmentation:
+def segment(ct: TransformedImage, model: Model) -> Segmentation:
     """Segment one CT."""
-    placement = placed.placement
-    image = torch.from_numpy(np.ascontiguousarray(placed.image))
-    prediction = model.predictor.predict(image, torch.from_numpy(placement.inside_fov(placed.image.shape)))
-    region_label = label_on_grid(prediction.probabilities, placed.region_hu.shape, placement.step).cpu().numpy()
-    label = Volume(array=placement.to_ct(region_label), geometry=placement.ct)
-    return Segmentation(label, region_label, prediction)
+    inside_fov = torch.from_numpy(ct.transform.inside_fov(ct.image.shape))
+    prediction = model.predictor.predict(torch.from_numpy(np.ascontiguousarray(ct.image)), inside_fov)
+    return Segmentation(ct.transform.invert(prediction.probabilities), prediction)
 
 
-def gather_evidence(prediction: Prediction, placement: InferenceTransform, model: Model) -> dict[str, OrganConfidence]:
+def gather_evidence(prediction: Prediction, transform: InferenceTransform, model: Model) -> dict[str, OrganConfidence]:
     """What the networks say of every organ that they found, and of every small organ."""
     names = model.preset.organ_names
     label = prediction.label
@@ -174,7 +168,7 @@ def gather_evidence(prediction: Prediction, placement: InferenceTransform, model
     for found in prediction.small_organs:
         evidence[names[found.organ]] |= {
             "peak": found.peak_value,
-            "peak_xyz_mm": placement.world_mm(found.peak_vox),
+            "peak_xyz_mm": transform.world_mm(found.peak_vox),
             "peak_found": found.located,
             "segmented_by": _segmented_by(found),
         }
@@ -188,14 +182,6 @@ def _segmented_by(found: SmallOrganResult) -> str:
     return f"S-Net, since {reason}"
 
 
-def organ_probabilities(segmentation: Segmentation, placement: InferenceTransform) -> Iterator[np.ndarray]:
-    """(D, H, W) float32 on the CT's grid, one organ at a time."""
-    for probability in segmentation.prediction.probabilities[1:]:
-        whole = tuple(slice(0, n) for n in segmentation.region_label.shape)
-        on_region = resize_linear(probability, whole, placement.step)
-        yield placement.to_ct(on_region.cpu().numpy())
-
-
 def write_case(
     files: OutputFiles, scan: PlacedScan, segmentation: Segmentation, preset: Preset, arguments: argparse.Namespace
 ) -> None:
@@ -204,15 +190,15 @@ def write_case(
     if arguments.masks:
         files.write_masks(segmentation.label, preset)
     if arguments.probabilities:
-        probabilities = organ_probabilities(segmentation, scan.placed.placement)
+        probabilities = map(scan.placed.transform.invert_probability, segmentation.prediction.probabilities[1:])
         files.write_probabilities(probabilities, scan.geometry, preset)
     if arguments.rtstruct:
         write_rtstruct(files.rtstruct, segmentation.label.array, scan.series, preset)
     if arguments.save_overlay:
         style = {"colors": [organ.color for organ in preset.organs], "names": preset.organ_names, "show_all": True}
-        spacing = scan.placed.placement.straight.spacing_zyx_mm
-        region_hu, region_label = scan.placed.region_hu, segmentation.region_label
-        save_png(files.overlay, render_case(region_hu, region_label, spacing_zyx_mm=spacing, **style))
+        transform = scan.placed.transform
+        spacing, label = transform.axis_aligned.spacing_zyx_mm, transform.crop_label(segmentation.label)
+        save_png(files.overlay, render_case(scan.placed.region_hu, label, spacing_zyx_mm=spacing, **style))
 
 
 def process(
@@ -222,9 +208,8 @@ def process(
     started = time.perf_counter()
     files.remove_temp_files()
     segmentation = segment(scan.placed, model)
-    placement = scan.placed.placement
     write_case(files, scan, segmentation, model.preset, arguments)
-    evidence = gather_evidence(segmentation.prediction, placement, model)
+    evidence = gather_evidence(segmentation.prediction, scan.placed.transform, model)
     report = {
         **run,
         "preset": model.preset.name,

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from losses.segmentation import SegmentationLoss, SegmentationTerms
-from models.interpolation import resize_linear
+from utils.imaging.interpolation import resize_linear
 
 
 class OneHotLoss(SegmentationLoss):
@@ -31,8 +31,10 @@ class OneHotLoss(SegmentationLoss):
         return SegmentationTerms(focal + self.dice_weight * dice, focal, dice)
 
 
-def label_on_grid(probabilities: Tensor, size_zyx: tuple[int, int, int], step_zyx: tuple[float, ...]) -> Tensor:
-    """See `models.predictor.label_on_grid`."""
+def resample_to_label_map(
+    probabilities: Tensor, size_zyx: tuple[int, int, int], spacing_ratio_zyx: tuple[float, ...]
+) -> Tensor:
+    """See `data_preprocess.inference_transform.resample_to_label_map`."""
     whole = tuple(slice(0, n) for n in size_zyx)
-    on_grid = [resize_linear(probability, whole, step_zyx) for probability in probabilities]
+    on_grid = [resize_linear(probability, whole, spacing_ratio_zyx) for probability in probabilities]
     return torch.stack(on_grid).argmax(dim=0).byte()

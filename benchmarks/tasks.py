@@ -16,7 +16,8 @@ from scipy import ndimage
 import inference
 import models.predictor
 from benchmarks.ab_timing import Task
-from benchmarks.baseline import OneHotLoss, label_on_grid
+from benchmarks.baseline import OneHotLoss, resample_to_label_map
+from data_preprocess import inference_transform
 from data_preprocess.augment import Batch, CropAugmentation
 from data_preprocess.dataloaders import build_step_loader, crop_dataset, open_training_cases, training_preset
 from data_preprocess.export import export_case
@@ -177,7 +178,8 @@ def whole_ct(
         save_untrained(checkpoint, load_preset(preset, overrides))
     model = inference.load_model(checkpoint, compute, overlap=0.5 if plain else OVERLAP)
     if plain:
-        inference.label_on_grid, models.predictor.NO_TISSUE_HU = label_on_grid, -math.inf
+        inference_transform.resample_to_label_map = resample_to_label_map
+        models.predictor.NO_TISSUE_HU = -math.inf
         network = model.predictor.predictor.network.to(memory_format=torch.contiguous_format)
         network.s_net.register_forward_pre_hook(lambda part, images: (images[0].contiguous(),))
     scan = list_scans(path)[0]

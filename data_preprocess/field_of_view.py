@@ -178,13 +178,13 @@ class Region(NamedTuple):
     def size_zyx(self) -> tuple[int, int, int]:
         return tuple(b - a for a, b in zip(self.start_zyx, self.stop_zyx, strict=True))
 
-    def crop(self, image: np.ndarray) -> np.ndarray:
-        """The region's voxels, air beyond the CT."""
+    def crop(self, image: np.ndarray, fill: int = AIR_HU) -> np.ndarray:
+        """The region's voxels; beyond the CT they are `fill`."""
         padding = [
             (max(0, -a), max(0, b - n)) for a, b, n in zip(self.start_zyx, self.stop_zyx, image.shape, strict=True)
         ]
         inside = image[self._inside(image.shape)]
-        return np.pad(inside, padding, constant_values=AIR_HU) if np.any(padding) else inside
+        return np.pad(inside, padding, constant_values=fill) if np.any(padding) else inside
 
     def paste(self, part: np.ndarray, size_zyx: tuple[int, int, int]) -> np.ndarray:
         """A volume of the CT's size with the region's voxels in their place and 0 elsewhere."""

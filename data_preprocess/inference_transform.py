@@ -1,54 +1,133 @@
-"""A CT of any orientation and spacing to the grid of the networks, and the way back."""
+"""Brings a CT of any orientation and spacing onto the networks' grid, and their results back onto the CT."""
 
+import math
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
+import torch
 
-from data_preprocess.field_of_view import Region, find_region
+from data_preprocess.field_of_view import Box, Region, Triple, find_region
 from data_preprocess.resample import resample_axis_aligned, resample_image, resample_to
 from utils.config.preset import GridSettings
 from utils.imaging.geometry import Geometry
+from utils.imaging.interpolation import resize_linear
 from utils.io.volumes import Volume, match_orientation, to_lps
 
 OBLIQUE_DEG = 0.5
-"""A smaller rotation is left to the networks, which were trained on larger ones."""
+"""Smaller rotations are left in the image: training augments with larger ones."""
+ROUNDING = 0.99
+"""The largest of n probabilities is at least 1 / n, or a little less, since they sum to 1 up to rounding only."""
+
+
+class TransformedImage(NamedTuple):
+    """A CT as the networks see it."""
+
+    image: np.ndarray
+    """(d, h, w) int16 HU at the networks' spacing."""
+    region_hu: np.ndarray
+    """(d', h', w') int16 HU, the same region at the CT's spacing."""
+    transform: "InferenceTransform"
+    notes: list[str]
+    """Changes to the CT that the report mentions."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class InferenceTransform:
-    """How the networks' grid lies in a CT.
+    """The way from a CT to the networks' grid and back: orientation, crop, spacing.
 
     Attributes:
         ct: grid of the CT as read.
-        straight: grid of the CT with its axes along the patient's, from which the region was cut.
-        region: the part of `straight` that the networks see.
-        step: spacing of `straight` / spacing of the networks, per axis (z, y, x).
+        axis_aligned: grid of the CT after its axes were aligned with the patient's.
+        region: the part of `axis_aligned` that the networks see.
+        spacing_ratio: spacing of `axis_aligned` / spacing of the networks, (z, y, x).
     """
 
     ct: Geometry
-    straight: Geometry
+    axis_aligned: Geometry
     region: Region
-    step: tuple[float, float, float]
+    spacing_ratio: Triple
 
-    def world_mm(self, index_vox: tuple[float, float, float]) -> tuple[float, float, float]:
-        """Patient coordinates (x, y, z) in mm of a voxel (z, y, x) of the networks' grid."""
-        moved = zip(index_vox, self.step, self.region.start_zyx, strict=True)
-        return self.straight.world_mm(tuple((i + 0.5) / step - 0.5 + start for i, step, start in moved))
-
-    def inside_fov(self, size_zyx: tuple[int, int, int]) -> np.ndarray:
-        """Which voxels of the networks' grid lie in the CT, bool; around it there may be air that was added.
+    @classmethod
+    def apply(cls, ct: Volume, grid: GridSettings) -> TransformedImage:
+        """Align a CT with the patient's axes, crop it to head and neck and resample it.
 
         Args:
-            size_zyx: of the networks' grid.
+            ct: HU, any orientation and spacing.
+            grid: the networks' spacing, and how far below the lungs they see.
+
+        Raises:
+            UserError: the CT shows no head and neck.
         """
-        to_ct = np.linalg.solve(self.ct.index_to_world()[:, :3], self.straight.index_to_world()[:, :3])
+        aligned = to_lps(ct)
+        notes = []
+        if _is_oblique(aligned.geometry):
+            notes.append(f"rotated by {aligned.geometry.obliqueness_deg():.1f} degrees to the patient's axes")
+            aligned = resample_axis_aligned(aligned)
+        spacing = aligned.geometry.spacing_zyx_mm
+        region = find_region(aligned.array, aligned.geometry, grid.below_lung_apex_mm)
+        if region.cut_mm:
+            notes.append(f"the lowest {region.cut_mm:.0f} mm were cropped: the networks segment head and neck only")
+        region_hu = np.ascontiguousarray(region.crop(aligned.array))
+        image = resample_image(region_hu, spacing, grid.spacing_zyx_mm)
+        ratio = tuple(own / network for own, network in zip(spacing, grid.spacing_zyx_mm, strict=True))
+        transform = cls(ct=ct.geometry, axis_aligned=aligned.geometry, region=region, spacing_ratio=ratio)
+        return TransformedImage(image, region_hu, transform, notes)
+
+    def invert(self, probabilities: torch.Tensor) -> Volume:
+        """The label map of the CT.
+
+        Args:
+            probabilities: (num_classes, d, h, w) on the networks' grid.
+
+        Returns:
+            uint8, on the grid of the CT as read; 0 outside of the region.
+        """
+        label = resample_to_label_map(probabilities, self.region.size_zyx, self.spacing_ratio)
+        return Volume(array=self.to_ct(label.cpu().numpy()), geometry=self.ct)
+
+    def invert_probability(self, probability: torch.Tensor) -> np.ndarray:
+        """One organ's probability (d, h, w) as float32 on the grid of the CT as read; 0 outside of the region."""
+        whole = tuple(slice(0, n) for n in self.region.size_zyx)
+        return self.to_ct(resize_linear(probability, whole, self.spacing_ratio).cpu().numpy())
+
+    def to_ct(self, values: np.ndarray) -> np.ndarray:
+        """Labels or probabilities of the region, at the CT's spacing, on the grid of the CT as read.
+
+        Args:
+            values: of the region's size, uint8 or float32.
+
+        Returns:
+            (D, H, W) of the same dtype; 0 outside of the region.
+        """
+        whole = Volume(array=self.region.paste(values, self.axis_aligned.size_zyx), geometry=self.axis_aligned)
+        if _is_oblique(self.ct):
+            return resample_to(whole, self.ct)
+        return match_orientation(whole, self.ct).array
+
+    def crop_label(self, label: Volume) -> np.ndarray:
+        """The region's part of a label map on the CT's grid: what `region_hu` is of the CT."""
+        aligned = resample_to(label, self.axis_aligned) if _is_oblique(self.ct) else to_lps(label).array
+        return self.region.crop(aligned, fill=0)
+
+    def world_mm(self, index_vox: Triple) -> Triple:
+        """Patient coordinates (x, y, z) in mm of a voxel (z, y, x) of the networks' grid."""
+        axes = zip(index_vox, self.spacing_ratio, self.region.start_zyx, strict=True)
+        return self.axis_aligned.world_mm(tuple((i + 0.5) / ratio - 0.5 + start for i, ratio, start in axes))
+
+    def inside_fov(self, size_zyx: tuple[int, int, int]) -> np.ndarray:
+        """Which voxels of the networks' grid lie in the CT and not in air that was added around it, bool.
+
+        Args:
+            size_zyx: of the image on the networks' grid.
+        """
+        to_ct = np.linalg.solve(self.ct.index_to_world()[:, :3], self.axis_aligned.index_to_world()[:, :3])
         shift = np.linalg.solve(
-            self.ct.index_to_world()[:, :3], np.subtract(self.straight.origin_xyz_mm, self.ct.origin_xyz_mm)
+            self.ct.index_to_world()[:, :3], np.subtract(self.axis_aligned.origin_xyz_mm, self.ct.origin_xyz_mm)
         )
         axes = [
-            (np.arange(n, dtype=np.float32) + 0.5) / step - 0.5 + start
-            for n, step, start in zip(size_zyx, self.step, self.region.start_zyx, strict=True)
+            (np.arange(n, dtype=np.float32) + 0.5) / ratio - 0.5 + start
+            for n, ratio, start in zip(size_zyx, self.spacing_ratio, self.region.start_zyx, strict=True)
         ]
         z, y, x = np.meshgrid(*axes, indexing="ij", sparse=True)
         inside = np.ones(size_zyx, dtype=bool)
@@ -57,57 +136,51 @@ class InferenceTransform:
             inside &= (index >= -0.5) & (index <= n - 0.5)
         return inside
 
-    def to_ct(self, part: np.ndarray) -> np.ndarray:
-        """Bring labels or probabilities of the region back onto the CT.
 
-        Args:
-            part: (d, h, w) uint8 or float32, of the region's size.
+def resample_to_label_map(
+    probabilities: torch.Tensor, size_zyx: tuple[int, int, int], spacing_ratio_zyx: Triple
+) -> torch.Tensor:
+    """Interpolate every class's probability onto another grid and take the argmax.
 
-        Returns:
-            (D, H, W) of the same dtype on the grid of the CT as read; 0 outside of the region.
-        """
-        whole = Volume(array=self.region.paste(part, self.straight.size_zyx), geometry=self.straight)
-        if _is_oblique(self.ct):
-            return resample_to(whole, self.ct)
-        return match_orientation(whole, self.ct).array
-
-
-class TransformedImage(NamedTuple):
-    """What the networks see of a CT."""
-
-    image: np.ndarray
-    """(d, h, w) HU at the networks' spacing."""
-    region_hu: np.ndarray
-    """(d', h', w') int16: the same part of the patient at the CT's spacing."""
-    placement: InferenceTransform
-    notes: list[str]
-    """What was done to the CT that a reader of the report should know."""
-
-
-def to_network_grid(ct: Volume, grid: GridSettings) -> TransformedImage:
-    """Turn, cut and resample a CT for the networks.
+    Each class is interpolated only where it can be the largest. Probabilities sum to 1, so that the largest one is at
+    least 1 / num_classes, and interpolation between smaller values cannot reach that.
 
     Args:
-        ct: HU, any orientation and spacing.
-        grid: of the preset.
+        probabilities: (num_classes, D, H, W).
+        size_zyx: (D', H', W') of the result.
+        spacing_ratio_zyx: its spacing / the probabilities' spacing.
 
-    Raises:
-        ValueError: no head and neck is found in the CT.
+    Returns:
+        (D', H', W') uint8.
     """
-    straight = to_lps(ct)
-    notes = []
-    if _is_oblique(straight.geometry):
-        notes.append(f"turned by {straight.geometry.obliqueness_deg():.1f} degrees to the patient's axes")
-        straight = resample_axis_aligned(straight)
-    spacing = straight.geometry.spacing_zyx_mm
-    region = find_region(straight.array, straight.geometry, grid.below_lung_apex_mm)
-    if region.cut_mm:
-        notes.append(f"the lowest {region.cut_mm:.0f} mm were cut off: the networks know head and neck only")
-    region_hu = np.ascontiguousarray(region.crop(straight.array))
-    image = resample_image(region_hu, spacing, grid.spacing_zyx_mm)
-    step = tuple(own / network for own, network in zip(spacing, grid.spacing_zyx_mm, strict=True))
-    placement = InferenceTransform(ct=ct.geometry, straight=straight.geometry, region=region, step=step)
-    return TransformedImage(image, region_hu, placement, notes)
+    label = torch.zeros(size_zyx, dtype=torch.uint8, device=probabilities.device)
+    highest = torch.zeros(size_zyx, device=probabilities.device)
+    for value in range(1, len(probabilities)):
+        box = _resampled_box(probabilities[value] >= ROUNDING / len(probabilities), size_zyx, spacing_ratio_zyx)
+        if box is None:
+            continue
+        background, probability = (resize_linear(probabilities[i], box, spacing_ratio_zyx) for i in (0, value))
+        rival = torch.maximum(highest[box], background)
+        higher = probability > rival
+        label[box].masked_fill_(higher, value)
+        highest[box] = torch.where(higher, probability, rival)
+    return label
+
+
+def _resampled_box(mask: torch.Tensor, size_zyx: tuple[int, int, int], spacing_ratio_zyx: Triple) -> Box | None:
+    """The voxels of another grid whose interpolation reads from a mask (D, H, W); None if the mask is empty."""
+    box = []
+    for axis, (size, ratio) in enumerate(zip(size_zyx, spacing_ratio_zyx, strict=True)):
+        others = [other for other in range(3) if other != axis]
+        inside = mask.any(dim=others[1]).any(dim=others[0]).nonzero()
+        if len(inside) == 0:
+            return None
+        last = mask.shape[axis] - 1
+        low, high = int(inside[0]) - 1, int(inside[-1]) + 1  # interpolation reaches one voxel further
+        start = 0 if low < 0 else math.floor((low + 0.5) / ratio - 0.5)
+        stop = size if high > last else math.ceil((high + 0.5) / ratio - 0.5) + 1
+        box.append(slice(max(0, start), min(size, stop)))
+    return tuple(box)
 
 
 def _is_oblique(geometry: Geometry) -> bool:

@@ -1,6 +1,5 @@
 """A whole CT in, class probabilities and found small organs out; validation and inference share it."""
 
-import math
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from typing import NamedTuple
@@ -9,15 +8,11 @@ import torch
 import torch.nn.functional as F
 
 from models.focusnet import FocusNet, LocalizationOutput, Rois
-from models.interpolation import resize_linear
 from models.postprocessing import argmax_label, remove_small_components
 from models.roi import find_peaks, group_rois_into_windows, roi_corners
 from models.sliding_window import OVERLAP, Allocator, Box, blend_windows, window_boxes
 from utils.config.preset import Preset
 from utils.imaging.intensity import AIR_HU, normalize
-
-ROUNDED = 0.99
-"""The likeliest class has at least 1 / num_classes; a little less, since probabilities sum to 1 up to rounding."""
 
 NO_TISSUE_HU = -300
 """A window whose voxels are all below shows air, clothes or couch: nothing that an organ could be in."""
@@ -202,52 +197,6 @@ class Predictor:
             for row, logit in zip(rows, logits[:, 0], strict=True):
                 results[organs[row]] = logit.float().sigmoid(), _box(starts[row].tolist(), roi_size)
         return results
-
-
-def label_on_grid(
-    probabilities: torch.Tensor, size_zyx: tuple[int, int, int], step_zyx: tuple[float, ...]
-) -> torch.Tensor:
-    """Interpolate every class's probability onto another grid and take the likeliest class of each voxel.
-
-    One class at a time, and only where it can be the likeliest: all probabilities sum to 1, so it must reach
-    1 / num_classes, and no value interpolated between voxels that do not can.
-
-    Args:
-        probabilities: (num_classes, D, H, W).
-        size_zyx: (D', H', W') of the result.
-        step_zyx: its spacing / the probabilities' spacing.
-
-    Returns:
-        (D', H', W') uint8.
-    """
-    label = torch.zeros(size_zyx, dtype=torch.uint8, device=probabilities.device)
-    highest = torch.zeros(size_zyx, device=probabilities.device)
-    for value in range(1, len(probabilities)):
-        box = _box_on_grid(probabilities[value] >= ROUNDED / len(probabilities), size_zyx, step_zyx)
-        if box is None:
-            continue
-        background, probability = (resize_linear(probabilities[i], box, step_zyx) for i in (0, value))
-        rival = torch.maximum(highest[box], background)
-        higher = probability > rival
-        label[box].masked_fill_(higher, value)
-        highest[box] = torch.where(higher, probability, rival)
-    return label
-
-
-def _box_on_grid(mask: torch.Tensor, size_zyx: tuple[int, int, int], step_zyx: tuple[float, ...]) -> Box | None:
-    """Where on another grid interpolation reaches into a mask (D, H, W); None if it is empty."""
-    box = []
-    for axis, (size, step) in enumerate(zip(size_zyx, step_zyx, strict=True)):
-        others = [other for other in range(3) if other != axis]
-        inside = mask.any(dim=others[1]).any(dim=others[0]).nonzero()
-        if len(inside) == 0:
-            return None
-        last = mask.shape[axis] - 1
-        low, high = int(inside[0]) - 1, int(inside[-1]) + 1  # interpolation reaches one voxel further
-        start = 0 if low < 0 else math.floor((low + 0.5) / step - 0.5)
-        stop = size if high > last else math.ceil((high + 0.5) / step - 0.5) + 1
-        box.append(slice(max(0, start), min(size, stop)))
-    return tuple(box)
 
 
 def merge_small_organ(probabilities: torch.Tensor, label: int, roi_probability: torch.Tensor, box: Box) -> None:

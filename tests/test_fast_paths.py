@@ -9,7 +9,7 @@ import torch
 
 import models.predictor
 from benchmarks import baseline as plain
-from data_preprocess.inference_transform import to_network_grid
+from data_preprocess.inference_transform import InferenceTransform, resample_to_label_map
 from data_preprocess.sources import SOURCES
 from data_preprocess.sources.phantom.source import draw_phantom
 from inference import load_model, published_checkpoint
@@ -34,7 +34,7 @@ def placed():
         pytest.skip(f"no real CTs in {PATIENTS}; set FOCUSNET_DATA to the folder that holds openkbp/")
     source = SOURCES["openkbp"]
     reference = next(case for case in source.list_cases(PATIENTS) if case.case_id == "pt_232")
-    return to_network_grid(source.read_case(reference, preset).volume, preset.grid)
+    return InferenceTransform.apply(source.read_case(reference, preset).volume, preset.grid)
 
 
 @pytest.fixture(scope="module")
@@ -43,9 +43,9 @@ def exact(placed):
 
 
 def test_labels_by_organ_box_are_those_of_the_whole_volume(placed, exact):
-    size, step = placed.region_hu.shape, placed.placement.step
-    fast = models.predictor.label_on_grid(exact.probabilities, size, step)
-    assert torch.equal(fast, plain.label_on_grid(exact.probabilities, size, step))
+    size, ratio = placed.region_hu.shape, placed.transform.spacing_ratio
+    fast = resample_to_label_map(exact.probabilities, size, ratio)
+    assert torch.equal(fast, plain.resample_to_label_map(exact.probabilities, size, ratio))
     assert len(fast.unique()) > 6  # organs were there to be missed
 
 
@@ -70,7 +70,7 @@ def test_lower_precision_segments_alike(placed, exact, precision):
 def test_published_weights_find_the_organs_of_a_ct_of_another_kind():
     """A phantom is nothing like a patient; what bone shows should still be there."""
     preset = load_preset("openkbp")
-    label = predict(to_network_grid(draw_phantom(3).volume, preset.grid), None).label
+    label = predict(InferenceTransform.apply(draw_phantom(3).volume, preset.grid), None).label
     assert (label == preset.organ_names.index("mandible") + 1).any()
 
 

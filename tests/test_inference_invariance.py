@@ -15,7 +15,7 @@ from scipy.spatial.transform import Rotation
 from torch import nn
 
 import inference
-from data_preprocess.inference_transform import to_network_grid
+from data_preprocess.inference_transform import InferenceTransform
 from data_preprocess.scans import list_scans
 from data_preprocess.sources.phantom.source import ORGANS, draw_patient, paint_patient
 from models.focusnet import FocusNet
@@ -139,7 +139,7 @@ def plain(with_chest):
 
 
 def segment(volume, model):
-    return inference.segment(to_network_grid(volume, PRESET.grid), model).label
+    return inference.segment(InferenceTransform.apply(volume, PRESET.grid), model).label
 
 
 @pytest.fixture(scope="module")
@@ -208,16 +208,16 @@ def test_in_all_48_orientations_the_networks_see_the_same_and_labels_find_back(p
     spacing = tuple(2 * value for value in SPACING)
     array = np.ascontiguousarray(plain.array[::2, ::2, ::2])
     coarse = Volume(array=array, geometry=Geometry(size_zyx=array.shape, spacing_zyx_mm=spacing))
-    straight = to_network_grid(coarse, PRESET.grid)
+    straight = InferenceTransform.apply(coarse, PRESET.grid)
     region_label = np.digitize(straight.region_hu, (-500, 0, 500)).astype(np.uint8)
-    label = straight.placement.to_ct(region_label)
+    label = straight.transform.to_ct(region_label)
     assert len(np.unique(label)) == 4
     for order, flips in ALL_48:
         volume = reoriented(coarse, order, flips)
-        placed = to_network_grid(volume, PRESET.grid)
+        placed = InferenceTransform.apply(volume, PRESET.grid)
         np.testing.assert_array_equal(placed.image, straight.image)
         expected = reoriented(Volume(array=label, geometry=coarse.geometry), order, flips)
-        np.testing.assert_array_equal(placed.placement.to_ct(region_label), expected.array)
+        np.testing.assert_array_equal(placed.transform.to_ct(region_label), expected.array)
 
 
 def test_the_plain_scan_is_segmented_as_the_patient_is(plain, patient, model, expected):
@@ -237,10 +237,10 @@ def test_the_form_of_the_file_changes_nothing(form, plain, tmp_path):
         write_volume(path, reoriented(plain, (2, 0, 1), (True, False, True)))
     (scan,) = list_scans(path)
     read = inference.read_scan(scan, PRESET, correct_offset=False, from_dicom=False)
-    straight = to_network_grid(plain, PRESET.grid)
+    straight = InferenceTransform.apply(plain, PRESET.grid)
     assert np.abs(read.placed.image.astype(int) - straight.image).max() <= 2  # NIfTI rounds spacings to float32
     np.testing.assert_allclose(
-        read.placed.placement.world_mm((3, 1, 2)), straight.placement.world_mm((3, 1, 2)), atol=1e-3
+        read.placed.transform.world_mm((3, 1, 2)), straight.transform.world_mm((3, 1, 2)), atol=1e-3
     )
 
 

@@ -1,13 +1,15 @@
-"""network_grid.py: whatever the orientation, the networks see the same image and labels find back to their voxels."""
+"""inference_transform.py: in any orientation the networks see the same image, and labels return to their voxels."""
 
 import numpy as np
 import pytest
+import torch
 from scipy.spatial.transform import Rotation
 
-from data_preprocess.inference_transform import to_network_grid
+from data_preprocess.inference_transform import InferenceTransform, resample_to_label_map
 from tests.reorientation import ALL_48, reoriented
 from utils.config.preset import GridSettings
 from utils.imaging.geometry import Geometry
+from utils.imaging.interpolation import resize_linear
 from utils.io.volumes import Volume
 
 GRID = GridSettings(spacing_zyx_mm=(5.0, 4.0, 4.0), crop_size_vox=(8, 16, 12), roi_size_vox=(4, 8, 8))
@@ -40,13 +42,13 @@ def test_there_are_48_orientations():
 @pytest.mark.parametrize(("order", "flips"), ALL_48)
 def test_every_orientation_is_the_same_image_and_gets_its_own_voxels_back(order, flips):
     plain = head()
-    expected = to_network_grid(plain, GRID)
+    expected = InferenceTransform.apply(plain, GRID)
     volume = reoriented(plain, order, flips)
-    placed = to_network_grid(volume, GRID)
+    placed = InferenceTransform.apply(volume, GRID)
     np.testing.assert_array_equal(placed.image, expected.image)
-    label = placed.placement.to_ct(region_labels(placed))
+    label = placed.transform.to_ct(region_labels(placed))
     np.testing.assert_array_equal(label, np.digitize(volume.array, (0, 50, 100)))
-    point, other = (p.placement.world_mm((3, 2, 1)) for p in (placed, expected))
+    point, other = (p.transform.world_mm((3, 2, 1)) for p in (placed, expected))
     np.testing.assert_allclose(point, other, atol=1e-6)
 
 
@@ -54,12 +56,12 @@ def test_every_orientation_is_the_same_image_and_gets_its_own_voxels_back(order,
 def test_an_oblique_scan_is_turned_to_the_axes_of_the_patient_and_back(angles_deg):
     matrix = Rotation.from_euler("zyx", angles_deg, degrees=True).as_matrix()
     volume = head((60, 66, 62), (2.0, 2.0, 2.0), direction=tuple(matrix.ravel().tolist()))
-    placed = to_network_grid(volume, GRID)
-    straight = to_network_grid(head((60, 66, 62), (2.0, 2.0, 2.0)), GRID)
-    assert "turned by" in placed.notes[0]
+    placed = InferenceTransform.apply(volume, GRID)
+    straight = InferenceTransform.apply(head((60, 66, 62), (2.0, 2.0, 2.0)), GRID)
+    assert "rotated by" in placed.notes[0]
     sizes = zip(placed.image.shape, straight.image.shape, strict=True)
     assert all(abs(own - other) <= 3 for own, other in sizes)
-    label = placed.placement.to_ct((placed.region_hu > -300).astype(np.uint8))
+    label = placed.transform.to_ct((placed.region_hu > -300).astype(np.uint8))
     truth = volume.array > -300
     dice = 2 * np.sum((label > 0) & truth) / (np.sum(label) + np.sum(truth))
     assert label.shape == volume.array.shape
@@ -68,18 +70,38 @@ def test_an_oblique_scan_is_turned_to_the_axes_of_the_patient_and_back(angles_de
 
 def test_probabilities_come_back_interpolated():
     volume = head()
-    placed = to_network_grid(volume, GRID)
-    values = placed.placement.to_ct(placed.region_hu.astype(np.float32) / 1000)
+    placed = InferenceTransform.apply(volume, GRID)
+    values = placed.transform.to_ct(placed.region_hu.astype(np.float32) / 1000)
     assert values.dtype == np.float32
     inside = volume.array > -300
     np.testing.assert_allclose(values[inside], volume.array[inside] / 1000, atol=1e-6)
+
+
+@pytest.mark.parametrize("angle_deg", [0, 20])
+def test_invert_undoes_orientation_crop_and_spacing(angle_deg):
+    matrix = Rotation.from_euler("z", angle_deg, degrees=True).as_matrix()
+    volume = reoriented(
+        head((60, 66, 62), (2.0, 2.0, 2.0), tuple(matrix.ravel().tolist())), (2, 0, 1), (True, False, True)
+    )
+    seen = InferenceTransform.apply(volume, GRID)
+    body = torch.from_numpy((seen.image > -300).astype(np.float32))
+    probability = seen.transform.invert_probability(body)
+    label = seen.transform.invert(torch.stack([1 - body, body]))
+    assert label.geometry == volume.geometry
+    assert label.array.dtype == np.uint8
+    expected = volume.array > -300
+    for found in (label.array > 0, probability > 0.5):
+        assert 2 * np.sum(found & expected) / (np.sum(found) + np.sum(expected)) > 0.95
+    cropped, at_ct_spacing = seen.transform.crop_label(label), seen.region_hu > -300
+    assert cropped.shape == seen.region_hu.shape
+    assert 2 * np.sum((cropped > 0) & at_ct_spacing) / (np.sum(cropped > 0) + np.sum(at_ct_spacing)) > 0.95
 
 
 @pytest.mark.parametrize("spacing", [(0.3, 2.0, 2.0), (6.0, 3.0, 2.0), (3.0, 0.6, 0.6)])
 def test_any_spacing_reaches_the_networks_spacing(spacing):
     size = tuple(int(n / s) for n, s in zip((90.0, 110.0, 96.0), spacing, strict=True))
     volume = head(size, spacing)
-    placed = to_network_grid(volume, GRID)
+    placed = InferenceTransform.apply(volume, GRID)
     extent = np.multiply(placed.image.shape, GRID.spacing_zyx_mm)
     np.testing.assert_allclose(extent, np.multiply(placed.region_hu.shape, spacing), atol=4)
     np.testing.assert_allclose(extent, (76 + 20, 100 + 20, 84 + 20), atol=10)
@@ -87,9 +109,9 @@ def test_any_spacing_reaches_the_networks_spacing(spacing):
 
 def test_one_thick_slice_is_enough():
     volume = head((1, 50, 36), (6.0, 2.5, 3.0))
-    placed = to_network_grid(volume, GRID)
+    placed = InferenceTransform.apply(volume, GRID)
     assert placed.region_hu.shape[0] == 1
-    assert placed.placement.to_ct(region_labels(placed)).shape == volume.array.shape
+    assert placed.transform.to_ct(region_labels(placed)).shape == volume.array.shape
 
 
 @pytest.mark.parametrize("angle_deg", [0, 15])
@@ -105,12 +127,41 @@ def test_added_air_is_known(angle_deg):
             direction=full.geometry.direction,
         ),
     )
-    placed = to_network_grid(narrow, GRID)
-    inside_fov = placed.placement.inside_fov(placed.image.shape)
+    placed = InferenceTransform.apply(narrow, GRID)
+    inside_fov = placed.transform.inside_fov(placed.image.shape)
     assert 0 < inside_fov.mean() < 1
     back = np.linalg.inv(np.reshape(narrow.geometry.direction, (3, 3)))
     for index in [(0, 0, 0), (5, 12, 11), (9, 20, 3), tuple(n - 1 for n in inside_fov.shape)]:
-        point = np.subtract(placed.placement.world_mm(index), narrow.geometry.origin_xyz_mm)
+        point = np.subtract(placed.transform.world_mm(index), narrow.geometry.origin_xyz_mm)
         voxel = (back @ point)[::-1] / narrow.geometry.spacing_zyx_mm
         within = all(-0.5 <= v <= n - 0.5 for v, n in zip(voxel, narrow.array.shape, strict=True))
         assert inside_fov[index] == within
+
+
+def test_the_label_map_at_half_the_spacing_by_hand():
+    label = torch.tensor([0, 2, 2, 1, 0])
+    probabilities = torch.nn.functional.one_hot(label, 3).T.float().reshape(3, 1, 1, 5)
+    finer = resample_to_label_map(probabilities, (1, 1, 10), (1.0, 1.0, 0.5))
+    assert finer.dtype == torch.uint8
+    assert finer.flatten().tolist() == [0, 0, 2, 2, 2, 2, 1, 1, 0, 0]
+
+
+def test_the_label_map_on_the_same_grid_is_the_argmax():
+    probabilities = torch.rand(4, 3, 5, 6, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(
+        resample_to_label_map(probabilities, (3, 5, 6), (1.0, 1.0, 1.0)).long(), probabilities.argmax(dim=0)
+    )
+
+
+def test_a_class_is_interpolated_wherever_it_can_be_the_largest():
+    """Against interpolating every class over the whole volume, with organs small and large, at borders and touching."""
+    generator = torch.Generator().manual_seed(0)
+    logits = 4 * torch.rand(6, 7, 9, 8, generator=generator)
+    logits[1:, :, :4] -= 6  # background alone
+    logits[5] -= 3
+    logits[5, 3, 6, 7] = 20
+    probabilities = logits.softmax(dim=0)
+    for size, step in (((15, 12, 20), (0.45, 0.8, 0.4)), ((4, 5, 8), (1.7, 1.9, 1.0)), ((7, 18, 8), (1.0, 0.5, 1.0))):
+        whole = tuple(slice(0, n) for n in size)
+        expected = torch.stack([resize_linear(probability, whole, step) for probability in probabilities]).argmax(dim=0)
+        assert torch.equal(resample_to_label_map(probabilities, size, step).long(), expected)

@@ -12,9 +12,8 @@ from torch import nn
 
 import models.predictor
 from models.focusnet import FocusNet, build_network
-from models.interpolation import resize_linear
 from models.postprocessing import remove_small_components
-from models.predictor import Predictor, SmallOrganResult, label_on_grid, merge_small_organ
+from models.predictor import Predictor, SmallOrganResult, merge_small_organ
 from models.s_net import SNetOutput
 
 SIZE = (11, 20, 31)
@@ -247,33 +246,6 @@ def test_merging_keeps_the_sum_where_s_net_was_almost_sure():
     merge_small_organ(probabilities, 2, torch.full((1, 1, 5), 0.25), (slice(1), slice(1), slice(5)))
     torch.testing.assert_close(probabilities.sum(dim=0), torch.ones(1, 1, 5))
     assert (probabilities[2] == 0.25).all()
-
-
-def test_label_on_a_grid_of_half_the_spacing_by_hand():
-    label = torch.tensor([0, 2, 2, 1, 0])
-    probabilities = torch.nn.functional.one_hot(label, 3).T.float().reshape(3, 1, 1, 5)
-    finer = label_on_grid(probabilities, (1, 1, 10), (1.0, 1.0, 0.5))
-    assert finer.dtype == torch.uint8
-    assert finer.flatten().tolist() == [0, 0, 2, 2, 2, 2, 1, 1, 0, 0]
-
-
-def test_label_on_the_same_grid_is_the_likeliest_class():
-    probabilities = torch.rand(4, 3, 5, 6, generator=torch.Generator().manual_seed(0))
-    assert torch.equal(label_on_grid(probabilities, (3, 5, 6), (1.0, 1.0, 1.0)).long(), probabilities.argmax(dim=0))
-
-
-def test_label_on_a_grid_looks_wherever_a_class_can_win():
-    """Against interpolating every class over the whole volume, with organs small and large, at borders and touching."""
-    generator = torch.Generator().manual_seed(0)
-    logits = 4 * torch.rand(6, 7, 9, 8, generator=generator)
-    logits[1:, :, :4] -= 6  # background alone
-    logits[5] -= 3
-    logits[5, 3, 6, 7] = 20
-    probabilities = logits.softmax(dim=0)
-    for size, step in (((15, 12, 20), (0.45, 0.8, 0.4)), ((4, 5, 8), (1.7, 1.9, 1.0)), ((7, 18, 8), (1.0, 0.5, 1.0))):
-        whole = tuple(slice(0, n) for n in size)
-        expected = torch.stack([resize_linear(probability, whole, step) for probability in probabilities]).argmax(dim=0)
-        assert torch.equal(label_on_grid(probabilities, size, step).long(), expected)
 
 
 def test_a_volume_without_tissue_is_background_and_no_network_runs(tiny_preset):

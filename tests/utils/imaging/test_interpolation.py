@@ -1,11 +1,11 @@
-"""models/interpolation.py: linear interpolation, edge to edge."""
+"""utils/imaging/interpolation.py: linear interpolation, edge to edge."""
 
 import numpy as np
 import pytest
 import torch
 
 from data_preprocess.resample import resample_image
-from models.interpolation import resize_linear
+from utils.imaging.interpolation import resize_linear
 
 
 def whole(*size):
