@@ -13,13 +13,13 @@ from pathlib import Path
 from typing import Any
 
 from utils.config.preset import load_preset
-from utils.errors import UserError
+from utils.errors import CaseFailure, UserError
 from utils.evaluation.evaluate import CasePairs, Evaluation, Settings, evaluate_cases, match_cases
 from utils.evaluation.figures import draw_worst, write_box_plots
 from utils.evaluation.report import build_report, format_console_report, write_report
 from utils.evaluation.tolerances import Tolerances
 from utils.io.segmentations import OrganNameResolver, find_cases, require_names
-from utils.runtime.command_line import report_failures, run_main
+from utils.runtime.command_line import positive_int, report_failures, run_main
 
 logger = logging.getLogger(__name__)
 
@@ -37,14 +37,11 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--compare", **paths, help="another prediction of the same cases, for paired tests")
     parser.add_argument("--resample", action="store_true", help="carry predictions over to the reference's grid")
-    parser.add_argument("--workers", type=int, default=2, help="processes")
+    parser.add_argument("--workers", type=positive_int, default=2, help="processes")
     parser.add_argument("--latex", action="store_true", help="also write tables as .tex")
     parser.add_argument("--markdown", action="store_true", help="also write tables as .md")
     parser.add_argument("--overlay", type=Path, metavar="CT_DIR", help="CTs by case name: draw each organ's worst case")
-    arguments = parser.parse_args(argv)
-    if arguments.workers < 1:
-        parser.error(f"--workers {arguments.workers}: expected at least 1")
-    return arguments
+    return parser.parse_args(argv)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -64,7 +61,9 @@ def main(argv: list[str] | None = None) -> int:
     evaluations, failures = [], {}
     for own, name in zip(pairs, ("prediction", "other prediction"), strict=False):
         evaluations.append(evaluate_cases(own, settings, arguments.workers, name))
-        failures |= {case_id: f"has a reference but no {name}" for case_id in references if case_id not in own}
+        failures |= {
+            case_id: CaseFailure(f"has a reference but no {name}") for case_id in references if case_id not in own
+        }
         failures |= evaluations[-1].failures
     for case_id in sorted(sides[0].keys() - references.keys()) if len(references) > 1 else ():
         logger.warning("%s: has a prediction but no reference, not scored", case_id)

@@ -31,7 +31,7 @@ from models.shape_plausibility import shape_plausibility
 from models.sliding_window import OVERLAP, memmap_above, window_starts
 from models.tta import FlipTTAPredictor
 from utils.config.preset import Preset
-from utils.errors import UserError
+from utils.errors import CaseFailure, UserError
 from utils.imaging.geometry import Geometry
 from utils.io.checkpoint import checkpoint_preset, load_networks, read_checkpoint, require_networks
 from utils.io.color_table import check_color_table, write_color_table
@@ -51,8 +51,6 @@ logger = logging.getLogger(__name__)
 
 WEIGHTS_FOLDER = Path(__file__).resolve().parent / "weights"
 SEGMENTATION_NETWORKS = ("s_net", "sol_net", "sos_net")
-FAILURES = (ValueError, OSError, MemoryError, RuntimeError)
-"""What ends a case, not the run; torch and ITK raise RuntimeErrors, also out of memory."""
 
 
 class Model(NamedTuple):
@@ -258,7 +256,13 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
         default="refuse",
         help="of a CT stored as HU + 1024: refuse it, or subtract 1024",
     )
-    add("--shard", default="1/1", metavar="I/N", help="only the I-th of N parts of the cases, for array jobs")
+    add(
+        "--shard",
+        type=Shard.parse,
+        default=Shard(),
+        metavar="I/N",
+        help="only the I-th of N parts of the cases, for array jobs",
+    )
     add("--device", help="cpu, cuda or cuda:N; a GPU if there is one")
     add("--precision", choices=get_args(Precision), help="bf16 where the hardware computes in it; int8 is for CPUs")
     arguments = parser.parse_args(argv)
@@ -294,8 +298,8 @@ def describe_settings(arguments: argparse.Namespace, compute: Compute) -> dict[s
 def main(argv: list[str] | None = None) -> int:
     """Segment every CT of the input that is not done yet."""
     arguments = parse_arguments(argv)
-    shard = Shard.parse(arguments.shard)
-    scans = shard.of(list_scans(arguments.input))
+    shard = arguments.shard
+    scans = shard.select(list_scans(arguments.input))
     compute = choose_compute(arguments.device, arguments.precision)
     model = load_model(
         arguments.checkpoint,
@@ -328,8 +332,8 @@ def main(argv: list[str] | None = None) -> int:
         case_id = scan.case_id
         try:
             reports[case_id] = process(files[case_id], future.result(), model, arguments, runs[case_id])
-        except FAILURES as error:
-            failures[case_id] = (str(error).strip() or type(error).__name__).splitlines()[0]
+        except Exception as error:  # noqa: BLE001 - a bug in one case does not stop the others, and is shown
+            failures[case_id] = CaseFailure.of(error)
     summary = arguments.output / f"summary{shard.suffix}.csv"
     write_summary(summary, reports, failures, model.preset)
     doubtful = sum(bool(organ["flags"]) for report in reports.values() for organ in report["organs"].values())

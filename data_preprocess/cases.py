@@ -144,8 +144,7 @@ def write_case(folder: Path, info: CaseInfo, image: np.ndarray | None, label: np
     """Write the files of one case into an existing folder.
 
     Raises:
-        UserError: the case's id is no name of a folder.
-        OSError: the disk is full, or nobody may write there.
+        UserError: the case's id is no name of a folder, the disk is full, or nobody may write there.
     """
     validate_file_name(info.case_id, info.source)
     try:
@@ -153,7 +152,7 @@ def write_case(folder: Path, info: CaseInfo, image: np.ndarray | None, label: np
             np.save(folder / "image.npy", image.astype(np.int16, copy=False))
         np.save(folder / "label.npy", label.astype(np.uint8, copy=False))
     except OSError as error:  # numpy says how many numbers were written, not why there are no more
-        raise OSError(f"{folder}: cannot be written completely: is the disk full? ({error})") from error
+        raise UserError(f"{folder}: cannot be written completely: is the disk full? ({error})") from error
     write_json(folder / "case.json", asdict(info))
 
 

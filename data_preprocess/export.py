@@ -21,7 +21,7 @@ from pathlib import Path
 
 from data_preprocess.cases import HELD_OUT, assign_splits, read_splits
 from data_preprocess.label_map import match_organs, merge_masks
-from data_preprocess.raw_cases import list_raw_cases, preset_name, raw_arguments, run_all, select_raw_cases
+from data_preprocess.raw_cases import list_raw_cases, preset_name, raw_arguments, select_raw_cases
 from data_preprocess.sources import SOURCES, RawCase, RawCaseHandle
 from utils.config.preset import Preset, load_preset
 from utils.errors import UserError
@@ -29,6 +29,7 @@ from utils.io.color_table import write_color_table
 from utils.io.files import write_json
 from utils.io.volumes import Volume, write_volume
 from utils.runtime.command_line import report_failures, run_main
+from utils.runtime.process_pool import run_cases
 
 NNUNET_NAME = re.compile(r"Dataset\d{3}_\w+")
 NNUNET_SUFFIX = {"train": "Tr", "val": "Tr", "test": "Ts"}
@@ -102,10 +103,10 @@ def _export_nnunet(
 
 
 def _run_nifti(arguments: argparse.Namespace, preset: Preset) -> int:
-    references = select_raw_cases(list_raw_cases(arguments), arguments)
+    references = {reference.case_id: reference for reference in select_raw_cases(list_raw_cases(arguments), arguments)}
     write_color_table(arguments.output / "labels", preset)
     task = partial(_export, source=arguments.source, preset=preset, folder=arguments.output)
-    return report_failures(run_all(task, references, arguments.workers).failures, len(references))
+    return report_failures(run_cases(task, references, arguments.workers).failures, len(references))
 
 
 def _run_nnunet(arguments: argparse.Namespace, preset: Preset) -> int:
@@ -115,9 +116,9 @@ def _run_nnunet(arguments: argparse.Namespace, preset: Preset) -> int:
     every = list_raw_cases(arguments)
     splits = read_splits(arguments.cases) if arguments.cases else {}
     places = assign_splits(every, {case_id: name for name, case_ids in splits.items() for case_id in case_ids})
-    references = [r for r in select_raw_cases(every, arguments) if places[r.case_id] != HELD_OUT]
+    references = {r.case_id: r for r in select_raw_cases(every, arguments) if places[r.case_id] != HELD_OUT}
     task = partial(_export_nnunet, source=arguments.source, preset=preset, folder=folder, places=places)
-    outcome = run_all(task, references, arguments.workers)
+    outcome = run_cases(task, references, arguments.workers)
     write_nnunet_dataset(folder, preset, places)
     _log_missing(outcome.results.values())
     return report_failures(outcome.failures, len(references))

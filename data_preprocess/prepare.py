@@ -26,16 +26,17 @@ from data_preprocess.field_of_view import MARGIN_MM, Box, outline_body
 from data_preprocess.label_map import match_organs, merge_masks
 from data_preprocess.quality_control.measurements import measure_case, write_quality
 from data_preprocess.quality_control.report_page import inspect_cases, summary_table, write_report_page
-from data_preprocess.raw_cases import list_raw_cases, preset_name, raw_arguments, run_all, select_raw_cases
+from data_preprocess.raw_cases import list_raw_cases, preset_name, raw_arguments, select_raw_cases
 from data_preprocess.resample import resample_image, resample_labels
 from data_preprocess.sources import SOURCES, RawCase, RawCaseHandle
 from utils.config.preset import Preset, load_preset
-from utils.errors import UserError
+from utils.errors import CaseFailure, UserError
 from utils.imaging.masks import Mask
-from utils.io.files import atomic_write, validate_file_name
+from utils.io.files import atomic_write, make_folder, validate_file_name
 from utils.reporting.overlay import render_case, save_png
 from utils.reporting.tables import to_text
 from utils.runtime.command_line import report_failures, run_main
+from utils.runtime.process_pool import run_cases
 
 REPORT_NAME = "report.html"
 NUM_SHOWN = 20
@@ -97,7 +98,7 @@ def prepare_case(raw: RawCase, preset: Preset, folder: Path) -> CaseInfo:
     return info
 
 
-def finish(folder: Path, preset: Preset, failures: Mapping[str, str]) -> None:
+def finish(folder: Path, preset: Preset, failures: Mapping[str, CaseFailure]) -> None:
     """Write the splits and the report page of all cases in a folder, and log what is in them."""
     infos = [read_case_info(path.parent) for path in sorted(folder.glob("[!.]*/case.json"))]  # a killed run leaves ".*"
     write_splits(folder, infos)
@@ -145,12 +146,12 @@ def main(argv: list[str] | None = None) -> int:
     preset = load_preset(preset_name(arguments), arguments.set)
     references = select_raw_cases(list_raw_cases(arguments), arguments)
     folder = arguments.output
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     write_dataset(folder, preset)
-    todo = [reference for reference in references if not finished_case(folder, reference.case_id)]
+    todo = {reference.case_id: reference for reference in references if not finished_case(folder, reference.case_id)}
     logger.info("%d cases, %d finished before", len(references), len(references) - len(todo))
     task = partial(_prepare, source=arguments.source, preset=preset, folder=folder)
-    failures = run_all(task, todo, arguments.workers).failures
+    failures = run_cases(task, todo, arguments.workers).failures
     if arguments.shard:
         logger.info("this share is done; after the last one run once more without --shard for splits and report")
     else:

@@ -1,29 +1,17 @@
-"""Which raw cases a command works on, and working on them side by side: shared by `prepare` and `export`."""
+"""Which raw cases a command works on: shared by `prepare` and `export`."""
 
 import argparse
-import logging
-import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple
-
-from tqdm import tqdm
 
 from data_preprocess.cases import HELD_OUT
 from data_preprocess.sources import SOURCES, RawCaseHandle
 from utils.config.preset import CONFIG_FOLDER
 from utils.errors import UserError
 from utils.io.files import validate_file_name
-
-logger = logging.getLogger(__name__)
-
-WORKER_DIED = (
-    "not done: a worker process was ended from outside, most likely for want of memory; run again with fewer --workers"
-)
+from utils.runtime.command_line import Shard, positive_int
 
 
 def raw_arguments(description: str) -> argparse.ArgumentParser:
@@ -34,17 +22,15 @@ def raw_arguments(description: str) -> argparse.ArgumentParser:
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--preset", help="name in configs/ or path of a .toml; the source's own by default")
     parser.add_argument("--set", action="append", default=[], metavar="SECTION.KEY=VALUE", help="override the preset")
-    parser.add_argument("--workers", type=int, default=2, help="processes")
+    parser.add_argument("--workers", type=positive_int, default=2, help="processes")
     parser.add_argument("--split", choices=("train", "test"), help="only the cases that the data set puts there")
     parser.add_argument(
         "--apart",
         choices=("train", "test"),
         help="where to put cases that the data set keeps apart (PDDCA's five on-site cases); by default nowhere",
     )
-    parser.add_argument(
-        "--shard", type=_parse_shard, metavar="I/N", help="only every N-th case, from the I-th (1 to N)"
-    )
-    parser.add_argument("--limit", type=int, help="only the first so many cases")
+    parser.add_argument("--shard", type=Shard.parse, metavar="I/N", help="only every N-th case, from the I-th (1 to N)")
+    parser.add_argument("--limit", type=positive_int, help="only the first so many cases")
     return parser
 
 
@@ -80,8 +66,7 @@ def select_raw_cases(references: Sequence[RawCaseHandle], arguments: argparse.Na
     """
     wanted = [reference for reference in references if arguments.split in (None, reference.split)][: arguments.limit]
     if arguments.shard:
-        first, count = arguments.shard
-        wanted = wanted[first - 1 :: count]
+        wanted = arguments.shard.select(wanted)
     if not wanted:
         raise UserError(
             f"{arguments.input or arguments.source}: none of {len(references)} cases is left by --split, --limit and "
@@ -90,43 +75,8 @@ def select_raw_cases(references: Sequence[RawCaseHandle], arguments: argparse.Na
     return wanted
 
 
-class Outcome(NamedTuple):
-    """What became of every case."""
-
-    results: dict[str, Any]
-    """Case id to what the task returned."""
-    failures: dict[str, str]
-    """Case id to reason."""
-
-
-def run_all(task: Callable[[RawCaseHandle], Any], references: Iterable[RawCaseHandle], num_workers: int) -> Outcome:
-    """Run a task on every raw case in worker processes, with progress; one failing case does not stop the others."""
-    results, failures = {}, {}
-    with ProcessPoolExecutor(max_workers=num_workers) as pool:
-        futures = {pool.submit(task, reference): reference.case_id for reference in references}
-        for future in tqdm(as_completed(futures), total=len(futures), unit="case", disable=None):
-            case_id = futures[future]
-            try:
-                results[case_id] = future.result()
-            except (ValueError, OSError) as error:
-                failures[case_id] = str(error)
-            except MemoryError:
-                failures[case_id] = "not enough memory; run again with fewer --workers"
-            except BrokenProcessPool:
-                failures[case_id] = WORKER_DIED
-    return Outcome(results, failures)
-
-
 def _check_names(references: Iterable[RawCaseHandle]) -> None:
     counts = Counter(validate_file_name(reference.case_id, reference.location) for reference in references)
     repeated = [name for name, count in counts.items() if count > 1]
     if repeated:
         raise UserError(f"{counts[repeated[0]]} cases are called {repeated[0]}; rename all but one")
-
-
-def _parse_shard(text: str) -> tuple[int, int]:
-    match = re.fullmatch(r"(\d+)/(\d+)", text)
-    first, count = (int(match[1]), int(match[2])) if match else (0, 0)
-    if not 1 <= first <= count:
-        raise argparse.ArgumentTypeError(f"expected I/N with I from 1 to N, for example 3/8, got {text!r}")
-    return first, count

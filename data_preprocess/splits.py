@@ -6,6 +6,7 @@ from pathlib import Path
 from data_preprocess.case_index import read_index
 from data_preprocess.cases import check_splits, read_splits
 from utils.errors import UserError
+from utils.runtime.command_line import Shard
 from utils.training.run import TrainingOptions, is_resuming
 from utils.training.run_log import read_configuration
 
@@ -35,8 +36,8 @@ def choose_splits(options: TrainingOptions) -> Splits:
     splits = read_splits(options.cases)
     if options.cross_validation is None:
         return splits
-    index, count = map(int, options.cross_validation.split("/"))
-    return leave_out_fold(options.cases, splits, index, count)
+    fold = Shard.parse(options.cross_validation)
+    return leave_out_fold(options.cases, splits, fold.number, fold.count)
 
 
 def leave_out_fold(folder: Path, splits: Splits, index: int, count: int) -> Splits:

@@ -51,7 +51,6 @@ def main(argv: list[str] | None = None) -> int:
     load_networks(networks, content, networks, arguments.checkpoint)
     for network in networks.values():
         halve(network)
-    arguments.output.parent.mkdir(parents=True, exist_ok=True)
     save_checkpoint(arguments.output, stage=content["stage"], preset=preset, networks=networks)
     logger.info("%s: %s, %.1f MB", arguments.output, ", ".join(networks), arguments.output.stat().st_size / 1e6)
     return 0

@@ -243,7 +243,6 @@ def test_a_folder_with_results_of_other_organs_is_refused(good, checkpoint, tmp_
     ("option", "value", "expected"),
     [
         ("--overlap", "1.5", "overlap: expected 0 to below 1, got 1.5"),
-        ("--shard", "3/2", "--shard 3/2: expected i/n"),
         ("--device", "tpu:7", "--device tpu:7"),
         ("--input", "nowhere", "nowhere: no such file or folder"),
     ],
@@ -252,6 +251,12 @@ def test_options_out_of_range_are_refused(option, value, expected, good, checkpo
     given = {"--input": good, "--checkpoint": checkpoint, option: value}
     message = refused(capsys, tmp_path / "out", *(word for pair in given.items() for word in pair))
     assert expected in message
+
+
+def test_a_part_that_does_not_exist_is_refused(good, tmp_path, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        run("--input", good, "--output", tmp_path / "out", "--shard", "3/2")
+    assert "--shard: expected I/N with I from 1 to N" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("line", ["../escape\tgood.nii.gz", "a/b\tgood.nii.gz", "..\tgood.nii.gz"])
@@ -264,7 +269,7 @@ def test_names_out_of_the_folder_are_refused(line, good, checkpoint, tmp_path, c
 def test_an_output_that_cannot_be_written_to_is_refused(good, checkpoint, tmp_path, capsys):
     (tmp_path / "file").write_text("no folder")
     message = refused(capsys, tmp_path / "file" / "out", "--input", good, "--checkpoint", checkpoint)
-    assert "Not a directory" in message
+    assert "expected a folder, but a file is in its place" in message
 
 
 def test_rtstruct_wants_dicom(good, checkpoint, tmp_path, caplog):

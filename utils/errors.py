@@ -1,4 +1,17 @@
-"""Errors that the user can fix."""
+"""Errors that the user can fix, and how a failed case is told from a bug."""
+
+import errno
+import traceback
+from dataclasses import dataclass
+
+import torch
+
+SYSTEM_ERRORS = ("ENOSPC", "EDQUOT", "EFBIG", "EACCES", "EPERM", "EROFS", "EIO", "ENAMETOOLONG", "EPIPE")
+"""A full disk, missing permission, a broken disk, a name that is too long, a closed pipe: no bugs."""
+USER_ERRNOS = {getattr(errno, name) for name in SYSTEM_ERRORS if hasattr(errno, name)}
+OUT_OF_MEMORY = "out of memory; close other programs or use a machine with more memory"
+CPU_ALLOCATION_FAILED = "can't allocate memory"
+"""torch's words on a CPU, in a plain RuntimeError."""
 
 
 class UserError(ValueError):
@@ -6,3 +19,50 @@ class UserError(ValueError):
 
     A script prints it as one line and ends with status 2. Every other exception is a bug and shows its traceback.
     """
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether Python, numpy or torch ran out of memory, on a CPU or a GPU."""
+    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or (
+        isinstance(error, RuntimeError) and CPU_ALLOCATION_FAILED in str(error)
+    )
+
+
+def user_message(error: BaseException) -> str | None:
+    """The message for an error that the user can fix: a `UserError`, a system error of `SYSTEM_ERRORS`, or no memory.
+
+    Returns:
+        The message, or None if the error is a bug.
+    """
+    if isinstance(error, UserError):
+        return str(error)
+    if is_out_of_memory(error):
+        return OUT_OF_MEMORY
+    if isinstance(error, OSError) and error.errno in USER_ERRNOS:
+        return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+    return None
+
+
+@dataclass(frozen=True)
+class CaseFailure:
+    """Why a case of a cohort failed.
+
+    Attributes:
+        reason: one line.
+        traceback: of a bug; None for an error that the user can fix.
+    """
+
+    reason: str
+    traceback: str | None = None
+
+    @classmethod
+    def of(cls, error: BaseException) -> "CaseFailure":
+        """Describe an exception; the traceback is kept as text, so the result can be sent between processes."""
+        message = user_message(error)
+        if message is not None:
+            return cls(message)
+        first_line = (str(error).strip().splitlines() or ["no message"])[0]
+        return cls(f"bug: {type(error).__name__}: {first_line}", "".join(traceback.format_exception(error)).rstrip())
+
+    def __str__(self) -> str:
+        return self.reason

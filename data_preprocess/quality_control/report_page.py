@@ -14,6 +14,7 @@ from data_preprocess.cases import CaseInfo, read_splits
 from data_preprocess.quality_control.measurements import CaseQuality, format_ml, read_quality
 from data_preprocess.quality_control.outliers import Finding, check_cases
 from utils.config.preset import Preset
+from utils.errors import CaseFailure
 from utils.io.files import write_text
 from utils.reporting.tables import Table
 
@@ -81,7 +82,9 @@ def summary_table(cases: Sequence[InspectedCase], preset: Preset) -> Table:
     return Table(headings=headings, rows=rows, notes=_scan_notes(cases))
 
 
-def write_report_page(path: Path, cases: Sequence[InspectedCase], preset: Preset, failures: Mapping[str, str]) -> None:
+def write_report_page(
+    path: Path, cases: Sequence[InspectedCase], preset: Preset, failures: Mapping[str, CaseFailure]
+) -> None:
     """Write the page: the table, failed cases, and a row per case, those to check first.
 
     It loads nothing: pictures are in it, and the browser is told to fetch nothing else.
@@ -148,10 +151,10 @@ def _table_html(table: Table) -> str:
     return f"<table><tr>{head}{rows}</table>{notes}"
 
 
-def _failures_html(failures: Mapping[str, str]) -> str:
+def _failures_html(failures: Mapping[str, CaseFailure]) -> str:
     if not failures:
         return ""
-    items = "".join(f"<li>{escape(case_id)}: {escape(reason)}" for case_id, reason in sorted(failures.items()))
+    items = "".join(f"<li>{escape(case_id)}: {escape(failure.reason)}" for case_id, failure in sorted(failures.items()))
     return f"<h2>{len(failures)} cases could not be prepared</h2><ul class=marks>{items}</ul>"
 
 

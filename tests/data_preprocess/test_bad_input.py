@@ -21,11 +21,11 @@ import SimpleITK as sitk
 
 from data_preprocess import export, prepare
 from data_preprocess.cases import CaseInfo, open_case, read_case_info, read_splits
-from data_preprocess.raw_cases import WORKER_DIED, run_all
 from data_preprocess.sources import masks
 from data_preprocess.sources.base import RawCaseHandle
 from tests.data_preprocess.small_case import GEOMETRY, SIZE, small_case, write_masks
 from tests.dicom_files import change, ct_slices, save_all, structure_set, trace, uid_of
+from utils.errors import UserError
 from utils.io.files import write_json
 from utils.io.volumes import Volume, read_volume, write_volume
 from utils.runtime.command_line import run_main
@@ -275,16 +275,6 @@ def test_layouts_of_any_organs_want_a_preset(tmp_path, capsys):
     assert "--source masks: holds any organs; say with --preset which ones to take" in message
 
 
-def die(_reference):
-    os.kill(os.getpid(), signal.SIGKILL)
-
-
-def test_a_worker_that_was_killed_is_reported():
-    outcome = run_all(die, [RawCaseHandle(case_id=name, location=name) for name in ("a", "b")], 1)
-    assert outcome.results == {}
-    assert outcome.failures == {"a": WORKER_DIED, "b": WORKER_DIED}
-
-
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody who may not read a file")
 def test_files_that_may_not_be_read_are_named(tmp_path_factory):
     folder = write_masks(tmp_path_factory.mktemp("raw") / "case")
@@ -324,7 +314,7 @@ def test_a_volume_that_does_not_fit_the_disk_is_no_file(suffix, tmp_path):
     usual = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (9000, usual[1]))
     try:
-        with pytest.raises(OSError, match=f"ct{suffix}: cannot be written completely"):
+        with pytest.raises(UserError, match=f"ct{suffix}: cannot be written completely"):
             write_volume(tmp_path / f"ct{suffix}", Volume(array=noise, geometry=GEOMETRY))
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, usual)

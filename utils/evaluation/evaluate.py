@@ -1,23 +1,19 @@
 """Scores of every organ of every case: which masks belong together, on which grid, and what they have to say."""
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
-from tqdm import tqdm
-
 from utils.config.organ_names import organ_key
 from utils.config.preset import Preset
-from utils.errors import UserError
+from utils.errors import CaseFailure, UserError
 from utils.evaluation.metrics import ScoreRow, Status
 from utils.evaluation.surface import compare_masks
 from utils.evaluation.tolerances import Tolerances
 from utils.imaging.masks import Mask, crop_to_common_box, empty_mask, resample_mask
 from utils.io.segmentations import CaseFiles, OrganNameResolver, Structures, open_structures
-from utils.runtime.memory import keep_freed_memory
+from utils.runtime.process_pool import run_cases
 
 CasePairs = Mapping[str, tuple[CaseFiles, CaseFiles]]
 """Case id to (prediction, reference)."""
@@ -54,13 +50,13 @@ class Evaluation:
     Attributes:
         rows: sorted by organ, then case.
         organs: names in the table's order.
-        failures: case id to reason.
+        failures: by case id.
         ignored: structures that the preset does not know.
     """
 
     rows: tuple[ScoreRow, ...]
     organs: tuple[str, ...]
-    failures: Mapping[str, str]
+    failures: Mapping[str, CaseFailure]
     ignored: tuple[str, ...]
 
 
@@ -110,28 +106,12 @@ def evaluate_cases(pairs: CasePairs, settings: Settings, num_workers: int, descr
         num_workers: processes; 1 works in this one.
         description: shown beside the progress.
     """
-    results, failures = [], {}
-    outcomes = _outcomes(pairs, settings, num_workers)
-    for case_id, obtain in tqdm(outcomes, total=len(pairs), unit="case", desc=description, disable=None):
-        try:
-            results.append(obtain())
-        except (ValueError, OSError) as error:
-            failures[case_id] = str(error)
-        except BrokenProcessPool:
-            failures[case_id] = "a worker process died, perhaps for want of memory; use fewer --workers"
-    return _collect(results, failures, settings.preset)
+    outcome = run_cases(partial(_evaluate_pair, settings=settings), pairs, num_workers, description)
+    return _collect(outcome.results.values(), outcome.failures, settings.preset)
 
 
-def _outcomes(pairs: CasePairs, settings: Settings, num_workers: int) -> Iterator[tuple[str, Callable[[], CaseResult]]]:
-    """Case ids, as they get done, with a function that returns the result or raises what went wrong."""
-    if num_workers == 1:
-        for case_id, pair in pairs.items():
-            yield case_id, partial(evaluate_case, *pair, settings)
-        return
-    with ProcessPoolExecutor(num_workers, initializer=keep_freed_memory) as pool:
-        futures = {pool.submit(evaluate_case, *pair, settings): case_id for case_id, pair in pairs.items()}
-        for future in as_completed(futures):
-            yield futures[future], future.result
+def _evaluate_pair(pair: tuple[CaseFiles, CaseFiles], settings: Settings) -> CaseResult:
+    return evaluate_case(*pair, settings)
 
 
 def aligned_masks(key: str, prediction: Structures, reference: Structures, *, resample: bool) -> tuple[Mask, Mask]:
@@ -181,7 +161,7 @@ def _compare_organ(
     return replace(row, status=status, scores=scores)
 
 
-def _collect(results: Iterable[CaseResult], failures: Mapping[str, str], preset: Preset | None) -> Evaluation:
+def _collect(results: Iterable[CaseResult], failures: Mapping[str, CaseFailure], preset: Preset | None) -> Evaluation:
     """Spell every organ one way, and count organs that the prediction names in some case as missed in the others."""
     rows = [row for result in results for row in result.rows]
     if preset is None:

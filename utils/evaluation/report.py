@@ -264,7 +264,7 @@ def _record(report: Report) -> dict[str, Any]:
         "origin": report.origin,
         "definitions": {metric.key: metric.definition for metric in METRICS} | CONVENTIONS,
         "versions": {"python": platform.python_version()} | {name: version(name) for name in PACKAGES},
-        "failed_cases": report.evaluation.failures,
+        "failed_cases": {case_id: failure.reason for case_id, failure in report.evaluation.failures.items()},
         "organs": [asdict(summary) for summary in report.summaries],
         "means": [asdict(group) for group in report.groups],
         "worst": [asdict(worst) for worst in report.worst],

@@ -22,7 +22,7 @@ def atomic_write(path: Path, suffix: str | None = None, *, durable: bool = False
         suffix: ending that the temporary name must keep, for writers that choose the format by it.
         durable: wait until the file's content is on the disk before renaming it, so that no power cut empties it.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial{suffix or ''}")
     try:
         yield partial
@@ -37,6 +37,18 @@ def atomic_write(path: Path, suffix: str | None = None, *, durable: bool = False
             shutil.rmtree(partial)
         else:
             partial.unlink(missing_ok=True)
+
+
+def make_folder(folder: Path) -> None:
+    """Create a folder and its parents, where they do not exist.
+
+    Raises:
+        UserError: there is a file of that name, or one of its parents is a file.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError) as error:
+        raise UserError(f"{folder}: expected a folder, but a file is in its place; choose another folder") from error
 
 
 def fsync_dir(folder: Path) -> None:

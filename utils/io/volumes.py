@@ -93,7 +93,7 @@ def write_volume(path: str | Path, volume: Volume, metadata: Mapping[str, str] |
         metadata: header fields to store where the format can (NRRD, MHA).
 
     Raises:
-        OSError: the folder cannot be written to, or the disk is full.
+        UserError: the folder cannot be written to, or the disk is full.
     """
     path = Path(path)
     image = _to_image(volume)
@@ -104,9 +104,9 @@ def write_volume(path: str | Path, volume: Volume, metadata: Mapping[str, str] |
             sitk.WriteImage(image, str(partial), useCompression=True)
             complete = _is_complete(partial)
         except (RuntimeError, OSError, EOFError, zlib.error) as error:
-            raise OSError(f"{path}: {NOT_WRITTEN} ({str(error).strip().splitlines()[-1].strip()})") from error
+            raise UserError(f"{path}: {NOT_WRITTEN} ({str(error).strip().splitlines()[-1].strip()})") from error
         if not complete:
-            raise OSError(f"{path}: {NOT_WRITTEN}")
+            raise UserError(f"{path}: {NOT_WRITTEN}")
 
 
 def read_dicom_pixels(path: Path) -> np.ndarray:

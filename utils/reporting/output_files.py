@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from utils.config.preset import Preset
+from utils.errors import CaseFailure
 from utils.imaging.geometry import Geometry
 from utils.io.color_table import segment_metadata
 from utils.io.files import atomic_write, read_json, write_text
@@ -127,14 +128,14 @@ def load_if_up_to_date(files: OutputFiles, run: Mapping[str, Any]) -> dict[str, 
 
 
 def write_summary(
-    path: Path, reports: Mapping[str, Mapping[str, Any]], failures: Mapping[str, str], preset: Preset
+    path: Path, reports: Mapping[str, Mapping[str, Any]], failures: Mapping[str, CaseFailure], preset: Preset
 ) -> None:
     """Write a CSV with a row per case and organ, and one for every case that failed.
 
     Args:
         path: target.
         reports: case id to report.
-        failures: case id to reason.
+        failures: by case id.
         preset: order of the organs.
     """
     rows = []

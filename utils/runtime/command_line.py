@@ -1,24 +1,27 @@
-"""What every script's command line shares: logging, and errors that people can read."""
+"""The parts that the command lines of all scripts share: exit statuses, error messages and shards."""
 
+import argparse
 import logging
+import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
-from utils.errors import UserError
+from utils.errors import CaseFailure, user_message
 from utils.runtime.memory import keep_freed_memory
 
-SOME_FAILED = 1
+FAILED = 1
+"""Some cases of a cohort failed, or the program has a bug."""
 USER_ERROR = 2
 STOPPED = 75
-"""A training was asked to stop and wrote its state: EX_TEMPFAIL, run again with --resume."""
+"""A training stopped on request and saved its state (EX_TEMPFAIL): run it again with --resume."""
 
 logger = logging.getLogger(__name__)
 
 
 def run_main(main: Callable[[list[str] | None], int | None], argv: list[str] | None = None) -> int:
-    """Run a script: a ValueError or OSError becomes one line on stderr and exit status 2.
+    """Run a script: an error that the user can fix becomes one line on stderr and exit status 2.
 
     Args:
         main: the script's main function; its return value is the exit status, None meaning 0.
@@ -26,38 +29,58 @@ def run_main(main: Callable[[list[str] | None], int | None], argv: list[str] | N
 
     Returns:
         The exit status, for `sys.exit`.
+
+    Raises:
+        Exception: a bug; Python then prints its traceback and exits with status 1.
     """
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     keep_freed_memory()
     try:
         return main(argv) or 0
-    except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return USER_ERROR
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
+    except Exception as error:
+        message = user_message(error)
+        if message is None:
+            raise
+        print(f"error: {message}", file=sys.stderr)
+        return USER_ERROR
 
 
-def report_failures(failures: Mapping[str, str], total: int) -> int:
-    """Log which cases failed and why, cases that failed for the same reason in one line.
+def report_failures(failures: Mapping[str, CaseFailure], total: int) -> int:
+    """Log which cases failed and why; cases that failed for the same reason share a line.
 
     Args:
-        failures: case id to reason.
+        failures: by case id; a bug is logged with its traceback.
         total: number of cases tried.
 
     Returns:
-        The exit status: 0 if none failed, 1 if some did, 2 if all did.
+        The exit status: 0 if no case failed, 2 if all failed and the user can fix every reason, else 1.
     """
-    cases_by_reason: dict[str, list[str]] = {}
-    for case_id, reason in sorted(failures.items()):
-        cases_by_reason.setdefault(reason, []).append(case_id)
-    for reason, case_ids in cases_by_reason.items():
-        logger.error("error: %s: %s", ", ".join(case_ids), reason)
+    cases_by_failure: dict[CaseFailure, list[str]] = {}
+    for case_id, failure in sorted(failures.items()):
+        cases_by_failure.setdefault(failure, []).append(case_id)
+    for failure, case_ids in cases_by_failure.items():
+        details = f"\n{failure.traceback}" if failure.traceback else ""
+        logger.error("error: %s: %s%s", ", ".join(case_ids), failure, details)
     if not failures:
         return 0
-    logger.error("%d of %d cases failed; mend these and run again", len(failures), total)
-    return USER_ERROR if len(failures) == total else SOME_FAILED
+    logger.error("%d of %d cases failed; fix these and run again", len(failures), total)
+    has_bug = any(failure.traceback for failure in failures.values())
+    return USER_ERROR if len(failures) == total and not has_bug else FAILED
+
+
+def nonnegative_int(text: str, smallest: int = 0) -> int:
+    """Parse a whole number of at least `smallest`, as an argparse type."""
+    if not (text.isascii() and text.isdigit()) or int(text) < smallest:
+        raise argparse.ArgumentTypeError(f"expected a whole number of at least {smallest}, got {text!r}")
+    return int(text)
+
+
+def positive_int(text: str) -> int:
+    """Parse a whole number of at least 1, as an argparse type."""
+    return nonnegative_int(text, smallest=1)
 
 
 Item = TypeVar("Item")
@@ -71,22 +94,28 @@ class Shard:
     count: int = 1
 
     @classmethod
-    def parse(cls, text: str) -> "Shard":
-        """Read "i/n".
+    def parse(cls, text: str, *, min_count: int = 1) -> "Shard":
+        """Read "I/N", for example as an argparse type.
+
+        Args:
+            text: for example 3/8.
+            min_count: the smallest N that makes sense.
 
         Raises:
-            UserError: it is none.
+            ArgumentTypeError: the text is not a part of at least `min_count` parts.
         """
-        number, slash, count = text.partition("/")
-        if not (slash and number.isdecimal() and count.isdecimal() and 1 <= int(number) <= int(count)):
-            raise UserError(f"--shard {text}: expected i/n with i from 1 to n, such as 2/8")
-        return cls(int(number), int(count))
+        match = re.fullmatch(r"([0-9]+)/([0-9]+)", text)
+        number, count = map(int, match.groups()) if match else (0, 0)
+        if not (1 <= number <= count and count >= min_count):
+            least = f" and N at least {min_count}" if min_count > 1 else ""
+            raise argparse.ArgumentTypeError(f"expected I/N with I from 1 to N{least}, for example 2/8, got {text!r}")
+        return cls(number, count)
 
-    def of(self, items: Sequence[Item]) -> list[Item]:
-        """This part of the items: every `count`-th, so that neighbours, which are alike, spread over the parts."""
+    def select(self, items: Sequence[Item]) -> list[Item]:
+        """Every `count`-th item: neighbors, which are often alike, are spread over the shards."""
         return list(items[self.number - 1 :: self.count])
 
     @property
     def suffix(self) -> str:
-        """What tells this part's files from those of the others: "" or "_2of8"."""
+        """Ends the names of this shard's files: "" or "_2of8"."""
         return f"_{self.number}of{self.count}" if self.count > 1 else ""

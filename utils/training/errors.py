@@ -37,7 +37,7 @@ def reraise_out_of_memory(stage: str, batch_size: int, crop_size_vox: tuple[int,
 
 @contextmanager
 def reraise_write_failure(path: Path) -> Iterator[None]:
-    """Turn a checkpoint that cannot be written into an OSError that says what is left; torch hides the system's reason.
+    """Turn a failed write of a checkpoint into a UserError that says what is left; torch hides the system's reason.
 
     Args:
         path: of the checkpoint; the file there stays as it is.
@@ -48,6 +48,6 @@ def reraise_write_failure(path: Path) -> Iterator[None]:
         free_mib = shutil.disk_usage(path.parent).free / 2**20
         kept = "the checkpoint written before is still there" if path.is_file() else "there is none from before"
         reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error).splitlines()[0]
-        raise OSError(
+        raise UserError(
             f"{path}: could not be written ({reason}; {free_mib:.0f} MiB free); {kept}. Make room and --resume"
         ) from error

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from utils.errors import UserError
+from utils.runtime.command_line import Shard, nonnegative_int, positive_int
 from utils.runtime.device import Compute, choose_compute, make_deterministic
 from utils.runtime.distributed import DistributedContext, distributed_context
 from utils.training.checkpoint_rotation import CheckpointRotation
@@ -79,8 +80,10 @@ def parse_training_options(description: str, argv: list[str] | None, *, adversar
     parser.add_argument("--precision", choices=("fp32", "bf16", "fp16"), help="bf16 where the hardware computes in it")
     parser.add_argument("--compile", action="store_true", help="torch.compile the networks")
     parser.add_argument("--deterministic", action="store_true", help="the same numbers in every run; slower on a GPU")
-    parser.add_argument("--seed", type=_whole, default=0)
-    parser.add_argument("--workers", type=_whole, default=1, help="processes that read crops; 0 reads in this one")
+    parser.add_argument("--seed", type=nonnegative_int, default=0)
+    parser.add_argument(
+        "--workers", type=nonnegative_int, default=1, help="processes that read crops; 0 reads in this one"
+    )
     parser.add_argument("--set", action="append", default=[], metavar="SECTION.KEY=VALUE", help="override the preset")
     repeated = _find_repeated(argv)
     if repeated is not None:
@@ -120,36 +123,26 @@ def _add_survival(parser: argparse.ArgumentParser) -> None:
         "--auto-resume", action="store_true", help="the same if there is one, else start: for jobs that are requeued"
     )
     parser.add_argument(
-        "--keep-last", type=_positive, default=2, metavar="N", help="checkpoints to go on from, last.pt included"
+        "--keep-last", type=positive_int, default=2, metavar="N", help="checkpoints to go on from, last.pt included"
     )
     stop_help = "stop so long after the start, write last.pt and exit with status 75"
     parser.add_argument("--max-minutes", type=_duration, metavar="M", help=stop_help)
     skip_help = "give up after so many steps in a row whose loss is not finite; they are left out until then"
-    parser.add_argument("--max-skipped", type=_positive, default=10, metavar="N", help=skip_help)
+    parser.add_argument("--max-skipped", type=positive_int, default=10, metavar="N", help=skip_help)
 
 
 def _add_batches(parser: argparse.ArgumentParser) -> None:
     """How long a run is, and what makes up a step."""
     length = parser.add_mutually_exclusive_group()
-    length.add_argument("--epochs", type=_positive, help="instead of the preset's; landmarks of the schedule scale")
-    length.add_argument("--max-steps", type=_positive, help="stop after so many optimizer steps")
-    parser.add_argument("--batch-size", type=_positive, help="crops per process and batch, instead of the preset's")
-    parser.add_argument("--accumulate", type=_positive, default=1, metavar="N", help="batches that make up one step")
+    length.add_argument("--epochs", type=positive_int, help="instead of the preset's; landmarks of the schedule scale")
+    length.add_argument("--max-steps", type=positive_int, help="stop after so many optimizer steps")
+    parser.add_argument("--batch-size", type=positive_int, help="crops per process and batch, instead of the preset's")
+    parser.add_argument("--accumulate", type=positive_int, default=1, metavar="N", help="batches that make up one step")
     parser.add_argument(
         "--local-norms",
         action="store_true",
         help="each process normalizes its own crops instead of all ranks' together",
     )
-
-
-def _whole(text: str, smallest: int = 0) -> int:
-    if not (text.isascii() and text.isdigit()) or int(text) < smallest:
-        raise argparse.ArgumentTypeError(f"expected a whole number of at least {smallest}, got {text!r}")
-    return int(text)
-
-
-def _positive(text: str) -> int:
-    return _whole(text, smallest=1)
 
 
 def _duration(text: str) -> float:
@@ -160,9 +153,7 @@ def _duration(text: str) -> float:
 
 
 def _fold(text: str) -> str:
-    index, _, count = text.partition("/")
-    if not 1 <= _positive(index) <= _whole(count, smallest=2):
-        raise argparse.ArgumentTypeError(f"expected K/N with K from 1 to N, got {text!r}")
+    Shard.parse(text, min_count=2)
     return text
 
 

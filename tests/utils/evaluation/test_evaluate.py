@@ -92,7 +92,7 @@ def test_another_grid_fails_with_both_geometries_unless_resampled(tmp_path):
     write_mask(tmp_path / "ref" / "p1" / "Brain.nrrd", 4)
     write_mask(tmp_path / "pred" / "p1" / "Brain.nrrd", 2, grid=SHIFTED)
     failure = evaluate(tmp_path).failures["p1"]
-    assert f"prediction {SHIFTED}; reference {GRID}; give --resample" in failure
+    assert f"prediction {SHIFTED}; reference {GRID}; give --resample" in failure.reason
     (row,) = evaluate(tmp_path, resample=True).rows
     assert row.scores.dice == 1
 
@@ -104,7 +104,7 @@ def test_a_damaged_case_does_not_stop_the_others(tmp_path, num_workers):
             write_mask(tmp_path / side / case_id / "Brain.nrrd", 4)
     (tmp_path / "pred" / "p1" / "Brain.nrrd").write_bytes(b"NRRD0004\n")
     evaluation = evaluate(tmp_path, num_workers=num_workers)
-    assert "Brain.nrrd: cannot be read" in evaluation.failures["p1"]
+    assert "Brain.nrrd: cannot be read" in evaluation.failures["p1"].reason
     assert statuses(evaluation) == {("p2", "Brain"): Status.SCORED}
 
 

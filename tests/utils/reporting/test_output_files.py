@@ -1,18 +1,15 @@
-"""cohort.py, shards.py, read_ahead.py, case_output.py: what a cohort needs around a single case."""
+"""utils/reporting/output_files.py: files of a case that appear complete or not at all, and the summary of a cohort."""
 
 import csv
-import threading
-import time
 
 import numpy as np
 import pytest
 
+from utils.errors import CaseFailure
 from utils.imaging.geometry import Geometry
 from utils.io.files import write_json
 from utils.io.volumes import Volume, read_volume
 from utils.reporting.output_files import OutputFiles, load_if_up_to_date, write_summary
-from utils.runtime.command_line import Shard
-from utils.runtime.prefetch import read_ahead
 
 RUN = {"ct": "in/pt.nii.gz", "settings": {"overlap": 0.25, "checkpoint_sha256": "ab"}}
 
@@ -73,7 +70,9 @@ def test_the_summary_has_a_row_per_organ_and_one_per_failure(tmp_path, tiny_pres
     missing = {"num_voxels": 0, "volume_ml": 0.0, "components": 0, "flags": ["not found"]}
     organs = dict.fromkeys(tiny_preset.organ_names, missing)
     organs["chiasm"] = {**organ, "flags": ["low confidence", "implausible shape"]}
-    write_summary(tmp_path / "summary.csv", {"b": {"organs": organs}}, {"a": "is truncated, really"}, tiny_preset)
+    write_summary(
+        tmp_path / "summary.csv", {"b": {"organs": organs}}, {"a": CaseFailure("is truncated, really")}, tiny_preset
+    )
     rows = list(csv.DictReader((tmp_path / "summary.csv").open()))
     assert [(row["case"], row["organ"]) for row in rows] == [("a", ""), *(("b", n) for n in tiny_preset.organ_names)]
     assert rows[0]["flags"] == "failed: is truncated, really"
@@ -81,46 +80,3 @@ def test_the_summary_has_a_row_per_organ_and_one_per_failure(tmp_path, tiny_pres
     assert (chiasm["num_voxels"], chiasm["components"], chiasm["x_mm"], chiasm["y_mm"]) == ("5", "2", "1.5", "-2")
     assert (chiasm["peak"], chiasm["plausibility"]) == ("0.75", "")
     assert chiasm["flags"] == "low confidence; implausible shape"
-
-
-def test_shards_share_the_cases_out():
-    cases = [f"case_{i}" for i in range(10)]
-    parts = [Shard.parse(f"{i}/3").of(cases) for i in (1, 2, 3)]
-    assert sorted(sum(parts, [])) == cases
-    assert [len(part) for part in parts] == [4, 3, 3]
-    assert Shard.parse("1/1").of(cases) == cases
-    assert (Shard.parse("2/8").suffix, Shard.parse("1/1").suffix) == ("_2of8", "")
-
-
-@pytest.mark.parametrize("text", ["", "3", "0/2", "3/2", "a/b", "-1/2", "1/0", "1.5/2", "1/2/3"])
-def test_a_shard_that_is_none_is_refused(text):
-    with pytest.raises(ValueError, match="expected i/n with i from 1 to n"):
-        Shard.parse(text)
-
-
-def test_the_next_item_is_read_while_the_current_one_is_used():
-    reading = [threading.Event() for _ in range(4)]
-    results = read_ahead(range(4), lambda item: reading[item].set() or item * item)
-    for item, future in results:
-        assert future.result() == item * item
-        if item + 1 < 4:
-            assert reading[item + 1].wait(timeout=10)
-        if item + 2 < 4:
-            time.sleep(0.01)
-            assert not reading[item + 2].is_set()
-
-
-def test_what_reading_raises_belongs_to_its_item():
-    def work(item):
-        if item == 1:
-            raise ValueError("bad scan")
-        return item
-
-    seen = []
-    for item, future in read_ahead(range(3), work):
-        try:
-            seen.append((item, future.result()))
-        except ValueError as error:
-            seen.append((item, str(error)))
-    assert seen == [(0, 0), (1, "bad scan"), (2, 2)]
-    assert list(read_ahead([], work)) == []

@@ -1,10 +1,17 @@
-"""utils/runtime/command_line.py: exit statuses, and errors in one line."""
+"""utils/runtime/command_line.py: exit statuses, errors in one line, bugs with their traceback, shards."""
 
+import argparse
+import errno
 import logging
+import os
+import subprocess
+import sys
 
 import pytest
+import torch
 
-from utils.runtime.command_line import report_failures, run_main
+from utils.errors import CaseFailure, UserError
+from utils.runtime.command_line import Shard, nonnegative_int, positive_int, report_failures, run_main
 
 
 def raising(error):
@@ -19,10 +26,23 @@ def test_the_status_is_that_of_main_or_0():
     assert run_main(lambda argv: len(argv), ["a", "b", "c"]) == 3
 
 
-@pytest.mark.parametrize("error", [ValueError("ct.mha: is damaged"), OSError("disk full")])
-def test_errors_of_a_user_are_one_line_and_status_2(error, capsys):
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (UserError("ct.mha: is damaged"), "ct.mha: is damaged"),
+        (OSError(errno.ENOSPC, "No space left on device", "out/a.json"), "out/a.json: No space left on device"),
+        (OSError(errno.EACCES, "Permission denied"), "Permission denied"),
+        (MemoryError(), "out of memory; close other programs or use a machine with more memory"),
+        (torch.OutOfMemoryError("CUDA"), "out of memory; close other programs or use a machine with more memory"),
+        (
+            RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"),
+            "out of memory; close other programs or use a machine with more memory",
+        ),
+    ],
+)
+def test_errors_that_the_user_can_fix_are_one_line_and_status_2(error, message, capsys):
     assert run_main(raising(error), []) == 2
-    assert capsys.readouterr().err == f"error: {error}\n"
+    assert capsys.readouterr().err == f"error: {message}\n"
 
 
 def test_an_interrupt_has_the_shells_status(capsys):
@@ -30,21 +50,81 @@ def test_an_interrupt_has_the_shells_status(capsys):
     assert capsys.readouterr().err == "interrupted\n"
 
 
-def test_faults_of_the_program_keep_their_traceback():
-    with pytest.raises(ZeroDivisionError):
-        run_main(lambda argv: 1 // 0, [])
+@pytest.mark.parametrize(
+    "error", [ValueError("x"), RuntimeError("x"), OSError("x"), FileNotFoundError(errno.ENOENT, "x"), TypeError("x")]
+)
+def test_a_bug_is_not_caught(error):
+    with pytest.raises(type(error)):
+        run_main(raising(error), [])
+
+
+def test_a_bug_shows_file_and_line_and_has_status_1(tmp_path):
+    script = tmp_path / "script.py"
+    script.write_text(
+        "import sys\nfrom utils.runtime.command_line import run_main\n"
+        "def main(argv):\n    int('no number')\nsys.exit(run_main(main))\n"
+    )
+    environment = {**os.environ, "PYTHONPATH": os.getcwd()}
+    ended = subprocess.run([sys.executable, script], capture_output=True, text=True, env=environment, check=False)
+    assert ended.returncode == 1
+    assert f'{script}", line 4, in main' in ended.stderr
 
 
 @pytest.mark.parametrize(("failed", "status"), [([], 0), (["a"], 1), (["a", "b", "c"], 2)])
 def test_failures_of_some_cases_differ_from_failures_of_all(failed, status, caplog):
     with caplog.at_level(logging.ERROR):
-        assert report_failures({case_id: f"slice {case_id} is damaged" for case_id in failed}, 3) == status
+        failures = {case_id: CaseFailure(f"slice {case_id} is damaged") for case_id in failed}
+        assert report_failures(failures, 3) == status
     for case_id in failed:
         assert f"error: {case_id}: slice {case_id} is damaged" in caplog.text
-    assert (f"{len(failed)} of 3 cases failed" in caplog.text) == bool(failed)
+    assert (f"{len(failed)} of 3 cases failed; fix these and run again" in caplog.text) == bool(failed)
 
 
-def test_cases_that_failed_alike_share_a_line(caplog):
+def test_cases_that_failed_for_the_same_reason_share_a_line(caplog):
+    reasons = {"c": "is damaged", "a": "is damaged", "b": "is not a CT"}
     with caplog.at_level(logging.ERROR):
-        report_failures({"c": "is damaged", "a": "is damaged", "b": "is no CT"}, 4)
-    assert caplog.messages[:-1] == ["error: a, c: is damaged", "error: b: is no CT"]
+        report_failures({case_id: CaseFailure(reason) for case_id, reason in reasons.items()}, 4)
+    assert caplog.messages[:-1] == ["error: a, c: is damaged", "error: b: is not a CT"]
+
+
+def test_a_bug_is_logged_with_its_traceback_and_has_status_1(caplog):
+    try:
+        [][7]
+    except IndexError as error:
+        failure = CaseFailure.of(error)
+    with caplog.at_level(logging.ERROR):
+        assert report_failures({"a": failure, "b": failure}, 2) == 1
+    message = caplog.messages[0]
+    assert message.startswith("error: a, b: bug: IndexError: list index out of range\nTraceback")
+    assert 'test_command_line.py", line' in message
+
+
+def test_shards_divide_the_cases():
+    cases = [f"case_{i}" for i in range(10)]
+    parts = [Shard.parse(f"{i}/3").select(cases) for i in (1, 2, 3)]
+    assert sorted(sum(parts, [])) == cases
+    assert [len(part) for part in parts] == [4, 3, 3]
+    assert Shard.parse("1/1").select(cases) == cases
+    assert (Shard.parse("2/8").suffix, Shard.parse("1/1").suffix) == ("_2of8", "")
+
+
+@pytest.mark.parametrize("text", ["", "3", "0/2", "3/2", "a/b", "-1/2", "1/0", "1.5/2", "1/2/3", "١/٢", "1/2\n"])
+def test_a_text_that_is_not_a_shard_is_refused(text):
+    with pytest.raises(argparse.ArgumentTypeError, match="expected I/N with I from 1 to N"):
+        Shard.parse(text)
+
+
+def test_the_smallest_number_of_parts_is_checked():
+    assert Shard.parse("1/2", min_count=2) == Shard(1, 2)
+    with pytest.raises(argparse.ArgumentTypeError, match="and N at least 2"):
+        Shard.parse("1/1", min_count=2)
+
+
+@pytest.mark.parametrize("text", ["-1", "1.5", "", "x", "²"])
+def test_counts_are_whole_numbers(text):
+    assert (nonnegative_int("0"), positive_int("3")) == (0, 3)
+    for parse in (nonnegative_int, positive_int):
+        with pytest.raises(argparse.ArgumentTypeError, match="expected a whole number of at least"):
+            parse(text)
+    with pytest.raises(argparse.ArgumentTypeError, match="at least 1, got '0'"):
+        positive_int("0")

@@ -5,6 +5,7 @@ import errno
 import pytest
 import torch
 
+from utils.errors import UserError
 from utils.training.errors import reraise_out_of_memory, reraise_write_failure
 
 
@@ -44,5 +45,5 @@ def test_a_write_failure_says_why_and_what_is_left(kept, tmp_path):
         path.touch()
     expected = "the checkpoint written before is still there" if kept else "there is none from before"
     message = rf"last\.pt: could not be written \(No space left.* MiB free\); {expected}"
-    with pytest.raises(OSError, match=message), reraise_write_failure(path):
+    with pytest.raises(UserError, match=message), reraise_write_failure(path):
         raise OSError(errno.ENOSPC, "No space left on device")

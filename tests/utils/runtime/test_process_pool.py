@@ -1,0 +1,66 @@
+"""utils/runtime/process_pool.py: results, reasons, and bugs with the traceback of their worker."""
+
+import os
+import signal
+from pathlib import Path
+
+import pytest
+
+from utils.errors import CaseFailure, UserError
+from utils.runtime.process_pool import WORKER_KILLED, run_cases
+
+
+class UnpicklableError(Exception):
+    """An exception that its own arguments cannot rebuild, as those of several libraries."""
+
+    def __init__(self, first, second):
+        super().__init__(f"{first}{second}")
+
+
+def task(item):
+    if item == "user":
+        raise UserError("ct.mha: is damaged; copy it again")
+    if item == "bug":
+        return [][7]  # planted
+    if item == "unpicklable":
+        raise UnpicklableError("a", "b")
+    if item == "memory":
+        raise MemoryError
+    if item == "result":
+        return lambda: None
+    return item.upper()
+
+
+def run(*items, num_workers):
+    return run_cases(task, {f"case_{item}": item for item in items}, num_workers)
+
+
+@pytest.mark.parametrize("num_workers", [1, 2])
+def test_each_case_has_its_result_or_its_reason_in_the_order_of_the_items(num_workers):
+    outcome = run("b", "user", "bug", "a", "memory", "unpicklable", num_workers=num_workers)
+    assert list(outcome.results.items()) == [("case_b", "B"), ("case_a", "A")]
+    assert list(outcome.failures) == ["case_user", "case_bug", "case_memory", "case_unpicklable"]
+    assert outcome.failures["case_user"] == CaseFailure("ct.mha: is damaged; copy it again")
+    assert outcome.failures["case_memory"] == CaseFailure("out of memory; run again with fewer --workers")
+    assert outcome.failures["case_unpicklable"].reason == "bug: UnpicklableError: ab"
+    bug = outcome.failures["case_bug"]
+    assert bug.reason == "bug: IndexError: list index out of range"
+    line = next(i for i, text in enumerate(Path(__file__).read_text().splitlines(), 1) if text.endswith("# planted"))
+    assert f'test_process_pool.py", line {line}, in task' in bug.traceback
+
+
+def test_a_result_that_cannot_be_sent_is_a_bug_of_its_case():
+    outcome = run("a", "result", num_workers=2)
+    assert outcome.results == {"case_a": "A"}
+    assert "pickle" in outcome.failures["case_result"].traceback
+
+
+def kill_own_process(_item):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_a_killed_worker_is_reported_with_its_remedy():
+    outcome = run_cases(kill_own_process, {"a": 1, "b": 2}, 2)
+    assert outcome.results == {}
+    assert outcome.failures == {"a": CaseFailure(WORKER_KILLED), "b": CaseFailure(WORKER_KILLED)}
+    assert "fewer --workers" in WORKER_KILLED
