@@ -42,6 +42,7 @@ def exact(placed):
     return predict(placed, "fp32")
 
 
+@pytest.mark.slow
 def test_labels_by_organ_box_are_those_of_the_whole_volume(placed, exact):
     size, ratio = placed.region_hu.shape, placed.transform.spacing_ratio
     fast = resample_to_label_map(exact.probabilities, size, ratio)
@@ -49,12 +50,14 @@ def test_labels_by_organ_box_are_those_of_the_whole_volume(placed, exact):
     assert len(fast.unique()) > 6  # organs were there to be missed
 
 
+@pytest.mark.slow
 def test_windows_without_tissue_change_next_to_nothing(placed, exact, monkeypatch):
     monkeypatch.setattr(models.predictor, "NO_TISSUE_HU", -np.inf)
     everywhere = predict(placed, "fp32")
     assert torch.equal(everywhere.label, exact.label)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("precision", ["bf16", "int8"])
 def test_lower_precision_segments_alike(placed, exact, precision):
     if precision == "int8" and not computes_int8():
@@ -67,6 +70,7 @@ def test_lower_precision_segments_alike(placed, exact, precision):
     assert agreement[present].min() > 0.97
 
 
+@pytest.mark.slow
 def test_published_weights_find_the_organs_of_a_ct_of_another_kind():
     """A phantom is nothing like a patient; what bone shows should still be there."""
     preset = load_preset("openkbp")

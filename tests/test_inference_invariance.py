@@ -256,7 +256,7 @@ def test_what_surrounds_the_head_changes_nothing(change, plain, with_chest, mode
     assert min(scores.values()) >= 0.98, scores
 
 
-@pytest.mark.parametrize("angles_deg", [(8, 0, 6), (25, -10, 12)])
+@pytest.mark.parametrize("angles_deg", [(8, 0, 6), pytest.param((25, -10, 12), marks=pytest.mark.slow)])
 def test_an_oblique_scan_gets_the_same_organs(angles_deg, plain, model, expected):
     scores = dice_of(segment(turned(plain, angles_deg), model), expected)
     assert min(scores.values()) >= 0.95, scores

@@ -25,7 +25,10 @@ from utils.io.checkpoint import read_checkpoint
 from utils.runtime.command_line import run_main
 from utils.training.trainer import Trainer
 
-pytestmark = pytest.mark.skipif(not distributed.is_gloo_available(), reason="this torch was built without gloo")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not distributed.is_gloo_available(), reason="this torch was built without gloo"),
+]
 
 ROOT = Path(__file__).resolve().parent.parent
 SCRIPTS = {

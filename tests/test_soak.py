@@ -1,8 +1,11 @@
 """A short form of benchmarks/soak_training.py."""
 
+import pytest
+
 from benchmarks.soak_training import soak
 
 
+@pytest.mark.slow
 def test_a_training_killed_at_random_moments_ends_as_an_undisturbed_one(case_folder, tmp_path):
     report = soak(case_folder, tmp_path, kills=3, overrides=(), seed=1)
     assert report.kills == 3

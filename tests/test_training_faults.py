@@ -85,6 +85,7 @@ def assert_same_run(run, other):
     assert (run / "metrics.csv").read_bytes() == (other / "metrics.csv").read_bytes()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("number", "step"), [(signal.SIGTERM, 0), (signal.SIGINT, 2), (signal.SIGTERM, 4)])
 def test_a_signal_ends_the_step_and_the_run_goes_on_as_if_nothing_had_been(
     number, step, case_folder, undisturbed, tmp_path, monkeypatch
@@ -118,6 +119,7 @@ def test_a_signal_during_validation_loses_nothing(case_folder, undisturbed, tmp_
     assert_same_run(run, undisturbed)
 
 
+@pytest.mark.slow
 def test_time_is_up_after_each_step_until_the_run_is_done(case_folder, undisturbed, tmp_path):
     statuses = []
     while not statuses or statuses[-1] == 75:
@@ -211,6 +213,7 @@ def test_a_validation_case_that_vanishes_is_left_out(own_cases, tmp_path, monkey
     assert "validation: none of 1 cases could be read" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_killed_worker_changes_nothing(case_folder, undisturbed, tmp_path, monkeypatch, caplog):
     draw, flag = CaseDataset._draw, tmp_path / "kill"
     flag.touch()
@@ -269,6 +272,7 @@ def test_out_of_gpu_memory_names_settings(case_folder, tmp_path, monkeypatch, ca
     assert "out of memory with 2 crops of 8x16x12 voxels. Use --batch-size 1 --accumulate 2" in error
 
 
+@pytest.mark.slow
 def test_two_runs_with_a_seed_are_the_same_and_a_run_folder_repeats_one(case_folder, undisturbed, tmp_path):
     assert train(case_folder, tmp_path / "second", "--deterministic") == 0
     torch.use_deterministic_algorithms(False)
@@ -278,6 +282,7 @@ def test_two_runs_with_a_seed_are_the_same_and_a_run_folder_repeats_one(case_fol
     assert_same_run(tmp_path / "third", undisturbed)
 
 
+@pytest.mark.slow
 def test_a_fold_trains_on_the_others(case_folder, tmp_path):
     seen = []
     for index in range(1, 4):

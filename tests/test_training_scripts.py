@@ -146,6 +146,7 @@ def assert_same_run(left, right):
     assert rows_of(left) == rows_of(right)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stage", SCRIPTS)
 def test_resumed_is_uninterrupted_bit_for_bit(stage, runs, case_folder, tmp_path, monkeypatch):
     arguments = arguments_of(stage, case_folder, runs, run=tmp_path / stage)
@@ -164,6 +165,7 @@ def test_resumed_is_uninterrupted_bit_for_bit(stage, runs, case_folder, tmp_path
     assert_same_run(runs / stage, tmp_path / stage)
 
 
+@pytest.mark.slow
 def test_the_number_of_workers_does_not_change_a_run(runs, case_folder, tmp_path):
     """In the stage that draws random numbers besides augmentation's."""
     assert train("adversarial", arguments_of("adversarial", case_folder, runs, run=tmp_path / "run", workers=1)) == 0

@@ -321,6 +321,7 @@ def test_a_volume_that_does_not_fit_the_disk_is_no_file(suffix, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_a_killed_run_goes_on_where_it_stopped(tmp_path, caplog):
     for number in range(5):
         write_masks(tmp_path / "raw" / f"case_{number}")

@@ -45,6 +45,7 @@ def measure(folder):
     return json.loads(finished.stdout)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="resident memory is read from Linux's /proc")
 def test_2000_cases_take_the_memory_of_20_and_are_not_read_at_the_start(case_folder, add_case, tiny_preset, tmp_path):
     rng, infos = np.random.default_rng(0), []

@@ -107,6 +107,7 @@ def test_consecutive_layers_agree_with_floating_point(count, dtype):
     assert relative_error(found.float(), expected) < 0.06
 
 
+@pytest.mark.slow
 def test_all_networks_are_quantized_and_agree():
     torch.manual_seed(0)
     preset = load_preset("phantom", ["networks.sos_input=image"])  # SOS-Net's input is then the same

@@ -79,6 +79,7 @@ def test_an_epoch_left_in_its_middle_does_not_disturb_the_next(tmp_path):
     assert values(source.steps(3, 4)) == [[[44, 45]], [[46, 47]]]
 
 
+@pytest.mark.slow
 def test_a_worker_that_dies_is_replaced_and_no_sample_is_lost_or_seen_twice(tmp_path, caplog):
     (tmp_path / "kill_5").touch()
     with caplog.at_level(logging.WARNING):
@@ -88,6 +89,7 @@ def test_a_worker_that_dies_is_replaced_and_no_sample_is_lost_or_seen_twice(tmp_
     assert "read again by new workers" in caplog.text
 
 
+@pytest.mark.slow
 def test_workers_that_keep_dying_stop_the_run(tmp_path, monkeypatch):
     monkeypatch.setattr("pathlib.Path.unlink", lambda *_: None)  # the item stays deadly
     monkeypatch.setattr("utils.training.step_loader.MAX_WORKER_CRASHES", 0)
