@@ -42,8 +42,6 @@ SIMPLEITK_USERS = ("utils/io/volumes.py", "data_preprocess/resample.py", "data_p
 NOT_ON_TRAINING_NODES = (
     "SimpleITK",
     "pydicom",
-    "rt_utils",
-    "cv2",
     "surface_distance",
     "skimage",
     "matplotlib",

@@ -1,41 +1,45 @@
-"""Write a label map as a DICOM RTSTRUCT that lies on the CT series it was made from.
+"""Write a label map as a DICOM RT Structure Set on the CT series that was segmented.
 
-rt-utils builds the data set and its references. The contours are ours: it traces the centers of border pixels, which
-takes half a pixel off all around, and takes rows for columns where pixels are not square. Ours follow the pixels'
-edges, so that whoever asks which pixel centers they hold gets the mask back. A hole is joined to its outline by a cut
-of no width: readers that fill every contour understand that as well as those that count crossings.
+The contours follow the edges of the pixels, so a reader that fills the pixel centers inside them gets the mask back.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
+from datetime import datetime
 from pathlib import Path
 
 import numpy as np
-from pydicom.dataset import Dataset
-from rt_utils import ds_helper
-from rt_utils.utils import ROIData
+from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.uid import ImplicitVRLittleEndian, RTStructureSetStorage, generate_uid
 from scipy import ndimage
 
 from utils.config.preset import Preset
-from utils.imaging.contours import trace_outlines
+from utils.imaging.contours import trace_polygons
 from utils.imaging.geometry import Geometry
-from utils.imaging.masks import connected_components
 from utils.io.dicom import CtSeries, read_dataset
 from utils.io.files import atomic_write
 
-OFTEN_MISSING = ("StudyDate", "StudyTime", "StudyID")
-"""rt-utils takes these for granted."""
-HEADER = {
-    "Manufacturer": "FocusNet",
-    "ManufacturerModelName": "FocusNet",
-    "StructureSetLabel": "FocusNet",
-    "SeriesDescription": "Organs at risk by FocusNet, not for clinical use",
-}
+COPIED = (
+    "StudyDate",
+    "StudyTime",
+    "StudyID",
+    "AccessionNumber",
+    "ReferringPhysicianName",
+    "PatientName",
+    "PatientID",
+    "PatientBirthDate",
+    "PatientSex",
+    "PositionReferenceIndicator",
+)
+"""Attributes of patient, study and frame of reference of type 2: must be there, and are empty if the CT lacks them."""
+COPIED_IF_PRESENT = ("StudyDescription", "PatientAge", "PatientSize", "PatientWeight")
+DETACHED_STUDY_MANAGEMENT = "1.2.840.10008.3.1.2.3.1"
+"""SOP class of a reference to a study; retired, but the one that planning systems write and expect."""
 DECIMALS = 3
-"""Of coordinates in mm; a DICOM number has at most 16 characters."""
+"""Of coordinates in mm; a number in DICOM has at most 16 characters."""
 
 
 def write_rtstruct(path: Path, label: np.ndarray, series: CtSeries, preset: Preset) -> None:
-    """Write the organs of a label map, those without voxels left out.
+    """Write the organs of a label map; organs without voxels are left out.
 
     Args:
         path: target, ending in .dcm.
@@ -43,105 +47,115 @@ def write_rtstruct(path: Path, label: np.ndarray, series: CtSeries, preset: Pres
         series: the CT that was segmented.
         preset: names and colors.
     """
-    slices = [_slice_header(image) for image in series.paths]
-    structures = ds_helper.create_rtstruct_dataset(slices)
-    for name, value in HEADER.items():
-        setattr(structures, name, value)
-    del structures.InstitutionName  # of rt-utils' makers
-    frame_uid = structures.ReferencedFrameOfReferenceSequence[0].FrameOfReferenceUID
+    image = read_dataset(series.paths[0])
+    structures = _header(image)
+    frame_uid = series.frame_of_reference_uid or generate_uid()
+    references = [
+        {"ReferencedSOPClassUID": image.SOPClassUID, "ReferencedSOPInstanceUID": uid}
+        for uid in series.sop_instance_uids
+    ]
+    _refer_to_images(structures, image, frame_uid, references)
+    structures.StructureSetROISequence = []
+    structures.ROIContourSequence = []
+    structures.RTROIObservationsSequence = []
     boxes = ndimage.find_objects(label, max_label=len(preset.organs))
-    for value, (organ, box) in enumerate(zip(preset.organs, boxes, strict=True), 1):
-        if box is not None:
-            _add_organ(structures, slices, label == value, series.volume.geometry, _roi(value, organ, frame_uid))
+    for number, (organ, box) in enumerate(zip(preset.organs, boxes, strict=True), 1):
+        if box is None:
+            continue
+        structures.StructureSetROISequence.append(
+            _item(
+                ROINumber=number,
+                ReferencedFrameOfReferenceUID=frame_uid,
+                ROIName=organ.name,
+                ROIGenerationAlgorithm="AUTOMATIC",
+            )
+        )
+        contours = [
+            _contour(points, references[index])
+            for index, points in _trace_slices(label[box] == number, box, series.volume.geometry)
+        ]
+        structures.ROIContourSequence.append(
+            _item(ReferencedROINumber=number, ROIDisplayColor=list(organ.color), ContourSequence=contours)
+        )
+        structures.RTROIObservationsSequence.append(
+            _item(ObservationNumber=number, ReferencedROINumber=number, RTROIInterpretedType="ORGAN", ROIInterpreter="")
+        )
     with atomic_write(path, suffix=".dcm") as partial:
         structures.save_as(partial, enforce_file_format=True)
 
 
-def slice_polygons(mask: np.ndarray) -> list[np.ndarray]:
-    """One closed polygon per connected part of a mask, along the edges of its pixels.
+def _header(image: Dataset) -> Dataset:
+    """The modules SOP Common, Patient, General Study, RT Series, General Equipment, Structure Set and Approval."""
+    now = datetime.now()
+    date, time = now.strftime("%Y%m%d"), now.strftime("%H%M%S")
+    structures = _item(
+        SpecificCharacterSet=image.get("SpecificCharacterSet", "ISO_IR 192"),
+        SOPClassUID=RTStructureSetStorage,
+        SOPInstanceUID=generate_uid(),
+        InstanceCreationDate=date,
+        InstanceCreationTime=time,
+        StudyInstanceUID=image.get("StudyInstanceUID") or generate_uid(),
+        Modality="RTSTRUCT",
+        SeriesInstanceUID=generate_uid(),
+        SeriesNumber=1,
+        SeriesDate=date,
+        SeriesTime=time,
+        SeriesDescription="Organs at risk by FocusNet, not for clinical use",
+        OperatorsName="",
+        Manufacturer="FocusNet",
+        ManufacturerModelName="FocusNet",
+        StructureSetLabel="FocusNet",
+        StructureSetDate=date,
+        StructureSetTime=time,
+        ApprovalStatus="UNAPPROVED",
+    )
+    for keyword in (*COPIED, *COPIED_IF_PRESENT):
+        if keyword in image:
+            structures[keyword] = image[keyword]
+        elif keyword in COPIED:
+            setattr(structures, keyword, "")
+    structures.file_meta = FileMetaDataset()
+    structures.file_meta.TransferSyntaxUID = ImplicitVRLittleEndian  # with explicit VRs a contour ends at 64 KiB
+    return structures
 
-    Args:
-        mask: (h, w) bool.
 
-    Returns:
-        (n, 2) arrays of corners (row, column), the first not repeated; pixel (0, 0) has the corners (0, 0) and (1, 1).
-    """
-    parts = connected_components(mask, connectivity=1).labels
-    polygons = []
-    for value, box in enumerate(ndimage.find_objects(parts), 1):
-        outlines = [_without_midpoints(outline) for outline in trace_outlines(parts[box] == value)]
-        outer, *holes = sorted(outlines, key=lambda outline: -abs(_area(outline)))
-        for hole in holes:
-            outer = _join(outer, hole)
-        polygons.append(outer + [axis.start for axis in box])
-    return polygons
+def _refer_to_images(structures: Dataset, image: Dataset, frame_uid: str, references: list[dict]) -> None:
+    """The module Frame of Reference, and the images that the contours lie on."""
+    series = _item(SeriesInstanceUID=image.SeriesInstanceUID, ContourImageSequence=[_item(**r) for r in references])
+    study = _item(
+        ReferencedSOPClassUID=DETACHED_STUDY_MANAGEMENT,
+        ReferencedSOPInstanceUID=structures.StudyInstanceUID,
+        RTReferencedSeriesSequence=[series],
+    )
+    structures.FrameOfReferenceUID = frame_uid
+    structures.ReferencedFrameOfReferenceSequence = [
+        _item(FrameOfReferenceUID=frame_uid, RTReferencedStudySequence=[study])
+    ]
 
 
-def _slice_header(path: Path) -> Dataset:
-    header = read_dataset(path)
-    for name in OFTEN_MISSING:
-        if name not in header:
-            setattr(header, name, "")
-    return header
-
-
-def _roi(number: int, organ: object, frame_uid: str) -> ROIData:
-    return ROIData(
-        mask=None,
-        color=list(organ.color),
-        number=number,
-        name=organ.name,
-        frame_of_reference_uid=frame_uid,
-        roi_generation_algorithm="AUTOMATIC",
+def _contour(points_mm: np.ndarray, reference: dict) -> Dataset:
+    return _item(
+        ContourImageSequence=[_item(**reference)],
+        ContourGeometricType="CLOSED_PLANAR",
+        NumberOfContourPoints=len(points_mm),
+        ContourData=points_mm.ravel().tolist(),
     )
 
 
-def _add_organ(
-    structures: Dataset, slices: Sequence[Dataset], mask: np.ndarray, geometry: Geometry, roi: ROIData
-) -> None:
-    contours = Dataset()
-    contours.ROIDisplayColor = roi.color
-    contours.ReferencedROINumber = str(roi.number)
-    contours.ContourSequence = [
-        ds_helper.create_contour(slices[index], points.ravel().tolist())
-        for index, points in _contour_points(mask, geometry)
-    ]
-    structures.ROIContourSequence.append(contours)
-    structures.StructureSetROISequence.append(ds_helper.create_structure_set_roi(roi))
-    structures.RTROIObservationsSequence.append(_observation(roi.number))
-
-
-def _observation(number: int) -> Dataset:
-    observation = Dataset()
-    observation.ObservationNumber = number
-    observation.ReferencedROINumber = number
-    observation.RTROIInterpretedType = "ORGAN"
-    observation.ROIInterpreter = ""
-    return observation
-
-
-def _contour_points(mask: np.ndarray, geometry: Geometry) -> Iterator[tuple[int, np.ndarray]]:
-    """Slice index and (n, 3) patient coordinates (x, y, z) in mm of every contour."""
-    for index in np.flatnonzero(mask.any(axis=(1, 2))).tolist():
-        for polygon in slice_polygons(mask[index]):
-            points = [geometry.world_mm((index, row - 0.5, column - 0.5)) for row, column in polygon.tolist()]
+def _trace_slices(
+    mask: np.ndarray, box: tuple[slice, slice, slice], geometry: Geometry
+) -> Iterator[tuple[int, np.ndarray]]:
+    """Slice index and (n, 3) patient coordinates (x, y, z) in mm of every contour of a mask that lies in a box."""
+    first_slice, first_row, first_column = (axis.start for axis in box)
+    for index, plane in enumerate(mask, first_slice):
+        for polygon in trace_polygons(plane):
+            corners = polygon + (first_row - 0.5, first_column - 0.5)  # index 0 is the center of the first pixel
+            points = [geometry.world_mm((index, row, column)) for row, column in corners.tolist()]
             yield index, np.round(points, DECIMALS)
 
 
-def _without_midpoints(outline: np.ndarray) -> np.ndarray:
-    """Corners at which the outline turns."""
-    before, after = outline - np.roll(outline, 1, axis=0), np.roll(outline, -1, axis=0) - outline
-    return outline[(before != after).any(axis=1)]
-
-
-def _area(outline: np.ndarray) -> float:
-    following = np.roll(outline, -1, axis=0)
-    return float((outline[:, 0] * following[:, 1] - outline[:, 1] * following[:, 0]).sum()) / 2
-
-
-def _join(outer: np.ndarray, hole: np.ndarray) -> np.ndarray:
-    """One polygon of an outline and a hole in it, joined by a cut between their closest corners and back."""
-    distances = np.abs(outer[:, None] - hole[None]).sum(axis=-1)
-    o, h = np.unravel_index(distances.argmin(), distances.shape)
-    there_and_back = np.concatenate([hole[h:], hole[: h + 1]])
-    return np.concatenate([outer[: o + 1], there_and_back, outer[o:]])
+def _item(**attributes: object) -> Dataset:
+    item = Dataset()
+    for keyword, value in attributes.items():
+        setattr(item, keyword, value)
+    return item

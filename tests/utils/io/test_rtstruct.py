@@ -1,9 +1,10 @@
-"""rtstruct_output.py: contours lie on the slices of the CT, and independent readers get the masks back."""
+"""utils/io/rtstruct.py: contours lie on the slices of the CT, and independent readers get the masks back."""
 
 import numpy as np
 import pydicom
 import pytest
 from matplotlib.path import Path as Polygon
+from pydicom.config import disable_value_validation
 from scipy import ndimage
 from scipy.spatial.transform import Rotation
 from skimage.draw import polygon2mask
@@ -11,7 +12,7 @@ from skimage.draw import polygon2mask
 from tests.dicom_files import ct_slices, save_all
 from utils.imaging.geometry import Geometry
 from utils.io.dicom import find_series, read_ct
-from utils.io.rtstruct import slice_polygons, write_rtstruct
+from utils.io.rtstruct import write_rtstruct
 from utils.io.volumes import Volume
 
 SIZE = (9, 40, 34)
@@ -82,8 +83,8 @@ def by_skimage(corners):
 @pytest.mark.parametrize("inside", [by_matplotlib, by_skimage])
 @pytest.mark.parametrize("number", [1, 3, 6])
 def test_masks_come_back_from_their_contours(number, inside, structures, series):
-    mask, truth = read_mask(structures, number, series, inside), organs() == number
-    assert 2 * np.sum(mask & truth) / (mask.sum() + truth.sum()) > 0.999
+    mask, reference = read_mask(structures, number, series, inside), organs() == number
+    assert 2 * np.sum(mask & reference) / (mask.sum() + reference.sum()) > 0.999
 
 
 def test_names_colors_and_references_are_those_of_the_ct(structures, series, tiny_preset):
@@ -111,26 +112,86 @@ def test_names_colors_and_references_are_those_of_the_ct(structures, series, tin
     assert all(uid in series.sop_instance_uids for number in (1, 3, 6) for uid, _ in contours_of(structures, number))
 
 
-def test_a_hole_is_cut_open_to_one_polygon():
-    ring = np.ones((5, 6), dtype=bool)
-    ring[1:-1, 2:4] = False
-    (polygon,) = slice_polygons(np.pad(ring, 1))
-    rows, columns = polygon.T
-    area = (columns * np.roll(rows, -1) - np.roll(columns, -1) * rows).sum() / 2
-    assert abs(area) == 30 - 6
-    steps = np.abs(np.diff(np.concatenate([polygon, polygon[:1]]), axis=0))
-    assert (
-        steps.sum() == 22 + 10 + 2 * 2 + 2
-    )  # outline, hole, and the cut there and back, 1 or 2 pixels along each axis
+TYPE_2 = (
+    "StudyDate",
+    "StudyTime",
+    "StudyID",
+    "AccessionNumber",
+    "ReferringPhysicianName",
+    "PatientName",
+    "PatientID",
+    "PatientBirthDate",
+    "PatientSex",
+    "PositionReferenceIndicator",
+    "OperatorsName",
+    "SeriesNumber",
+    "Manufacturer",
+    "StructureSetDate",
+    "StructureSetTime",
+)
+"""What an RT Structure Set must hold, if only empty."""
 
 
-def test_random_masks_are_exactly_their_polygons():
-    rng = np.random.default_rng(1)
-    for _ in range(20):
-        mask = rng.random((11, 14)) > 0.45
-        filled = np.zeros((11, 14), dtype=bool)
-        rows, columns = np.indices(mask.shape)
-        centers = np.column_stack([rows.ravel(), columns.ravel()]) + 0.5
-        for polygon in slice_polygons(mask):
-            filled ^= Polygon(polygon).contains_points(centers).reshape(mask.shape)
-        np.testing.assert_array_equal(filled, mask)
+def test_attributes_that_the_standard_asks_for_are_there(structures, series):
+    ct = pydicom.dcmread(series.paths[0])
+    assert not [keyword for keyword in TYPE_2 if keyword not in structures]
+    assert structures.FrameOfReferenceUID == ct.FrameOfReferenceUID
+    assert structures.ApprovalStatus == "UNAPPROVED"
+    assert structures.SeriesDate == structures.StructureSetDate
+    assert {item.RTROIInterpretedType for item in structures.RTROIObservationsSequence} == {"ORGAN"}
+    assert {roi.ROIGenerationAlgorithm for roi in structures.StructureSetROISequence} == {"AUTOMATIC"}
+    for item in structures.ROIContourSequence:
+        for contour in item.ContourSequence:
+            assert contour.ContourGeometricType == "CLOSED_PLANAR"
+            assert 3 * contour.NumberOfContourPoints == len(contour.ContourData)
+
+
+def write_onto(ct, folder, preset):
+    """The structure set of a label map without organs, on slices of a CT."""
+    save_all(ct, folder / "ct")
+    series = read_ct(find_series(folder / "ct")[0])
+    write_rtstruct(folder / "out.dcm", np.zeros(series.volume.array.shape, dtype=np.uint8), series, preset)
+    return pydicom.dcmread(folder / "out.dcm")
+
+
+@pytest.fixture
+def ct():
+    geometry = Geometry(size_zyx=(3, 4, 5), spacing_zyx_mm=(2.0, 1.0, 1.0))
+    return ct_slices(Volume(array=np.zeros((3, 4, 5), dtype=np.int16), geometry=geometry))
+
+
+def test_patient_and_study_are_those_of_the_ct(ct, tiny_preset, tmp_path):
+    fields = {
+        "SpecificCharacterSet": "GB18030",
+        "PatientName": "王^小东",
+        "PatientBirthDate": "19610203",
+        "PatientAge": "058Y",
+        "AccessionNumber": "A-17",
+        "ReferringPhysicianName": "Doe^Jane",
+        "StudyDate": "20190405",
+        "StudyDescription": "头颈",
+    }
+    for dataset in ct:
+        for keyword, value in fields.items():
+            setattr(dataset, keyword, value)
+    structures = write_onto(ct, tmp_path, tiny_preset)
+    assert {keyword: structures[keyword].value for keyword in fields} == fields
+    assert "PatientWeight" not in structures
+
+
+@pytest.mark.filterwarnings("ignore:Invalid value|The value length|Value exceeds")
+def test_a_ct_with_values_that_dicom_forbids_gets_its_structure_set(ct, tiny_preset, tmp_path):
+    for dataset in ct:
+        with disable_value_validation():
+            dataset.StudyDate, dataset.AccessionNumber, dataset.PatientSex = "05.04.2019", "17" * 20, "female"
+    structures = write_onto(ct, tmp_path, tiny_preset)
+    assert structures.AccessionNumber == "17" * 20
+    assert structures.PatientSex == "female"
+
+
+def test_a_ct_without_frame_of_reference_gets_one_in_its_structure_set(ct, tiny_preset, tmp_path):
+    for dataset in ct:
+        del dataset.FrameOfReferenceUID
+    structures = write_onto(ct, tmp_path, tiny_preset)
+    assert structures.FrameOfReferenceUID
+    assert structures.ReferencedFrameOfReferenceSequence[0].FrameOfReferenceUID == structures.FrameOfReferenceUID
