@@ -21,7 +21,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from models.layers import Geometry, weight_gradient
+from models.layers import ConvParams, weight_gradient
 from utils.runtime.command_line import run_main
 
 M_PERTURB = -6
@@ -54,10 +54,10 @@ NUM_SLICES = (1, 2, 3, 4, 6, 8, 10, 16, 20, 32, 40)
 
 
 def torchs_gradient(
-    features: Tensor, gradient: Tensor, weight: Tensor, geometry: Geometry, *, of_weight: bool
+    features: Tensor, gradient: Tensor, weight: Tensor, params: ConvParams, *, of_weight: bool
 ) -> Tensor:
     """What `nn.Conv3d` hands back, arguments as of `models.layers.weight_gradient`."""
-    how = (None, *geometry, False, [0, 0, 0], 1, [not of_weight, of_weight, False])
+    how = (None, *params, False, [0, 0, 0], 1, [not of_weight, of_weight, False])
     return torch.ops.aten.convolution_backward(gradient, features, weight, *how)[int(of_weight)]
 
 
@@ -65,7 +65,7 @@ COMPUTED = {
     "weights": partial(torchs_gradient, of_weight=True),
     "ours": weight_gradient,
     "features": partial(torchs_gradient, of_weight=False),
-    "result": lambda features, gradient, weight, geometry: F.conv3d(features, weight, None, *geometry),
+    "result": lambda features, gradient, weight, params: F.conv3d(features, weight, None, *params),
 }
 
 
@@ -73,15 +73,15 @@ def compare(compute: Callable[..., Tensor], shape: Shape, num_slices: int) -> No
     """Exit with `WRONG` if bfloat16 differs from float32."""
     ctypes.CDLL(None).mallopt(M_PERTURB, 0x80)
     size, half = (num_slices, shape.extent, shape.extent), shape.kernel_size // 2
-    geometry = Geometry((1, 1, 1), (half, half, half), (1, 1, 1))
+    params = ConvParams((1, 1, 1), (half, half, half), (1, 1, 1))
     sides = [(shape.batch_size, channels, *size) for channels in (shape.in_channels, shape.out_channels)]
     weight_size = (shape.out_channels, shape.in_channels, *[shape.kernel_size] * 3)
     tensors = [
         torch.randn(size).bfloat16().contiguous(memory_format=torch.channels_last_3d) for size in (*sides, weight_size)
     ]
-    expected = compute(*(tensor.float() for tensor in tensors), geometry)
+    expected = compute(*(tensor.float() for tensor in tensors), params)
     for _ in range(3):
-        error = (compute(*tensors, geometry).float() - expected).abs().max() / expected.abs().max()
+        error = (compute(*tensors, params).float() - expected).abs().max() / expected.abs().max()
         if not error < LARGEST_ERROR:
             sys.exit(WRONG)
 

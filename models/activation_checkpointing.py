@@ -1,4 +1,4 @@
-"""Feature maps that the backward pass computes anew instead of finding them kept."""
+"""Activation checkpointing: the backward pass recomputes activations that the forward pass does not keep."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
@@ -9,18 +9,15 @@ from torch.utils.checkpoint import checkpoint
 
 
 def checkpoint_activations(module: nn.Module, forward: Callable[[Tensor], Tensor], features: Tensor) -> Tensor:
-    """Run a module; in training the backward pass computes anew what it needs, from the input.
+    """Run a module; in training keep only its input, from which the backward pass recomputes the rest.
 
     Args:
-        module: whose training mode counts, and whose running statistics are updated once.
+        module: its training mode decides; its running statistics are updated once.
         forward: its forward pass.
         features: the input.
-
-    Returns:
-        What `forward` returns.
     """
     if torch.compiler.is_compiling() or not (module.training and torch.is_grad_enabled()):
-        return forward(features)  # a compiler chooses by itself what to compute anew
+        return forward(features)  # a compiler decides by itself what to recompute
     return checkpoint(
         forward,
         features,
@@ -32,14 +29,14 @@ def checkpoint_activations(module: nn.Module, forward: Callable[[Tensor], Tensor
 
 @contextmanager
 def freeze_batchnorm_stats(module: nn.Module) -> Iterator[None]:
-    """While it lasts, norms in training leave their running statistics as they are."""
+    """Context in which batch norms in training mode do not update their running statistics."""
     norms = [layer for layer in module.modules() if isinstance(layer, nn.modules.batchnorm._BatchNorm)]
-    kept = [(norm.momentum, norm.num_batches_tracked.clone()) for norm in norms]
+    before = [(norm.momentum, norm.num_batches_tracked.clone()) for norm in norms]
     for norm in norms:
         norm.momentum = 0.0
     try:
         yield
     finally:
-        for norm, (momentum, num_batches_tracked) in zip(norms, kept, strict=True):
+        for norm, (momentum, num_batches_tracked) in zip(norms, before, strict=True):
             norm.momentum = momentum
             norm.num_batches_tracked.copy_(num_batches_tracked)

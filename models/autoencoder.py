@@ -1,31 +1,31 @@
-"""Shape AutoEncoder, the discriminator that tells predicted small-organ masks from true ones by their shape code."""
+"""Shape AutoEncoder: as a discriminator it tells predicted masks of small organs from references by their code."""
 
 import math
 from typing import NamedTuple
 
 from torch import Tensor, nn
 
-from models.blocks import Triple, conv3d_he_init, make_divisible, upsample_to
-from models.layers import Conv3d
+from models.blocks import make_divisible
+from models.layers import Conv3d, Triple, conv3d_he_init, upsample_to
 
 KERNEL_SIZE = (5, 5, 5)
 
 
 class ShapeEncoding(NamedTuple):
-    """What the AutoEncoder sees in R masks; the adversarial losses compare all of it."""
+    """The AutoEncoder's outputs for R masks; the adversarial losses compare all of them."""
 
     code: Tensor
     """(R, code_length): the latent shape code."""
     feature_1: Tensor
-    """(R, 128, d/4, h/4, w/4): the decoder's first features, not negative."""
+    """(R, 128, d/4, h/4, w/4): the decoder's first features, at least 0."""
     feature_2: Tensor
-    """(R, 64, d/2, h/2, w/2): the decoder's second features, not negative."""
+    """(R, 64, d/2, h/2, w/2): the decoder's second features, at least 0."""
     reconstruction: Tensor
-    """(R, 1, d, h, w): the mask again, float32 probabilities in 0..1."""
+    """(R, 1, d, h, w): reconstructed masks, float32 probabilities in 0..1."""
 
 
 class ShapeAutoEncoder(nn.Module):
-    """Convolutional AutoEncoder of small-organ masks; one serves all small organs, as entries of its batch.
+    """Convolutional AutoEncoder of small-organ masks; one network serves all small organs.
 
     Gao et al., FocusNetv2, Medical Image Analysis 67 (2021) 101831, sec. 3. Deviation: ROI sizes need not be multiples
     of 8; the decoder upsamples to the sizes that the encoder had.
@@ -33,10 +33,10 @@ class ShapeAutoEncoder(nn.Module):
     Args:
         roi_size: (d, h, w) of the masks, in voxels.
         code_length: length of the shape code.
-        width: factor on all channel counts, see `make_divisible`; the code's length stays.
+        width: factor on all channel counts, see `make_divisible`; the code length stays.
 
     Attributes:
-        roi_size: the only size of masks that it takes, since the code is computed by a linear layer.
+        roi_size: the only size that it accepts, because a linear layer computes the code.
     """
 
     def __init__(self, *, roi_size: Triple, code_length: int = 512, width: float = 1.0):
@@ -67,13 +67,13 @@ class ShapeAutoEncoder(nn.Module):
         """Encode masks into shape codes and reconstruct them.
 
         Args:
-            mask: (R, 1, d, h, w), probabilities in 0..1; true masks are 0 and 1 as floating point.
+            mask: (R, 1, d, h, w), floating point: probabilities in 0..1, or reference masks of 0 and 1.
 
         Returns:
             Codes, the decoder's features and reconstructed probabilities.
 
         Raises:
-            ValueError: the masks have another size than `roi_size`.
+            ValueError: the size of the masks is not `roi_size`.
         """
         if tuple(mask.shape[2:]) != self.roi_size:
             raise ValueError(f"expected masks of {self.roi_size} voxels (z, y, x), got {tuple(mask.shape[2:])}")
@@ -91,7 +91,7 @@ def _halve(size: Triple) -> Triple:
 
 def _conv_norm_relu(in_channels: int, out_channels: int, *, stride: int = 1) -> nn.Sequential:
     return nn.Sequential(
-        # The norm cancels this bias; it stays so that the parameter count is the reference architecture's.
+        # The norm cancels this bias; it is kept for the parameter count of the authors' architecture.
         conv3d_he_init(in_channels, out_channels, KERNEL_SIZE, stride=stride, bias=True),
         nn.BatchNorm3d(out_channels),
         nn.ReLU(inplace=True),

@@ -5,21 +5,12 @@ from typing import NamedTuple
 from torch import Tensor, nn
 
 from models.activation_checkpointing import checkpoint_activations
-from models.blocks import DenseASPP, InPlaceReLU, MaxPoolBy2, SEResidualBlock, UpBlock, conv3d_he_init, make_divisible
-from models.layers import Conv3d
-
-
-class SNetFeatures(NamedTuple):
-    """What S-Net computes before its head."""
-
-    features: Tensor
-    """(B, feature_channels, D, H, W): the decoder's last features."""
-    stem: Tensor
-    """(B, stem_channels, D, H, W): the first layer's features."""
+from models.blocks import DenseASPP, SEResidualBlock, UpBlock, make_divisible
+from models.layers import Conv3d, InPlaceReLU, MaxPoolBy2, conv3d_he_init
 
 
 class SNetOutput(NamedTuple):
-    """What S-Net hands to the losses, SOL-Net and SOS-Net."""
+    """S-Net's output for the losses, SOL-Net and SOS-Net."""
 
     logits: Tensor
     """(B, num_classes, D, H, W), before softmax; class 0 is background."""
@@ -39,7 +30,7 @@ class SNet(nn.Module):
     pooling rounds up and the decoder upsamples to the encoder's sizes.
 
     Args:
-        num_classes: organs and background.
+        num_classes: number of organs plus background.
         in_channels: channels of the image.
         width: factor on all channel counts, see `make_divisible`.
 
@@ -50,7 +41,7 @@ class SNet(nn.Module):
 
     def __init__(self, *, num_classes: int, in_channels: int = 1, width: float = 1.0):
         super().__init__()
-        full, half, quarter, growth = (make_divisible(channels, width) for channels in (32, 48, 64, 32))
+        full, half, quarter, growth_rate = (make_divisible(channels, width) for channels in (32, 48, 64, 32))
         self.stem_channels = self.feature_channels = full
 
         self.stem = nn.Sequential(
@@ -70,48 +61,27 @@ class SNet(nn.Module):
             SEResidualBlock(quarter, quarter, dilation=(1, 2, 2)),
             SEResidualBlock(quarter, quarter, dilation=(1, 2, 2)),
         )
-        self.context = DenseASPP(quarter, growth=growth, dilations=(3, 6, 12, 18))
+        self.context = DenseASPP(quarter, growth_rate=growth_rate, dilations=(3, 6, 12, 18))
         self.up_half = UpBlock(self.context.out_channels, half, half)
         self.up_full = UpBlock(half, full, full)
         self.head = Conv3d(full, num_classes, 1)
 
-    def forward_features(self, image: Tensor) -> SNetFeatures:
-        """Compute everything but the head.
+    def forward(self, image: Tensor) -> SNetOutput:
+        """Segment all organs.
 
-        In training the stem is computed twice instead of kept: a twentieth of the work, three of the largest maps.
+        Training computes the stem twice instead of keeping three of the largest feature maps; that is a twentieth of
+        the work.
 
         Args:
             image: (B, in_channels, D, H, W), normalized intensities.
 
         Returns:
-            Last and first features, both at full resolution.
+            Logits, and the features that SOL-Net and SOS-Net read, all at full resolution.
         """
         x1 = checkpoint_activations(self.stem, self.stem.forward, image)  # (B, 32, D, H, W)
         x2 = self.down_half(x1)  # (B, 48, D, H/2, W/2)
         x4 = self.down_quarter(x2)  # (B, 64, D/2, H/4, W/4)
         context = self.context(x4)  # (B, 192, D/2, H/4, W/4)
         decoded = self.up_half(context, x2)  # (B, 48, D, H/2, W/2)
-        return SNetFeatures(features=self.up_full(decoded, x1), stem=x1)  # (B, 32, D, H, W)
-
-    def forward_head(self, features: Tensor) -> Tensor:
-        """Classify every voxel.
-
-        Args:
-            features: (B, feature_channels, D, H, W), of `forward_features`.
-
-        Returns:
-            Logits (B, num_classes, D, H, W), before softmax.
-        """
-        return self.head(features)
-
-    def forward(self, image: Tensor) -> SNetOutput:
-        """Segment all organs.
-
-        Args:
-            image: (B, in_channels, D, H, W), normalized intensities.
-
-        Returns:
-            Logits, and the features that SOL-Net and SOS-Net read.
-        """
-        features, stem = self.forward_features(image)
-        return SNetOutput(logits=self.forward_head(features), features=features, stem=stem)
+        features = self.up_full(decoded, x1)  # (B, 32, D, H, W)
+        return SNetOutput(logits=self.head(features), features=features, stem=x1)

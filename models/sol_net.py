@@ -1,4 +1,4 @@
-"""SOL-Net, which localizes the small organs."""
+"""SOL-Net localizes the small organs."""
 
 import math
 
@@ -8,6 +8,7 @@ from models.blocks import PreActConv3d
 from models.layers import Conv3d
 
 PRIOR_PROBABILITY = 0.01
+"""Initial value of the heatmaps."""
 
 
 class SOLNet(nn.Module):
@@ -27,9 +28,9 @@ class SOLNet(nn.Module):
             PreActConv3d(in_channels, in_channels, (3, 3, 3)),
         )
         self.head = Conv3d(in_channels, num_organs, 1)
-        # All but a few hundred of a crop's million voxels have target 0. From sigmoid(0) = 0.5 their sum would drive
-        # the first steps, and drive the bias so far down that the few peaks no longer get a gradient through the
-        # sigmoid. Starting near the background, yet where the slope is still about 0.01, leaves them one.
+        # All but a few hundred of a crop's million voxels have target 0. If heatmaps started at sigmoid(0) = 0.5, these
+        # voxels would dominate the first steps and push the bias so low that the sigmoid passes the few peaks no
+        # gradient. At the prior, close to the background, the sigmoid's slope is still about 0.01.
         nn.init.constant_(self.head.bias, math.log(PRIOR_PROBABILITY / (1 - PRIOR_PROBABILITY)))
 
     def forward(self, features: Tensor) -> Tensor:
@@ -42,5 +43,5 @@ class SOLNet(nn.Module):
             Heatmaps (B, num_organs, D, H, W), float32 in 0..1.
         """
         logits = self.head(self.body(features))  # (B, num_organs, D, H, W)
-        # Half precision has no steps left just below 1: the voxels around a peak would tie with it.
+        # Half precision cannot resolve values just below 1: the voxels around a peak would tie with it.
         return logits.float().sigmoid()

@@ -1,10 +1,10 @@
-"""SOS-Net, which segments every small organ in its own region of interest at full resolution."""
+"""SOS-Net segments every small organ in its own region of interest, at full resolution."""
 
 import torch
 from torch import Tensor, nn
 
-from models.blocks import DenseASPP, InPlaceReLU, MaxPoolBy2, SEResidualBlock, UpBlock, conv3d_he_init, make_divisible
-from models.layers import Conv3d
+from models.blocks import DenseASPP, SEResidualBlock, UpBlock, make_divisible
+from models.layers import Conv3d, InPlaceReLU, MaxPoolBy2, conv3d_he_init
 from utils.runtime.distributed import found_on_any_rank
 from utils.runtime.sync_batchnorm import uses_sync_batchnorm
 
@@ -23,7 +23,8 @@ class SOSBranch(nn.Module):
 
     def __init__(self, *, in_channels: int, width: float = 1.0):
         super().__init__()
-        stem, full, half, quarter, growth = (make_divisible(channels, width) for channels in (24, 32, 48, 64, 32))
+        channels = (24, 32, 48, 64, 32)
+        stem, full, half, quarter, growth_rate = (make_divisible(count, width) for count in channels)
 
         self.level_full = nn.Sequential(
             conv3d_he_init(in_channels, stem, (1, 3, 3)),
@@ -42,7 +43,7 @@ class SOSBranch(nn.Module):
             SEResidualBlock(half, quarter),
             SEResidualBlock(quarter, quarter),
         )
-        self.context = DenseASPP(quarter, growth=growth, dilations=(3, 5, 7, 9))
+        self.context = DenseASPP(quarter, growth_rate=growth_rate, dilations=(3, 5, 7, 9))
         self.up_half = UpBlock(self.context.out_channels, half, half)
         self.up_full = UpBlock(half, full, full)
         self.head = Conv3d(full, 1, 1)
@@ -82,32 +83,32 @@ class SOSNet(nn.Module):
     def forward(self, rois: Tensor, organ_index: Tensor) -> Tensor:
         """Segment each ROI with the branch of its organ.
 
-        The ROIs of one organ go through its branch as one batch. The branch of an organ that has none is not run, so
-        its parameters get no gradient in that step. Where ranks share the statistics of their norms, it is run on an
-        empty batch if another rank has ROIs for it: each rank must take part.
+        The ROIs of one organ pass its branch as one batch. A branch without ROIs is not run, so its parameters get no
+        gradient in that step. With synchronized batch norm it runs on an empty batch if another rank has ROIs for it,
+        because every rank must take part.
 
         Args:
             rois: (R, in_channels, d, h, w), in any order of organs; R may be 0.
-            organ_index: (R,) long, place of each ROI's organ among the small organs, from 0.
+            organ_index: (R,) long, index of each ROI's organ among the small organs.
 
         Returns:
             Logits (R, 1, d, h, w), before sigmoid, in the order of `rois`.
 
         Raises:
-            ValueError: the indices do not match the ROIs in number, or name an organ without a branch.
+            ValueError: there is not one index per ROI, or an index has no branch.
         """
         organs = organ_index.tolist()
         _check_organs(organs, num_rois=len(rois), num_organs=len(self.branches))
         if not organs and not uses_sync_batchnorm(self):
             return rois.new_zeros((0, 1, *rois.shape[2:]))
 
-        rows_of_organ = {organ: [r for r, o in enumerate(organs) if o == organ] for organ in self._choose(organ_index)}
+        rows_of_organ = {organ: [r for r, o in enumerate(organs) if o == organ] for organ in self._used(organ_index)}
         logits = torch.cat([self.branches[organ](rois[rows]) for organ, rows in rows_of_organ.items()])  # by organ
         order = [row for rows in rows_of_organ.values() for row in rows]
-        return logits[torch.tensor(order, device=logits.device).argsort()]  # (R, 1, d, h, w), as the rois were
+        return logits[torch.tensor(order, device=logits.device).argsort()]  # (R, 1, d, h, w), in the order of `rois`
 
-    def _choose(self, organ_index: Tensor) -> list[int]:
-        """Branches to run, in the same order on all ranks."""
+    def _used(self, organ_index: Tensor) -> list[int]:
+        """Indices of the branches to run, in the same order on all ranks."""
         has_rois = torch.zeros(len(self.branches), dtype=torch.bool, device=organ_index.device)
         has_rois[organ_index] = True
         if uses_sync_batchnorm(self):
@@ -120,4 +121,4 @@ def _check_organs(organs: list[int], *, num_rois: int, num_organs: int) -> None:
         raise ValueError(f"expected one organ index per ROI: {num_rois} ROIs, {len(organs)} indices")
     unknown = sorted(set(organs) - set(range(num_organs)))
     if unknown:
-        raise ValueError(f"organ_index must be in 0..{num_organs - 1}, the small organs' places; found {unknown}")
+        raise ValueError(f"organ_index must be in 0..{num_organs - 1}, one per small organ; found {unknown}")

@@ -8,8 +8,9 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 import models.blocks
+import models.layers
 import models.s_net
-from models.blocks import InPlaceReLU
+from models.layers import InPlaceReLU
 from models.s_net import SNet
 
 
@@ -37,19 +38,6 @@ def test_s_net_keeps_any_size(size):
     assert output.features.shape == output.stem.shape == (2, 8, *size)
 
 
-def test_s_net_forward_is_features_then_head():
-    torch.manual_seed(0)
-    network = SNet(num_classes=3, width=0.25).eval()
-    image = torch.randn(2, 1, 3, 8, 10)
-
-    output = network(image)
-
-    features, stem = network.forward_features(image)
-    assert torch.equal(output.features, features)
-    assert torch.equal(output.stem, stem)
-    assert torch.equal(output.logits, network.forward_head(features))
-
-
 def test_s_net_batched_equals_one_by_one():
     torch.manual_seed(0)
     network = SNet(num_classes=3, width=0.25).eval()
@@ -62,14 +50,14 @@ def test_s_net_batched_equals_one_by_one():
         torch.testing.assert_close(field, torch.cat(fields), rtol=1e-4, atol=1e-4)
 
 
-def test_s_net_learns_as_if_all_were_kept_and_nothing_overwritten(monkeypatch):
+def test_s_net_learns_as_without_checkpointing_and_in_place_relu(monkeypatch):
     torch.manual_seed(0)
     network = SNet(num_classes=3, width=0.25)
     plain = copy.deepcopy(network)
     image = torch.randn(2, 1, 3, 8, 10)
 
     network(image).logits.square().sum().backward()
-    for module in (models.blocks, models.s_net):
+    for module in (models.blocks, models.layers, models.s_net):
         monkeypatch.setattr(module, "checkpoint_activations", lambda module, forward, features: forward(features))
     for module in list(plain.modules()):
         for name, child in module.named_children():
