@@ -12,6 +12,7 @@ from utils.config.preset import Preset, load_preset
 from utils.imaging.geometry import Geometry
 from utils.io.files import write_json
 
+DATA_VARIABLE = "FOCUSNET_DATA"
 TINY = (
     "grid.spacing_zyx_mm=[3.0,2.0,1.5]",
     "grid.crop_size_vox=[8,16,12]",
@@ -28,7 +29,7 @@ BLOCKS = {
     "parotid_left": ((0.3, 0.6), (0.4, 0.7), (0.8, 1.0)),
     "parotid_right": ((0.3, 0.6), (0.4, 0.7), (0.0, 0.2)),
 }
-"""Organ to the part of the volume that it fills, as shares of z, y and x; the parotids end at the border."""
+"""Organ to the part of the volume that it fills, as fractions of z, y and x; the parotids end at the border."""
 COMMON = ("brainstem", "mandible", "optic_nerve_left", "parotid_left", "parotid_right")
 SPLITS = {
     "train": {
@@ -41,7 +42,7 @@ SPLITS = {
     "val": {"case_5": ((12, 20, 18), (*COMMON, "chiasm"))},
     "test": {"case_6": ((10, 24, 20), COMMON)},
 }
-"""Case id to size and contoured organs; nobody contoured a submandibular gland, the chiasm is rare, case_3 is short."""
+"""Case id to size and contoured organs. No case has submandibular glands, the chiasm is rare, and case_3 is short."""
 
 WriteCase = Callable[[Path, str, np.ndarray, np.ndarray], CaseInfo]
 
@@ -96,7 +97,19 @@ def case_folder(tmp_path_factory: pytest.TempPathFactory, tiny_preset: Preset, a
 def real_data() -> Path:
     """The folder of real data; without it the test is skipped."""
     default = Path(__file__).resolve().parents[2] / "shared" / "data"
-    folder = Path(os.environ.get("FOCUSNET_DATA", default))
+    folder = Path(os.environ.get(DATA_VARIABLE, default))
     if not folder.is_dir():
-        pytest.skip(f"no real data: {folder} does not exist; name its folder in FOCUSNET_DATA")
+        pytest.skip(f"no real data: {folder} does not exist; name its folder in {DATA_VARIABLE}")
     return folder
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Say how many tests had no real data to run on: a skipped test looks like a passed one otherwise."""
+    skipped = terminalreporter.stats.get("skipped", [])
+    num_without_data = sum(DATA_VARIABLE in str(report.longrepr) for report in skipped)
+    if num_without_data:
+        terminalreporter.write_line(
+            f"{num_without_data} tests were skipped because there is no real data; set {DATA_VARIABLE} to its folder "
+            "(CONTRIBUTING.md says what it holds)",
+            yellow=True,
+        )

@@ -1,8 +1,5 @@
 """What makes inference fast changes nothing: against the plain way, on the published model and a CT."""
 
-import os
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
@@ -18,9 +15,6 @@ from utils.config.preset import load_preset
 from utils.evaluation.overlap import dice_per_label
 from utils.runtime.device import choose_compute, computes_int8
 
-DATA = Path(os.environ.get("FOCUSNET_DATA", Path(__file__).resolve().parent.parent.parent / "shared" / "data"))
-PATIENTS = DATA / "openkbp" / "validation-pats"
-
 
 def predict(placed, precision):
     model = load_model(published_checkpoint("openkbp"), choose_compute("cpu", precision))
@@ -28,12 +22,12 @@ def predict(placed, precision):
 
 
 @pytest.fixture(scope="module")
-def placed():
+def placed(real_data):
     preset = load_preset("openkbp")
-    if not PATIENTS.is_dir():
-        pytest.skip(f"no real CTs in {PATIENTS}; set FOCUSNET_DATA to the folder that holds openkbp/")
     source = SOURCES["openkbp"]
-    reference = next(case for case in source.list_cases(PATIENTS) if case.case_id == "pt_232")
+    reference = next(
+        case for case in source.list_cases(real_data / "openkbp" / "validation-pats") if case.case_id == "pt_232"
+    )
     return InferenceTransform.apply(source.read_case(reference, preset).volume, preset.grid)
 
 
