@@ -20,14 +20,14 @@ from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from utils.evaluation.evaluate import Settings, evaluate_case, match_cases  # noqa: E402
+from utils.evaluation.evaluate import EvaluationSettings, evaluate_case, match_cases  # noqa: E402
 from utils.evaluation.tolerances import Tolerances  # noqa: E402
 from utils.io.segmentations import CaseFiles, OrganNameResolver, find_cases, open_structures  # noqa: E402
 from utils.io.volumes import read_volume  # noqa: E402
 from utils.runtime.command_line import run_main  # noqa: E402
 
 LARGEST_ALLOWED = 1e-6
-SETTINGS = Settings(preset=None, tolerances=Tolerances([], None), resample=False)
+SETTINGS = EvaluationSettings(preset=None, tolerances=Tolerances([], None), resample=False)
 
 
 class Comparison(NamedTuple):

@@ -29,7 +29,7 @@ from models.focusnet import NETWORK_NAMES, build_network
 from models.int8 import quantize_convolutions
 from models.sliding_window import OVERLAP
 from utils.config.preset import Preset, load_preset
-from utils.evaluation.evaluate import Settings, evaluate_case
+from utils.evaluation.evaluate import EvaluationSettings, evaluate_case
 from utils.evaluation.tolerances import Tolerances
 from utils.io.checkpoint import save_checkpoint
 from utils.io.segmentations import CaseFiles
@@ -245,7 +245,7 @@ def evaluation(raw: RawCase, preset: str, overrides: list[str], *, plain: bool) 
         return Task(lambda: _score_plainly(shifted, truth))
     names = dict(enumerate(settings.organ_names, 1))
     files = [CaseFiles(case_id=raw.case_id, label_map=path, label_names=names) for path in (shifted, truth)]
-    how = Settings(preset=settings, tolerances=Tolerances([], settings), resample=False)
+    how = EvaluationSettings(preset=settings, tolerances=Tolerances([], settings), resample=False)
 
     def run() -> None:
         evaluate_case(*files, how)

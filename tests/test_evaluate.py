@@ -4,6 +4,9 @@ import csv
 import json
 import shutil
 import warnings
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
+from multiprocessing import get_context
 
 import numpy as np
 import pytest
@@ -127,7 +130,49 @@ def test_worst_cases_are_drawn_on_their_ct(tmp_path, caplog):
     assert [path.name for path in (tmp_path / "scores" / "overlays").iterdir()] == ["a_brainstem.png"]
     (tmp_path / "ct" / "a.nii.gz").rename(tmp_path / "ct" / "z.nii.gz")
     assert run(tmp_path, "--preset", "phantom", "--overlay", tmp_path / "ct") == 0
-    assert "overlay of a" in caplog.text
+    assert "no overlay of a" in caplog.text
+
+
+def fail_on_four_voxels(prediction, reference, spacing_zyx_mm):
+    return np.zeros(3).reshape(2) if reference.sum() == 4 * 4 * 4 else 0.0  # a bug: ValueError from numpy
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_bug_in_a_metric_is_shown_with_file_and_line_and_the_other_cases_are_scored(
+    workers, tmp_path, monkeypatch, caplog, capsys
+):
+    for name, stop in (("a", 3), ("b", 4), ("c", 5)):
+        for side in ("ref", "pred"):
+            write_label(tmp_path / side / f"{name}.mha", {1: (0, stop)})
+    monkeypatch.setattr("utils.evaluation.surface.centroid_distance_mm", fail_on_four_voxels)
+    monkeypatch.setattr(
+        "utils.runtime.process_pool.ProcessPoolExecutor", partial(ProcessPoolExecutor, mp_context=get_context("fork"))
+    )
+    assert run(tmp_path, "--preset", "phantom", "--workers", workers) == 1
+    assert "error: b: bug: ValueError: cannot reshape array" in caplog.text
+    line = fail_on_four_voxels.__code__.co_firstlineno + 1
+    assert f'{__file__}", line {line}, in fail_on_four_voxels' in caplog.text
+    assert 'surface.py", line ' in caplog.text
+    assert {case for case, _ in read_scores(tmp_path)} == {"a", "c"}
+    assert "Failed cases (not in the table): b." in capsys.readouterr().out
+
+
+def test_a_bug_in_the_only_case_is_no_user_error(tmp_path, monkeypatch, caplog):
+    for side in ("ref", "pred"):
+        write_label(tmp_path / side / "b.mha", {1: (0, 4)})
+    monkeypatch.setattr("utils.evaluation.surface.centroid_distance_mm", fail_on_four_voxels)
+    assert run(tmp_path, "--preset", "phantom") == 1
+    assert "in fail_on_four_voxels" in caplog.text
+
+
+def test_a_bug_in_an_overlay_is_shown_with_file_and_line(tmp_path, monkeypatch, caplog):
+    for side in ("ref", "pred", "ct"):
+        write_label(tmp_path / side / "a.mha", {1: (0, 4)})
+    monkeypatch.setattr("utils.evaluation.figures.render_case", lambda *_, **__: 1 / 0)
+    assert run(tmp_path, "--preset", "phantom", "--overlay", tmp_path / "ct") == 1
+    assert "error: overlay of a: bug: ZeroDivisionError" in caplog.text
+    assert f'{__file__}", line ' in caplog.text
+    assert read_scores(tmp_path)
 
 
 MISTAKES = {
@@ -136,7 +181,7 @@ MISTAKES = {
     "nothing matches": "no case occurs on both sides",
     "output is a file": "is a file",
     "no CT folder": "no such folder",
-    "tolerance": "expected millimetres",
+    "tolerance": "expected millimeters",
 }
 
 

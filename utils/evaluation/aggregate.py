@@ -1,4 +1,4 @@
-"""From scores of single organs to what a table says: means over cases, means over organs, worst cases, comparisons."""
+"""Aggregates the scores of single organs: means over cases, means over organs, worst cases, paired comparisons."""
 
 import math
 from collections import Counter
@@ -10,23 +10,20 @@ import numpy as np
 from utils.evaluation.metrics import COMPARED_METRICS, COUNTED, METRICS, Metric, ScoreRow, Status
 from utils.evaluation.significance import Interval, holm, paired_bootstrap_interval, signed_rank_p
 
-Pair = tuple[str, str]
-"""Case id and organ."""
-
-NUM_WORST_CASES = 5
-SMALLEST_GAP = 0.0005
-"""Of Dice, to speak of."""
+NUM_LOW_CASES = 5
+MIN_DICE_GAP = 0.0005
+"""Smaller differences from the median are not listed."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Statistics:
-    """A metric of an organ over cases, or of a group over its organs.
+    """Statistics of a metric: of an organ over cases, or of a group over its organs.
 
     Attributes:
-        mean: of the finite values; NaN if there is none.
-        std: sample standard deviation of the same values; NaN for fewer than two.
-        median: of all values, infinite ones included; NaN for a group.
-        n: number of values in the mean.
+        mean: of the finite values; NaN if there are none.
+        std: sample standard deviation of the finite values; NaN for fewer than two.
+        median: of all values, including infinite ones; NaN for a group.
+        n: number of finite values.
     """
 
     mean: float
@@ -37,13 +34,12 @@ class Statistics:
 
 @dataclass(frozen=True, kw_only=True)
 class OrganSummary:
-    """One row of the table.
+    """One row of the score table: an organ, or a group of organs.
 
     Attributes:
-        name: of the organ or group.
-        statistics: metric key to its statistics.
-        counts: how many cases have which status; of a group the sums over its organs.
-        tolerance_mm: of surface Dice; NaN for a group.
+        statistics: by metric key.
+        counts: number of cases by status; for a group the sum over its organs.
+        tolerance_mm: of the surface Dice; NaN for a group.
     """
 
     name: str
@@ -53,18 +49,18 @@ class OrganSummary:
 
     @property
     def n(self) -> int:
-        """Cases that count."""
+        """Number of cases that count."""
         return sum(self.counts.get(status, 0) for status in COUNTED)
 
     @property
     def missed(self) -> int:
-        """Contoured, but not one voxel was predicted."""
+        """Number of cases in which the organ is contoured, but not predicted."""
         return self.counts.get(Status.MISSED, 0)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Worst:
-    """The case in which an organ scores worst."""
+class WorstCase:
+    """The case with an organ's worst value of a metric."""
 
     organ: str
     case_id: str
@@ -77,14 +73,14 @@ class Comparison:
     """Paired difference of two predictions in one organ and metric.
 
     Attributes:
-        n: cases with a finite value on both sides; the mean and its interval are theirs.
-        missed: cases in which only the first prediction has no finite value.
-        other_missed: cases in which only the other one has none.
+        n: number of cases with a finite value on both sides, over which the mean and its interval are computed.
+        missed: number of cases in which only the first prediction has no finite value.
+        other_missed: number of cases in which only the other prediction has no finite value.
         mean_difference: first - other; NaN without cases.
-        interval: 95 % bootstrap interval of it.
-        p: of the signed-rank test over all cases, missed ones ranked last; 1 if all are identical.
-        p_corrected: by Holm, for the number of organs.
-        identical: not one case differs.
+        interval: 95 % bootstrap interval of the mean difference.
+        p: of the signed-rank test over all cases; missed organs are ranked last; 1 if all cases are identical.
+        p_corrected: Holm's correction for the number of organs.
+        identical: whether no case differs.
     """
 
     organ: str
@@ -99,48 +95,48 @@ class Comparison:
     identical: bool
 
 
-def summarize(rows: Sequence[ScoreRow], organs: Sequence[str]) -> list[OrganSummary]:
-    """One row per organ that occurs in some case, in the given order."""
+def summarize_organs(rows: Sequence[ScoreRow], organs: Sequence[str]) -> list[OrganSummary]:
+    """Summarize every organ of `organs` that has a row, in the given order."""
     summaries = []
     for organ in organs:
         own = [row for row in rows if row.organ == organ]
-        if not own:
-            continue
-        counted = [row.scores for row in own if row.status in COUNTED]
-        statistics = {m.key: describe(getattr(scores, m.key) for scores in counted) for m in METRICS}
-        counts = dict(Counter(row.status for row in own))
-        summary = OrganSummary(name=organ, statistics=statistics, counts=counts, tolerance_mm=own[0].tolerance_mm)
-        summaries.append(summary)
+        if own:
+            counted = [row.scores for row in own if row.status in COUNTED]
+            statistics = {m.key: compute_statistics(getattr(scores, m.key) for scores in counted) for m in METRICS}
+            counts = dict(Counter(row.status for row in own))
+            summaries.append(
+                OrganSummary(name=organ, statistics=statistics, counts=counts, tolerance_mm=own[0].tolerance_mm)
+            )
     return summaries
 
 
 def summarize_groups(summaries: Sequence[OrganSummary], small_organs: Sequence[str] | None) -> list[OrganSummary]:
-    """Means over organs, every organ counting once: of large, of small and of all organs.
+    """Compute means over large, small and all organs; every organ counts once.
 
     Args:
-        summaries: of `summarize`; organs without a scored case are left out.
-        small_organs: their names, or None if nobody knows which are small: then only the mean of all.
+        summaries: of `summarize_organs`; organs without a counted case are left out.
+        small_organs: names of the small organs; None computes the mean of all organs only.
 
     Returns:
-        One row per group that has an organ, with means alone.
+        One row per group that has an organ, with means only.
     """
-    scored = [summary for summary in summaries if summary.n]
-    groups = {"mean of all": scored}
+    counted = [summary for summary in summaries if summary.n]
+    groups = {"mean of all": counted}
     if small_organs is not None:
-        small = [summary for summary in scored if summary.name in small_organs]
-        groups = {"mean of large": [s for s in scored if s not in small], "mean of small": small, **groups}
+        small = [summary for summary in counted if summary.name in small_organs]
+        groups = {"mean of large": [s for s in counted if s not in small], "mean of small": small, **groups}
     rows = []
     for name, members in groups.items():
         if members:
             counts = dict(sum((Counter(member.counts) for member in members), Counter()))
-            means = {m.key: describe(member.statistics[m.key].mean for member in members) for m in METRICS}
+            means = {m.key: compute_statistics(member.statistics[m.key].mean for member in members) for m in METRICS}
             statistics = {key: replace(each, std=math.nan, median=math.nan) for key, each in means.items()}
             rows.append(OrganSummary(name=name, statistics=statistics, counts=counts, tolerance_mm=math.nan))
     return rows
 
 
-def describe(values: Iterable[float]) -> Statistics:
-    """Mean, sample standard deviation, median and number of a metric's values, of which some may be infinite."""
+def compute_statistics(values: Iterable[float]) -> Statistics:
+    """Compute the statistics of a metric's values, some of which may be infinite."""
     everything = np.array(list(values), dtype=float)
     finite = everything[np.isfinite(everything)]
     return Statistics(
@@ -151,62 +147,61 @@ def describe(values: Iterable[float]) -> Statistics:
     )
 
 
-def worst_per_organ(rows: Sequence[ScoreRow], organs: Sequence[str], metric: Metric) -> list[Worst]:
-    """The case in which each organ scores worst; a missed organ is the worst there is."""
+def find_worst_cases(rows: Sequence[ScoreRow], organs: Sequence[str], metric: Metric) -> list[WorstCase]:
+    """Find the case with each organ's worst value. A case that misses the organ is the worst."""
     found = []
     for organ in organs:
-        own = [row for row in rows if row.organ == organ and row.status in COUNTED]
-        if own:
-            row = min(own, key=lambda row: metric.better * getattr(row.scores, metric.key))
-            value = getattr(row.scores, metric.key)
-            found.append(Worst(organ=organ, case_id=row.case_id, metric=metric.key, value=value))
+        values = {
+            row.case_id: getattr(row.scores, metric.key) for row in rows if row.organ == organ and row.status in COUNTED
+        }
+        if values:
+            case_id = min(values, key=lambda case_id: metric.direction * values[case_id])
+            found.append(WorstCase(organ=organ, case_id=case_id, metric=metric.key, value=values[case_id]))
     return found
 
 
-def worst_cases(rows: Sequence[ScoreRow]) -> list[tuple[str, float]]:
-    """The cases whose organs fall furthest below what these organs score in other cases.
+def find_low_cases(rows: Sequence[ScoreRow]) -> list[tuple[str, float]]:
+    """Find the cases whose Dice lies furthest below the medians of their organs.
 
     Returns:
-        (case id, mean over its organs of Dice - the organ's median Dice), the worst first; none that is not below.
+        (case id, mean over its organs of Dice - the organ's median Dice), lowest first, negative values only.
     """
-    medians = {s.name: s.statistics["dice"].median for s in summarize(rows, sorted({row.organ for row in rows}))}
+    medians = {s.name: s.statistics["dice"].median for s in summarize_organs(rows, sorted({row.organ for row in rows}))}
     gaps: dict[str, list[float]] = {}
     for row in rows:
         if row.status in COUNTED:
             gaps.setdefault(row.case_id, []).append(row.scores.dice - medians[row.organ])
     means = {case_id: float(np.mean(values)) for case_id, values in gaps.items()}
-    below = [(case_id, gap) for case_id, gap in means.items() if gap < -SMALLEST_GAP]
-    return sorted(below, key=lambda item: item[1])[:NUM_WORST_CASES]
+    below = [(case_id, gap) for case_id, gap in means.items() if gap < -MIN_DICE_GAP]
+    return sorted(below, key=lambda item: item[1])[:NUM_LOW_CASES]
 
 
-def compare(rows: Sequence[ScoreRow], other_rows: Sequence[ScoreRow], organs: Sequence[str]) -> list[Comparison]:
-    """Paired differences of two predictions of the same cases, per metric and organ.
+def compare_predictions(
+    rows: Sequence[ScoreRow], other_rows: Sequence[ScoreRow], organs: Sequence[str]
+) -> list[Comparison]:
+    """Compare two predictions of the same cases.
 
     Args:
         rows: of the first prediction.
-        other_rows: of the other one, against the same reference.
-        organs: order.
+        other_rows: of the other prediction, scored against the same reference.
+        organs: their order.
 
     Returns:
-        One comparison per metric and organ that counts in some case on both sides.
+        One comparison per metric and organ that counts on both sides in some case.
     """
     own, other = (
-        {(row.case_id, row.organ): row for row in side if row.status in COUNTED} for side in (rows, other_rows)
+        {(row.organ, row.case_id): row.scores for row in side if row.status in COUNTED} for side in (rows, other_rows)
     )
-    found = []
+    comparisons = []
     for metric in COMPARED_METRICS:
-        group = []
-        for organ in organs:
-            pairs = [
-                (getattr(row.scores, metric.key), getattr(other[place].scores, metric.key))
-                for place, row in own.items()
-                if place[1] == organ and place in other
-            ]
-            if pairs:
-                group.append(_compare_organ(organ, metric, np.array(pairs)))
-        corrected = holm([comparison.p for comparison in group])
-        found += [replace(comparison, p_corrected=p) for comparison, p in zip(group, corrected, strict=True)]
-    return found
+        pairs: dict[str, list[tuple[float, float]]] = {organ: [] for organ in organs}
+        for key, scores in own.items():
+            if key in other:
+                pairs[key[0]].append((getattr(scores, metric.key), getattr(other[key], metric.key)))
+        of_metric = [_compare_organ(organ, metric, np.array(values)) for organ, values in pairs.items() if values]
+        corrected = holm([comparison.p for comparison in of_metric])
+        comparisons += [replace(c, p_corrected=p) for c, p in zip(of_metric, corrected, strict=True)]
+    return comparisons
 
 
 def _compare_organ(organ: str, metric: Metric, values: np.ndarray) -> Comparison:
@@ -216,7 +211,10 @@ def _compare_organ(organ: str, metric: Metric, values: np.ndarray) -> Comparison
     differences = values[both, 0] - values[both, 1]
     with np.errstate(invalid="ignore"):
         ranked = values[:, 0] - values[:, 1]
-    ranked[values[:, 0] == values[:, 1]] = 0  # also where both are infinite
+    ranked[values[:, 0] == values[:, 1]] = 0  # infinite - infinite would be NaN
+    interval = paired_bootstrap_interval(differences)
+    if metric.direction > 0:  # such metrics lie between 0 and 1, so the bootstrap interval of few cases can be too wide
+        interval = Interval(max(interval.low, -1.0), min(interval.high, 1.0))
     return Comparison(
         organ=organ,
         metric=metric.key,
@@ -224,13 +222,8 @@ def _compare_organ(organ: str, metric: Metric, values: np.ndarray) -> Comparison
         missed=int((~finite[:, 0] & finite[:, 1]).sum()),
         other_missed=int((finite[:, 0] & ~finite[:, 1]).sum()),
         mean_difference=float(differences.mean()) if len(differences) else math.nan,
-        interval=_within(paired_bootstrap_interval(differences), metric),
+        interval=interval,
         p=signed_rank_p(ranked),
         p_corrected=math.nan,
         identical=not ranked.any(),
     )
-
-
-def _within(interval: Interval, metric: Metric) -> Interval:
-    """Differences of shares lie between -1 and 1, whatever the bootstrap makes of six cases."""
-    return Interval(max(interval.low, -1.0), min(interval.high, 1.0)) if metric.better > 0 else interval

@@ -1,4 +1,4 @@
-"""Scores of every organ of every case: which masks belong together, on which grid, and what they have to say."""
+"""Scores every organ of every case: pairs the masks, brings them onto one grid and measures them."""
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -9,24 +9,24 @@ from utils.config.organ_names import organ_key
 from utils.config.preset import Preset
 from utils.errors import CaseFailure, UserError
 from utils.evaluation.metrics import ScoreRow, Status
-from utils.evaluation.surface import compare_masks
+from utils.evaluation.surface import score_masks
 from utils.evaluation.tolerances import Tolerances
 from utils.imaging.masks import Mask, crop_to_common_box, empty_mask, resample_mask
 from utils.io.segmentations import CaseFiles, OrganNameResolver, Structures, open_structures
 from utils.runtime.process_pool import run_cases
 
 CasePairs = Mapping[str, tuple[CaseFiles, CaseFiles]]
-"""Case id to (prediction, reference)."""
+"""(prediction, reference) by case id."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Settings:
-    """How cases are compared."""
+class EvaluationSettings:
+    """How cases are scored."""
 
     preset: Preset | None
     tolerances: Tolerances
     resample: bool
-    """Carry predictions over to the reference's grid where it is another one."""
+    """Resample predictions that lie on another grid than the reference."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,12 +35,11 @@ class CaseResult:
 
     Attributes:
         rows: one per organ.
-        ignored: structures of either side that the preset does not know.
+        unmatched_structures: names on either side that are not in the preset.
     """
 
-    case_id: str
     rows: tuple[ScoreRow, ...]
-    ignored: tuple[str, ...]
+    unmatched_structures: tuple[str, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,22 +48,22 @@ class Evaluation:
 
     Attributes:
         rows: sorted by organ, then case.
-        organs: names in the table's order.
+        organs: names in the order of the table.
         failures: by case id.
-        ignored: structures that the preset does not know.
+        unmatched_structures: names that are not in the preset.
     """
 
     rows: tuple[ScoreRow, ...]
     organs: tuple[str, ...]
     failures: Mapping[str, CaseFailure]
-    ignored: tuple[str, ...]
+    unmatched_structures: tuple[str, ...]
 
 
 def match_cases(predictions: Mapping[str, CaseFiles], references: Mapping[str, CaseFiles]) -> CasePairs:
-    """Pair cases by name; a single case on either side is paired whatever it is called.
+    """Pair cases by name. If both sides have a single case, these two are paired whatever their names.
 
     Returns:
-        Case id of the reference to (prediction, reference).
+        (prediction, reference) by the reference's case id.
 
     Raises:
         UserError: no case occurs on both sides.
@@ -74,95 +73,98 @@ def match_cases(predictions: Mapping[str, CaseFiles], references: Mapping[str, C
     pairs = {case_id: (predictions[case_id], case) for case_id, case in references.items() if case_id in predictions}
     if not pairs:
         raise UserError(
-            f"no case occurs on both sides: predictions are {_some(predictions)}, references are {_some(references)}; "
-            "name files or folders alike"
+            f"no case occurs on both sides: predictions are {_examples(predictions)}, references are "
+            f"{_examples(references)}; give the files or folders of a case the same name"
         )
     return pairs
 
 
-def evaluate_case(prediction_files: CaseFiles, reference_files: CaseFiles, settings: Settings) -> CaseResult:
-    """Compare all organs of a case.
+def evaluate_case(prediction_files: CaseFiles, reference_files: CaseFiles, settings: EvaluationSettings) -> CaseResult:
+    """Score all organs of a case.
 
     Raises:
-        UserError: an unreadable file, or different grids without `resample`.
+        UserError: a file cannot be read, or the grids differ and `settings.resample` is false.
     """
-    naming = OrganNameResolver(settings.preset)
-    prediction = open_structures(prediction_files, naming)
-    reference = open_structures(reference_files, naming)
-    both = {**prediction.names, **reference.names}
-    organs = naming.preset_organs() or both
-    compare = partial(_compare_organ, prediction=prediction, reference=reference, settings=settings)
-    rows = [compare(key, name, reference_files.case_id) for key, name in organs.items()]
-    ignored = tuple(sorted(name for key, name in both.items() if key not in organs))
-    return CaseResult(case_id=reference_files.case_id, rows=tuple(rows), ignored=ignored)
+    resolver = OrganNameResolver(settings.preset)
+    prediction, reference = (open_structures(files, resolver) for files in (prediction_files, reference_files))
+    found = {**prediction.names, **reference.names}
+    organs = resolver.preset_organs() or found
+    score = partial(_score_organ, prediction=prediction, reference=reference, settings=settings)
+    return CaseResult(
+        rows=tuple(score(key, name, reference_files.case_id) for key, name in organs.items()),
+        unmatched_structures=tuple(sorted(name for key, name in found.items() if key not in organs)),
+    )
 
 
-def evaluate_cases(pairs: CasePairs, settings: Settings, num_workers: int, description: str) -> Evaluation:
-    """Compare all cases in worker processes, with progress; one failing case does not stop the others.
+def evaluate_cases(
+    pairs: CasePairs, settings: EvaluationSettings, num_workers: int, description: str | None = None
+) -> Evaluation:
+    """Score all cases in worker processes. A case that fails does not stop the others.
 
     Args:
         pairs: of `match_cases`.
-        settings: the same for all.
-        num_workers: processes; 1 works in this one.
-        description: shown beside the progress.
+        settings: of every case.
+        num_workers: number of processes; 1 uses this process.
+        description: label of the progress bar.
     """
     outcome = run_cases(partial(_evaluate_pair, settings=settings), pairs, num_workers, description)
     return _collect(outcome.results.values(), outcome.failures, settings.preset)
 
 
-def _evaluate_pair(pair: tuple[CaseFiles, CaseFiles], settings: Settings) -> CaseResult:
+def _evaluate_pair(pair: tuple[CaseFiles, CaseFiles], settings: EvaluationSettings) -> CaseResult:
     return evaluate_case(*pair, settings)
 
 
-def aligned_masks(key: str, prediction: Structures, reference: Structures, *, resample: bool) -> tuple[Mask, Mask]:
-    """Read an organ's masks and bring the prediction onto the reference's grid.
+def load_aligned_masks(key: str, prediction: Structures, reference: Structures, *, resample: bool) -> tuple[Mask, Mask]:
+    """Read the predicted and the reference mask of an organ, on the reference's grid.
 
     Args:
         key: of the organ.
-        prediction: an organ that it does not name is an empty mask.
-        reference: names the organ.
-        resample: allow different grids.
-
-    Returns:
-        (prediction, reference), on one grid.
+        prediction: an organ that is not among its names gets an empty mask.
+        reference: has the organ.
+        resample: resample the prediction if its grid differs.
 
     Raises:
-        UserError: the grids differ and may not.
+        UserError: the grids differ and `resample` is false.
     """
-    truth = reference.load(key)
-    mask = prediction.load(key) if key in prediction.names else empty_mask(truth.geometry)
-    if mask.geometry.matches(truth.geometry):
-        return mask, truth
+    reference_mask = reference.load(key)
+    geometry = reference_mask.geometry
+    mask = prediction.load(key) if key in prediction.names else empty_mask(geometry)
+    if mask.geometry.matches(geometry):
+        return mask, reference_mask
     if resample:
-        return resample_mask(mask, truth.geometry), truth
+        return resample_mask(mask, geometry), reference_mask
     raise UserError(
         f"{reference.names[key]}: prediction and reference lie on different grids: prediction {mask.geometry}; "
-        f"reference {truth.geometry}; give --resample to carry the prediction over, or export both on one grid"
+        f"reference {geometry}; give --resample to resample the prediction, or export both on one grid"
     )
 
 
-def _compare_organ(
-    key: str, name: str, case_id: str, *, prediction: Structures, reference: Structures, settings: Settings
+def _score_organ(
+    key: str, name: str, case_id: str, *, prediction: Structures, reference: Structures, settings: EvaluationSettings
 ) -> ScoreRow:
     tolerance_mm = settings.tolerances.of(name).value_mm
     row = ScoreRow(case_id=case_id, organ=name, status=Status.NOT_CONTOURED, tolerance_mm=tolerance_mm, scores=None)
     if key not in reference.names:
         return row
-    mask, truth = aligned_masks(key, prediction, reference, resample=settings.resample)
-    if not truth.voxels.size and not reference.explicit:
+    mask, reference_mask = load_aligned_masks(key, prediction, reference, resample=settings.resample)
+    is_predicted, is_contoured = mask.voxels.size > 0, reference_mask.voxels.size > 0
+    if not is_contoured and not reference.explicit:
         return row
-    scores = compare_masks(*crop_to_common_box(mask, truth), truth.geometry.spacing_zyx_mm, tolerance_mm)
-    if truth.voxels.size:
-        status = Status.SCORED if mask.voxels.size else Status.MISSED
-    else:
-        status = Status.SPURIOUS if mask.voxels.size else Status.ABSENT
+    spacing_zyx_mm = reference_mask.geometry.spacing_zyx_mm
+    scores = score_masks(*crop_to_common_box(mask, reference_mask), spacing_zyx_mm, tolerance_mm)
     if key not in prediction.names and settings.preset is None:
-        status = Status.NOT_PREDICTED  # until another case shows that the method does predict it
+        status = Status.NOT_PREDICTED  # `_collect` changes it if another case has a predicted mask of the organ
+    elif is_contoured:
+        status = Status.SCORED if is_predicted else Status.MISSED
+    else:
+        status = Status.SPURIOUS if is_predicted else Status.ABSENT
     return replace(row, status=status, scores=scores)
 
 
 def _collect(results: Iterable[CaseResult], failures: Mapping[str, CaseFailure], preset: Preset | None) -> Evaluation:
-    """Spell every organ one way, and count organs that the prediction names in some case as missed in the others."""
+    """Unify the spelling of organs, and count organs that are predicted in some case as missed in the others."""
+    results = list(results)
     rows = [row for result in results for row in result.rows]
     if preset is None:
         spellings: dict[str, Counter] = {}
@@ -174,18 +176,16 @@ def _collect(results: Iterable[CaseResult], failures: Mapping[str, CaseFailure],
     else:
         organs = preset.organ_names
     predicted = {row.organ for row in rows if row.scores and row.status is not Status.NOT_PREDICTED}
-    rows = [_settled(row) if row.organ in predicted else row for row in rows]
+    for i, row in enumerate(rows):
+        if row.status is Status.NOT_PREDICTED and row.organ in predicted:
+            rows[i] = replace(row, status=Status.MISSED if row.scores.volume_reference_ml > 0 else Status.ABSENT)
     rows.sort(key=lambda row: (organs.index(row.organ), row.case_id))
-    ignored = {organ_key(name): name for result in results for name in result.ignored}
-    return Evaluation(rows=tuple(rows), organs=organs, failures=failures, ignored=tuple(sorted(ignored.values())))
+    unmatched = {organ_key(name): name for result in results for name in result.unmatched_structures}
+    return Evaluation(
+        rows=tuple(rows), organs=organs, failures=failures, unmatched_structures=tuple(sorted(unmatched.values()))
+    )
 
 
-def _settled(row: ScoreRow) -> ScoreRow:
-    if row.status is not Status.NOT_PREDICTED:
-        return row
-    return replace(row, status=Status.MISSED if row.scores.volume_reference_ml > 0 else Status.ABSENT)
-
-
-def _some(names: Sequence[str] | Mapping[str, object], limit: int = 3) -> str:
+def _examples(names: Sequence[str] | Mapping[str, object], limit: int = 3) -> str:
     shown = ", ".join(list(names)[:limit])
     return f"{shown}, ... ({len(names)} in all)" if len(names) > limit else shown

@@ -1,4 +1,4 @@
-"""What is measured of an organ in a case, and how each number is defined."""
+"""The metrics of an organ in a case, and the definition of each."""
 
 from dataclasses import dataclass
 from enum import StrEnum
@@ -6,7 +6,7 @@ from enum import StrEnum
 
 @dataclass(frozen=True, kw_only=True)
 class OrganScores:
-    """Everything measured between a predicted and a reference mask of one organ."""
+    """All metrics of a predicted and a reference mask of one organ."""
 
     dice: float
     hd95_mm: float
@@ -18,28 +18,28 @@ class OrganScores:
     volume_prediction_ml: float
     volume_reference_ml: float
     relative_volume_error: float
-    center_distance_mm: float
+    centroid_distance_mm: float
 
 
 class Status(StrEnum):
-    """What two masks of an organ have to say to each other."""
+    """How an organ of a case counts."""
 
     SCORED = "scored"
-    """Both hold voxels."""
+    """Both masks have voxels."""
     MISSED = "missed"
-    """The reference holds voxels, the prediction none."""
+    """The reference mask has voxels, the predicted mask is empty."""
     SPURIOUS = "spurious"
-    """The reference says by an empty mask that the organ is not there, the prediction holds voxels."""
+    """The reference mask is empty, which says that the organ is absent; the predicted mask has voxels."""
     ABSENT = "absent"
-    """Both masks are empty: there is nothing to score."""
+    """Both masks are empty, so no metric is defined."""
     NOT_CONTOURED = "not contoured"
-    """The reference has no mask of the organ: nobody knows, so nothing is scored."""
+    """The reference has no mask of the organ, so it cannot be scored."""
     NOT_PREDICTED = "not predicted"
-    """The prediction names the organ in no case at all, so it does not claim to segment it."""
+    """No case has a predicted mask of the organ, so the method does not claim to segment it."""
 
 
 COUNTED = (Status.SCORED, Status.MISSED, Status.SPURIOUS)
-"""These enter the table; the others are listed below it."""
+"""Organs that enter the means; the others are listed below the table."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,7 +47,7 @@ class ScoreRow:
     """One organ of one case.
 
     Attributes:
-        scores: of every metric; None where the organ is not contoured or not predicted.
+        scores: None if the organ is not contoured or not predicted.
     """
 
     case_id: str
@@ -57,86 +57,58 @@ class ScoreRow:
     scores: OrganScores | None
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Metric:
-    """A metric as tables name and define it.
+    """The name and the definition of a metric.
 
     Attributes:
         key: field of `OrganScores`.
-        label: heading.
-        unit: "mm", "ml" or "".
-        digits: decimals in tables.
-        better: +1 if larger is better, -1 if smaller is, 0 if the value nearest to zero is.
-        definition: one sentence for the record.
+        label: heading without unit.
+        direction: 1 if larger is better, -1 if smaller is better, 0 if values near zero are best.
+        definition: one sentence for summary.json.
     """
 
     key: str
     label: str
-    unit: str
-    digits: int
-    better: int
+    direction: int
     definition: str
 
     @property
     def heading(self) -> str:
         """Label with unit."""
-        return f"{self.label} ({self.unit})" if self.unit else self.label
+        return f"{self.label} (mm)" if self.key.endswith("_mm") else self.label
+
+    @property
+    def digits(self) -> int:
+        """Number of decimals in tables."""
+        return 2 if self.key.endswith("_mm") else 3
 
 
 METRICS = (
+    Metric("dice", "Dice", 1, "2 |P and R| / (|P| + |R|), counted in voxels"),
     Metric(
-        key="dice", label="Dice", unit="", digits=3, better=1, definition="2 |P and R| / (|P| + |R|), counted in voxels"
+        "hd95_mm",
+        "HD95",
+        -1,
+        "95th percentile, weighted by surface area, of the distances from every surface element of one mask to the "
+        "nearest surface element of the other; the larger of the two directions",
+    ),
+    Metric("hd_mm", "HD", -1, "the largest distance from a surface element of either mask to the other surface"),
+    Metric(
+        "assd_mm",
+        "ASSD",
+        -1,
+        "mean of the two directed average surface distances, each weighted by surface area",
     ),
     Metric(
-        key="hd95_mm",
-        label="HD95",
-        unit="mm",
-        digits=2,
-        better=-1,
-        definition="95th percentile, weighted by surface area, of the distances from every surface element of one mask "
-        "to the nearest surface element of the other, for either direction; the larger of the two",
+        "surface_dice",
+        "Surface Dice",
+        1,
+        "fraction of the area of both surfaces that lies within the organ's tolerance of the other surface",
     ),
-    Metric(
-        key="hd_mm",
-        label="HD",
-        unit="mm",
-        digits=2,
-        better=-1,
-        definition="the largest distance from a surface element of either mask to the other's surface",
-    ),
-    Metric(
-        key="assd_mm",
-        label="ASSD",
-        unit="mm",
-        digits=2,
-        better=-1,
-        definition="mean of the two directed average surface distances, each weighted by surface area",
-    ),
-    Metric(
-        key="surface_dice",
-        label="Surface Dice",
-        unit="",
-        digits=3,
-        better=1,
-        definition="share of both surfaces' area that lies within the organ's tolerance of the other surface",
-    ),
-    Metric(
-        key="relative_volume_error",
-        label="Volume error",
-        unit="",
-        digits=3,
-        better=0,
-        definition="(predicted volume - reference volume) / reference volume",
-    ),
-    Metric(
-        key="center_distance_mm",
-        label="Center distance",
-        unit="mm",
-        digits=2,
-        better=-1,
-        definition="distance between the two centroids",
-    ),
+    Metric("relative_volume_error", "Volume error", 0, "(predicted volume - reference volume) / reference volume"),
+    Metric("centroid_distance_mm", "Centroid distance", -1, "distance between the two centroids"),
 )
 
 COMPARED_METRICS = tuple(metric for metric in METRICS if metric.key in ("dice", "hd95_mm", "assd_mm", "surface_dice"))
-"""Those of the table on screen and of comparisons."""
+"""Metrics of the printed table and of comparisons."""

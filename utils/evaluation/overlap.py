@@ -1,14 +1,12 @@
-"""Overlap, volume and centers of masks, with numpy alone, so that training's validation can use them.
+"""Overlap, volume and centroids of masks. Uses numpy only, because validation during training needs it.
 
-The scores of empty masks are the same in every metric, also in utils/evaluation/surface.py: both empty is NaN,
-one empty is the worst value (0 where 1 is best, infinite where 0 is best). docs/metrics.md lists all of it.
+Every metric treats empty masks alike. If both are empty, it is NaN. If one is empty, it has its worst value: 0 if 1 is
+best, infinite if 0 is best. docs/metrics.md lists all cases.
 """
 
 from collections.abc import Sequence
 
 import numpy as np
-
-from utils.errors import UserError
 
 
 def dice(prediction: np.ndarray, reference: np.ndarray) -> float:
@@ -30,56 +28,50 @@ def dice_per_label(prediction: np.ndarray, reference: np.ndarray, num_labels: in
 
     Args:
         prediction: unsigned integers, any shape, 0 = background.
-        reference: the same shape.
-        num_labels: labels run from 1 to this.
+        reference: unsigned integers, same shape.
+        num_labels: the labels are 1 to `num_labels`; others are ignored.
 
     Returns:
-        (num_labels,) float, in [0, 1]; 0 where one map lacks the label, NaN where both do.
+        (num_labels,) float in [0, 1]; 0 if one map lacks the label, NaN if both do.
 
     Raises:
-        UserError: the shapes differ.
+        ValueError: the shapes differ.
     """
     if prediction.shape != reference.shape:
-        raise UserError(f"label maps of shapes {prediction.shape} and {reference.shape} cannot be compared")
-    agreed = prediction[prediction == reference]
-    predicted, true, both = (
+        raise ValueError(f"cannot compare label maps of different shapes {prediction.shape} and {reference.shape}")
+    num_predicted, num_reference, num_both = (
         np.bincount(labels.ravel(), minlength=num_labels + 1)[1 : num_labels + 1]
-        for labels in (prediction, reference, agreed)
+        for labels in (prediction, reference, prediction[prediction == reference])
     )
-    sizes = predicted + true
-    return np.where(sizes > 0, 2 * both / np.maximum(sizes, 1), np.nan)
+    sizes = num_predicted + num_reference
+    return np.where(sizes > 0, 2 * num_both / np.maximum(sizes, 1), np.nan)
 
 
 def volume_ml(mask: np.ndarray, spacing_zyx_mm: Sequence[float]) -> float:
-    """Volume of a mask's voxels.
-
-    Args:
-        mask: bool (D, H, W).
-        spacing_zyx_mm: voxel spacing.
-    """
+    """Volume of a bool (D, H, W) mask in ml."""
     return int(np.count_nonzero(mask)) * float(np.prod(spacing_zyx_mm)) / 1000
 
 
 def relative_volume_error(prediction_ml: float, reference_ml: float) -> float:
-    """(prediction - reference) / reference; infinite for an empty reference, NaN if both are empty."""
+    """(prediction - reference) / reference; infinite if the reference is empty, NaN if both are."""
     if reference_ml > 0:
         return (prediction_ml - reference_ml) / reference_ml
     return float("inf") if prediction_ml > 0 else float("nan")
 
 
-def center_distance_mm(prediction: np.ndarray, reference: np.ndarray, spacing_zyx_mm: Sequence[float]) -> float:
+def centroid_distance_mm(prediction: np.ndarray, reference: np.ndarray, spacing_zyx_mm: Sequence[float]) -> float:
     """Distance between the centroids of two masks.
 
     Args:
         prediction: bool (D, H, W).
-        reference: bool, same shape.
+        reference: bool (D, H, W).
         spacing_zyx_mm: voxel spacing.
 
     Returns:
-        Millimetres; infinite if one mask is empty, NaN if both are.
+        Distance in mm; infinite if one mask is empty, NaN if both are.
     """
-    empty = [not mask.any() for mask in (prediction, reference)]
-    if any(empty):
-        return float("nan") if all(empty) else float("inf")
-    centers = [np.mean(np.nonzero(mask), axis=1) for mask in (prediction, reference)]
-    return float(np.linalg.norm((centers[0] - centers[1]) * np.asarray(spacing_zyx_mm, dtype=float)))
+    is_empty = [not mask.any() for mask in (prediction, reference)]
+    if any(is_empty):
+        return float("nan") if all(is_empty) else float("inf")
+    centroids = [np.mean(np.nonzero(mask), axis=1) for mask in (prediction, reference)]
+    return float(np.linalg.norm((centroids[0] - centroids[1]) * np.asarray(spacing_zyx_mm, dtype=float)))

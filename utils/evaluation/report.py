@@ -1,4 +1,4 @@
-"""The report of an evaluation: tables on screen and in files, and a record of how everything is defined."""
+"""The tables and files of an evaluation: printed, CSV, Markdown, LaTeX, and JSON with all definitions."""
 
 import math
 import platform
@@ -11,12 +11,12 @@ from typing import Any
 from utils.evaluation.aggregate import (
     Comparison,
     OrganSummary,
-    Worst,
-    compare,
-    summarize,
+    WorstCase,
+    compare_predictions,
+    find_low_cases,
+    find_worst_cases,
     summarize_groups,
-    worst_cases,
-    worst_per_organ,
+    summarize_organs,
 )
 from utils.evaluation.evaluate import Evaluation
 from utils.evaluation.metrics import COMPARED_METRICS, METRICS, Metric, OrganScores, Status
@@ -27,50 +27,53 @@ from utils.reporting.tables import Table, format_mean, format_number, to_csv, to
 PACKAGES = ("numpy", "scipy", "SimpleITK", "surface-distance")
 CONVENTIONS = {
     "surfaces": "elements lie at voxel corners and are weighted by their area (DeepMind's surface-distance package)",
-    "missed": "contoured, but no voxel was predicted: Dice and surface Dice 0, distances infinite, volume error -1",
-    "spurious": "the reference is a mask without voxels, yet voxels were predicted: Dice and surface Dice 0, distances "
-    "and volume error infinite",
-    "absent": "both masks are without voxels: undefined in every metric, not counted in n",
+    "missed": "contoured, but not predicted: Dice and surface Dice 0, distances infinite, volume error -1",
+    "spurious": "predicted, but the reference mask is empty: Dice and surface Dice 0, distances and volume error "
+    "infinite",
+    "absent": "both masks are empty: no metric is defined, not counted in n",
     "not contoured": "the reference has no mask of the organ: not scored, not counted in n",
-    "not predicted": "the prediction names the organ in no case at all: not scored, not counted in n; name the organs "
-    "by a preset to have them counted as missed",
-    "n": "cases that are scored, missed or spurious",
+    "not predicted": "no case has a predicted mask of the organ: not scored, not counted in n; with a preset such "
+    "organs are counted as missed",
+    "n": "number of cases that are scored, missed or spurious",
     "mean": "of the finite values: Dice and surface Dice of all n cases, distances of n - missed - spurious cases",
     "std": "sample standard deviation (n - 1) of the values in the mean",
-    "median": "of all n values, infinite ones included",
+    "median": "of all n values, including infinite ones",
     "mean of organs": "every organ counts once, whatever its n",
-    "json": "infinite numbers are the text 'inf', undefined ones null",
+    "json": "infinite numbers are the text 'inf', undefined numbers are null",
 }
 COMPARISON_CONVENTIONS = {
     "difference": "prediction - other, case by case",
     "interval": f"{CONFIDENCE:.0%} studentized bootstrap interval of the mean difference, {NUM_RESAMPLES} resamples of "
-    "cases that have a finite value on both sides",
+    "the cases with a finite value on both sides",
     "p": "two-sided Wilcoxon signed-rank test over all cases; an organ that only one side missed is the largest "
     "difference; 1 if no case differs",
-    "p_corrected": "by Holm's method, for the number of organs, metric by metric",
+    "p_corrected": "Holm's correction for the number of organs, separately for each metric",
+}
+STATUS_NOTES = {
+    Status.SPURIOUS: "Predicted, but the reference mask is empty (counted like missed)",
+    Status.ABSENT: "Both masks are empty (not scored)",
+    Status.NOT_CONTOURED: "Not contoured (not scored)",
+    Status.NOT_PREDICTED: "Not predicted in any case (not scored; --preset counts them as missed)",
 }
 
 
 @dataclass(frozen=True, kw_only=True)
-class Report:
-    """Everything that is written and shown.
+class EvaluationReport:
+    """The content of all tables and files.
 
     Attributes:
-        evaluation: scores of single organs.
-        summaries: one per organ.
-        groups: means over organs.
         comparisons: with another prediction; empty without one.
-        worst: per organ the case that is worst by Dice, then those by HD95.
-        worst_cases: (case id, mean Dice below the organs' medians).
-        origin: paths, options, tolerances and where they come from.
+        worst: per organ the case with the worst Dice, then those with the worst HD95.
+        low_cases: (case id, mean difference of Dice from the organs' medians).
+        origin: paths, options, and tolerances with their sources.
     """
 
     evaluation: Evaluation
-    summaries: Sequence[OrganSummary]
+    organs: Sequence[OrganSummary]
     groups: Sequence[OrganSummary]
     comparisons: Sequence[Comparison]
-    worst: Sequence[Worst]
-    worst_cases: Sequence[tuple[str, float]]
+    worst: Sequence[WorstCase]
+    low_cases: Sequence[tuple[str, float]]
     origin: Mapping[str, Any]
 
 
@@ -79,70 +82,68 @@ def build_report(
     other: Evaluation | None,
     small_organs: Sequence[str] | None,
     origin: Mapping[str, Any],
-) -> Report:
-    """Summarize an evaluation.
+) -> EvaluationReport:
+    """Aggregate an evaluation.
 
     Args:
         evaluation: of the prediction.
-        other: of the prediction to compare it with.
-        small_organs: names, or None if nobody knows.
-        origin: for the record.
+        other: of another prediction to compare with.
+        small_organs: names of the small organs, if known.
+        origin: see `EvaluationReport`.
     """
     rows, organs = evaluation.rows, evaluation.organs
-    summaries = summarize(rows, organs)
+    summaries = summarize_organs(rows, organs)
     by_key = {metric.key: metric for metric in METRICS}
-    return Report(
+    return EvaluationReport(
         evaluation=evaluation,
-        summaries=summaries,
+        organs=summaries,
         groups=summarize_groups(summaries, small_organs),
-        comparisons=compare(rows, other.rows, organs) if other else [],
-        worst=[w for key in ("dice", "hd95_mm") for w in worst_per_organ(rows, organs, by_key[key])],
-        worst_cases=worst_cases(rows),
+        comparisons=compare_predictions(rows, other.rows, organs) if other else [],
+        worst=[case for key in ("dice", "hd95_mm") for case in find_worst_cases(rows, organs, by_key[key])],
+        low_cases=find_low_cases(rows),
         origin=origin,
     )
 
 
-def score_table(report: Report, metrics: Sequence[Metric] = COMPARED_METRICS) -> Table:
-    """Organs as rows: n, missed, and per metric mean ± standard deviation and median."""
+def score_table(report: EvaluationReport, metrics: Sequence[Metric] = COMPARED_METRICS) -> Table:
+    """Build the table of scores: a row per organ, with n, missed, and mean ± std and median of each metric."""
     headings = ["organ", "n", "missed"]
     for metric in metrics:
         headings += [f"{metric.heading} mean ± std", "median"]
         if metric.key == "surface_dice":
-            headings.append("at mm")
-    scored = [summary for summary in report.summaries if summary.n]
+            headings.append("tolerance (mm)")
     return Table(
         headings=headings,
-        rows=[_score_row(summary, metrics) for summary in scored],
+        rows=[_score_row(organ, metrics) for organ in report.organs if organ.n],
         groups=[_score_row(group, metrics) for group in report.groups],
         notes=_table_notes(report),
     )
 
 
-def comparison_table(report: Report, metric: Metric) -> Table:
-    """Paired differences in one metric, organs as rows."""
+def comparison_table(report: EvaluationReport, metric: Metric) -> Table:
+    """Build the table of paired differences in one metric: a row per organ."""
+    headings = [metric.heading, "n", "missed", "other missed", "mean difference", "95 % interval", "p", "p (Holm)"]
     own = [comparison for comparison in report.comparisons if comparison.metric == metric.key]
-    headings = [f"{metric.heading}", "n", "missed", "other missed", "mean difference", "95 % interval", "p", "p (Holm)"]
     return Table(headings=headings, rows=[_comparison_row(comparison, metric.digits + 1) for comparison in own])
 
 
-def worst_table(report: Report) -> Table:
-    """Per organ the cases to look at."""
-    by_metric = {metric: {w.organ: w for w in report.worst if w.metric == metric} for metric in ("dice", "hd95_mm")}
+def worst_table(report: EvaluationReport) -> Table:
+    """Build the table of the worst case of each organ."""
+    dice, hd95 = ({case.organ: case for case in report.worst if case.metric == key} for key in ("dice", "hd95_mm"))
     rows = [
-        [organ, low.case_id, format_number(low.value, 3), far.case_id, format_number(far.value, 2)]
-        for organ, low in by_metric["dice"].items()
-        for far in [by_metric["hd95_mm"][organ]]
+        [organ, low.case_id, format_number(low.value, 3), hd95[organ].case_id, format_number(hd95[organ].value, 2)]
+        for organ, low in dice.items()
     ]
-    notes = [f"{case_id}: its organs are {-gap:.3f} below their median Dice" for case_id, gap in report.worst_cases]
+    notes = [f"{case_id}: its organs are {-gap:.3f} below their median Dice" for case_id, gap in report.low_cases]
     return Table(
         headings=["organ", "worst Dice in", "Dice", "worst HD95 in", "HD95 (mm)"],
         rows=rows,
-        notes=["Cases that fall furthest below the others:", *notes] if notes else [],
+        notes=["Cases with the lowest Dice:", *notes] if notes else [],
     )
 
 
-def format_console_report(report: Report) -> str:
-    """What a person reads after the run."""
+def format_console_report(report: EvaluationReport) -> str:
+    """Format the tables that are printed after the run."""
     parts = [to_text(score_table(report)), to_text(worst_table(report))]
     if report.comparisons:
         parts.append(f"Prediction - {report.origin['compare']}")
@@ -150,10 +151,10 @@ def format_console_report(report: Report) -> str:
     return "\n\n".join(parts)
 
 
-def write_report(folder: Path, report: Report, *, markdown: bool = False, latex: bool = False) -> None:
-    """Write scores.csv (a line per case and organ), summary.csv, summary.json, and what else is asked for.
+def write_report(folder: Path, report: EvaluationReport, *, markdown: bool = False, latex: bool = False) -> None:
+    """Write scores.csv (a row per case and organ), summary.csv, summary.json, and the tables that are asked for.
 
-    Tables of an earlier report in the same folder that this one does not have are removed.
+    Tables of an earlier evaluation in the same folder are removed if this one does not write them.
     """
     texts = {"scores.csv": _scores_csv(report), "summary.csv": _summary_csv(report)}
     tables = {"scores": score_table(report)}
@@ -165,7 +166,7 @@ def write_report(folder: Path, report: Report, *, markdown: bool = False, latex:
         texts |= {f"{name}.tex": to_latex(table)} if latex else {}
     for name, text in texts.items():
         write_text(folder / name, text)
-    write_json(folder / "summary.json", _json_ready(_record(report)))
+    write_json(folder / "summary.json", _json_ready(_summary_json(report)))
     for path in [*folder.glob("comparison*.*"), *folder.glob("scores.*")]:
         if path.name not in texts:
             path.unlink()
@@ -176,46 +177,37 @@ def _score_row(summary: OrganSummary, metrics: Sequence[Metric]) -> list[str]:
     cells = [summary.name, str(summary.n), str(summary.missed)]
     for metric in metrics:
         own = summary.statistics[metric.key]
-        cells += [
-            format_mean(own.mean, own.std, metric.digits),
-            "" if is_group else format_number(own.median, metric.digits),
-        ]
+        cells.append(format_mean(own.mean, own.std, metric.digits))
+        cells.append("" if is_group else format_number(own.median, metric.digits))
         if metric.key == "surface_dice":
             cells.append("" if is_group else f"{summary.tolerance_mm:g}")
     return cells
 
 
-def _table_notes(report: Report) -> list[str]:
+def _table_notes(report: EvaluationReport) -> list[str]:
     notes = []
-    if any(summary.missed or summary.counts.get(Status.SPURIOUS) for summary in report.summaries):
-        notes.append("Missed organs score Dice 0 and are in its mean; the mean distance is over the other cases.")
-    texts = {
-        Status.SPURIOUS: "Predicted though the reference mask is empty (scored like missed)",
-        Status.ABSENT: "Empty in prediction and reference (not scored)",
-        Status.NOT_CONTOURED: "Not contoured (not scored)",
-        Status.NOT_PREDICTED: "In no prediction at all (not scored; --preset counts them as missed)",
-    }
-    for status, text in texts.items():
-        counts = [(summary.name, summary.counts.get(status, 0)) for summary in report.summaries]
+    if any(organ.missed or organ.counts.get(Status.SPURIOUS) for organ in report.organs):
+        notes.append("Missed organs count with Dice 0. The mean distance leaves them out.")
+    for status, text in STATUS_NOTES.items():
+        counts = [(organ.name, organ.counts.get(status, 0)) for organ in report.organs]
         listed = ", ".join(f"{name} {count}" for name, count in counts if count)
         if listed:
             notes.append(f"{text}: {listed}.")
     if report.evaluation.failures:
         notes.append(f"Failed cases (not in the table): {', '.join(sorted(report.evaluation.failures))}.")
-    if report.evaluation.ignored:
-        notes.append(f"Not in the preset (not scored): {', '.join(report.evaluation.ignored)}.")
+    if report.evaluation.unmatched_structures:
+        notes.append(f"Not in the preset (not scored): {', '.join(report.evaluation.unmatched_structures)}.")
     return notes
 
 
 def _comparison_row(comparison: Comparison, digits: int) -> list[str]:
-    interval = comparison.interval
     if comparison.identical:
         shown = ["identical", "", "1", "1"]
     else:
-        limits = [format_number(limit, digits) for limit in interval]
+        low, high = (format_number(limit, digits) for limit in comparison.interval)
         shown = [
             format_number(comparison.mean_difference, digits),
-            "-" if math.isnan(interval.low) else f"{limits[0]} to {limits[1]}",
+            "-" if math.isnan(comparison.interval.low) else f"{low} to {high}",
             _format_p(comparison.p),
             _format_p(comparison.p_corrected),
         ]
@@ -226,7 +218,7 @@ def _format_p(p: float) -> str:
     return "<0.0001" if p < 0.0001 else format_number(p, 4)
 
 
-def _scores_csv(report: Report) -> str:
+def _scores_csv(report: EvaluationReport) -> str:
     fields = list(OrganScores.__dataclass_fields__)
     rows = [
         [row.case_id, row.organ, row.status.value, row.tolerance_mm]
@@ -236,13 +228,13 @@ def _scores_csv(report: Report) -> str:
     return to_csv(["case", "organ", "status", "tolerance_mm", *fields], rows)
 
 
-def _comparison_csv(report: Report) -> str:
+def _comparison_csv(report: EvaluationReport) -> str:
     columns = [name for name in Comparison.__dataclass_fields__ if name != "interval"]
     rows = [[*(getattr(c, name) for name in columns), *c.interval] for c in report.comparisons]
     return to_csv([*columns, "interval_low", "interval_high"], rows)
 
 
-def _summary_csv(report: Report) -> str:
+def _summary_csv(report: EvaluationReport) -> str:
     statistics = ("mean", "std", "median", "n")
     headings = ["organ", "n", *(status.value for status in Status), "tolerance_mm"]
     headings += [f"{metric.key}_{name}" for metric in METRICS for name in statistics]
@@ -254,22 +246,22 @@ def _summary_csv(report: Report) -> str:
             summary.tolerance_mm,
             *(getattr(summary.statistics[metric.key], name) for metric in METRICS for name in statistics),
         ]
-        for summary in [*report.summaries, *report.groups]
+        for summary in [*report.organs, *report.groups]
     ]
     return to_csv(headings, rows)
 
 
-def _record(report: Report) -> dict[str, Any]:
+def _summary_json(report: EvaluationReport) -> dict[str, Any]:
     content = {
         "origin": report.origin,
         "definitions": {metric.key: metric.definition for metric in METRICS} | CONVENTIONS,
         "versions": {"python": platform.python_version()} | {name: version(name) for name in PACKAGES},
         "failed_cases": {case_id: failure.reason for case_id, failure in report.evaluation.failures.items()},
-        "organs": [asdict(summary) for summary in report.summaries],
+        "organs": [asdict(organ) for organ in report.organs],
         "means": [asdict(group) for group in report.groups],
-        "worst": [asdict(worst) for worst in report.worst],
-        "worst_cases": [{"case_id": case_id, "dice_below_median": -gap} for case_id, gap in report.worst_cases],
-        "structures_not_in_preset": report.evaluation.ignored,
+        "worst": [asdict(case) for case in report.worst],
+        "worst_cases": [{"case_id": case_id, "dice_below_median": -gap} for case_id, gap in report.low_cases],
+        "structures_not_in_preset": report.evaluation.unmatched_structures,
     }
     if report.comparisons:
         content["definitions"] |= COMPARISON_CONVENTIONS
@@ -278,7 +270,7 @@ def _record(report: Report) -> dict[str, Any]:
 
 
 def _json_ready(value: object) -> object:
-    """JSON has neither NaN nor infinity."""
+    """Replace NaN and infinity, which JSON does not have."""
     if isinstance(value, Mapping):
         return {str(key): _json_ready(item) for key, item in value.items()}
     if isinstance(value, list | tuple):

@@ -1,4 +1,4 @@
-"""Is one method better than another on the same cases: intervals, tests, and their correction for many organs."""
+"""Confidence intervals and significance tests for paired differences, and their correction for many organs."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -9,9 +9,9 @@ from scipy import stats
 CONFIDENCE = 0.95
 NUM_RESAMPLES = 10_000
 MIN_CASES = 5
-"""Fewer cases say too little about their own spread for an interval."""
+"""Fewer cases are too few to estimate their spread."""
 SEED = 0
-"""Of the bootstrap, fixed so that a table can be made again."""
+"""Seed of the bootstrap, fixed so that tables are reproducible."""
 
 
 class Interval(NamedTuple):
@@ -22,19 +22,18 @@ class Interval(NamedTuple):
 
 
 def paired_bootstrap_interval(differences: Sequence[float], *, num_resamples: int = NUM_RESAMPLES) -> Interval:
-    """Studentized bootstrap interval of the mean of paired differences.
+    """Compute the studentized bootstrap interval of the mean of paired differences.
 
-    Cases are drawn with replacement, both methods together. Every drawn mean is divided by its own standard error,
-    which keeps the interval honest for the ten to thirty cases of a test set, where percentiles of drawn means (also
-    bias-corrected ones) cover the true difference in 90 to 93 % of experiments instead of 95.
+    The mean of every resample is divided by its own standard error. This keeps the coverage near 95 % for the ten to
+    thirty cases of a test set; percentile intervals, also bias-corrected ones, cover only 90 to 93 %.
 
     Args:
         differences: (n,) one per case, finite.
-        num_resamples: how often cases are drawn.
+        num_resamples: number of resamples of the cases, with replacement.
 
     Returns:
-        The 95 % interval; NaN for fewer than `MIN_CASES`, or where more than half of them have the same difference
-        (most often none), since standard errors of drawn cases then come near zero; a single point if all have.
+        The 95 % interval. It is a single point if all differences are equal. It is NaN for fewer than `MIN_CASES`, or
+        if more than half of the differences are equal, because the standard errors of resamples are then near zero.
     """
     values = np.asarray(differences, dtype=float)
     if len(values) < MIN_CASES:
@@ -44,25 +43,25 @@ def paired_bootstrap_interval(differences: Sequence[float], *, num_resamples: in
         return Interval(float(values[0]), float(values[0]))
     if np.unique(values, return_counts=True)[1].max() > len(values) / 2:
         return Interval(float("nan"), float("nan"))
-    drawn = values[np.random.default_rng(SEED).integers(0, len(values), (num_resamples, len(values)))]
-    spread = np.ptp(drawn, axis=1) > 0  # equal values have no standard error
+    resamples = values[np.random.default_rng(SEED).integers(0, len(values), (num_resamples, len(values)))]
+    resamples = resamples[np.ptp(resamples, axis=1) > 0]  # the standard error of equal values is 0
     tail = (1 - CONFIDENCE) / 2
-    t = (drawn[spread].mean(axis=1) - mean) / stats.sem(drawn[spread], axis=1)
+    t = (resamples.mean(axis=1) - mean) / stats.sem(resamples, axis=1)
     low, high = np.quantile(t, [tail, 1 - tail])
     return Interval(float(mean - high * error), float(mean - low * error))
 
 
 def signed_rank_p(differences: Sequence[float]) -> float:
-    """Two-sided p of the Wilcoxon signed-rank test that paired differences are symmetric about zero.
+    """Compute the two-sided p-value of Wilcoxon's signed-rank test.
 
-    Cases without a difference are left out, as Wilcoxon did; infinite differences (an organ that one method missed)
-    take the largest ranks. The test is exact for up to 50 cases without ties.
+    Zero differences are left out, as in Wilcoxon's definition. Infinite differences (one method missed the organ) get
+    the largest ranks. The test is exact for up to 50 cases without ties.
 
     Args:
-        differences: (n,) one per case, may be infinite, not NaN.
+        differences: (n,) one per case; may be infinite, but not NaN.
 
     Returns:
-        In [0, 1]; 1 if there is no difference at all, NaN without cases.
+        In [0, 1]; 1 if all differences are zero, NaN without cases.
     """
     values = np.asarray(differences, dtype=float)
     if not len(values):
@@ -70,18 +69,18 @@ def signed_rank_p(differences: Sequence[float]) -> float:
     values = values[values != 0]
     if not len(values):
         return 1.0
-    signed_ranks = np.sign(values) * stats.rankdata(np.abs(values))  # all that the test uses; it takes no infinity
+    signed_ranks = np.sign(values) * stats.rankdata(np.abs(values))  # scipy does not accept infinite differences
     return float(stats.wilcoxon(signed_ranks).pvalue)
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """Holm's correction: the chance of one false alarm among all tests stays below the level.
+    """Apply Holm's correction, which controls the probability of one or more false positives among all tests.
 
     Args:
-        p_values: one per test; NaN where there was no test, which then does not count.
+        p_values: one per test; NaN entries are ignored.
 
     Returns:
-        Corrected values in the same order, NaN where NaN.
+        Corrected values in the same order; NaN stays NaN.
     """
     p = np.asarray(p_values, dtype=float)
     tested = np.flatnonzero(~np.isnan(p))

@@ -1,99 +1,72 @@
-"""Distances between the surfaces of two masks, from DeepMind's surface-distance package.
+"""All metrics of two masks, among them the distances between their surfaces (HD95, ASSD, surface Dice).
 
-The package's surface elements ("surfels") sit at voxel corners and carry an area, so that percentiles and means do not
-depend on how voxels sample the surface. Distances are computed once per pair of masks; every metric derives from them.
+Distances come from DeepMind's surface-distance package and are computed once per pair of masks. Its surface elements
+lie at voxel corners and carry an area, so percentiles and means do not depend on how voxels sample the surface.
 """
 
 import warnings
-from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from collections.abc import Sequence
 
 import numpy as np
 import surface_distance
 
-from utils.errors import UserError
 from utils.evaluation.metrics import OrganScores
-from utils.evaluation.overlap import center_distance_mm, dice, relative_volume_error, volume_ml
+from utils.evaluation.overlap import centroid_distance_mm, dice, relative_volume_error, volume_ml
+
+DISTANCES = ("hd95_mm", "hd_mm", "assd_mm", "mean_distance_to_reference_mm", "mean_distance_to_prediction_mm")
 
 
-class SurfaceScores(NamedTuple):
-    """Metrics of two surfaces, in mm except `surface_dice`."""
-
-    hd95_mm: float
-    hd_mm: float
-    assd_mm: float
-    surface_dice: float
-    mean_distance_to_reference_mm: float
-    mean_distance_to_prediction_mm: float
-
-
-ONE_EMPTY = SurfaceScores(np.inf, np.inf, np.inf, 0.0, np.inf, np.inf)
-BOTH_EMPTY = SurfaceScores(*[np.nan] * 6)
-
-
-def compare_masks(
+def score_masks(
     prediction: np.ndarray, reference: np.ndarray, spacing_zyx_mm: Sequence[float], tolerance_mm: float
 ) -> OrganScores:
-    """Measure everything between two masks; crop them to their joint bounding box first, it changes nothing but time.
+    """Compute all metrics of two masks. Cropping both to their common bounding box saves time and changes no value.
 
     Args:
         prediction: bool (D, H, W).
-        reference: bool, same shape.
+        reference: bool (D, H, W).
         spacing_zyx_mm: voxel spacing.
-        tolerance_mm: of surface Dice.
+        tolerance_mm: of the surface Dice.
 
     Returns:
-        All metrics. One mask empty: Dice and surface Dice 0, distances infinite, relative volume error -1 (nothing
-        predicted) or infinite (nothing there). Both empty: NaN.
+        All metrics. If one mask is empty, Dice and surface Dice are 0, distances are infinite, and the relative volume
+        error is -1 (empty prediction) or infinite (empty reference). If both are empty, all are NaN.
 
     Raises:
-        UserError: the shapes differ, or a mask is not boolean.
+        ValueError: the shapes differ, or a mask is not boolean.
     """
     if prediction.shape != reference.shape or prediction.dtype != bool or reference.dtype != bool:
-        raise UserError(
+        raise ValueError(
             f"expected two boolean masks of one shape, got {prediction.dtype} {prediction.shape} and "
             f"{reference.dtype} {reference.shape}"
         )
-    volumes = [volume_ml(mask, spacing_zyx_mm) for mask in (prediction, reference)]
+    prediction_ml, reference_ml = (volume_ml(mask, spacing_zyx_mm) for mask in (prediction, reference))
     return OrganScores(
         dice=dice(prediction, reference),
-        volume_prediction_ml=volumes[0],
-        volume_reference_ml=volumes[1],
-        relative_volume_error=relative_volume_error(*volumes),
-        center_distance_mm=center_distance_mm(prediction, reference, spacing_zyx_mm),
-        **compare_surfaces(prediction, reference, spacing_zyx_mm, tolerance_mm)._asdict(),
+        volume_prediction_ml=prediction_ml,
+        volume_reference_ml=reference_ml,
+        relative_volume_error=relative_volume_error(prediction_ml, reference_ml),
+        centroid_distance_mm=centroid_distance_mm(prediction, reference, spacing_zyx_mm),
+        **_surface_scores(prediction, reference, spacing_zyx_mm, tolerance_mm),
     )
 
 
-def compare_surfaces(
+def _surface_scores(
     prediction: np.ndarray, reference: np.ndarray, spacing_zyx_mm: Sequence[float], tolerance_mm: float
-) -> SurfaceScores:
-    """The surface metrics of two masks.
-
-    Args:
-        prediction: bool (D, H, W).
-        reference: bool, same shape.
-        spacing_zyx_mm: voxel spacing.
-        tolerance_mm: of surface Dice.
-    """
-    empty = [not mask.any() for mask in (prediction, reference)]
-    if any(empty):
-        return BOTH_EMPTY if all(empty) else ONE_EMPTY
-    distances = _surface_distances(reference, prediction, spacing_zyx_mm)
-    to_prediction_mm, to_reference_mm = map(float, surface_distance.compute_average_surface_distance(distances))
-    return SurfaceScores(
-        hd95_mm=float(surface_distance.compute_robust_hausdorff(distances, 95)),
-        hd_mm=float(surface_distance.compute_robust_hausdorff(distances, 100)),
-        assd_mm=(to_prediction_mm + to_reference_mm) / 2,
-        surface_dice=float(surface_distance.compute_surface_dice_at_tolerance(distances, tolerance_mm)),
-        mean_distance_to_reference_mm=to_reference_mm,
-        mean_distance_to_prediction_mm=to_prediction_mm,
-    )
-
-
-def _surface_distances(
-    reference: np.ndarray, prediction: np.ndarray, spacing_zyx_mm: Sequence[float]
-) -> Mapping[str, np.ndarray]:
+) -> dict[str, float]:
+    is_empty = [not mask.any() for mask in (prediction, reference)]
+    if all(is_empty):
+        return dict.fromkeys([*DISTANCES, "surface_dice"], np.nan)
+    if any(is_empty):
+        return dict.fromkeys(DISTANCES, np.inf) | {"surface_dice": 0.0}
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # the package imports scipy.ndimage by its old names
-        return surface_distance.compute_surface_distances(reference, prediction, spacing_zyx_mm)
+        warnings.simplefilter("ignore", DeprecationWarning)  # the package uses old names of scipy.ndimage
+        distances = surface_distance.compute_surface_distances(reference, prediction, spacing_zyx_mm)
+    to_prediction_mm, to_reference_mm = map(float, surface_distance.compute_average_surface_distance(distances))
+    return {
+        "hd95_mm": float(surface_distance.compute_robust_hausdorff(distances, 95)),
+        "hd_mm": float(surface_distance.compute_robust_hausdorff(distances, 100)),
+        "assd_mm": (to_prediction_mm + to_reference_mm) / 2,
+        "surface_dice": float(surface_distance.compute_surface_dice_at_tolerance(distances, tolerance_mm)),
+        "mean_distance_to_reference_mm": to_reference_mm,
+        "mean_distance_to_prediction_mm": to_prediction_mm,
+    }

@@ -1,6 +1,6 @@
-"""Tolerances of the surface Dice for organs that no preset gives one."""
+"""The tolerance of the surface Dice for every organ."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from utils.config.organ_names import organ_key
@@ -8,7 +8,7 @@ from utils.config.preset import Preset
 from utils.errors import UserError
 
 DEFAULT_TOLERANCE_MM = 2.0
-"""Of organs that nobody gives a tolerance."""
+"""Tolerance of organs without any other."""
 
 NIKOLOV_2021 = "Nikolov et al., J Med Internet Res 2021;23(7):e26151"
 PUBLISHED_TOLERANCES_MM = {
@@ -26,49 +26,49 @@ PUBLISHED_TOLERANCES_MM = {
     "Spinal cord": 2.93,
     "Submandibular": 2.02,
 }
-"""Nikolov et al.'s, of either side: the 95th percentile of distances between a radiographer's and an oncologist's
-contours. docs/metrics.md says which of the numbers were checked against a second source."""
+"""Tolerances of Nikolov et al. for either side: the 95th percentile of the distances between contours of a radiographer
+and an oncologist. docs/metrics.md lists which of them were checked against a second source."""
 
 _PUBLISHED = {organ_key(name): tolerance for name, tolerance in PUBLISHED_TOLERANCES_MM.items()}
 
 
 class Tolerance(NamedTuple):
-    """A tolerance and who says so."""
+    """A tolerance and its source."""
 
     value_mm: float
     source: str
 
 
 class Tolerances:
-    """Tolerance of every organ: the command line's, else the preset's, else the published one, else the default.
+    """Finds an organ's tolerance: on the command line, else in the preset, else published, else the default.
 
     Args:
-        given: words of the command line, "2" for every organ or "Mandible=1".
-        preset: or None.
+        given: command-line arguments: "2" for every organ, or "Mandible=1".
+        preset: None if there is no preset.
 
     Raises:
-        UserError: a word is neither, or no positive number.
+        UserError: an argument has another form, or its number is negative, infinite or NaN.
     """
 
     def __init__(self, given: Sequence[str], preset: Preset | None) -> None:
         self._for_all: float | None = None
         self._for_organ: dict[str, float] = {}
         self._preset = preset
-        for word in given:
-            name, _, number = word.rpartition("=")
+        for argument in given:
+            name, _, number = argument.rpartition("=")
             try:
                 value = float(number)
             except ValueError:
                 value = float("nan")
             if not 0 <= value < float("inf"):
-                raise UserError(f"--tolerance {word}: expected millimetres, or ORGAN=millimetres")
+                raise UserError(f"--tolerance {argument}: expected millimeters, or ORGAN=millimeters")
             if name:
                 self._for_organ[organ_key(name)] = value
             else:
                 self._for_all = value
 
     def of(self, organ: str) -> Tolerance:
-        """Tolerance of an organ, by the name that the report calls it."""
+        """Return the tolerance of the organ with this name."""
         key = organ_key(organ)
         if key in self._for_organ:
             return Tolerance(self._for_organ[key], "command line")
@@ -82,7 +82,7 @@ class Tolerances:
             return Tolerance(_PUBLISHED[pair], NIKOLOV_2021)
         return Tolerance(DEFAULT_TOLERANCE_MM, "default")
 
-    def unused(self, organs: Mapping[str, object] | Sequence[str]) -> list[str]:
-        """Organs named on the command line that are not among `organs`."""
+    def unused(self, organs: Iterable[str]) -> list[str]:
+        """Return the organs named on the command line that are not among `organs`."""
         keys = {organ_key(organ) for organ in organs}
         return [name for name in self._for_organ if name not in keys]

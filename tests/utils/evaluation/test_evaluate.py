@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from utils.config.preset import load_preset
-from utils.evaluation.evaluate import Settings, evaluate_cases, match_cases
+from utils.evaluation.evaluate import EvaluationSettings, evaluate_cases, match_cases
 from utils.evaluation.metrics import Status
 from utils.evaluation.tolerances import Tolerances
 from utils.imaging.geometry import Geometry
@@ -25,7 +25,7 @@ def write_mask(path, start=None, grid=GRID):
 
 def evaluate(folder, preset=None, resample=False, num_workers=1):
     preset = load_preset(preset) if preset else None
-    settings = Settings(preset=preset, tolerances=Tolerances([], preset), resample=resample)
+    settings = EvaluationSettings(preset=preset, tolerances=Tolerances([], preset), resample=resample)
     sides = [find_cases([folder / side], OrganNameResolver(preset)) for side in ("pred", "ref")]
     return evaluate_cases(match_cases(*sides), settings, num_workers, "test")
 
@@ -78,7 +78,7 @@ def test_with_a_preset_its_organs_are_scored_and_others_listed(tmp_path):
     assert found["p1", "brainstem"] is Status.MISSED  # the preset says that it should have been predicted
     assert found["p1", "chiasm"] is Status.NOT_CONTOURED
     assert len(found) == 9
-    assert evaluation.ignored == ("Spleen",)
+    assert evaluation.unmatched_structures == ("Spleen",)
 
 
 def test_spellings_become_one_row_in_the_commonest_spelling(tmp_path):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from utils.evaluation.figures import COLOR, draw_box_plot, draw_organ, write_box_plots
+from utils.evaluation.figures import OVERLAY_COLOR, plot_metric, render_organ, write_box_plots
 from utils.evaluation.metrics import METRICS, OrganScores, ScoreRow, Status
 from utils.imaging.geometry import Geometry
 from utils.imaging.masks import crop_mask, empty_mask
@@ -24,7 +24,7 @@ ROWS.append(make("c4", "chiasm", math.inf, Status.MISSED))
 
 
 def test_boxes_dots_and_missed_organs():
-    axes = draw_box_plot({"prediction": ROWS}, ORGANS, METRICS[1]).axes[0]
+    axes = plot_metric({"prediction": ROWS}, ORGANS, METRICS[1]).axes[0]
     assert [label.get_text() for label in axes.get_yticklabels()] == list(ORGANS)
     assert [text.get_text().strip() for text in axes.texts] == ["1 of 5 infinite"]
     assert len(axes.patches) == 2
@@ -33,7 +33,7 @@ def test_boxes_dots_and_missed_organs():
 
 
 def test_two_predictions_have_a_box_each_and_a_legend():
-    figure = draw_box_plot({"prediction": ROWS, "other": ROWS}, ORGANS, METRICS[0])
+    figure = plot_metric({"prediction": ROWS, "other": ROWS}, ORGANS, METRICS[0])
     assert len(figure.axes[0].patches) == 4
     assert [text.get_text() for text in figure.legends[0].get_texts()] == ["prediction", "other"]
 
@@ -56,21 +56,21 @@ def box(low, high):
 
 
 def has_outline(picture):
-    return bool((picture[:400] == COLOR).all(axis=-1).any())
+    return bool((picture[:400] == OVERLAY_COLOR).all(axis=-1).any())
 
 
 def test_the_predictions_outline_is_drawn_in_its_color():
-    picture = draw_organ(IMAGE, GRID, box(5, 9), box(6, 10), "brainstem")
+    picture = render_organ(IMAGE, GRID, box(5, 9), box(6, 10), "brainstem")
     assert picture.dtype == np.uint8
     assert picture.shape[2] == 3
     assert has_outline(picture)
 
 
 def test_a_missed_organ_shows_the_reference_alone():
-    assert not has_outline(draw_organ(IMAGE, GRID, empty_mask(GRID), box(6, 10), "brainstem"))
+    assert not has_outline(render_organ(IMAGE, GRID, empty_mask(GRID), box(6, 10), "brainstem"))
 
 
 def test_masks_outside_of_the_ct_are_refused():
     far = Geometry(size_zyx=GRID.size_zyx, spacing_zyx_mm=GRID.spacing_zyx_mm, origin_xyz_mm=(1e4, 0.0, 0.0))
-    with pytest.raises(ValueError, match="outside of the CT"):
-        draw_organ(IMAGE, far, box(5, 9), box(6, 10), "brainstem")
+    with pytest.raises(ValueError, match="outside the CT"):
+        render_organ(IMAGE, far, box(5, 9), box(6, 10), "brainstem")

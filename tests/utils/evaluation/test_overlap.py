@@ -1,4 +1,4 @@
-"""utils/evaluation/overlap.py: overlap, volume and centers of masks."""
+"""utils/evaluation/overlap.py: overlap, volume and centroids of masks."""
 
 import math
 
@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from utils.evaluation.overlap import center_distance_mm, dice, dice_per_label, relative_volume_error, volume_ml
+from utils.evaluation.overlap import centroid_distance_mm, dice, dice_per_label, relative_volume_error, volume_ml
 
 SPACING = (3.0, 2.0, 1.0)
 EMPTY = np.zeros((2, 3, 4), dtype=bool)
@@ -32,7 +32,7 @@ def test_labels_beyond_the_count_are_left_out():
 
 
 def test_different_shapes_are_refused():
-    with pytest.raises(ValueError, match="cannot be compared"):
+    with pytest.raises(ValueError, match="cannot compare label maps"):
         dice_per_label(np.zeros((2, 3, 4), np.uint8), np.zeros((2, 4, 3), np.uint8), 1)
 
 
@@ -47,20 +47,20 @@ def test_every_label_scores_what_its_mask_scores(prediction, reference):
 def test_empty_masks_score_zero_alone_and_nan_together():
     assert dice(EMPTY, FULL) == dice(FULL, EMPTY) == 0
     assert math.isnan(dice(EMPTY, EMPTY))
-    assert center_distance_mm(EMPTY, FULL, SPACING) == center_distance_mm(FULL, EMPTY, SPACING) == math.inf
-    assert math.isnan(center_distance_mm(EMPTY, EMPTY, SPACING))
+    assert centroid_distance_mm(EMPTY, FULL, SPACING) == centroid_distance_mm(FULL, EMPTY, SPACING) == math.inf
+    assert math.isnan(centroid_distance_mm(EMPTY, EMPTY, SPACING))
     assert relative_volume_error(0.0, 2.0) == -1
     assert relative_volume_error(2.0, 0.0) == math.inf
     assert math.isnan(relative_volume_error(0.0, 0.0))
 
 
-def test_volume_counts_voxels_of_six_cubic_millimetres():
+def test_volume_counts_voxels_of_six_cubic_millimeters():
     assert volume_ml(FULL, SPACING) == pytest.approx(24 * 6 / 1000)
     assert relative_volume_error(3.0, 2.0) == pytest.approx(0.5)
 
 
 @pytest.mark.parametrize(("axis", "expected_mm"), [(0, 3.0), (1, 2.0), (2, 1.0)])
-def test_centers_of_neighbouring_voxels_are_a_spacing_apart(axis, expected_mm):
+def test_centroids_of_neighboring_voxels_are_a_spacing_apart(axis, expected_mm):
     mask = np.zeros((3, 4, 5), dtype=bool)
     mask[1, 1, 1] = True
-    assert center_distance_mm(np.roll(mask, 1, axis), mask, SPACING) == pytest.approx(expected_mm)
+    assert centroid_distance_mm(np.roll(mask, 1, axis), mask, SPACING) == pytest.approx(expected_mm)

@@ -19,7 +19,7 @@ def make(case_id, organ, dice, hd95_mm, status=Status.SCORED):
 def evaluation(shift=0.0, **changes):
     rows = [make(f"c{i}", "brainstem", 0.8 + 0.01 * i - shift, 2.0) for i in range(6)]
     rows += [make("c0", "chiasm", 0.0, float("inf"), Status.MISSED), make("c1", "chiasm", 0, 0, Status.NOT_CONTOURED)]
-    options = {"rows": tuple(rows), "organs": ("brainstem", "chiasm"), "failures": {}, "ignored": ()}
+    options = {"rows": tuple(rows), "organs": ("brainstem", "chiasm"), "failures": {}, "unmatched_structures": ()}
     return Evaluation(**options | changes)
 
 

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from utils.evaluation.surface import compare_masks
+from utils.evaluation.surface import score_masks
 
 SPACING = (3.0, 2.0, 1.25)
 TOLERANCE = 2.0
@@ -29,7 +29,7 @@ def voxels(*places):
 
 
 def scores(prediction, reference, spacing=SPACING, tolerance=TOLERANCE):
-    return asdict(compare_masks(prediction, reference, spacing, tolerance))
+    return asdict(score_masks(prediction, reference, spacing, tolerance))
 
 
 def same(first, second):
@@ -42,13 +42,13 @@ def test_two_single_voxels_three_apart(axis, spacing):
     # corners, four are three.
     far = [0, 0, 0]
     far[axis] = 3
-    result = compare_masks(voxels(far), voxels((0, 0, 0)), SPACING, tolerance_mm=2 * spacing)
+    result = score_masks(voxels(far), voxels((0, 0, 0)), SPACING, tolerance_mm=2 * spacing)
     assert result.dice == 0
     assert result.hd_mm == pytest.approx(3 * spacing)
     assert result.hd95_mm == pytest.approx(3 * spacing)
     assert result.assd_mm == pytest.approx(2.5 * spacing)
     assert result.surface_dice == pytest.approx(0.5)
-    assert result.center_distance_mm == pytest.approx(3 * spacing)
+    assert result.centroid_distance_mm == pytest.approx(3 * spacing)
     assert result.relative_volume_error == 0
 
 
@@ -56,25 +56,25 @@ def test_two_single_voxels_three_apart(axis, spacing):
 def test_a_bar_of_two_voxels_shifted_by_one(axis, spacing):
     step = np.eye(3, dtype=int)[axis]
     here = np.array([1, 1, 1])
-    result = compare_masks(voxels(here + step, here + 2 * step), voxels(here, here + step), SPACING, tolerance_mm=0)
+    result = score_masks(voxels(here + step, here + 2 * step), voxels(here, here + step), SPACING, tolerance_mm=0)
     assert result.dice == pytest.approx(0.5)
     assert result.hd_mm == pytest.approx(spacing)  # only the far ends differ, more than 5 % of the surface
     assert result.hd95_mm == pytest.approx(spacing)
     assert 0 < result.assd_mm < spacing / 2
-    assert result.center_distance_mm == pytest.approx(spacing)
+    assert result.centroid_distance_mm == pytest.approx(spacing)
 
 
 def test_a_diagonal_neighbour_is_measured_in_space():
-    result = compare_masks(voxels((2, 2, 3)), voxels((0, 0, 0)), (3.0, 4.0, 12.0), tolerance_mm=1)
+    result = score_masks(voxels((2, 2, 3)), voxels((0, 0, 0)), (3.0, 4.0, 12.0), tolerance_mm=1)
     assert result.hd_mm == pytest.approx(np.linalg.norm([2 * 3, 2 * 4, 3 * 12]))
     assert result.mean_distance_to_reference_mm == pytest.approx(result.mean_distance_to_prediction_mm)
 
 
 @pytest.mark.parametrize(("prediction", "reference"), [(EMPTY, voxels((1, 2, 3))), (voxels((1, 2, 3)), EMPTY)])
 def test_one_empty_mask_scores_the_worst_in_every_metric(prediction, reference):
-    result = compare_masks(prediction, reference, SPACING, TOLERANCE)
+    result = score_masks(prediction, reference, SPACING, TOLERANCE)
     assert (result.dice, result.surface_dice) == (0, 0)
-    assert {result.hd95_mm, result.hd_mm, result.assd_mm, result.center_distance_mm} == {np.inf}
+    assert {result.hd95_mm, result.hd_mm, result.assd_mm, result.centroid_distance_mm} == {np.inf}
     assert result.relative_volume_error == (-1 if reference.any() else np.inf)
 
 
@@ -86,15 +86,15 @@ def test_two_empty_masks_are_undefined_in_every_metric():
 
 def test_masks_of_other_shapes_or_types_are_refused():
     with pytest.raises(ValueError, match="one shape"):
-        compare_masks(EMPTY, EMPTY[1:], SPACING, TOLERANCE)
+        score_masks(EMPTY, EMPTY[1:], SPACING, TOLERANCE)
     with pytest.raises(ValueError, match="boolean"):
-        compare_masks(EMPTY.astype(np.uint8), EMPTY, SPACING, TOLERANCE)
+        score_masks(EMPTY.astype(np.uint8), EMPTY, SPACING, TOLERANCE)
 
 
 def test_nothing_is_said_on_the_warnings_channel():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        compare_masks(voxels((1, 1, 1)), voxels((1, 2, 1)), SPACING, TOLERANCE)
+        score_masks(voxels((1, 1, 1)), voxels((1, 2, 1)), SPACING, TOLERANCE)
 
 
 @EXAMPLES
@@ -103,7 +103,8 @@ def test_identical_masks_are_perfect(mask):
     result = scores(mask, mask)
     assert (result["dice"], result["surface_dice"]) == (1, 1)
     same(
-        [result[key] for key in ("hd95_mm", "hd_mm", "assd_mm", "relative_volume_error", "center_distance_mm")], [0] * 5
+        [result[key] for key in ("hd95_mm", "hd_mm", "assd_mm", "relative_volume_error", "centroid_distance_mm")],
+        [0] * 5,
     )
 
 
@@ -153,7 +154,7 @@ def test_every_metric_is_the_packages(prediction, reference, tolerance):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)
         distances = surface_distance.compute_surface_distances(reference, prediction, SPACING)
-    result = compare_masks(prediction, reference, SPACING, tolerance)
+    result = score_masks(prediction, reference, SPACING, tolerance)
     to_prediction, to_reference = surface_distance.compute_average_surface_distance(distances)
     assert result.dice == pytest.approx(surface_distance.compute_dice_coefficient(reference, prediction), abs=1e-6)
     assert result.hd95_mm == pytest.approx(surface_distance.compute_robust_hausdorff(distances, 95), abs=1e-6)
@@ -166,7 +167,7 @@ def test_every_metric_is_the_packages(prediction, reference, tolerance):
 @EXAMPLES
 @given(filled_masks, filled_masks)
 def test_metrics_keep_their_order(first, second):
-    result = compare_masks(first, second, SPACING, TOLERANCE)
+    result = score_masks(first, second, SPACING, TOLERANCE)
     assert 0 <= result.assd_mm <= result.hd_mm
     assert result.hd95_mm <= result.hd_mm
-    assert compare_masks(first, second, SPACING, result.hd_mm).surface_dice == pytest.approx(1)
+    assert score_masks(first, second, SPACING, result.hd_mm).surface_dice == pytest.approx(1)

@@ -28,6 +28,6 @@ def test_tolerances_of_unknown_organs_are_named():
 
 
 @pytest.mark.parametrize("word", ["wide", "lens=", "lens=-1", "inf", "=2mm"])
-def test_anything_but_millimetres_is_refused(word):
-    with pytest.raises(ValueError, match="expected millimetres"):
+def test_anything_but_millimeters_is_refused(word):
+    with pytest.raises(ValueError, match="expected millimeters"):
         Tolerances([word], None)
