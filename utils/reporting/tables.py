@@ -1,4 +1,4 @@
-"""Tables of numbers as plain text, Markdown, LaTeX and CSV."""
+"""Formats tables as plain text, Markdown, LaTeX and CSV."""
 
 import csv
 import io
@@ -6,7 +6,6 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-NOTHING = "-"
 LATEX_SPECIAL = {
     "\\": r"\textbackslash{}",
     "&": r"\&",
@@ -27,12 +26,12 @@ LATEX_SPECIAL = {
 
 @dataclass(frozen=True, kw_only=True)
 class Table:
-    """A table whose cells are text already.
+    """A table of text cells.
 
     Attributes:
         headings: one per column.
         rows: the body.
-        groups: rows below a line, such as means.
+        groups: rows below a second line, such as means.
         notes: sentences below the table.
     """
 
@@ -43,23 +42,21 @@ class Table:
 
 
 def format_number(value: float, digits: int) -> str:
-    """A number with fixed decimals; `NOTHING` for NaN."""
+    """Format a number with fixed decimals; NaN becomes "-"."""
     if math.isnan(value):
-        return NOTHING
+        return "-"
     if math.isinf(value):
         return "∞" if value > 0 else "-∞"
     return f"{value:.{digits}f}"
 
 
 def format_mean(mean: float, std: float, digits: int) -> str:
-    """mean ± std, or what there is of it."""
-    if math.isnan(std):
-        return format_number(mean, digits)
-    return f"{format_number(mean, digits)} ± {format_number(std, digits)}"
+    """Format mean ± std; an std of NaN is left out."""
+    return format_number(mean, digits) + ("" if math.isnan(std) else f" ± {format_number(std, digits)}")
 
 
 def to_text(table: Table) -> str:
-    """Columns aligned with blanks, for a screen; the first to the left, the others to the right."""
+    """Format as aligned columns: the first left-aligned, the others right-aligned."""
     body = [*table.rows, *table.groups]
     widths = [max(len(row[i]) for row in [table.headings, *body]) for i in range(len(table.headings))]
     line = "-" * (sum(widths) + 2 * (len(widths) - 1))
@@ -75,7 +72,7 @@ def to_text(table: Table) -> str:
 
 
 def to_markdown(table: Table) -> str:
-    """A pipe table; notes follow as paragraphs."""
+    """Format as a Markdown table; notes follow as paragraphs."""
 
     def join(row: Sequence[str]) -> str:
         return "| " + " | ".join(cell.replace("|", r"\|") for cell in row) + " |"
@@ -87,7 +84,7 @@ def to_markdown(table: Table) -> str:
 
 
 def to_latex(table: Table) -> str:
-    """A tabular for the booktabs package, with notes as comments; paste it into a table environment."""
+    """Format as a `tabular` for the booktabs package; notes become comments."""
 
     def join(row: Sequence[str]) -> str:
         return " & ".join("".join(LATEX_SPECIAL.get(c, c) for c in cell) for cell in row) + r" \\"
@@ -101,7 +98,7 @@ def to_latex(table: Table) -> str:
 
 
 def to_csv(headings: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
-    """Comma-separated values; numbers with nine significant digits, NaN as an empty cell, infinity as `inf`."""
+    """Format as CSV: floats with nine significant digits, NaN as an empty cell, infinity as `inf`."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(headings)

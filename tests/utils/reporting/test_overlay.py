@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from utils.reporting.overlay import PANEL_PX, SlicePlane, choose_cuts, render_case, save_png
+from utils.reporting.overlay import PANEL_PX, SlicePlane, choose_slices, render_case, save_png
 
 SPACING = (2.5, 1.0, 2.0)
 COLORS = ((255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 0, 255))
@@ -56,10 +56,10 @@ def test_window_maps_to_black_and_white():
 
 def test_head_is_up_and_left_is_on_the_right(image: np.ndarray):
     image[9:] = 240
-    assert SlicePlane(1, 0).of(image)[0, 0] == 240
-    assert SlicePlane(1, 0).of(image)[-1, 0] == 40
-    assert SlicePlane(2, 3).of(image).shape == (12, 40)
-    np.testing.assert_array_equal(SlicePlane(0, 10).of(image), image[10])
+    assert SlicePlane(1, 0).extract(image)[0, 0] == 240
+    assert SlicePlane(1, 0).extract(image)[-1, 0] == 40
+    assert SlicePlane(2, 3).extract(image).shape == (12, 40)
+    np.testing.assert_array_equal(SlicePlane(0, 10).extract(image), image[10])
 
 
 def test_reference_and_heatmap_are_drawn(image: np.ndarray, label: np.ndarray):
@@ -75,9 +75,9 @@ def test_reference_and_heatmap_are_drawn(image: np.ndarray, label: np.ndarray):
     assert (warm[..., 0] > warm[..., 2] + 80).any()
 
 
-def test_cuts_go_through_the_organs(label: np.ndarray):
-    ((axial, coronal, sagittal),) = choose_cuts(label, None, label.shape)
-    assert [cut.axis for cut in (axial, coronal, sagittal)] == [0, 1, 2]
+def test_slices_go_through_the_organs(label: np.ndarray):
+    ((axial, coronal, sagittal),) = choose_slices(label, None, label.shape)
+    assert [plane.axis for plane in (axial, coronal, sagittal)] == [0, 1, 2]
     assert label[axial.index].any()
     assert label[:, coronal.index].any()
     assert label[:, :, sagittal.index].any()
@@ -86,18 +86,18 @@ def test_cuts_go_through_the_organs(label: np.ndarray):
 def test_second_row_shows_what_the_first_misses(image: np.ndarray, label: np.ndarray):
     label[2:5, 30:40, 3:9] = 3
     label[2:5, 25:28, 3:9] = 4
-    first, second = choose_cuts(label, None, label.shape)
+    first, second = choose_slices(label, None, label.shape)
     assert set(np.unique(label[first[0].index])) == {0, 1, 3, 4}
     assert set(np.unique(label[second[0].index])) == {0, 2}
     assert render_case(image, label, **STYLE).shape[0] > 2 * PANEL_PX
 
 
-def test_cuts_without_organs():
+def test_slices_without_organs():
     shape = (4, 6, 8)
     heatmap = np.zeros(shape)
     heatmap[3, 1, 7] = 0.4
-    assert choose_cuts(None, None, shape) == [[SlicePlane(0, 2), SlicePlane(1, 3), SlicePlane(2, 4)]]
-    assert choose_cuts(np.zeros(shape, np.uint8), heatmap, shape) == [
+    assert choose_slices(None, None, shape) == [[SlicePlane(0, 2), SlicePlane(1, 3), SlicePlane(2, 4)]]
+    assert choose_slices(np.zeros(shape, np.uint8), heatmap, shape) == [
         [SlicePlane(0, 3), SlicePlane(1, 1), SlicePlane(2, 7)]
     ]
 
