@@ -28,8 +28,10 @@ from utils.io.files import read_json, validate_file_name, write_json
 
 FORMAT_VERSION = 1
 SPLIT_NAMES = ("train", "val", "test")
-HELD_OUT = "apart"
-"""Split of cases that the raw data set keeps for another purpose than training or testing."""
+HELD_OUT = "held_out"
+"""Split of cases that the raw data set reserves: they are used neither for training nor for testing."""
+HELD_OUT_BEFORE = "apart"
+"""Its name in files of version 0.1."""
 VAL_SHARE = 0.12
 TEST_SHARE = 0.2
 NUM_VOXEL_SAMPLES = 64
@@ -64,15 +66,15 @@ class CaseInfo:
     case_id: str
     source: str
     split: str | None = None
-    """Where the raw data set puts the case: "train", "test", "apart" (in none of ours) or nothing."""
+    """Where the raw data set puts the case: "train", "test", `HELD_OUT` or nothing."""
     patient: str | None = None
     """Cases of one patient have it in common; None where the case is the patient."""
     has_image: bool = True
     """False for masks alone, of which only the shape AutoEncoder makes use."""
     notes: tuple[str, ...] = ()
     """What was mended or left out when the case was read."""
-    unknown_structures: tuple[str, ...] = ()
-    """Names in the raw data that are none of the preset's organs."""
+    unmatched_structures: tuple[str, ...] = ()
+    """Names of structures in the raw data that are not an organ of the preset."""
     spacing_zyx_mm: tuple[float, float, float]
     size_zyx: tuple[int, int, int]
     original: Geometry
@@ -164,7 +166,12 @@ def read_case_info(folder: Path) -> CaseInfo:
     """
     path = folder / "case.json"
     problems: list[str] = []
-    info = build(CaseInfo, read_json(path), problems)
+    content = read_json(path)
+    if "unknown_structures" in content:  # its name in version 0.1
+        content["unmatched_structures"] = content.pop("unknown_structures")
+    if content.get("split") == HELD_OUT_BEFORE:
+        content["split"] = HELD_OUT
+    info = build(CaseInfo, content, problems)
     organs = {}
     if info is not None:
         tables = {name: organ if isinstance(organ, dict) else {} for name, organ in info.organs.items()}
@@ -248,10 +255,10 @@ def write_splits(folder: Path, infos: Sequence[CaseInfo]) -> None:
 
     Patients that the raw data set calls "test" are test patients. If it names none, a fifth of the patients are. An
     eighth of the rest chooses checkpoints (val). All cases of a patient go together. Order is by a hash of the
-    patient: deterministic and independent of names. Cases that the raw data set keeps apart are listed as such.
+    patient: deterministic and independent of names. Cases that the raw data set reserves are listed as held out.
     """
     path = folder / "splits.json"
-    splits = read_json(path) if path.is_file() else {name: [] for name in SPLIT_NAMES}
+    splits = _rename_held_out(read_json(path)) if path.is_file() else {name: [] for name in SPLIT_NAMES}
     place_of = {case_id: name for name, case_ids in splits.items() for case_id in case_ids}
     for case_id, name in assign_splits(infos, place_of).items():
         if case_id not in place_of:
@@ -303,6 +310,7 @@ def check_splits(splits: dict, source: Path) -> dict[str, list[str]]:
     Raises:
         UserError: they are not lists of names, or a case is in two of them.
     """
+    splits = _rename_held_out(splits)
     names = (*SPLIT_NAMES, HELD_OUT) if HELD_OUT in splits else SPLIT_NAMES
     chosen = {name: splits.get(name, []) for name in names}
     if not all(isinstance(case_ids, list) for case_ids in chosen.values()):
@@ -316,6 +324,10 @@ def check_splits(splits: dict, source: Path) -> dict[str, list[str]]:
 def finished_case(folder: Path, case_id: str) -> bool:
     """Whether a case was prepared completely: its folder appears only when it is."""
     return (folder / case_id / "case.json").is_file()
+
+
+def _rename_held_out(splits: dict) -> dict:
+    return {HELD_OUT if name == HELD_OUT_BEFORE else name: case_ids for name, case_ids in splits.items()}
 
 
 def _hash(case_id: str) -> str:

@@ -59,7 +59,7 @@ def prepare_case(raw: RawCase, preset: Preset, folder: Path) -> CaseInfo:
     validate_file_name(raw.case_id, raw.source)
     by_organ = match_organs(raw.masks, preset)
     if not by_organ:
-        listed = ", ".join(raw.unknown[:NUM_SHOWN]) or "none"
+        listed = ", ".join(raw.unmatched_structures[:NUM_SHOWN]) or "none"
         raise UserError(f"none of its structures is an organ of preset {preset.name}; its structures are: {listed}")
     masks = {preset.organ_names[organ]: raw.masks[name] for organ, name in by_organ.items()}
     image = raw.volume.array if raw.volume else None
@@ -85,7 +85,7 @@ def prepare_case(raw: RawCase, preset: Preset, folder: Path) -> CaseInfo:
         organs=organs,
         has_image=image is not None,
         notes=(*raw.notes, *lost),
-        unknown_structures=raw.unknown,
+        unmatched_structures=raw.unmatched_structures,
     )
     with atomic_write(folder / raw.case_id) as partial_folder:
         partial_folder.mkdir()
@@ -129,7 +129,7 @@ def _box_of(masks: Sequence[Mask]) -> Box:
 
 
 def _log_unknown(infos: Sequence[CaseInfo]) -> None:
-    counts = Counter(name for info in infos for name in info.unknown_structures)
+    counts = Counter(name for info in infos for name in info.unmatched_structures)
     if counts:
         listed = ", ".join(f"{name} ({count})" for name, count in counts.most_common(NUM_SHOWN))
         more = f", and {len(counts) - NUM_SHOWN} more" if len(counts) > NUM_SHOWN else ""

@@ -25,9 +25,9 @@ def raw_arguments(description: str) -> argparse.ArgumentParser:
     parser.add_argument("--workers", type=positive_int, default=2, help="processes")
     parser.add_argument("--split", choices=("train", "test"), help="only the cases that the data set puts there")
     parser.add_argument(
-        "--apart",
+        "--held-out",
         choices=("train", "test"),
-        help="where to put cases that the data set keeps apart (PDDCA's five on-site cases); by default nowhere",
+        help="split of the cases that the data set reserves (PDDCA's five on-site cases); by default they are not used",
     )
     parser.add_argument("--shard", type=Shard.parse, metavar="I/N", help="only every N-th case, from the I-th (1 to N)")
     parser.add_argument("--limit", type=positive_int, help="only the first so many cases")
@@ -53,8 +53,8 @@ def list_raw_cases(arguments: argparse.Namespace) -> list[RawCaseHandle]:
     """
     references = SOURCES[arguments.source].list_cases(arguments.input)
     _check_names(references)
-    if arguments.apart:
-        references = [replace(r, split=arguments.apart if r.split == HELD_OUT else r.split) for r in references]
+    if arguments.held_out:
+        references = [replace(r, split=arguments.held_out if r.split == HELD_OUT else r.split) for r in references]
     return references
 
 

@@ -170,8 +170,8 @@ def _case_html(case: InspectedCase, preset: Preset) -> str:
         quality = case.quality
         facts.append(f"HU {quality.lowest_hu:.0f} to {quality.highest_hu:.0f}, body's median {quality.body_hu:.0f}")
     facts += info.notes
-    if info.unknown_structures:
-        facts.append(f"not in the preset: {', '.join(info.unknown_structures)}")
+    if info.unmatched_structures:
+        facts.append(f"not in the preset: {', '.join(info.unmatched_structures)}")
     return (
         f'<div class="case{" marked" if marks else ""}"><img loading=lazy alt="{escape(info.case_id)}" '
         f'src="{_picture(case.folder / "preview.png")}"><div class=facts><h3>{escape(info.case_id)}</h3>'

@@ -1,15 +1,12 @@
-"""One reader per raw layout; each yields a CT volume and named organ masks, and nothing else knows about the layout."""
+"""Readers of raw layouts; each yields a CT and named organ masks, and nothing else knows about the layout."""
 
-from types import ModuleType
-
-from data_preprocess.sources import dicom, labelmap, masks, nnunet, openkbp, pddca
-from data_preprocess.sources import masks_only as shapes
-from data_preprocess.sources.base import RawCase, RawCaseHandle
+from data_preprocess.sources import dicom, labelmap, masks, masks_only, nnunet, openkbp, pddca
+from data_preprocess.sources.base import RawCase, RawCaseHandle, Source
 from data_preprocess.sources.phantom import source as phantom
 
 __all__ = ["SOURCES", "RawCase", "RawCaseHandle"]
 
-SOURCES: dict[str, ModuleType] = {
+SOURCES: dict[str, Source] = {
     "dicom": dicom,
     "labelmap": labelmap,
     "masks": masks,
@@ -17,7 +14,6 @@ SOURCES: dict[str, ModuleType] = {
     "openkbp": openkbp,
     "pddca": pddca,
     "phantom": phantom,
-    "shapes": shapes,
+    "shapes": masks_only,
 }
-"""Name on the command line to module; each has `list_cases(folder) -> list[RawCaseHandle]` and `read_case(reference,
-preset) -> RawCase`."""
+"""Name on the command line to the module that reads the layout."""

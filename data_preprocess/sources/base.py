@@ -1,7 +1,9 @@
-"""What every reader of a raw layout yields."""
+"""A source reads one raw layout; every source yields the same raw cases."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
 
 from utils.config.preset import Preset
 from utils.imaging.geometry import Geometry
@@ -11,45 +13,69 @@ from utils.io.volumes import Volume
 
 @dataclass(frozen=True, kw_only=True)
 class RawCaseHandle:
-    """A patient found in a raw data set, not read yet.
+    """A case that was found in a raw data set and is not read yet.
 
     Attributes:
-        case_id: unique in the data set, fit for a file name.
-        location: what the reader needs to read it: its path, or whatever else the reader put there.
-        split: "train", "test" or "apart" where the data set says so, else None.
-        patient: cases of one patient (two observers, two scans) have it in common; None where a case is a patient.
+        case_id: unique in the data set; can name a file.
+        location: what the source needs to read the case, for example its path.
+        split: "train", "test" or `HELD_OUT` where the data set says so, else None.
+        patient: the same for all cases of a patient (two observers, two scans); None if each case is a patient.
     """
 
     case_id: str
-    location: object
+    location: Any
     split: str | None = None
     patient: str | None = None
 
 
+class RawStructures(NamedTuple):
+    """The structures of a case."""
+
+    masks: Mapping[str, Mask]
+    """Structure name as in the data set to mask, for each structure that was read and has a voxel."""
+    unmatched: tuple[str, ...] = ()
+    """Names of structures that are not an organ of the preset; they were not read."""
+    notes: tuple[str, ...] = ()
+
+
 @dataclass(frozen=True, kw_only=True)
 class RawCase:
-    """One patient as contoured.
+    """One case as contoured.
 
     Attributes:
-        case_id: unique in the data set, fit for a file name.
+        case_id: as in the handle.
         volume: CT in HU, int16, axes in LPS order (z up, y posterior, x left); None where there are only masks.
-        masks: structure name as in the data set to mask on the CT's grid, with a voxel at least; a structure that
-            nobody contoured has no entry. There is at least one where there is no volume.
-        unknown: names of structures that no organ of the preset answers to; they were not read.
-        notes: what a person should know, for example which files were left out.
-        split: as in the reference.
-        patient: as in the reference.
+        masks: structure name as in the data set to mask on the CT's grid, with at least one voxel. A structure that was
+            not contoured has no entry. Without a volume there is at least one mask.
+        unmatched_structures: names of structures that are not an organ of the preset; they were not read.
+        notes: messages for the user, for example which files were left out.
+        split: as in the handle.
+        patient: as in the handle.
         source: path or description, for the record.
     """
 
     case_id: str
     volume: Volume | None
     masks: Mapping[str, Mask]
-    unknown: tuple[str, ...] = ()
+    unmatched_structures: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     split: str | None = None
     patient: str | None = None
     source: str
+
+    @classmethod
+    def of(cls, handle: RawCaseHandle, volume: Volume | None, structures: RawStructures, source: object) -> "RawCase":
+        """The case of a handle, once it is read."""
+        return cls(
+            case_id=handle.case_id,
+            volume=volume,
+            masks=structures.masks,
+            unmatched_structures=structures.unmatched,
+            notes=structures.notes,
+            split=handle.split,
+            patient=handle.patient,
+            source=str(source),
+        )
 
     @property
     def geometry(self) -> Geometry:
@@ -57,16 +83,38 @@ class RawCase:
         return self.volume.geometry if self.volume else next(iter(self.masks.values())).geometry
 
 
-def leave_out_empty(masks: Mapping[str, Mask]) -> tuple[dict[str, Mask], tuple[str, ...]]:
-    """Masks that have a voxel, and a note for each that has none.
+class Source(Protocol):
+    """What the module of a source provides."""
 
-    Nobody can tell an organ that is not there from one that was not drawn, so an empty mask counts as not contoured.
-    """
-    filled = {name: mask for name, mask in masks.items() if mask.voxels.size}
-    notes = tuple(f"{name}: the mask is empty, so it counts as not contoured" for name in masks if name not in filled)
-    return filled, notes
+    def list_cases(self, folder: Path | None) -> list[RawCaseHandle]:
+        """Find the cases at or below a folder without reading them.
+
+        Raises:
+            UserError: the folder does not exist or holds no case of this layout.
+        """
+
+    def read_case(self, handle: RawCaseHandle, preset: Preset | None = None) -> RawCase:
+        """Read one case.
+
+        Args:
+            handle: from `list_cases`.
+            preset: whose organs to read; None reads every structure.
+
+        Raises:
+            UserError: a file is missing, ambiguous, damaged or on another grid; the CT is not in HU.
+        """
 
 
 def is_wanted(name: str, preset: Preset | None) -> bool:
-    """Whether a structure is to be read: an organ of the preset, or any structure where there is no preset."""
+    """Whether to read a structure: it is an organ of the preset, or there is no preset."""
     return preset is None or preset.find_organ(name) is not None
+
+
+def drop_empty(masks: Mapping[str, Mask], unmatched: tuple[str, ...]) -> RawStructures:
+    """Leave out masks without voxels, with a note for each.
+
+    An organ that is missing cannot be told from one that was not contoured, so an empty mask counts as not contoured.
+    """
+    filled = {name: mask for name, mask in masks.items() if mask.voxels.size}
+    notes = tuple(f"{name}: the mask is empty, so it counts as not contoured" for name in masks if name not in filled)
+    return RawStructures(filled, unmatched, notes)

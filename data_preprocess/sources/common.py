@@ -1,12 +1,11 @@
 """CTs and masks in volume files (NIfTI, NRRD, MHA), as several layouts store them."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 
-from data_preprocess.sources.base import is_wanted, leave_out_empty
+from data_preprocess.sources.base import RawStructures, drop_empty, is_wanted
 from utils.config.preset import Preset
 from utils.errors import UserError
 from utils.imaging.geometry import Geometry
@@ -18,35 +17,26 @@ AIR_BELOW_HU = -300
 OFF_GRID_VOX = 0.02
 
 
-class Structures(NamedTuple):
-    """The structures of a case."""
-
-    masks: dict[str, Mask]
-    """Those that were wanted."""
-    unknown: tuple[str, ...]
-    """Names of the others."""
-    notes: tuple[str, ...]
-
-
-def as_hounsfield(volume: Volume, where: str) -> Volume:
+def as_hounsfield(volume: Volume, where: object) -> Volume:
     """The CT as int16 HU.
 
     Args:
         volume: as read.
-        where: its file, for messages.
+        where: its file or series, for messages.
 
     Raises:
-        UserError: it holds NaN, or values that are no HU: none of them is as low as air, or they exceed int16.
+        UserError: a voxel is NaN or infinite, or the values are not HU: the lowest is above air, or int16 is exceeded.
     """
     array = volume.array
-    if np.issubdtype(array.dtype, np.floating) and not np.isfinite(array).all():
+    if np.issubdtype(array.dtype, np.floating):
         count = np.count_nonzero(~np.isfinite(array))
-        raise UserError(f"{where}: {count} voxels are no numbers (NaN or infinite); convert the CT again")
+        if count:
+            raise UserError(f"{where}: NaN or infinite values in {count} of {array.size} voxels; convert the CT again")
     low, high = float(array.min()), float(array.max())
     limits = np.iinfo(np.int16)
     if low < limits.min or high > limits.max or low > AIR_BELOW_HU:
         raise UserError(
-            f"{where}: its values from {low:g} to {high:g} are no Hounsfield units, of which air has -1000; apply the "
+            f"{where}: expected Hounsfield units (air is -1000), got values from {low:g} to {high:g}; apply the "
             "scanner's rescale slope and intercept"
         )
     whole = array if np.issubdtype(array.dtype, np.integer) else np.rint(array)
@@ -54,15 +44,15 @@ def as_hounsfield(volume: Volume, where: str) -> Volume:
 
 
 def read_ct_file(path: Path) -> Volume:
-    """Read a CT, int16 HU with axes in LPS order.
+    """Read a CT as int16 HU with its axes in LPS order.
 
     Raises:
         UserError: the file is unreadable, or not in HU.
     """
-    return as_hounsfield(read_lps(path), str(path))
+    return as_hounsfield(read_lps(path), path)
 
 
-def read_mask_files(paths: Mapping[str, Path], grid: Geometry | None, preset: Preset | None) -> Structures:
+def read_mask_files(paths: Mapping[str, Path], grid: Geometry | None, preset: Preset | None) -> RawStructures:
     """Read one binary mask per structure.
 
     Args:
@@ -79,33 +69,55 @@ def read_mask_files(paths: Mapping[str, Path], grid: Geometry | None, preset: Pr
             continue
         mask = read_mask(path)
         grid = grid or mask.geometry
-        masks[name] = _place(mask, grid, path)
-    filled, notes = leave_out_empty(masks)
-    return Structures(filled, tuple(name for name in paths if name not in masks), notes)
+        masks[name] = _move_to_grid(mask, grid, path)
+    return drop_empty(masks, tuple(name for name in paths if name not in masks))
 
 
-def read_label_file(files: CaseFiles, grid: Geometry, preset: Preset | None) -> Structures:
-    """Read the structures of a label map; a value without voxels is a structure that nobody contoured.
+def read_label_file(files: CaseFiles, grid: Geometry, preset: Preset | None) -> RawStructures:
+    """Read the structures of a label map; a value without voxels is a structure that was not contoured.
 
     Args:
-        files: the label map, and what its values mean if something says so.
+        files: the label map, and the names of its values if the layout says them.
         grid: of the CT, LPS order.
         preset: whose organs to read; None reads every structure.
 
     Raises:
-        UserError: the file is unreadable, no label map, or on another grid than the CT.
+        UserError: the file is unreadable, not a label map, or on another grid than the CT.
     """
     structures = open_structures(files, OrganNameResolver(preset))
-    wanted = {key: name for key, name in structures.names.items() if is_wanted(name, preset)}
-    masks = {name: _place(structures.load(key), grid, files.label_map) for key, name in wanted.items()}
-    found = {name: mask for name, mask in masks.items() if mask.voxels.size}
-    others = [name for key, name in structures.names.items() if key not in wanted and structures.load(key).voxels.size]
-    return Structures(found, tuple(others), ())
+    masks, unmatched = {}, []
+    for key, name in structures.names.items():
+        mask = structures.load(key)
+        if not mask.voxels.size:
+            continue
+        if is_wanted(name, preset):
+            masks[name] = _move_to_grid(mask, grid, files.label_map)
+        else:
+            unmatched.append(name)
+    return RawStructures(masks, tuple(unmatched))
 
 
 def volumes_in(folder: Path) -> list[Path]:
     """The volume files directly in a folder, sorted."""
     return sorted(file for file in folder.iterdir() if file.is_file() and volume_suffix(file) and file.name[0] != ".")
+
+
+def only_ct(found: Sequence[Path], where: Path, expected: str) -> Path:
+    """The CT of a case.
+
+    Args:
+        found: candidates.
+        where: begins the message.
+        expected: where the layout puts the CT.
+
+    Raises:
+        UserError: there is none, or several.
+    """
+    if not found:
+        raise UserError(f"{where}: has no CT; expected {expected}")
+    if len(found) > 1:
+        raise UserError(f"{where}: has {len(found)} CTs ({', '.join(path.name for path in found)}); keep one")
+    return found[0]
 
 
 def name_files(paths: Iterable[Path], name_of: Callable[[Path], str] = volume_stem) -> dict[str, Path]:
@@ -122,32 +134,50 @@ def name_files(paths: Iterable[Path], name_of: Callable[[Path], str] = volume_st
     return named
 
 
-def case_paths(folder: Path | None, layout: str) -> list[Path]:
-    """Every folder at or below `folder`, sorted; hidden ones are passed over.
+def require_folder(folder: Path | None, expected: str) -> Path:
+    """The folder that --input names.
 
     Raises:
         UserError: there is no such folder.
     """
     if folder is None or not folder.is_dir():
-        raise UserError(f"--input {folder or 'missing'}: expected a folder of {layout}; check the path")
+        raise UserError(f"--input {folder or 'missing'}: expected a folder of {expected}; check the path")
+    return folder
+
+
+def folders_below(folder: Path) -> list[Path]:
+    """A folder and every folder below it that is not hidden, sorted."""
     below = (path for path in folder.rglob("*") if path.is_dir())
     visible = (path for path in below if not any(part.startswith(".") for part in path.relative_to(folder).parts))
     return [folder, *sorted(visible)]
 
 
-def unique_names(folders: Iterable[Path], root: Path) -> dict[Path, str]:
-    """A name per folder: its own, or where several share one their paths below `root`, joined by hyphens."""
-    folders = list(folders)
-    names = [folder.name for folder in folders]
+def find_case_folders(folder: Path | None, is_case: Callable[[Path], object], expected: str) -> dict[str, Path]:
+    """Find the folders that hold a case.
+
+    Args:
+        folder: to look in and below.
+        is_case: says whether a folder holds a case.
+        expected: describes such folders, for messages.
+
+    Returns:
+        Case id to folder: the folder's name, or its path below `folder` joined by hyphens where several share the name.
+
+    Raises:
+        UserError: the folder does not exist or holds no case.
+    """
+    root = require_folder(folder, expected)
+    found = [path for path in folders_below(root) if is_case(path)]
+    if not found:
+        raise UserError(f"{root}: expected {expected}, found none")
+    names = [path.name for path in found]
     return {
-        folder: folder.name
-        if folder == root or names.count(folder.name) == 1
-        else "-".join(folder.relative_to(root).parts)
-        for folder in folders
+        path.name if path == root or names.count(path.name) == 1 else "-".join(path.relative_to(root).parts): path
+        for path in found
     }
 
 
-def _place(mask: Mask, grid: Geometry, path: Path) -> Mask:
+def _move_to_grid(mask: Mask, grid: Geometry, path: Path) -> Mask:
     """The same mask on the CT's grid, of which its own may be a part: 3D Slicer cuts segmentations to their extent."""
     own = mask.geometry
     if own.matches(grid):
@@ -156,10 +186,10 @@ def _place(mask: Mask, grid: Geometry, path: Path) -> Mask:
     first, last = grid.index_zyx(np.array(ends))
     offset = np.rint(first)
     stop = np.rint(last) + 1
-    aligned = np.abs(first - offset).max() < OFF_GRID_VOX and np.allclose(stop - offset, own.size_zyx)
-    parallel = np.allclose(own.direction, grid.direction, atol=1e-4)
-    inside = (offset >= 0).all() and (stop <= grid.size_zyx).all()
-    if not (aligned and parallel and inside):
+    is_aligned = np.abs(first - offset).max() < OFF_GRID_VOX and np.allclose(stop - offset, own.size_zyx)
+    is_parallel = np.allclose(own.direction, grid.direction, atol=1e-4)
+    is_inside = (offset >= 0).all() and (stop <= grid.size_zyx).all()
+    if not (is_aligned and is_parallel and is_inside):
         raise UserError(f"{path}: lies on another grid than its CT; resample it. Mask: {own}; CT: {grid}")
     corner = tuple(int(c + o) for c, o in zip(mask.corner_zyx, offset, strict=True))
     return Mask(mask.voxels, corner, grid)

@@ -1,7 +1,7 @@
 """A clinic's DICOM: CT series and structure sets (RTSTRUCT) in a folder tree, whatever the files are called.
 
-Every structure set is a case. It picks its CT by frame of reference, and among several such CTs by the series it names.
-A patient with several structure sets yields several cases, which stay together when the cases are split.
+Every structure set is a case. Its CT shares its frame of reference; among several such CTs, it is the series that the
+structure set names. A patient with several structure sets yields several cases, which stay in one split.
 """
 
 import hashlib
@@ -9,20 +9,17 @@ import logging
 import re
 from collections import Counter
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 from pydicom.dataset import Dataset
 
-from data_preprocess.sources.base import RawCase, RawCaseHandle, is_wanted
-from data_preprocess.sources.common import as_hounsfield
+from data_preprocess.sources.base import RawCase, RawCaseHandle, RawStructures, is_wanted
+from data_preprocess.sources.common import as_hounsfield, require_folder
 from data_preprocess.sources.rtstruct_contours import rasterize
 from utils.config.preset import Preset
 from utils.errors import UserError
-from utils.imaging.geometry import Geometry
-from utils.imaging.masks import Mask
 from utils.io.dicom import DicomSeries, find_series, read_ct, read_dataset
 from utils.io.volumes import to_lps
 
@@ -32,37 +29,24 @@ HASH_DIGITS = 6
 logger = logging.getLogger(__name__)
 
 
-class LocalizationOutput(NamedTuple):
-    """Where a case lies."""
-
-    structures: Path
-    scans: tuple[DicomSeries, ...]
-    """CT series that the structure set may belong to."""
-
-
 class StructureSet(NamedTuple):
-    """What a structure set says about itself."""
+    """A structure set that was found; the location of a case."""
 
     path: Path
     uid: str
     patient: str
     scans: tuple[DicomSeries, ...]
+    """CT series that it may belong to."""
 
 
 def list_cases(folder: Path | None) -> list[RawCaseHandle]:
-    """Find the structure sets below a folder.
-
-    Raises:
-        UserError: the folder does not exist, or holds no DICOM or no structure set.
-    """
-    if folder is None:
-        raise UserError("--input missing: expected a folder of DICOM files")
-    series = find_series(folder)
+    """Find the structure sets below a folder: see `Source.list_cases`."""
+    series = find_series(require_folder(folder, "DICOM files"))
     scans = [found for found in series if found.modality == "CT"]
     paths = {path: found.patient_id for found in series if found.modality == "RTSTRUCT" for path in found.paths}
-    sets = {}
+    sets: dict[str, StructureSet] = {}
     for path, patient in paths.items():
-        found = _look_at(path, patient, scans)
+        found = _read_structure_set(path, patient, scans)
         if sets.setdefault(found.uid, found) is not found:
             logger.info("%s is a copy of %s and left out", path, sets[found.uid].path)
     if not sets:
@@ -73,51 +57,46 @@ def list_cases(folder: Path | None) -> list[RawCaseHandle]:
             logger.info("no structure set belongs to the %s", scan)
     names = _case_names(list(sets.values()))
     return [
-        RawCaseHandle(case_id=name, location=LocalizationOutput(found.path, found.scans), patient=found.patient or None)
+        RawCaseHandle(case_id=name, location=found, patient=found.patient or None)
         for name, found in zip(names, sets.values(), strict=True)
     ]
 
 
-def read_case(reference: RawCaseHandle, preset: Preset | None = None) -> RawCase:
-    """Read a structure set and its CT.
-
-    Args:
-        reference: from `list_cases`.
-        preset: whose organs to read; None reads every structure.
-
-    Raises:
-        UserError: no CT of the structure set's frame of reference, or several; anything that `read_ct` refuses; a
-            damaged structure set.
-    """
-    path, scans = reference.location
+def read_case(handle: RawCaseHandle, preset: Preset | None = None) -> RawCase:
+    """Read a structure set and its CT: see `Source.read_case`."""
+    path = handle.location.path
     dataset = read_dataset(path)
-    scan = _pick_scan(dataset, scans, path)
+    scan = _pick_scan(dataset, handle.location.scans, path)
     ct = read_ct(scan)
-    volume = to_lps(as_hounsfield(ct.volume, str(scan)))
+    volume = to_lps(as_hounsfield(ct.volume, scan))
     if not np.isclose(volume.geometry.spacing_zyx_mm[0], ct.volume.geometry.spacing_zyx_mm[0]):
         raise UserError(f"{scan}: its slices are not axial, so contours do not lie on them; reformat it")
     rois = _contours(dataset, scan.frame_of_reference_uid, path)
     masks, notes = {}, list(ct.notes)
-    for name in filter(partial(is_wanted, preset=preset), rois):
-        mask = _draw(name, rois[name], volume.geometry, path, notes)
-        if mask.voxels.size:
-            masks[name] = mask
-    return RawCase(
-        case_id=reference.case_id,
-        volume=volume,
-        masks=masks,
-        unknown=tuple(name for name in rois if not is_wanted(name, preset)),
-        notes=tuple(notes),
-        patient=reference.patient,
-        source=str(path),
-    )
+    for name, contours in rois.items():
+        if not is_wanted(name, preset):
+            continue
+        try:
+            drawn = rasterize(contours, volume.geometry)
+        except UserError as error:
+            raise UserError(f"{path}: {name} {error}") from error
+        if drawn.mask.voxels.size:
+            masks[name] = drawn.mask
+        if not contours:
+            notes.append(f"{name}: has no contours, so it counts as not contoured")
+        if drawn.num_outside:
+            notes.append(f"{name}: {drawn.num_outside} of {len(contours)} contours lie beyond the CT")
+        if drawn.num_between:
+            notes.append(f"{name}: {drawn.num_between} of {len(contours)} contours between the CT's slices left out")
+    unmatched = tuple(name for name in rois if not is_wanted(name, preset))
+    return RawCase.of(handle, volume, RawStructures(masks, unmatched, tuple(notes)), path)
 
 
-def _look_at(path: Path, patient: str, scans: Sequence[DicomSeries]) -> StructureSet:
-    """A damaged structure set has no scans; reading it says what is wrong with it."""
+def _read_structure_set(path: Path, patient: str, scans: Sequence[DicomSeries]) -> StructureSet:
+    """A damaged structure set has no scans; reading the case says what is wrong with it."""
     try:
         dataset = read_dataset(path)
-    except ValueError:
+    except UserError:
         return StructureSet(path, str(path), patient, ())
     return StructureSet(path, str(dataset.SOPInstanceUID), patient, tuple(_candidates(dataset, scans)))
 
@@ -154,43 +133,33 @@ def _pick_scan(dataset: Dataset, scans: Sequence[DicomSeries], path: Path) -> Di
     named = [scan for scan in scans if scan.uid in _named_series(dataset)] or list(scans)
     if len(named) > 1:
         listed = "; ".join(map(str, named))
-        raise UserError(f"{path}: {len(named)} CT series share this structure set's frame of reference: {listed}")
+        raise UserError(
+            f"{path}: {len(named)} CT series share this structure set's frame of reference; keep one: {listed}"
+        )
     return named[0]
 
 
 def _contours(dataset: Dataset, frame: str, path: Path) -> dict[str, list[np.ndarray]]:
     """Name of each structure to its closed contours, (N, 3) points in mm each."""
     if "StructureSetROISequence" not in dataset or "ROIContourSequence" not in dataset:
-        raise UserError(f"{path}: holds no structures, or was cut short; export it again")
+        raise UserError(f"{path}: holds no structures, or the file was cut short; export it again")
     of_number: dict[int, list[np.ndarray]] = {}
     for roi in dataset.ROIContourSequence:
         closed = [c for c in roi.get("ContourSequence") or () if c.get("ContourGeometricType") in CLOSED]
         points = [np.array(contour.get("ContourData"), dtype=float) for contour in closed]
         if "ReferencedROINumber" not in roi or any(coordinates.size % 3 for coordinates in points):
-            raise UserError(f"{path}: its contours are incomplete, it was cut short; export it again")
+            raise UserError(f"{path}: its contours are incomplete, the file was cut short; export it again")
         of_number.setdefault(int(roi.ReferencedROINumber), []).extend(p.reshape(-1, 3) for p in points)
     rois: dict[str, list[np.ndarray]] = {}
     for roi in dataset.StructureSetROISequence:
+        if "ROINumber" not in roi:
+            raise UserError(f"{path}: a structure has no number, the file was cut short; export it again")
         name = str(roi.get("ROIName") or f"ROI {roi.ROINumber}").strip()
         own_frame = str(roi.get("ReferencedFrameOfReferenceUID") or frame)
         if frame and own_frame != frame:
-            raise UserError(f"{path}: {name} lies in another frame of reference than its CT")
+            raise UserError(f"{path}: {name} lies in another frame of reference than its CT; export the two together")
         contours = of_number.get(int(roi.ROINumber), [])
         if rois.get(name) and contours:
-            raise UserError(f"{path}: two structures are called {name}; rename one")
+            raise UserError(f"{path}: two structures are called {name}; rename one of them")
         rois[name] = rois.get(name) or contours
     return rois
-
-
-def _draw(name: str, contours: Sequence[np.ndarray], grid: Geometry, path: Path, notes: list[str]) -> Mask:
-    try:
-        drawn = rasterize(contours, grid)
-    except ValueError as error:
-        raise UserError(f"{path}: {name} {error}") from error
-    if not contours:
-        notes.append(f"{name}: has no contours, so it counts as not contoured")
-    if drawn.num_outside:
-        notes.append(f"{name}: {drawn.num_outside} of {len(contours)} contours lie beyond the CT")
-    if drawn.num_between:
-        notes.append(f"{name}: {drawn.num_between} of {len(contours)} contours between the CT's slices left out")
-    return drawn.mask

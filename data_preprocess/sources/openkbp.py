@@ -10,10 +10,12 @@ import re
 import tarfile
 import warnings
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 import numpy as np
 
-from data_preprocess.sources.base import RawCase, RawCaseHandle, is_wanted, leave_out_empty
+from data_preprocess.sources.base import RawCase, RawCaseHandle, drop_empty, is_wanted
+from data_preprocess.sources.common import require_folder
 from utils.config.preset import Preset
 from utils.errors import UserError
 from utils.imaging.geometry import Geometry
@@ -27,68 +29,43 @@ ARCHIVE_SUFFIX = ".tar.xz"
 
 
 def list_cases(folder: Path | None) -> list[RawCaseHandle]:
-    """Find the patients below a clone of the repository, its `provided-data`, or one `*-pats` folder.
-
-    Raises:
-        UserError: the folder does not exist or holds no patient.
-    """
-    if folder is None or not folder.is_dir():
-        raise UserError(
-            f"--input {folder or 'missing'}: expected a folder; give a clone of open-kbp or its provided-data folder"
-        )
+    """Find the patients below a clone of the repository, its `provided-data`, or one `*-pats` folder."""
+    folder = require_folder(folder, "OpenKBP: a clone of open-kbp or its folder provided-data")
     roots = (folder, folder / "provided-data")
     splits = [folder] if folder.name in SPLITS else [root / split for root in roots for split in SPLITS]
     patients = {}
     for path in (path for split in splits if split.is_dir() for path in split.iterdir()):
-        match = re.fullmatch(r"(pt_\d+)(\.tar\.xz)?", path.name)
+        match = re.fullmatch(r"pt_(\d+)(\.tar\.xz)?", path.name)
         if match:
             patients.setdefault(match[1], path)
     if not patients:
         raise UserError(
             f"{folder}: expected {', '.join(SPLITS)} with pt_N folders or pt_N{ARCHIVE_SUFFIX} archives, found none"
         )
-    ordered = sorted(patients.items(), key=lambda item: int(item[0].removeprefix("pt_")))
     return [
-        RawCaseHandle(case_id=case_id, location=str(path), split=SPLITS.get(path.parent.name))
-        for case_id, path in ordered
+        RawCaseHandle(case_id=f"pt_{number}", location=path, split=SPLITS.get(path.parent.name))
+        for number, path in sorted(patients.items(), key=lambda item: int(item[0]))
     ]
 
 
-def read_case(reference: RawCaseHandle, preset: Preset | None = None) -> RawCase:
-    """Read one patient; every CSV beside the CT that is no dose is a structure.
-
-    Args:
-        reference: from `list_cases`.
-        preset: whose organs to read; None reads every structure.
-
-    Raises:
-        UserError: a file is missing or damaged.
-    """
-    path = Path(reference.location)
+def read_case(handle: RawCaseHandle, preset: Preset | None = None) -> RawCase:
+    """Read one patient; every CSV beside the CT that is not a dose is a structure: see `Source.read_case`."""
+    path = handle.location
     tables = _read_archive(path) if path.name.endswith(ARCHIVE_SUFFIX) else _read_folder(path)
-    try:
-        spacing_yxz = np.loadtxt(io.BytesIO(tables["voxel_dimensions"]))
-        hu = _dense(tables, "ct", value_column=1) - 1000
-        structures = [name for name in tables if name not in NOT_STRUCTURES]
-        dense = {name: _dense(tables, name) > 0 for name in structures if is_wanted(name, preset)}
-    except KeyError as error:
-        raise UserError(f"{path}: holds no {error.args[0]}.csv; download the patient again") from error
-    except ValueError as error:
-        raise UserError(f"{path}: a CSV file is damaged, download the patient again ({error})") from error
+    spacing_yxz = _load(tables, "voxel_dimensions", path)
     if spacing_yxz.shape != (3,) or not (spacing_yxz > 0).all():
-        raise UserError(f"{path}: voxel_dimensions.csv: expected three positive millimetres, got {spacing_yxz}")
-    y, x, z = (float(value) for value in spacing_yxz)
+        raise UserError(f"{path}: voxel_dimensions.csv: expected three positive numbers in mm, got {spacing_yxz}")
+    y, x, z = spacing_yxz.tolist()
     geometry = Geometry(size_zyx=GRID, spacing_zyx_mm=(z, y, x))
-    masks, notes = leave_out_empty({name: crop_mask(mask, (0, 0, 0), geometry) for name, mask in dense.items()})
-    return RawCase(
-        case_id=reference.case_id,
-        volume=Volume(array=hu.astype(np.int16), geometry=geometry),
-        masks=masks,
-        unknown=tuple(name for name in structures if name not in dense),
-        notes=notes,
-        split=reference.split,
-        source=str(path),
-    )
+    hu = _dense(tables, "ct", path, value_column=1) - 1000
+    structures = [name for name in tables if name not in NOT_STRUCTURES]
+    masks = {
+        name: crop_mask(_dense(tables, name, path), (0, 0, 0), geometry)
+        for name in structures
+        if is_wanted(name, preset)
+    }
+    found = drop_empty(masks, tuple(name for name in structures if name not in masks))
+    return RawCase.of(handle, Volume(array=hu.astype(np.int16), geometry=geometry), found, path)
 
 
 def _read_folder(path: Path) -> dict[str, bytes]:
@@ -101,19 +78,33 @@ def _read_archive(path: Path) -> dict[str, bytes]:
         with tarfile.open(path, "r:xz") as archive:
             members = [member for member in archive if member.isfile() and member.name.endswith(".csv")]
             return {PurePosixPath(member.name).stem: archive.extractfile(member).read() for member in members}
-    except (tarfile.TarError, lzma.LZMAError, EOFError, OSError) as error:
+    except (tarfile.TarError, lzma.LZMAError, EOFError) as error:
         raise UserError(f"{path}: cannot be unpacked, the archive is damaged ({error})") from error
 
 
-def _dense(tables: dict[str, bytes], name: str, value_column: int | None = None) -> np.ndarray:
-    """The volume of a sparse CSV, turned from (y, x, z down) to (z up, y, x); voxels not listed are 0."""
-    columns = (0,) if value_column is None else (0, value_column)
-    dense = np.zeros(np.prod(GRID), dtype=np.float32)
+def _load(tables: dict[str, bytes], name: str, path: Path, **options: Any) -> np.ndarray:
+    if name not in tables:
+        raise UserError(f"{path}: holds no {name}.csv; download the patient again")
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="loadtxt: input contained no data")
-            table = np.loadtxt(io.BytesIO(tables[name]), delimiter=",", skiprows=1, usecols=columns, ndmin=2)
-        dense[table[:, 0].astype(np.int64)] = 1 if value_column is None else table[:, 1]
-    except (ValueError, IndexError) as error:
-        raise UserError(f"{name}.csv: {error}") from error
+            return np.loadtxt(io.BytesIO(tables[name]), **options)
+    except ValueError as error:
+        raise UserError(f"{path}: {name}.csv is damaged, download the patient again ({error})") from error
+
+
+def _dense(tables: dict[str, bytes], name: str, path: Path, value_column: int | None = None) -> np.ndarray:
+    """The volume of a sparse CSV, turned from (y, x, z down) to (z up, y, x).
+
+    Returns:
+        (D, H, W) float32: the values, or 1 without a column of them; 0 for voxels that are not listed.
+    """
+    columns = (0,) if value_column is None else (0, value_column)
+    table = _load(tables, name, path, delimiter=",", skiprows=1, usecols=columns, ndmin=2)
+    dense = np.zeros(np.prod(GRID), dtype=np.float32)
+    index = table[:, 0].astype(np.int64)
+    outside = index[(index < 0) | (index >= dense.size)]
+    if outside.size:
+        raise UserError(f"{path}: {name}.csv: index {outside[0]} is out of bounds, download the patient again")
+    dense[index] = 1 if value_column is None else table[:, 1]
     return np.ascontiguousarray(dense.reshape(GRID).transpose(2, 0, 1)[::-1])

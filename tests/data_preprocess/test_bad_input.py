@@ -49,8 +49,8 @@ def with_nan(array):
 
 
 MASK_FAULTS = {
-    "no_ct": (lambda f: (f / "ct.nrrd").unlink(), "holds no CT; expected ct.nii.gz"),
-    "two_cts": (lambda f: write_volume(f / "image.nrrd", small_case().volume), r"holds 2 CTs (ct.nrrd, image.nrrd)"),
+    "no_ct": (lambda f: (f / "ct.nrrd").unlink(), "has no CT; expected ct.nii.gz"),
+    "two_cts": (lambda f: write_volume(f / "image.nrrd", small_case().volume), r"has 2 CTs (ct.nrrd, image.nrrd)"),
     "other_grid": (
         lambda f: rewrite(f / "segmentations" / "mandible.nrrd", spacing_zyx_mm=(3.0, 2.0, 2.4)),
         "mandible.nrrd: lies on another grid than its CT",
@@ -59,14 +59,14 @@ MASK_FAULTS = {
         lambda f: rewrite(f / "segmentations" / "mandible.nrrd", origin_xyz_mm=(-39.0, 12.5, -300.0)),
         "mandible.nrrd: lies on another grid than its CT",
     ),
-    "nan": (lambda f: rewrite(f / "ct.nrrd", with_nan), "ct.nrrd: 1 voxels are no numbers"),
+    "nan": (lambda f: rewrite(f / "ct.nrrd", with_nan), "ct.nrrd: NaN or infinite values in 1 of"),
     "stored_values": (
         lambda f: rewrite(f / "ct.nrrd", lambda a: (a + 1024).astype(np.uint16)),
-        "its values from 24 to 1424 are no Hounsfield units",
+        "expected Hounsfield units (air is -1000), got values from 24 to 1424",
     ),
     "scaled_to_1": (
         lambda f: rewrite(f / "ct.nrrd", lambda a: ((a + 1000) / 2000).astype(np.float32)),
-        "its values from 0 to 0.7 are no Hounsfield units",
+        "expected Hounsfield units (air is -1000), got values from 0 to 0.7",
     ),
     "air": (lambda f: rewrite(f / "ct.nrrd", lambda a: np.full_like(a, -1000)), "no voxel is denser than -300 HU"),
     "cut_nrrd": (lambda f: cut(f / "ct.nrrd", 0.5), "ct.nrrd: cannot be read as a volume"),
@@ -284,7 +284,7 @@ def test_files_that_may_not_be_read_are_named(tmp_path_factory):
     os.seteuid(65534)
     try:
         with pytest.raises((OSError, ValueError), match=r"Permission denied.*ct\.nrrd"):
-            masks.read_case(RawCaseHandle(case_id="case", location=str(folder)))
+            masks.read_case(RawCaseHandle(case_id="case", location=folder))
     finally:
         os.seteuid(0)
 

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from data_preprocess.cases import (
+    HELD_OUT,
     CaseInfo,
     check_compatible,
     describe_organs,
@@ -224,12 +225,26 @@ def test_a_patient_with_one_test_case_is_a_test_patient(tmp_path):
     assert read_splits(tmp_path)["test"] == ["a", "b"]
 
 
-def test_cases_that_the_data_set_keeps_apart_are_in_no_split_of_ours(tmp_path):
-    write_splits(tmp_path, [*infos(["a", "b", "c"], split="train"), *infos(["d"], split="apart")])
+def test_cases_that_the_data_set_reserves_are_held_out(tmp_path):
+    write_splits(tmp_path, [*infos(["a", "b", "c"], split="train"), *infos(["d"], split=HELD_OUT)])
     splits = read_splits(tmp_path)
-    assert splits["apart"] == ["d"]
+    assert splits[HELD_OUT] == ["d"]
     assert sorted(splits["train"] + splits["val"]) == ["a", "b", "c"]
     assert splits["test"] == []
+
+
+def test_files_of_version_0_1_are_read(tmp_path, add_case):
+    add_case(tmp_path, "a", np.zeros(SIZE, dtype=np.int16), np.zeros(SIZE, dtype=np.uint8))
+    path = tmp_path / "a" / "case.json"
+    content = json.loads(path.read_text())
+    del content["unmatched_structures"]
+    path.write_text(json.dumps(content | {"unknown_structures": ["PTV"], "split": "apart"}))
+    info = read_case_info(tmp_path / "a")
+    assert (info.unmatched_structures, info.split) == (("PTV",), HELD_OUT)
+    (tmp_path / "splits.json").write_text('{"train": ["b"], "val": [], "test": [], "apart": ["a"]}')
+    assert read_splits(tmp_path)[HELD_OUT] == ["a"]
+    write_splits(tmp_path, [info, *infos(["c"], split=HELD_OUT)])
+    assert json.loads((tmp_path / "splits.json").read_text())[HELD_OUT] == ["a", "c"]
 
 
 def test_missing_splits_are_an_error(tmp_path):

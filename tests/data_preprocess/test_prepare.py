@@ -122,7 +122,7 @@ def test_split_is_chosen_before_the_limit(openkbp, tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--input", "{tmp}/nowhere"], "nowhere: expected a folder; give a clone of open-kbp"),
+        (["--input", "{tmp}/nowhere"], "nowhere: expected a folder of OpenKBP: a clone of open-kbp"),
         ([], "--input missing: expected a folder"),
         (["--input", "{kbp}", "--preset", "nothing"], "nothing: no such preset"),
         (["--input", "{kbp}/provided-data/train-pats", "--split", "test"], "none of 2 cases is left by --split"),

@@ -5,7 +5,7 @@ on a voxel grid. Both are deterministic.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,7 +13,7 @@ import numpy as np
 from scipy import ndimage
 from scipy.spatial.transform import Rotation
 
-from data_preprocess.sources.base import RawCase, RawCaseHandle, is_wanted
+from data_preprocess.sources.base import RawCase, RawCaseHandle, RawStructures, is_wanted
 from data_preprocess.sources.phantom.anatomy import BODY, STRUCTURES
 from data_preprocess.sources.phantom.chest import CHEST, CHEST_TOP_Z_MM
 from data_preprocess.sources.phantom.shapes import Placed, Shape
@@ -119,18 +119,17 @@ class Painting(NamedTuple):
 def list_cases(folder: Path | None = None) -> list[RawCaseHandle]:
     """The phantoms of the demonstration, every fifth of them for testing; `folder` is not needed."""
     return [
-        RawCaseHandle(case_id=f"phantom_{seed:03d}", location=str(seed), split="test" if seed % 5 == 4 else "train")
+        RawCaseHandle(case_id=f"phantom_{seed:03d}", location=seed, split="test" if seed % 5 == 4 else "train")
         for seed in range(NUM_PHANTOMS)
     ]
 
 
-def read_case(reference: RawCaseHandle, preset: Preset | None = None) -> RawCase:
-    """Draw the phantom whose seed is the reference's location, with the preset's organs, or all."""
-    raw = draw_phantom(int(reference.location))
+def read_case(handle: RawCaseHandle, preset: Preset | None = None) -> RawCase:
+    """Draw the phantom whose seed is the handle's location: see `Source.read_case`."""
+    raw = draw_phantom(handle.location)
     masks = {name: mask for name, mask in raw.masks.items() if is_wanted(name, preset)}
-    return replace(
-        raw, masks=masks, split=reference.split, unknown=tuple(name for name in raw.masks if name not in masks)
-    )
+    structures = RawStructures(masks, tuple(name for name in raw.masks if name not in masks))
+    return RawCase.of(handle, raw.volume, structures, raw.source)
 
 
 def draw_phantom(

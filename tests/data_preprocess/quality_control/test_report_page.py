@@ -35,7 +35,9 @@ def page(tmp_path_factory):
         "parotid_left": raw.masks["parotid_right"],
         "parotid_right": raw.masks["parotid_left"],
     }
-    odd = replace(raw, case_id="odd", masks=masks, unknown=("PTV <70>",), notes=("1 localizer(s) left out",))
+    odd = replace(
+        raw, case_id="odd", masks=masks, unmatched_structures=("PTV <70>",), notes=("1 localizer(s) left out",)
+    )
     prepare_case(odd, PRESET, folder)
     finish(folder, PRESET, {"lost": "ct.nrrd: 3 < 4 & so on"})
     return folder / REPORT_NAME

@@ -61,7 +61,9 @@ def test_among_cts_of_one_frame_it_picks_the_one_it_names(slices, tmp_path):
     assert read_only_case(tmp_path).volume.array.max() == 400
     del structures.ReferencedFrameOfReferenceSequence[0].RTReferencedStudySequence
     save_all([structures], tmp_path, lambda _: f"slice{len(slices):03d}.dcm")
-    with pytest.raises(ValueError, match="2 CT series share this structure set's frame of reference: CT series"):
+    with pytest.raises(
+        ValueError, match="2 CT series share this structure set's frame of reference; keep one: CT series"
+    ):
         read_only_case(tmp_path)
 
 
@@ -110,7 +112,7 @@ def test_what_cannot_be_drawn_is_noted(slices, tmp_path):
     save_all([*slices, structures], tmp_path)
     found = read_only_case(tmp_path)
     assert list(found.masks) == ["Brainstem"]
-    assert found.unknown == ("Isocenter",)
+    assert found.unmatched_structures == ("Isocenter",)
     assert found.notes == (
         "Brainstem: 2 of 6 contours lie beyond the CT",
         "Parotid_L: has no contours, so it counts as not contoured",
@@ -149,7 +151,7 @@ def test_damaged_structure_sets_are_refused(damage, slices, tmp_path):
         structures.StructureSetROISequence[0].ReferencedFrameOfReferenceUID = uid_of("other")
     save_all([*slices, structures], tmp_path)
     messages = {
-        "no structures": "holds no structures, or was cut short",
+        "no structures": "holds no structures, or the file was cut short",
         "two of one name": "two structures are called Brainstem; rename one",
         "upright contour": "Brainstem has contours that are not parallel to the CT's slices",
         "other frame": "Brainstem lies in another frame of reference than its CT",

@@ -20,7 +20,7 @@ def archive(folder, path):
 
 
 def reference(path, case_id="pt_1"):
-    return RawCaseHandle(case_id=case_id, location=str(path), split="train")
+    return RawCaseHandle(case_id=case_id, location=path, split="train")
 
 
 @pytest.fixture
@@ -44,7 +44,7 @@ def test_patients_are_found_with_their_split_in_order_of_number(openkbp, patient
 
 
 def test_no_patients_is_an_error(tmp_path):
-    with pytest.raises(ValueError, match="nowhere: expected a folder; give a clone of open-kbp"):
+    with pytest.raises(ValueError, match="nowhere: expected a folder of OpenKBP: a clone of open-kbp"):
         list_cases(tmp_path / "nowhere")
     with pytest.raises(ValueError, match="--input missing: expected a folder"):
         list_cases(None)
@@ -95,11 +95,11 @@ def test_missing_structure_is_no_entry_and_doses_are_none(openkbp):
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("Brainstem.csv", ",data\n17,\nnonsense,\n", r"pt_1: a CSV file is damaged.*Brainstem\.csv: could not convert"),
+        ("Brainstem.csv", ",data\n17,\nnonsense,\n", r"pt_1: Brainstem\.csv is damaged.*could not convert"),
         ("Brainstem.csv", f",data\n{128**3},\n", r"Brainstem\.csv: index 2097152 is out of bounds"),
-        ("ct.csv", ",data\n17,1000\n18\n", r"pt_1: a CSV file is damaged.*ct\.csv"),
-        ("voxel_dimensions.csv", "4.0\n4.0\n", "expected three positive millimetres"),
-        ("voxel_dimensions.csv", "4.0\n-4.0\n2.5\n", "expected three positive millimetres"),
+        ("ct.csv", ",data\n17,1000\n18\n", r"pt_1: ct\.csv is damaged"),
+        ("voxel_dimensions.csv", "4.0\n4.0\n", "expected three positive numbers in mm"),
+        ("voxel_dimensions.csv", "4.0\n-4.0\n2.5\n", "expected three positive numbers in mm"),
     ],
 )
 def test_damaged_csv_is_an_error(name, content, message, patient):

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from data_preprocess import export
+from data_preprocess.cases import HELD_OUT
 from data_preprocess.label_map import merge_masks
 from data_preprocess.sources import SOURCES, labelmap, masks, nnunet, pddca
 from data_preprocess.sources import masks_only as shapes
@@ -72,7 +73,7 @@ def test_masks_as_of_hanseg(phantom, tmp_path):
     found = read_only_case("masks", tmp_path)
     assert_same_case(found, phantom)
     assert found.case_id == found.patient == "case_01"
-    assert found.unknown == ()
+    assert found.unmatched_structures == ()
 
 
 def test_label_maps(phantom, tmp_path):
@@ -159,7 +160,7 @@ def test_dicom_with_a_structure_set(phantom, tmp_path):
     found = read_only_case("dicom", tmp_path)
     np.testing.assert_array_equal(found.volume.array, phantom.volume.array)
     assert found.volume.geometry.matches(phantom.volume.geometry, tolerance_mm=1e-3)
-    assert found.unknown == ("BODY", "PTV_70")
+    assert found.unmatched_structures == ("BODY", "PTV_70")
     assert (found.case_id, found.patient) == ("P1", "P1")
     assert {PRESET.find_organ(n) for n in found.masks} == {PRESET.find_organ(n) for n in phantom.masks}
     large = 0
@@ -172,7 +173,7 @@ def test_dicom_with_a_structure_set(phantom, tmp_path):
 
 def test_pddca_splits_by_case_number(phantom, tmp_path):
     splits = {"0522c0001": "train", "0522c0479": "train", "0522c0555": "test", "0522c0746": "test"}
-    splits |= {"0522c0788": "apart", "0522c0878": "apart", "my_patient": None}
+    splits |= {"0522c0788": HELD_OUT, "0522c0878": HELD_OUT, "my_patient": None}
     for case_id in splits:
         (tmp_path / case_id / "structures").mkdir(parents=True)
     assert {r.case_id: r.split for r in pddca.list_cases(tmp_path)} == splits
@@ -210,7 +211,7 @@ def test_a_mask_that_was_cut_to_its_extent_is_put_in_its_place(phantom, tmp_path
 def test_structures_that_nobody_asks_for_are_listed_and_not_read(phantom, tmp_path):
     folder = write_pddca(tmp_path, phantom)
     (folder / "structures" / "PTV70.nrrd").write_text("no volume, but nobody reads it")
-    assert read_only_case("pddca", tmp_path).unknown == ("PTV70",)
+    assert read_only_case("pddca", tmp_path).unmatched_structures == ("PTV70",)
 
 
 def test_an_empty_mask_counts_as_not_contoured(phantom, tmp_path):
