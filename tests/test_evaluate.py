@@ -80,7 +80,7 @@ def test_tolerance_of_the_command_line_is_used_and_recorded(tmp_path):
     assert origin["tolerances"]["chiasm"]["source"] == "preset phantom"
 
 
-def test_another_grid_is_an_error_that_prints_both_unless_resampled(tmp_path, caplog):
+def test_different_grids_are_an_error_that_prints_both_unless_resampled(tmp_path, caplog):
     for name in ("a", "b"):
         write_label(tmp_path / "ref" / f"{name}.mha", {1: (1, 3)})
     write_label(tmp_path / "pred" / "a.mha", {1: (1, 3)}, spacing=(3.0, 2.0, 1.5))
@@ -121,7 +121,7 @@ def test_comparison_with_itself_says_identical_and_finds_a_planted_shift(tmp_pat
     assert "brainstem" in (tmp_path / "scores" / "comparison_dice.md").read_text()
 
 
-def test_worst_cases_are_drawn_on_their_ct(tmp_path, caplog):
+def test_worst_cases_are_rendered_on_their_ct(tmp_path, caplog):
     for name in ("a", "b"):
         write_label(tmp_path / "ref" / f"{name}.mha", {1: (1, 3)})
         write_label(tmp_path / "pred" / f"{name}.mha", {1: (1, 3) if name == "b" else (3, 5)})
@@ -157,7 +157,7 @@ def test_a_bug_in_a_metric_is_shown_with_file_and_line_and_the_other_cases_are_s
     assert "Failed cases (not in the table): b." in capsys.readouterr().out
 
 
-def test_a_bug_in_the_only_case_is_no_user_error(tmp_path, monkeypatch, caplog):
+def test_a_bug_in_the_only_case_is_not_a_user_error(tmp_path, monkeypatch, caplog):
     for side in ("ref", "pred"):
         write_label(tmp_path / side / "b.mha", {1: (0, 4)})
     monkeypatch.setattr("utils.evaluation.surface.centroid_distance_mm", fail_on_four_voxels)
@@ -213,7 +213,7 @@ def test_when_every_case_fails_nothing_is_written(tmp_path):
     assert not (tmp_path / "scores").exists()
 
 
-def test_two_observers_score_what_the_package_says(real_data, tmp_path):
+def test_two_observers_get_the_scores_of_the_package(real_data, tmp_path):
     case, organs = "0522c0331", ("Lens-Rt", "Brainstem", "Parotid-Lt")
     for side, observer in (("pred", "radiographer"), ("ref", "oncologist")):
         (tmp_path / side / case).mkdir(parents=True)

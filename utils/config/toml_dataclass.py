@@ -1,6 +1,7 @@
 """Builds frozen dataclasses from TOML files and reports every problem of a file at once."""
 
 import dataclasses
+import json
 import math
 import tomllib
 import types
@@ -17,7 +18,7 @@ Table = dict[str, typing.Any]
 class Range:
     """The allowed values of a number, written beside its type: `Annotated[float, Range(0, 1)]`.
 
-    Beside the type of a tuple it holds for each number. `Range()` allows every number but NaN.
+    Beside the type of a tuple it applies to each number. `Range()` allows every number except NaN.
     """
 
     low: float = -math.inf
@@ -36,7 +37,7 @@ def read_toml(path: Path) -> Table:
     """Read a TOML file.
 
     Raises:
-        UserError: the file is missing or not TOML; the message names the file and the line.
+        UserError: the file is missing or not valid TOML; the message names the file and the line.
     """
     if not path.is_file():
         raise UserError(f"{path}: no such configuration file; check the path")
@@ -110,7 +111,7 @@ def changed_keys(old: Table, new: Table, where: str = "") -> list[str]:
 
 def to_table(instance: typing.Any) -> Table:
     """Convert an instance to the table from which `build` makes an equal one: dictionaries, lists, numbers, text."""
-    return _plain(dataclasses.asdict(instance))
+    return json.loads(json.dumps(dataclasses.asdict(instance)))  # tuples become lists
 
 
 def _convert(expected: typing.Any, value: typing.Any, problems: list[str], where: str) -> typing.Any:
@@ -167,11 +168,3 @@ def _parse_value(text: str) -> typing.Any:
         return tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:
         return text
-
-
-def _plain(value: typing.Any) -> typing.Any:
-    if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
-    return value

@@ -25,7 +25,7 @@ def test_a_name_that_is_only_a_side_stays_a_name():
 
 
 @pytest.mark.parametrize(
-    ("tg_263", "plain"),
+    ("tg_263", "other_name"),
     [
         ("Glnd_Submand_L", "submandibular_left"),
         ("OpticNrv_R", "Right optic nerve"),
@@ -35,8 +35,8 @@ def test_a_name_that_is_only_a_side_stays_a_name():
         ("Cavity_Oral", "oral cavity"),
     ],
 )
-def test_names_of_tg_263_are_known(tg_263, plain):
-    assert common_key(tg_263) == common_key(plain)
+def test_names_of_tg_263_are_known(tg_263, other_name):
+    assert common_key(tg_263) == common_key(other_name)
 
 
 def test_no_name_stands_for_two_organs():

@@ -1,4 +1,4 @@
-"""utils/config/preset.py: the shipped presets, and everything that can be wrong with one's own."""
+"""utils/config/preset.py: the shipped presets, and the errors of a wrong preset."""
 
 import types
 import typing
@@ -113,7 +113,7 @@ def test_an_old_key_on_the_command_line_is_answered_with_its_new_name():
     assert message.startswith("own.toml: 2 problem(s)")
 
 
-def test_mirroring_exchanges_partners_and_keeps_the_others():
+def test_flips_swap_left_and_right_organs():
     preset = load_preset("pddca")
     assert preset.mirrored_organs == (0, 1, 2, 4, 3, 6, 5, 8, 7)
 
@@ -134,7 +134,7 @@ def test_organs_are_found_by_their_names_in_clinics():
     assert preset.find_organ("Parotid_L+R") is None
     parts = load_preset("pddca", ["organs.chiasm.aliases=['eye']", "organs.mandible.aliases=['orbit']"])
     assert parts.find_organ("Eye") == 1
-    assert parts.find_organ("Globe") is None  # two organs lay claim to it
+    assert parts.find_organ("Globe") is None  # chiasm and mandible both have it as an alias
 
 
 def test_overrides_replace_single_values():
@@ -149,14 +149,14 @@ def test_a_preset_file_of_ones_own_is_named_by_its_path(tmp_path):
     assert load_preset(str(path)).name == "mine"
 
 
-def test_an_unknown_preset_is_answered_with_the_known_ones():
+def test_an_unknown_preset_lists_the_known_ones():
     with pytest.raises(ValueError, match="pdca: no such preset; choose one of .*pddca.*phantom"):
         load_preset("pdca")
 
 
 def test_all_problems_are_reported_together_with_file_and_key():
     table = preset_to_table(load_preset("phantom"))
-    table["organs"]["chiasm"]["colour"] = 3
+    table["organs"]["chiasm"]["shade"] = 3
     table["organs"]["mandible"] = "big"
     del table["organs"]["brainstem"]["focal_alpha"]
     del table["grid"]["crop_size_vox"]
@@ -166,7 +166,7 @@ def test_all_problems_are_reported_together_with_file_and_key():
     assert {line.strip() for line in lines[1:]} == {
         "--set nonsense: expected section.key=value",
         "organs.brainstem.focal_alpha: missing key",
-        "organs.chiasm.colour: unknown key",
+        "organs.chiasm.shade: unknown key",
         "organs.mandible: expected a section, got 'big'",
         "grid.crop_size_vox: missing key",
         "loss.dice_weight: expected float, got 'much'",

@@ -57,11 +57,11 @@ def test_round_trip_through_a_plain_table():
 
 
 def test_all_problems_of_a_table_are_reported_together():
-    table = {"box": {"size": [1, 2], "colour": "red"}, "mode": "medium", "weights": 3, "nmae": "a", "mirrored": 1}
+    table = {"box": {"size": [1, 2], "shade": "red"}, "mode": "medium", "weights": 3, "nmae": "a", "mirrored": 1}
     assert problems_of(table) == [
         "nmae: unknown key",
         "name: missing key",
-        "box.colour: unknown key",
+        "box.shade: unknown key",
         "box.size: expected a list of 3, got [1, 2]",
         "mode: expected one of 'fast', 'slow', got 'medium'",
         "weights: expected a list, got 3",
@@ -85,7 +85,7 @@ def test_all_problems_of_a_table_are_reported_together():
         ({"source": 3}, "source: expected str, got 3"),
     ],
 )
-def test_a_wrong_type_is_named_with_its_place(changed, problem):
+def test_a_wrong_value_is_reported_with_its_key(changed, problem):
     assert problems_of({"name": "a", "box": {"size": [1, 2, 3]}} | changed) == [problem]
 
 

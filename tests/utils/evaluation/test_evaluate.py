@@ -1,4 +1,4 @@
-"""utils/evaluation/evaluate.py: which masks are compared, and what an organ's absence means."""
+"""utils/evaluation/evaluate.py: which masks are compared, and the status of absent organs."""
 
 import numpy as np
 import pytest
@@ -35,14 +35,14 @@ def statuses(evaluation):
 
 
 def test_every_kind_of_absence_has_its_status(tmp_path):
-    for organ, predicted, true in (
+    for organ, predicted, contoured in (
         ("Lens-Lt", 2, 3),
         ("Lens-Rt", None, 3),
         ("Brain", 2, None),
         ("Cochlea-Lt", None, None),
     ):
         write_mask(tmp_path / "pred" / "p1" / f"{organ}.nrrd", predicted)
-        write_mask(tmp_path / "ref" / "p1" / f"{organ}.nrrd", true)
+        write_mask(tmp_path / "ref" / "p1" / f"{organ}.nrrd", contoured)
     write_mask(tmp_path / "pred" / "p1" / "Mandible.nrrd", 1)
     write_mask(tmp_path / "ref" / "p1" / "Larynx.nrrd", 1)
     evaluation = evaluate(tmp_path)
@@ -75,7 +75,7 @@ def test_with_a_preset_its_organs_are_scored_and_others_listed(tmp_path):
     evaluation = evaluate(tmp_path, preset="pddca")
     found = statuses(evaluation)
     assert found["p1", "parotid_left"] is Status.SCORED
-    assert found["p1", "brainstem"] is Status.MISSED  # the preset says that it should have been predicted
+    assert found["p1", "brainstem"] is Status.MISSED  # with a preset, each of its organs should be predicted
     assert found["p1", "chiasm"] is Status.NOT_CONTOURED
     assert len(found) == 9
     assert evaluation.unmatched_structures == ("Spleen",)

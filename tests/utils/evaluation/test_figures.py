@@ -1,4 +1,4 @@
-"""utils/evaluation/figures.py: a box per organ, a picture per metric."""
+"""utils/evaluation/figures.py: box plots and overlays."""
 
 import math
 
@@ -59,18 +59,18 @@ def has_outline(picture):
     return bool((picture[:400] == OVERLAY_COLOR).all(axis=-1).any())
 
 
-def test_the_predictions_outline_is_drawn_in_its_color():
+def test_the_prediction_has_its_color():
     picture = render_organ(IMAGE, GRID, box(5, 9), box(6, 10), "brainstem")
     assert picture.dtype == np.uint8
     assert picture.shape[2] == 3
     assert has_outline(picture)
 
 
-def test_a_missed_organ_shows_the_reference_alone():
+def test_a_missed_organ_shows_the_reference_only():
     assert not has_outline(render_organ(IMAGE, GRID, empty_mask(GRID), box(6, 10), "brainstem"))
 
 
-def test_masks_outside_of_the_ct_are_refused():
+def test_masks_outside_the_ct_are_refused():
     far = Geometry(size_zyx=GRID.size_zyx, spacing_zyx_mm=GRID.spacing_zyx_mm, origin_xyz_mm=(1e4, 0.0, 0.0))
     with pytest.raises(ValueError, match="outside the CT"):
         render_organ(IMAGE, far, box(5, 9), box(6, 10), "brainstem")

@@ -1,4 +1,4 @@
-"""utils/evaluation/report.py: what is shown and written of an evaluation."""
+"""utils/evaluation/report.py: printed tables and written files."""
 
 import csv
 import json
@@ -28,7 +28,7 @@ def report():
     return build_report(evaluation(), evaluation(shift=0.1), ("chiasm",), {"compare": "other"})
 
 
-def test_score_table_shows_organs_groups_and_what_is_left_out(report):
+def test_score_table_shows_organs_groups_and_organs_without_scores(report):
     table = score_table(report, METRICS[:2])
     assert list(table.headings) == [
         "organ",
@@ -57,7 +57,7 @@ def test_comparison_table_shows_the_shift_and_says_identical(report):
     assert hd95.rows[0][4:] == ["identical", "", "1", "1"]
 
 
-def test_the_screen_shows_scores_worst_cases_and_comparison(report):
+def test_the_console_shows_scores_worst_cases_and_comparison(report):
     text = format_console_report(report)
     assert "mean of small" in text
     assert "worst Dice in" in text

@@ -1,4 +1,4 @@
-"""utils/evaluation/significance.py: intervals that cover, tests with known answers, corrections worked out by hand."""
+"""utils/evaluation/significance.py: coverage of intervals, tests with known results, corrections computed by hand."""
 
 import math
 
@@ -44,7 +44,7 @@ def test_signed_rank_of_identical_cases_is_one_and_of_none_undefined():
 def test_signed_rank_by_hand():
     # Six differences of one sign: of the 2^6 ways to give signs, two are as extreme.
     assert signed_rank_p([1, 2, 3, 4, 5, 6]) == pytest.approx(2 / 64)
-    assert signed_rank_p([1, 2, 3, 4, 5, 6, 0, 0]) == pytest.approx(2 / 64)  # unchanged cases say nothing
+    assert signed_rank_p([1, 2, 3, 4, 5, 6, 0, 0]) == pytest.approx(2 / 64)  # zero differences are left out
     assert signed_rank_p([1, 2, 3, 4, 5, np.inf]) == pytest.approx(2 / 64)
     assert signed_rank_p([1, 2, 3, 4, 5, -np.inf]) > 0.3
 

@@ -1,4 +1,4 @@
-"""utils/evaluation/surface.py: distances between surfaces, against hand-computed cases, laws and the package itself."""
+"""utils/evaluation/surface.py: against values computed by hand, properties of distances, and the package itself."""
 
 import warnings
 from dataclasses import asdict
@@ -64,7 +64,7 @@ def test_a_bar_of_two_voxels_shifted_by_one(axis, spacing):
     assert result.centroid_distance_mm == pytest.approx(spacing)
 
 
-def test_a_diagonal_neighbour_is_measured_in_space():
+def test_a_diagonal_distance_is_euclidean():
     result = score_masks(voxels((2, 2, 3)), voxels((0, 0, 0)), (3.0, 4.0, 12.0), tolerance_mm=1)
     assert result.hd_mm == pytest.approx(np.linalg.norm([2 * 3, 2 * 4, 3 * 12]))
     assert result.mean_distance_to_reference_mm == pytest.approx(result.mean_distance_to_prediction_mm)
@@ -91,7 +91,7 @@ def test_masks_of_other_shapes_or_types_are_refused():
         score_masks(EMPTY.astype(np.uint8), EMPTY, SPACING, TOLERANCE)
 
 
-def test_nothing_is_said_on_the_warnings_channel():
+def test_no_warning_is_shown():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         score_masks(voxels((1, 1, 1)), voxels((1, 2, 1)), SPACING, TOLERANCE)

@@ -1,4 +1,4 @@
-"""utils/evaluation/tolerances.py: whose tolerance counts."""
+"""utils/evaluation/tolerances.py: the source of each tolerance."""
 
 import pytest
 

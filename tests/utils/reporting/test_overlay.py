@@ -63,14 +63,14 @@ def test_head_is_up_and_left_is_on_the_right(image: np.ndarray):
 
 
 def test_reference_and_heatmap_are_drawn(image: np.ndarray, label: np.ndarray):
-    plain = render_case(image, label, **STYLE)
+    without_reference = render_case(image, label, **STYLE)
     reference = np.roll(label, 2, axis=1)
     heatmap = np.zeros(image.shape, np.float32)
     heatmap[3, 15, 6] = 1
     with_reference = render_case(image, label, **STYLE, reference=reference)
     light_red = (255, 191, 191)
     assert has_color(with_reference, light_red)
-    assert not has_color(plain, light_red)
+    assert not has_color(without_reference, light_red)
     warm = render_case(image, None, **STYLE, heatmap=heatmap).astype(int)
     assert (warm[..., 0] > warm[..., 2] + 80).any()
 
