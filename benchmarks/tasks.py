@@ -22,11 +22,12 @@ from data_preprocess.augment import Batch, CropAugmentation
 from data_preprocess.dataloaders import build_step_loader, crop_dataset, open_training_cases, training_preset
 from data_preprocess.export import export_case
 from data_preprocess.prepare import prepare_case
-from data_preprocess.scans import list_scans
+from data_preprocess.scans import list_scans, read_transformed
 from data_preprocess.sources import RawCase
 from data_preprocess.splits import choose_splits
 from models.focusnet import NETWORK_NAMES, build_network
 from models.int8 import quantize_convolutions
+from models.pretrained import load_model
 from models.sliding_window import OVERLAP
 from utils.config.preset import Preset, load_preset
 from utils.evaluation.evaluate import EvaluationSettings, evaluate_case
@@ -176,7 +177,7 @@ def whole_ct(
     if checkpoint is None:
         checkpoint = folder / "untrained.pt"
         save_untrained(checkpoint, load_preset(preset, overrides))
-    model = inference.load_model(checkpoint, compute, overlap=0.5 if plain else OVERLAP)
+    model = load_model(checkpoint, compute, overlap=0.5 if plain else OVERLAP)
     if plain:
         inference_transform.resample_to_label_map = resample_to_label_map
         models.predictor.NO_TISSUE_HU = -math.inf
@@ -185,7 +186,7 @@ def whole_ct(
     scan = list_scans(path)[0]
 
     def run() -> None:
-        placed = inference.read_scan(scan, model.preset, correct_offset=False, from_dicom=False).placed
+        placed = read_transformed(scan, model.preset.grid).image
         write_volume(folder / "label.nii.gz", inference.segment(placed, model).label)
 
     return Task(run)

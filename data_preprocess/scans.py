@@ -1,18 +1,21 @@
-"""The CTs that a user means by a path: volumes, DICOM folders, trees of them, or a text list."""
+"""Finds and reads the CTs that a path stands for: volumes, DICOM folders, trees of them, or a text list."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
-from utils.errors import UserError
+from data_preprocess.hounsfield import validate_hounsfield
+from data_preprocess.inference_transform import InferenceTransform, TransformedImage
+from utils.config.preset import GridSettings
+from utils.errors import UserError, user_message
 from utils.io.dicom import CtSeries, DicomSeries, find_series, read_ct
 from utils.io.files import validate_file_name
 from utils.io.volumes import SUFFIXES, Volume, read_volume, volume_stem, volume_suffix
 
 LIST_SUFFIX = ".txt"
 UID_DIGITS = 8
-"""So many last characters of a series UID tell series of one folder apart."""
+"""The last digits of a series UID tell apart the series of one folder."""
 
 
 class ScanContent(NamedTuple):
@@ -21,19 +24,27 @@ class ScanContent(NamedTuple):
     volume: Volume
     """As stored; axes are not reordered."""
     notes: list[str]
-    """What was mended."""
+    """Repairs, for example copies of slices that were left out."""
     series: CtSeries | None
-    """Slices and UIDs, where the scan came from DICOM."""
+    """Slices and UIDs if the scan came from DICOM."""
+
+
+class TransformedScan(NamedTuple):
+    """A scan on the networks' grid."""
+
+    image: TransformedImage
+    series: CtSeries | None
+    """Slices and UIDs if the scan came from DICOM."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Scan:
-    """A CT that was found and not read yet.
+    """A CT that was found but not read yet.
 
     Attributes:
         case_id: begins the names of its files.
-        source: a volume's path or a DICOM series.
-        problem: why it cannot be read, if that is known; a list names it all the same.
+        source: path of a volume, or a DICOM series.
+        problem: why an entry of a list cannot be read, if that is known already.
     """
 
     case_id: str
@@ -47,7 +58,7 @@ class Scan:
         """Read the voxels.
 
         Raises:
-            UserError: they cannot be read, or are no CT.
+            UserError: they cannot be read, or are not a CT.
         """
         if self.problem is not None:
             raise UserError(self.problem)
@@ -57,14 +68,52 @@ class Scan:
         return ScanContent(read_volume(self.source), [], None)
 
 
-def list_scans(path: Path) -> list[Scan]:
-    """Find the scans that a path stands for, in order of their names.
+def read_transformed(
+    scan: Scan, grid: GridSettings, *, correct_offset: bool = False, require_dicom: bool = False
+) -> TransformedScan:
+    """Read a scan and bring it onto the networks' grid.
 
-    A file is a volume, or a text list (.txt) with a path per line, relative to the list, that may follow a case id and
-    a tab. A folder means the volumes in it, or else every CT series in it and below, or else the volumes below it.
+    Args:
+        scan: one of `list_scans`.
+        grid: of the networks' preset.
+        correct_offset: subtract 1024 from a CT that was stored as HU + 1024.
+        require_dicom: a structure set will refer to the slices.
 
     Raises:
-        UserError: there is nothing of that kind, or two scans would have one case id.
+        UserError: the scan is damaged, not a CT in HU, shows no head and neck, or is not DICOM though it must be.
+    """
+    content = scan.read()
+    if require_dicom and content.series is None:
+        raise UserError(f"{scan}: --rtstruct refers to DICOM slices; give the CT as a DICOM folder")
+    try:
+        image = transform_ct(content.volume, grid, correct_offset=correct_offset)
+    except UserError as error:
+        raise UserError(f"{scan}: {error}") from error
+    return TransformedScan(image._replace(notes=[*content.notes, *image.notes]), content.series)
+
+
+def transform_ct(ct: Volume, grid: GridSettings, *, correct_offset: bool = False) -> TransformedImage:
+    """Check that a CT is in HU and bring it onto the networks' grid; see `InferenceTransform.apply`.
+
+    Raises:
+        UserError: the values are not HU, or the CT shows no head and neck.
+    """
+    if ct.array.ndim != 3:
+        raise UserError(f"expected a 3-D CT with one value per voxel, got an array of shape {ct.array.shape}")
+    checked = validate_hounsfield(ct.array, correct_offset=correct_offset)
+    image = InferenceTransform.apply(Volume(array=checked.array, geometry=ct.geometry), grid)
+    return image._replace(notes=[*checked.notes, *image.notes])
+
+
+def list_scans(path: Path) -> list[Scan]:
+    """Find the scans that a path stands for, sorted by name.
+
+    A file is a volume or a text list (.txt). Each line of a list is a path relative to the list, or a case id, a tab
+    and a path. A folder stands for the volumes in it; without any, for all CT series in it and below; without any, for
+    the volumes below it.
+
+    Raises:
+        UserError: nothing of that kind is there, or two scans would have the same case id.
     """
     if not path.exists():
         raise UserError(f"{path}: no such file or folder; check the path")
@@ -74,10 +123,10 @@ def list_scans(path: Path) -> list[Scan]:
 
 
 def check_case_ids(scans: Iterable[Scan]) -> None:
-    """Check that every scan's case id can name its files, and that they all differ.
+    """Check that every case id can name files, and that no two are equal.
 
     Raises:
-        UserError: otherwise.
+        UserError: a case id cannot name files, or two scans have the same.
     """
     by_id: dict[str, Scan] = {}
     for scan in scans:
@@ -121,12 +170,12 @@ def _in_list(path: Path) -> list[Scan]:
 
 
 def _listed(path: Path) -> list[Scan]:
-    """What a line of a list means; that it cannot be read stops nobody else."""
+    """The scans of one line of a list; a folder that cannot be read is a failed case and does not stop the others."""
     if path.is_dir():
         try:
             return _in_folder(path)
-        except ValueError as error:
-            return [Scan(case_id=path.resolve().name, source=path, problem=str(error))]
+        except (UserError, PermissionError) as error:
+            return [Scan(case_id=path.resolve().name, source=path, problem=user_message(error))]
     return [Scan(case_id=volume_stem(path), source=path)]
 
 
@@ -137,19 +186,21 @@ def _in_folder(folder: Path) -> list[Scan]:
     volumes = _volumes(folder.rglob("*"))
     try:
         series = find_series(folder)
-    except ValueError as error:
+    except UserError as error:
         if not volumes:
             raise UserError(f"{error}, and no volumes ({', '.join(SUFFIXES)})") from error
         series = []
     if not series:
-        return [Scan(case_id=_joined(path.parent / volume_stem(path), folder), source=path) for path in volumes]
+        return [Scan(case_id=_case_id(path.parent / volume_stem(path), folder), source=path) for path in volumes]
     cts = [one for one in series if one.modality == "CT"]
     if not cts:
         found = "; ".join(map(str, series[:3])) + ("; ..." if len(series) > 3 else "")
         raise UserError(f"{folder}: expected a CT, found {found}")
     homes = [one.paths[0].parent for one in cts]
     return [
-        Scan(case_id=_joined(home, folder) + (f"_{one.uid[-UID_DIGITS:]}" if homes.count(home) > 1 else ""), source=one)
+        Scan(
+            case_id=_case_id(home, folder) + (f"_{one.uid[-UID_DIGITS:]}" if homes.count(home) > 1 else ""), source=one
+        )
         for one, home in zip(cts, homes, strict=True)
     ]
 
@@ -158,7 +209,7 @@ def _volumes(paths: Iterable[Path]) -> list[Path]:
     return sorted(path for path in paths if path.is_file() and volume_suffix(path) and not path.name.startswith("."))
 
 
-def _joined(path: Path, folder: Path) -> str:
-    """A case id from where a scan lies below the input folder."""
+def _case_id(path: Path, folder: Path) -> str:
+    """A case id from the path of a scan below the input folder."""
     parts = path.relative_to(folder).parts
     return "_".join(parts) if parts else folder.resolve().name

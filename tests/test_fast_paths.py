@@ -9,8 +9,8 @@ from benchmarks import baseline as plain
 from data_preprocess.inference_transform import InferenceTransform, resample_to_label_map
 from data_preprocess.sources import SOURCES
 from data_preprocess.sources.phantom.source import draw_phantom
-from inference import load_model, published_checkpoint
 from losses.segmentation import SegmentationLoss
+from models.pretrained import load_model, published_checkpoint
 from utils.config.preset import load_preset
 from utils.evaluation.overlap import dice_per_label
 from utils.runtime.device import choose_compute, computes_int8

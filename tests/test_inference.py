@@ -3,6 +3,7 @@
 import csv
 import json
 import logging
+from pathlib import Path
 
 import numpy as np
 import pydicom
@@ -11,13 +12,18 @@ import SimpleITK as sitk
 import torch
 
 import inference
+from data_preprocess.sources import SOURCES
 from models.focusnet import build_network
+from models.pretrained import load_model
+from models.s_net import SNet
 from tests.dicom_files import ct_slices, save_all
 from utils.config.preset import load_preset
+from utils.errors import UserError
 from utils.imaging.geometry import Geometry
 from utils.io.checkpoint import save_checkpoint
 from utils.io.volumes import Volume, read_volume, write_volume
 from utils.runtime.command_line import run_main
+from utils.runtime.device import choose_compute
 
 TINY = [
     "networks.width=0.1",
@@ -172,6 +178,100 @@ def test_one_damaged_ct_does_not_stop_the_others(ct, checkpoint, tmp_path, caplo
     assert (tmp_path / "out" / "good.nii.gz").is_file()
     assert not (tmp_path / "out" / "bad.nii.gz").exists()
     assert "bad.nii.gz" in caplog.text
+
+
+def test_a_bug_in_a_network_is_logged_with_its_traceback_and_the_other_cts_go_on(
+    ct, checkpoint, tmp_path, caplog, monkeypatch
+):
+    for name in ("a", "b", "c"):
+        write_volume(tmp_path / "in" / f"{name}.mha", ct)
+    forward, calls = SNet.forward, []
+
+    def fails_once(self, image):
+        calls.append(image)
+        if len(calls) == 1:
+            raise RuntimeError("shape '[2]' is invalid")  # planted
+        return forward(self, image)
+
+    monkeypatch.setattr(SNet, "forward", fails_once)
+    assert run("--checkpoint", checkpoint, "--input", tmp_path / "in", "--output", tmp_path / "out") == 1
+    line = next(i for i, text in enumerate(Path(__file__).read_text().splitlines(), 1) if text.endswith("# planted"))
+    assert f'test_inference.py", line {line}, in fails_once' in caplog.text
+    assert "error: a: bug: RuntimeError: shape '[2]' is invalid\nTraceback" in caplog.text
+    assert sorted(path.name for path in (tmp_path / "out").glob("*.json")) == ["b.json", "c.json"]
+    rows = list(csv.DictReader((tmp_path / "out" / "summary.csv").open()))
+    assert rows[0]["flags"] == "failed: bug: RuntimeError: shape '[2]' is invalid"
+    assert rows[1]["case"] == "b"
+
+
+def test_one_ct_with_a_bug_has_status_1(ct, checkpoint, tmp_path, monkeypatch):
+    write_volume(tmp_path / "a.mha", ct)
+    monkeypatch.setattr(SNet, "forward", lambda self, image: image.view(-7, 3))
+    assert run("--checkpoint", checkpoint, "--input", tmp_path / "a.mha", "--output", tmp_path / "out") == 1
+
+
+def test_out_of_memory_is_one_line(ct, checkpoint, tmp_path, caplog, monkeypatch):
+    def exhaust(self, image):
+        raise RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes.")
+
+    write_volume(tmp_path / "a.mha", ct)
+    monkeypatch.setattr(SNet, "forward", exhaust)
+    assert run("--checkpoint", checkpoint, "--input", tmp_path / "a.mha", "--output", tmp_path / "out") == 2
+    assert "error: a: out of memory" in caplog.text
+    assert "Traceback" not in caplog.text
+
+
+def test_images_and_arrays_are_segmented_as_files_are(ct, checkpoint, tmp_path):
+    write_volume(tmp_path / "head.mha", ct)
+    segment_file(tmp_path / "head.mha", checkpoint, tmp_path / "out", "--format", "mha")
+    expected = sitk.ReadImage(str(tmp_path / "out" / "head.mha"))
+
+    model = load_model(checkpoint, choose_compute("cpu", "fp32"))
+    label = inference.segment_image(sitk.ReadImage(str(tmp_path / "head.mha")), model)
+    assert (label.GetOrigin(), label.GetSpacing()) == (expected.GetOrigin(), expected.GetSpacing())
+    np.testing.assert_allclose(label.GetDirection(), expected.GetDirection(), atol=1e-6)
+    np.testing.assert_array_equal(sitk.GetArrayFromImage(label), sitk.GetArrayFromImage(expected))
+
+    straight = Volume(array=ct.array, geometry=Geometry(size_zyx=ct.array.shape, spacing_zyx_mm=(4.0, 3.0, 2.5)))
+    write_volume(tmp_path / "straight.mha", straight)
+    segment_file(tmp_path / "straight.mha", checkpoint, tmp_path / "out", "--format", "mha")
+    array = inference.segment_array(ct.array.astype(np.float64), (4.0, 3.0, 2.5), model)
+    np.testing.assert_array_equal(array, read_volume(tmp_path / "out" / "straight.mha").array)
+    assert len(np.unique(array)) > 2
+
+
+def test_a_picture_is_not_a_ct(checkpoint):
+    model = load_model(checkpoint, choose_compute("cpu", "fp32"))
+    for shape in ((30, 44), (30, 44, 36, 3)):
+        with pytest.raises(UserError, match="expected a 3-D CT with one value per voxel"):
+            inference.segment_array(np.zeros(shape), (1.0, 1.0, 1.0), model)
+
+
+EXAMPLE = """
+import SimpleITK as sitk
+
+from inference import segment_image
+from models.pretrained import load_pretrained
+
+model = load_pretrained("openkbp")
+label = segment_image(sitk.ReadImage("ct.nii.gz"), model)
+sitk.WriteImage(label, "label.nii.gz")
+array = sitk.GetArrayFromImage(label)
+for value, name in enumerate(model.preset.organ_names, 1):
+    print(name, (array == value).sum(), "voxels")
+"""
+
+
+def test_the_documented_example_runs(tmp_path, real_data, monkeypatch, capsys):
+    source = SOURCES["openkbp"]
+    patient = next(case for case in source.list_cases(real_data / "openkbp" / "validation-pats"))
+    write_volume(tmp_path / "ct.nii.gz", source.read_case(patient, load_preset("openkbp")).volume)
+    assert EXAMPLE.strip() in (Path(__file__).parent.parent / "docs" / "inference.md").read_text()
+    monkeypatch.chdir(tmp_path)
+    exec(compile(EXAMPLE, "example", "exec"), {})
+    voxels = dict(line.split()[:2] for line in capsys.readouterr().out.splitlines())
+    assert int(voxels["mandible"]) > 1000
+    assert Path("label.nii.gz").is_file()
 
 
 @pytest.mark.parametrize("broken", ["input", "checkpoint", "empty folder", "air"])

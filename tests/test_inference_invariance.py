@@ -16,11 +16,12 @@ from torch import nn
 
 import inference
 from data_preprocess.inference_transform import InferenceTransform
-from data_preprocess.scans import list_scans
+from data_preprocess.scans import list_scans, read_transformed
 from data_preprocess.sources.phantom.source import ORGANS, draw_patient, paint_patient
 from models.focusnet import FocusNet
 from models.oom_fallback import OOMFallbackPredictor
 from models.predictor import Predictor
+from models.pretrained import Model
 from models.s_net import SNetOutput
 from tests.dicom_files import ct_slices, save_all
 from tests.reorientation import ALL_48, reoriented
@@ -88,7 +89,7 @@ class FixedSOSNet(nn.Module):
 def model():
     network = FocusNet(PRESET, s_net=FixedSNet(), sol_net=FixedSOLNet(), sos_net=FixedSOSNet()).eval()
     predictor = OOMFallbackPredictor(Predictor(network, PRESET, autocast=nullcontext()), choose_compute("cpu", "fp32"))
-    return inference.Model(predictor, PRESET, None)
+    return Model(predictor, PRESET, None)
 
 
 @pytest.fixture(scope="module")
@@ -236,11 +237,11 @@ def test_the_form_of_the_file_changes_nothing(form, plain, tmp_path):
     else:
         write_volume(path, reoriented(plain, (2, 0, 1), (True, False, True)))
     (scan,) = list_scans(path)
-    read = inference.read_scan(scan, PRESET, correct_offset=False, from_dicom=False)
+    read = read_transformed(scan, PRESET.grid)
     straight = InferenceTransform.apply(plain, PRESET.grid)
-    assert np.abs(read.placed.image.astype(int) - straight.image).max() <= 2  # NIfTI rounds spacings to float32
+    assert np.abs(read.image.image.astype(int) - straight.image).max() <= 2  # NIfTI rounds spacings to float32
     np.testing.assert_allclose(
-        read.placed.transform.world_mm((3, 1, 2)), straight.transform.world_mm((3, 1, 2)), atol=1e-3
+        read.image.transform.world_mm((3, 1, 2)), straight.transform.world_mm((3, 1, 2)), atol=1e-3
     )
 
 

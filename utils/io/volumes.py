@@ -24,6 +24,8 @@ NOT_WRITTEN = "cannot be written completely: is the disk full, or may nobody wri
 SUFFIXES = (*NIFTI_SUFFIXES, ".seg.nrrd", ".nrrd", ".mha")
 """Not .mhd: its voxels lie in a second file, which may be cut short or left behind without anybody noticing."""
 
+SitkImage = sitk.Image
+
 
 @dataclass(frozen=True, kw_only=True)
 class Volume:
@@ -81,7 +83,7 @@ def read_volume(path: str | Path) -> Volume:
             f"{path}: expected a 3-D volume with one value per voxel, got {image.GetDimension()} dimensions and "
             f"{image.GetNumberOfComponentsPerPixel()} values per voxel"
         )
-    return _from_image(image)
+    return from_sitk(image)
 
 
 def write_volume(path: str | Path, volume: Volume, metadata: Mapping[str, str] | None = None) -> None:
@@ -96,7 +98,7 @@ def write_volume(path: str | Path, volume: Volume, metadata: Mapping[str, str] |
         UserError: the folder cannot be written to, or the disk is full.
     """
     path = Path(path)
-    image = _to_image(volume)
+    image = to_sitk(volume)
     for key, value in (metadata or {}).items():
         image.SetMetaData(key, value)
     with atomic_write(path, suffix=volume_suffix(path)) as partial:
@@ -131,13 +133,13 @@ def to_lps(volume: Volume) -> Volume:
 
     An oblique volume keeps its residual rotation in the direction.
     """
-    return _from_image(sitk.DICOMOrient(_to_image(volume), "LPS"))
+    return from_sitk(sitk.DICOMOrient(to_sitk(volume), "LPS"))
 
 
 def match_orientation(volume: Volume, like: Geometry) -> Volume:
     """Undo `to_lps`: permute and flip the axes of `volume` so that they run as those of the grid `like`."""
     code = sitk.DICOMOrientImageFilter.GetOrientationFromDirectionCosines(like.direction)
-    return _from_image(sitk.DICOMOrient(_to_image(volume), code))
+    return from_sitk(sitk.DICOMOrient(to_sitk(volume), code))
 
 
 def _is_complete(path: Path) -> bool:
@@ -186,7 +188,8 @@ def _count_nifti_not_finite(path: Path) -> int:
     return count
 
 
-def _from_image(image: sitk.Image) -> Volume:
+def from_sitk(image: sitk.Image) -> Volume:
+    """The voxels, geometry and header fields of a scalar 3-D SimpleITK image."""
     geometry = Geometry(
         size_zyx=image.GetSize()[::-1],
         spacing_zyx_mm=image.GetSpacing()[::-1],
@@ -197,7 +200,7 @@ def _from_image(image: sitk.Image) -> Volume:
     return Volume(array=sitk.GetArrayFromImage(image), geometry=geometry, metadata=metadata)
 
 
-def _to_image(volume: Volume) -> sitk.Image:
+def to_sitk(volume: Volume) -> sitk.Image:
     array = volume.array
     if array.shape != tuple(volume.geometry.size_zyx):
         raise UserError(f"array of shape {array.shape} does not fit its geometry: {volume.geometry}")

@@ -1,4 +1,4 @@
-"""What a segmentation says of every organ, and what in it a reader should doubt."""
+"""Size, position, confidence and flags of every organ of a segmentation."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -12,9 +12,9 @@ from utils.imaging.geometry import Geometry
 from utils.imaging.masks import connected_components
 
 LOW_CONFIDENCE = 0.6
-"""Mean probability of an organ's voxels; an organ that is merely likelier than every other has about one half."""
+"""Mean probability of an organ's voxels. It is about 0.5 where the organ barely wins against the background."""
 IMPLAUSIBLE_DICE = 0.6
-"""Dice between a mask and what the shape AutoEncoder makes of it."""
+"""Dice between a mask and its reconstruction by the shape autoencoder."""
 
 NOT_FOUND = "not found"
 LOW = "low confidence"
@@ -25,15 +25,15 @@ SWAPPED = "left and right swapped"
 
 @dataclass(frozen=True, kw_only=True)
 class OrganConfidence:
-    """What the networks know of an organ besides its voxels.
+    """The confidence of the networks in an organ.
 
     Attributes:
-        confidence: mean probability of its voxels; None if it has none.
-        peak: highest heatmap value, 0..1; None for an organ without heatmap.
-        peak_xyz_mm: where that is in the patient.
+        confidence: mean probability of its voxels, 0..1; None if it has none.
+        peak: highest heatmap value, 0..1; None for an organ without a heatmap.
+        peak_xyz_mm: patient coordinates of the peak, LPS.
         peak_found: whether the peak reached the preset's threshold.
-        plausibility: Dice between the mask and the AutoEncoder's reconstruction; None where there is no AutoEncoder.
-        segmented_by: the network whose voxels were kept.
+        plausibility: Dice between the mask and the autoencoder's reconstruction, 0..1; None without an autoencoder.
+        segmented_by: the network whose mask was used.
     """
 
     confidence: float | None = None
@@ -44,26 +44,27 @@ class OrganConfidence:
     segmented_by: str = "S-Net"
 
 
-def describe_organs(
-    label: np.ndarray, geometry: Geometry, preset: Preset, evidence: Mapping[str, OrganConfidence]
+def build_organ_report(
+    label: np.ndarray, geometry: Geometry, preset: Preset, confidences: Mapping[str, OrganConfidence]
 ) -> dict[str, dict[str, Any]]:
-    """Volume, center, components, confidence and flags of every organ of the preset.
+    """Measure every organ of the preset and flag those that need a look.
 
     Args:
         label: (D, H, W) uint8 on the grid of the CT.
         geometry: of that grid.
         preset: organs and left/right pairs.
-        evidence: per organ name; an organ may be missing.
+        confidences: by organ name; an organ may be missing.
 
     Returns:
-        Per organ name what the JSON report says; coordinates are (x, y, z) in mm, LPS.
+        By organ name, the entry of the JSON report; coordinates are (x, y, z) in mm, LPS.
     """
     boxes = ndimage.find_objects(label, max_label=len(preset.organs))
     organs = {}
     for value, (name, box) in enumerate(zip(preset.organ_names, boxes, strict=True), 1):
-        known = evidence.get(name, OrganConfidence())
-        organs[name] = {"label": value, **_measure(label, geometry, value, box), **_tell(known)}
-        organs[name]["flags"] = _flags(organs[name], known, box, label.shape)
+        confidence = confidences.get(name, OrganConfidence())
+        measured = _measure(label, geometry, value, box)
+        flags = _flags(confidence, box, label.shape)
+        organs[name] = {"label": value, **measured, **_confidence_entry(confidence), "flags": flags}
     for left, right in preset.left_right_pairs:
         _flag_swapped(organs[left], organs[right])
     return organs
@@ -85,28 +86,25 @@ def _measure(
     }
 
 
-def _tell(known: OrganConfidence) -> dict[str, Any]:
-    told: dict[str, Any] = {"segmented_by": known.segmented_by}
+def _confidence_entry(confidence: OrganConfidence) -> dict[str, Any]:
+    entry: dict[str, Any] = {"segmented_by": confidence.segmented_by}
     for name in ("confidence", "peak", "plausibility"):
-        if getattr(known, name) is not None:
-            told[name] = round(getattr(known, name), 4)
-    if known.peak_xyz_mm is not None:
-        told["peak_xyz_mm"] = _rounded(known.peak_xyz_mm)
-    return told
+        if getattr(confidence, name) is not None:
+            entry[name] = round(getattr(confidence, name), 4)
+    if confidence.peak_xyz_mm is not None:
+        entry["peak_xyz_mm"] = _rounded(confidence.peak_xyz_mm)
+    return entry
 
 
 def _flags(
-    measured: Mapping[str, Any],
-    known: OrganConfidence,
-    box: tuple[slice, slice, slice] | None,
-    size_zyx: tuple[int, int, int],
+    confidence: OrganConfidence, box: tuple[slice, slice, slice] | None, size_zyx: tuple[int, int, int]
 ) -> list[str]:
     if box is None:
         return [NOT_FOUND]
     flags = []
-    if not known.peak_found or (known.confidence is not None and known.confidence < LOW_CONFIDENCE):
+    if not confidence.peak_found or (confidence.confidence is not None and confidence.confidence < LOW_CONFIDENCE):
         flags.append(LOW)
-    if known.plausibility is not None and known.plausibility < IMPLAUSIBLE_DICE:
+    if confidence.plausibility is not None and confidence.plausibility < IMPLAUSIBLE_DICE:
         flags.append(IMPLAUSIBLE)
     if any(axis.start == 0 or axis.stop == size for axis, size in zip(box, size_zyx, strict=True)):
         flags.append(AT_BORDER)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from utils.imaging.geometry import Geometry
-from utils.reporting.organ_report import OrganConfidence, describe_organs
+from utils.reporting.organ_report import OrganConfidence, build_organ_report
 
 SIZE = (8, 10, 12)
 GEOMETRY = Geometry(size_zyx=SIZE, spacing_zyx_mm=(3.0, 2.0, 1.0), origin_xyz_mm=(100.0, -50.0, 7.0))
@@ -24,7 +24,7 @@ def label():
 
 
 def test_measures_by_hand(label, tiny_preset):
-    report = describe_organs(label, GEOMETRY, tiny_preset, {})
+    report = build_organ_report(label, GEOMETRY, tiny_preset, {})
     brainstem = report["brainstem"]
     assert (brainstem["label"], brainstem["num_voxels"], brainstem["components"]) == (BRAINSTEM, 13, 2)
     assert brainstem["volume_ml"] == pytest.approx(13 * 6 / 1000)
@@ -36,11 +36,11 @@ def test_measures_by_hand(label, tiny_preset):
 def test_voxels_that_touch_by_a_corner_are_one_component(label, tiny_preset):
     label[:] = 0
     label[2, 2, 2] = label[3, 3, 3] = CHIASM
-    assert describe_organs(label, GEOMETRY, tiny_preset, {})["chiasm"]["components"] == 1
+    assert build_organ_report(label, GEOMETRY, tiny_preset, {})["chiasm"]["components"] == 1
 
 
 def test_what_is_not_there_is_said(label, tiny_preset):
-    mandible = describe_organs(label, GEOMETRY, tiny_preset, {"mandible": OrganConfidence(peak=0.1)})["mandible"]
+    mandible = build_organ_report(label, GEOMETRY, tiny_preset, {"mandible": OrganConfidence(peak=0.1)})["mandible"]
     assert mandible["flags"] == ["not found"]
     assert mandible["num_voxels"] == mandible["components"] == 0
     assert mandible["peak"] == 0.1
@@ -48,7 +48,7 @@ def test_what_is_not_there_is_said(label, tiny_preset):
 
 
 @pytest.mark.parametrize(
-    ("evidence", "flags"),
+    ("confidence", "flags"),
     [
         (OrganConfidence(), []),
         (OrganConfidence(confidence=0.9, peak=0.7, plausibility=0.8), []),
@@ -58,28 +58,28 @@ def test_what_is_not_there_is_said(label, tiny_preset):
         (OrganConfidence(confidence=0.5, plausibility=0.1), ["low confidence", "implausible shape"]),
     ],
 )
-def test_flags_follow_the_evidence(evidence, flags, label, tiny_preset):
-    assert describe_organs(label, GEOMETRY, tiny_preset, {"chiasm": evidence})["chiasm"]["flags"] == flags
+def test_flags_follow_the_confidence(confidence, flags, label, tiny_preset):
+    assert build_organ_report(label, GEOMETRY, tiny_preset, {"chiasm": confidence})["chiasm"]["flags"] == flags
 
 
 @pytest.mark.parametrize("voxel", [(0, 4, 5), (7, 4, 5), (4, 0, 5), (4, 9, 5), (4, 4, 0), (4, 4, 11)])
 def test_an_organ_at_any_face_touches_the_border(voxel, label, tiny_preset):
     label[voxel] = CHIASM
-    assert describe_organs(label, GEOMETRY, tiny_preset, {})["chiasm"]["flags"] == ["touches the border of the scan"]
+    assert build_organ_report(label, GEOMETRY, tiny_preset, {})["chiasm"]["flags"] == ["touches the border of the scan"]
 
 
 def test_sides_are_those_of_the_patient(label, tiny_preset):
-    report = describe_organs(label, GEOMETRY, tiny_preset, {})
+    report = build_organ_report(label, GEOMETRY, tiny_preset, {})
     assert report["parotid_left"]["flags"] == report["parotid_right"]["flags"] == []
 
     turned = Geometry(size_zyx=SIZE, spacing_zyx_mm=(3.0, 2.0, 1.0), direction=(-1, 0, 0, 0, 1, 0, 0, 0, 1))
-    report = describe_organs(label, turned, tiny_preset, {})  # x grows to the right in this file
+    report = build_organ_report(label, turned, tiny_preset, {})  # x grows to the right in this file
     assert report["parotid_left"]["flags"] == report["parotid_right"]["flags"] == ["left and right swapped"]
 
 
-def test_evidence_is_told_in_numbers(label, tiny_preset):
+def test_confidence_is_reported_in_numbers(label, tiny_preset):
     known = OrganConfidence(confidence=0.91234, peak=0.5, peak_xyz_mm=(1.234, 2.0, 3.0), segmented_by="SOS-Net")
-    chiasm = describe_organs(label, GEOMETRY, tiny_preset, {"chiasm": known})["chiasm"]
+    chiasm = build_organ_report(label, GEOMETRY, tiny_preset, {"chiasm": known})["chiasm"]
     assert (chiasm["confidence"], chiasm["peak"], chiasm["segmented_by"]) == (0.9123, 0.5, "SOS-Net")
     assert chiasm["peak_xyz_mm"] == [1.23, 2.0, 3.0]
     assert "plausibility" not in chiasm

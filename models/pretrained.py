@@ -1,0 +1,110 @@
+"""Loads trained networks from a checkpoint: one of yours, or a published model of this repository."""
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch import nn
+
+from models.focusnet import FocusNet, build_network
+from models.int8 import quantize_convolutions
+from models.oom_fallback import OOMFallbackPredictor
+from models.predictor import Predictor
+from models.sliding_window import OVERLAP, memmap_above, window_starts
+from models.tta import FlipTTAPredictor
+from utils.config.preset import Preset
+from utils.errors import UserError
+from utils.io.checkpoint import checkpoint_preset, load_networks, read_checkpoint, require_networks
+from utils.io.files import validate_file_name
+from utils.runtime.device import Compute, Precision, choose_compute
+
+WEIGHTS_FOLDER = Path(__file__).resolve().parent.parent / "weights"
+SEGMENTATION_NETWORKS = ("s_net", "sol_net", "sos_net")
+
+
+@dataclass(frozen=True)
+class Model:
+    """A trained FocusNet, ready to segment.
+
+    Attributes:
+        predictor: segments a CT on the networks' grid.
+        preset: names the organs of labels 1, 2, ... in `organ_names`.
+        autoencoder: measures how plausible a small organ's shape is; None if the checkpoint has none.
+    """
+
+    predictor: OOMFallbackPredictor | FlipTTAPredictor
+    preset: Preset
+    autoencoder: nn.Module | None
+
+
+def load_pretrained(name: str = "openkbp", *, device: str | None = None, precision: Precision | None = None) -> Model:
+    """Load a published model; `inference.segment_image` and `inference.segment_array` take it.
+
+    Args:
+        name: of a file in weights/, without ".pt".
+        device: cpu, cuda or cuda:N; None takes a GPU if there is one.
+        precision: None takes bf16 where the hardware computes in it, else fp32.
+
+    Raises:
+        UserError: there is no model of that name, or no such device.
+    """
+    return load_model(published_checkpoint(name), choose_compute(device, precision))
+
+
+def published_checkpoint(name: str) -> Path:
+    """The file of a published model.
+
+    Raises:
+        UserError: there is no model of that name.
+    """
+    published = {file.stem: file for file in sorted(WEIGHTS_FOLDER.glob("*.pt"))}
+    if name not in published:
+        raise UserError(f"model {name}: not found in {WEIGHTS_FOLDER}; choose from: {', '.join(published) or 'none'}")
+    return published[name]
+
+
+def load_model(
+    checkpoint: Path,
+    compute: Compute,
+    *,
+    overlap: float = OVERLAP,
+    backbone_only: bool = False,
+    flip_tta: bool = False,
+    tile_memory_gib: float = math.inf,
+) -> Model:
+    """Rebuild the networks of a checkpoint.
+
+    Args:
+        checkpoint: of any stage but the autoencoder's.
+        compute: device and precision.
+        overlap: fraction of a window that its neighbor also covers, 0 to below 1.
+        backbone_only: use S-Net alone.
+        flip_tta: average with the prediction for the left/right mirrored CT.
+        tile_memory_gib: blended probabilities larger than this are kept in a temporary file.
+
+    Raises:
+        UserError: the file is not a checkpoint, has no S-Net, or an organ's name cannot name a file.
+    """
+    window_starts(1, 1, overlap)  # checks the overlap before any CT is read
+    content = read_checkpoint(checkpoint)
+    preset = checkpoint_preset(content, checkpoint)
+    require_networks(
+        content, ["s_net"], checkpoint, "give one of train_backbone.py, adv_train.py or a stage between them"
+    )
+    for name in preset.organ_names:
+        validate_file_name(name, f"{checkpoint}: organ")
+    wanted = SEGMENTATION_NETWORKS[:1] if backbone_only else (*SEGMENTATION_NETWORKS, "autoencoder")
+    networks = {name: build_network(name, preset) for name in wanted if name in content["networks"]}
+    load_networks(networks, content, networks, checkpoint)
+    autoencoder = networks.pop("autoencoder", None)
+    focusnet = compute.place(FocusNet(preset, **networks)).eval()
+    if compute.precision == "int8":
+        quantize_convolutions(focusnet)
+    new_volume = memmap_above(tile_memory_gib * 2**30)
+    predictor = Predictor(focusnet, preset, overlap=overlap, autocast=compute.autocast(), new_volume=new_volume)
+    with_fallback = OOMFallbackPredictor(predictor, choose_compute("cpu", "fp32"))
+    return Model(
+        predictor=FlipTTAPredictor(with_fallback) if flip_tta else with_fallback,
+        preset=preset,
+        autoencoder=autoencoder.eval() if autoencoder is not None else None,
+    )
