@@ -1,4 +1,4 @@
-# Two commands for a newcomer: `make demo` and `make test`. Both set up .venv first.
+# `make demo` and `make test` install the requirements into .venv first.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -6,11 +6,11 @@ INSTALLED := $(VENV)/.installed
 DEMO := demo
 OPENKBP ?= open-kbp
 
-.PHONY: demo openkbp test lint clean
+.PHONY: demo openkbp test test-fast lint clean
 
-$(INSTALLED): requirements.txt
+$(INSTALLED): requirements.txt requirements-train.txt requirements-test.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --requirement requirements.txt
+	$(BIN)/python -m pip install --quiet --requirement requirements-test.txt
 	touch $@
 
 # Prepares phantoms, trains every stage briefly, segments held-out phantoms, prints scores, draws an overlay.
@@ -52,6 +52,10 @@ openkbp: $(INSTALLED)
 
 test: $(INSTALLED)
 	$(BIN)/python -m pytest -q
+
+# Leaves out the tests that take seconds each.
+test-fast: $(INSTALLED)
+	$(BIN)/python -m pytest -q -m "not slow"
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .

@@ -2,6 +2,7 @@
 
 import ast
 import graphlib
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -39,15 +40,10 @@ STILL_TOO_LONG = {"preset.py"}
 SCRIPTS = {path.stem for path in ROOT.glob("*.py")}
 TRAINING_SCRIPTS = ("train_backbone", "train_SOL", "train_backbone_heatmap", "train_autoencoder", "adv_train")
 SIMPLEITK_USERS = ("utils/io/volumes.py", "data_preprocess/resample.py", "data_preprocess/sources/")
-NOT_ON_TRAINING_NODES = (
-    "SimpleITK",
-    "pydicom",
-    "surface_distance",
-    "skimage",
-    "matplotlib",
-    "pytest",
-    "hypothesis",
-)
+IMPORT_NAMES = {"pillow": "PIL", "scikit-image": "skimage", "surface-distance": "surface_distance", "ruff": None}
+"""Of packages that are imported under another name than they are installed, or not at all."""
+
+COMMANDS = ("inference", "evaluate", "data_preprocess.prepare", "data_preprocess.export", "models.publish")
 SOURCES = sorted(path for package in MAY_IMPORT for path in (ROOT / package).rglob("*.py"))
 UTILS_SOURCES = [path for path in SOURCES if path.is_relative_to(ROOT / "utils") and path.name != "__init__.py"]
 MIRRORING_TESTS = sorted(path for package in MAY_IMPORT for path in (ROOT / "tests" / package).rglob("test_*.py"))
@@ -149,9 +145,27 @@ def test_only_readers_and_resampling_import_simpleitk():
     assert all(user.startswith(SIMPLEITK_USERS) for user in users), users
 
 
-def test_training_needs_nothing_that_a_training_node_lacks():
-    blocked = f"sys.modules.update(dict.fromkeys({NOT_ON_TRAINING_NODES}))"  # None: import fails
-    code = f"import sys; {blocked}; import {', '.join(TRAINING_SCRIPTS)}"
+def required_modules(name):
+    """Names under which a requirements file's packages are imported."""
+    lines = (ROOT / name).read_text(encoding="utf-8").splitlines()
+    packages = [re.match(r"[\w-]+", line)[0] for line in lines if line and not line.startswith(("#", "-"))]
+    return {IMPORT_NAMES.get(package, package) for package in packages} - {None}
+
+
+@pytest.mark.parametrize(
+    ("modules", "file"), [(TRAINING_SCRIPTS, "requirements-train.txt"), (COMMANDS, "requirements.txt")]
+)
+def test_a_requirements_file_is_enough_for_its_commands(modules, file):
+    every = set().union(*(required_modules(path.name) for path in ROOT.glob("requirements*.txt")))
+    blocked = f"sys.modules.update(dict.fromkeys({every - required_modules(file)}))"  # None: import fails
+    code = f"import sys; {blocked}; import {', '.join(modules)}"
     finished = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
     assert finished.returncode == 0, finished.stderr
     assert finished.stdout + finished.stderr == ""  # importing does nothing that is seen
+
+
+def test_every_package_that_is_imported_is_required():
+    ours = set(MAY_IMPORT) | SCRIPTS | {"tests", "benchmarks"}
+    used = set().union(*map(imported_packages, ALL_CODE)) - ours - set(sys.stdlib_module_names)
+    required = set().union(*(required_modules(path.name) for path in ROOT.glob("requirements*.txt")))
+    assert used <= required
