@@ -180,7 +180,7 @@ def whole_ct(
     model = load_model(checkpoint, compute, overlap=0.5 if plain else OVERLAP)
     if plain:
         inference_transform.resample_to_label_map = resample_to_label_map
-        models.predictor.NO_TISSUE_HU = -math.inf
+        models.predictor.MIN_TISSUE_HU = -math.inf
         network = model.predictor.predictor.network.to(memory_format=torch.contiguous_format)
         network.s_net.register_forward_pre_hook(lambda part, images: (images[0].contiguous(),))
     scan = list_scans(path)[0]

@@ -35,6 +35,8 @@ HELD_OUT_BEFORE = "apart"
 VAL_SHARE = 0.12
 TEST_SHARE = 0.2
 NUM_VOXEL_SAMPLES = 64
+RENAMED_KEYS = {"box_zyx": "crop_box", "unknown_structures": "unmatched_structures"}
+"""Keys of case.json in version 0.1."""
 
 
 class Placeable(Protocol):
@@ -79,8 +81,8 @@ class CaseInfo:
     size_zyx: tuple[int, int, int]
     original: Geometry
     """Grid of the CT as read, in LPS order."""
-    box_zyx: tuple[tuple[int, int], tuple[int, int], tuple[int, int]]
-    """The part of the original grid that the case covers: (start, stop) per axis."""
+    crop_box: tuple[tuple[int, int], tuple[int, int], tuple[int, int]]
+    """The part of the original grid that the case covers, (start, stop) per axis; air was added beyond the grid."""
     organs: dict
 
 
@@ -166,9 +168,7 @@ def read_case_info(folder: Path) -> CaseInfo:
     """
     path = folder / "case.json"
     problems: list[str] = []
-    content = read_json(path)
-    if "unknown_structures" in content:  # its name in version 0.1
-        content["unmatched_structures"] = content.pop("unknown_structures")
+    content = {RENAMED_KEYS.get(key, key): value for key, value in read_json(path).items()}
     if content.get("split") == HELD_OUT_BEFORE:
         content["split"] = HELD_OUT
     info = build(CaseInfo, content, problems)

@@ -21,8 +21,8 @@ from pathlib import Path
 
 from data_preprocess.cases import HELD_OUT, assign_splits, read_splits
 from data_preprocess.label_map import match_organs, merge_masks
-from data_preprocess.raw_cases import list_raw_cases, preset_name, raw_arguments, select_raw_cases
-from data_preprocess.sources import SOURCES, RawCase, RawCaseHandle
+from data_preprocess.raw_cases import list_raw_cases, preset_name, raw_arguments, read_raw_case, select_raw_cases
+from data_preprocess.sources import RawCase, RawCaseHandle
 from utils.config.preset import Preset, load_preset
 from utils.errors import UserError
 from utils.io.color_table import write_color_table
@@ -88,25 +88,25 @@ def _write_pair(raw: RawCase, preset: Preset, image: Path, label: Path) -> None:
     write_volume(image, raw.volume)
 
 
-def _export(reference: RawCaseHandle, source: str, preset: Preset, folder: Path) -> None:
-    if not (folder / "images" / f"{reference.case_id}.nii.gz").is_file():
-        export_case(SOURCES[source].read_case(reference, preset), preset, folder)
+def _export(handle: RawCaseHandle, source: str, preset: Preset, folder: Path) -> None:
+    if not (folder / "images" / f"{handle.case_id}.nii.gz").is_file():
+        export_case(read_raw_case(handle, source, preset), preset, folder)
 
 
 def _export_nnunet(
-    reference: RawCaseHandle, source: str, preset: Preset, folder: Path, places: Mapping[str, str]
+    handle: RawCaseHandle, source: str, preset: Preset, folder: Path, places: Mapping[str, str]
 ) -> list[str]:
-    split = places[reference.case_id]
-    if (folder / f"images{NNUNET_SUFFIX[split]}" / f"{reference.case_id}_0000.nii.gz").is_file():
+    split = places[handle.case_id]
+    if (folder / f"images{NNUNET_SUFFIX[split]}" / f"{handle.case_id}_0000.nii.gz").is_file():
         return []
-    return export_nnunet_case(SOURCES[source].read_case(reference, preset), preset, folder, split)
+    return export_nnunet_case(read_raw_case(handle, source, preset), preset, folder, split)
 
 
 def _run_nifti(arguments: argparse.Namespace, preset: Preset) -> int:
-    references = {reference.case_id: reference for reference in select_raw_cases(list_raw_cases(arguments), arguments)}
+    handles = {handle.case_id: handle for handle in select_raw_cases(list_raw_cases(arguments), arguments)}
     write_color_table(arguments.output / "labels", preset)
     task = partial(_export, source=arguments.source, preset=preset, folder=arguments.output)
-    return report_failures(run_cases(task, references, arguments.workers).failures, len(references))
+    return report_failures(run_cases(task, handles, arguments.workers).failures, len(handles))
 
 
 def _run_nnunet(arguments: argparse.Namespace, preset: Preset) -> int:
@@ -116,12 +116,12 @@ def _run_nnunet(arguments: argparse.Namespace, preset: Preset) -> int:
     every = list_raw_cases(arguments)
     splits = read_splits(arguments.cases) if arguments.cases else {}
     places = assign_splits(every, {case_id: name for name, case_ids in splits.items() for case_id in case_ids})
-    references = {r.case_id: r for r in select_raw_cases(every, arguments) if places[r.case_id] != HELD_OUT}
+    handles = {r.case_id: r for r in select_raw_cases(every, arguments) if places[r.case_id] != HELD_OUT}
     task = partial(_export_nnunet, source=arguments.source, preset=preset, folder=folder, places=places)
-    outcome = run_cases(task, references, arguments.workers)
+    outcome = run_cases(task, handles, arguments.workers)
     write_nnunet_dataset(folder, preset, places)
     _log_missing(outcome.results.values())
-    return report_failures(outcome.failures, len(references))
+    return report_failures(outcome.failures, len(handles))
 
 
 def _log_missing(missing: Sequence[Sequence[str]]) -> None:

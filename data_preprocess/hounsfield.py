@@ -1,35 +1,28 @@
-"""Whether a volume's values are Hounsfield units, and what to do where they are not quite."""
+"""The one check that a CT's values are Hounsfield units: `prepare`, `export` and inference use it."""
 
 from typing import NamedTuple
 
 import numpy as np
 
 from utils.errors import UserError
-from utils.imaging.intensity import AIR_HU
+from utils.imaging.intensity import AIR_HU, BONE_HU, MIN_TISSUE_HU, OFFSET_HU, PADDING_HU, SOFT_TISSUE_HU
 
-PADDING_HU = -1200
-"""Scanners fill what they did not see with -2000, -3024 and the like; nothing real is thinner than air."""
-OFFSET_HU = 1024
-"""Some exports store HU + 1024 to stay positive, and lose the rescale intercept."""
-AIR_BELOW_HU = -300
-SOFT_TISSUE_HU = (-160, 140)
-"""Fat and muscle."""
-BONE_HU = (240, 840)
 PEAK_RATIO = 3.0
-"""Soft tissue is a peak: a HU in its range is so many times as frequent as one in bone's."""
-MIN_SHARE = 0.001
+"""Soft tissue is a peak: a HU in its range is at least this many times as frequent as a HU in bone's range."""
+MIN_FRACTION = 0.001
+"""Of the voxels are air, and as many soft tissue, in every CT; fewer lie below air."""
 BIN_HU = 8
 MAX_SAMPLES = 4_000_000
 INT16_MIN, INT16_MAX = -32768, 32767
 
 
-class HuCheck(NamedTuple):
-    """A CT in HU and what had to be done for it."""
+class HounsfieldVolume(NamedTuple):
+    """A CT in HU and the changes that this took."""
 
     array: np.ndarray
     """(D, H, W) int16."""
     notes: list[str]
-    """What a reader of the report should know."""
+    """Changes that the report mentions."""
 
 
 class Peaks(NamedTuple):
@@ -39,17 +32,17 @@ class Peaks(NamedTuple):
     tissue: float
 
 
-def validate_hounsfield(array: np.ndarray, *, correct_offset: bool) -> HuCheck:
-    """Check that values are HU and fit for int16; padding below air becomes air.
+def validate_hounsfield(array: np.ndarray, *, correct_offset: bool) -> HounsfieldVolume:
+    """Check that values are HU, round them to int16 and replace padding by air.
 
-    Every head and neck holds air and soft tissue, so both must be seen where HU puts them.
+    Every CT of head and neck shows air and soft tissue, so both must be frequent at their HU.
 
     Args:
         array: (D, H, W), any numeric dtype.
-        correct_offset: subtract 1024 where air and soft tissue lie that much too high; otherwise that is an error.
+        correct_offset: subtract 1024 if air and soft tissue lie that much too high; otherwise this is an error.
 
     Raises:
-        UserError: some voxel is no number, the values are not HU, or lie 1024 too high.
+        UserError: a voxel is NaN or infinite, or the values are not HU.
     """
     if np.issubdtype(array.dtype, np.floating):
         num_bad = int(array.size - np.isfinite(array).sum())
@@ -67,13 +60,13 @@ def validate_hounsfield(array: np.ndarray, *, correct_offset: bool) -> HuCheck:
             f"air peaks at {peaks.air:.0f} and soft tissue at {peaks.tissue:.0f}, as in a CT stored as HU + {OFFSET_HU}"
         )
         if not correct_offset:
-            raise UserError(f"{seen}: give --hu-offset auto to subtract {OFFSET_HU}, or export the CT in HU")
+            raise UserError(f"{seen}: export the CT in HU, or let inference.py subtract it with --hu-offset auto")
         notes.append(f"{seen}; {OFFSET_HU} was subtracted")
         offset = OFFSET_HU
     padding = array <= PADDING_HU
     if padding.any():
-        notes.append(f"{padding.mean():.1%} of the voxels are padding (down to {array.min():.0f}), taken as air")
-    return HuCheck(_to_int16(array, offset, padding), notes)
+        notes.append(f"{padding.mean():.1%} of the voxels are padding (down to {array.min():.0f}) and became air")
+    return HounsfieldVolume(_to_int16(array, offset, padding), notes)
 
 
 def _to_int16(array: np.ndarray, offset: int, padding: np.ndarray) -> np.ndarray:
@@ -87,23 +80,23 @@ def _to_int16(array: np.ndarray, offset: int, padding: np.ndarray) -> np.ndarray
 
 
 def _is_hu(sample: np.ndarray, offset: int) -> bool:
-    """Whether air is seen, soft tissue has a peak, and next to nothing is thinner than air."""
+    """Whether there is air, soft tissue has a peak, and almost nothing lies below air."""
     if not sample.size:
         return False
-    air = _share(sample, (PADDING_HU, AIR_BELOW_HU), offset)
-    tissue, bone = _share(sample, SOFT_TISSUE_HU, offset), _share(sample, BONE_HU, offset)
-    thinner = np.mean(sample <= PADDING_HU + offset)
+    air = _fraction(sample, (PADDING_HU, MIN_TISSUE_HU), offset)
+    tissue, bone = _fraction(sample, SOFT_TISSUE_HU, offset), _fraction(sample, BONE_HU, offset)
+    below = np.mean(sample <= PADDING_HU + offset)
     is_peak = tissue / np.ptp(SOFT_TISSUE_HU) > PEAK_RATIO * bone / np.ptp(BONE_HU)
-    return bool(air > MIN_SHARE and tissue > MIN_SHARE and is_peak and thinner < MIN_SHARE)
+    return bool(air > MIN_FRACTION and tissue > MIN_FRACTION and is_peak and below < MIN_FRACTION)
 
 
-def _share(sample: np.ndarray, limits_hu: tuple[float, float], offset: int) -> float:
+def _fraction(sample: np.ndarray, limits_hu: tuple[float, float], offset: int) -> float:
     return float(np.mean((sample > limits_hu[0] + offset) & (sample < limits_hu[1] + offset)))
 
 
 def _peaks(sample: np.ndarray, offset: int) -> Peaks:
     return Peaks(
-        air=_most_frequent(sample, PADDING_HU + offset, AIR_BELOW_HU + offset),
+        air=_most_frequent(sample, PADDING_HU + offset, MIN_TISSUE_HU + offset),
         tissue=_most_frequent(sample, SOFT_TISSUE_HU[0] + offset, SOFT_TISSUE_HU[1] + offset),
     )
 

@@ -1,4 +1,4 @@
-"""Raw data set to a folder of cases.
+"""Prepares a raw data set for training: a folder of cases on the networks' grid.
 
 python -m data_preprocess.prepare --source openkbp --input RAW --output CASES
 """
@@ -6,7 +6,7 @@ python -m data_preprocess.prepare --source openkbp --input RAW --output CASES
 import logging
 import sys
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -22,15 +22,16 @@ from data_preprocess.cases import (
     write_dataset,
     write_splits,
 )
-from data_preprocess.field_of_view import MARGIN_MM, Box, outline_body
+from data_preprocess.field_of_view import MARGIN_MM, Region, region_around, segment_body
 from data_preprocess.label_map import match_organs, merge_masks
-from data_preprocess.quality_control.measurements import measure_case, write_quality
+from data_preprocess.quality_control.measurements import CaseQuality, measure_case, write_quality
 from data_preprocess.quality_control.report_page import inspect_cases, summary_table, write_report_page
-from data_preprocess.raw_cases import list_raw_cases, preset_name, raw_arguments, select_raw_cases
+from data_preprocess.raw_cases import list_raw_cases, preset_name, raw_arguments, read_raw_case, select_raw_cases
 from data_preprocess.resample import resample_image, resample_labels
-from data_preprocess.sources import SOURCES, RawCase, RawCaseHandle
+from data_preprocess.sources import RawCase, RawCaseHandle
 from utils.config.preset import Preset, load_preset
 from utils.errors import CaseFailure, UserError
+from utils.imaging.intensity import AIR_HU
 from utils.imaging.masks import Mask
 from utils.io.files import atomic_write, make_folder, validate_file_name
 from utils.reporting.overlay import render_case, save_png
@@ -45,34 +46,32 @@ logger = logging.getLogger(__name__)
 
 
 def prepare_case(raw: RawCase, preset: Preset, folder: Path) -> CaseInfo:
-    """Crop a raw case to the body, resample it to the preset's spacing and write it as `folder`/<case id>.
+    """Crop a raw case to the networks' field of view, resample it and write it as `folder`/<case id>.
+
+    The field of view is that of inference. Masks without CT are cropped to themselves.
 
     Args:
-        raw: CT and masks as contoured; masks alone are cropped to themselves.
-        preset: says organs and spacing.
+        raw: CT in HU and masks.
+        preset: organs, spacing and field of view.
         folder: the folder of cases.
 
     Raises:
-        UserError: the CT shows no body, no structure is an organ of the preset, two claim to be the same one, or the
-            case's id is no name of a folder.
+        UserError: the CT shows no head and neck, no structure is an organ of the preset, two structures are the same
+            organ, or the case's id cannot name a folder.
     """
     validate_file_name(raw.case_id, raw.source)
-    by_organ = match_organs(raw.masks, preset)
-    if not by_organ:
-        listed = ", ".join(raw.unmatched_structures[:NUM_SHOWN]) or "none"
-        raise UserError(f"none of its structures is an organ of preset {preset.name}; its structures are: {listed}")
-    masks = {preset.organ_names[organ]: raw.masks[name] for organ, name in by_organ.items()}
-    image = raw.volume.array if raw.volume else None
-    body = outline_body(image, raw.geometry.spacing_zyx_mm) if raw.volume else None
-    box = body.box if body else _box_of(masks.values())
-    quality = measure_case(masks, image, body)
-    label = merge_masks(raw.masks, preset, raw.geometry.size_zyx)[box]
-    spacing = preset.grid.spacing_zyx_mm
-    label = resample_labels(label, raw.geometry.spacing_zyx_mm, spacing)
-    if image is not None:
-        image = resample_image(image[box], raw.geometry.spacing_zyx_mm, spacing)
+    masks = _organ_masks(raw, preset)
+    if raw.volume:
+        ct = raw.volume.array
+        body = segment_body(ct, raw.geometry, preset.grid.below_lung_apex_mm)
+        region = region_around(body, ct)
+    else:
+        ct, body, region = None, None, _region_of_masks(masks)
+    old_spacing, spacing = raw.geometry.spacing_zyx_mm, preset.grid.spacing_zyx_mm
+    label = region.crop(merge_masks(raw.masks, preset, raw.geometry.size_zyx), fill=0)
+    label = resample_labels(label, old_spacing, spacing)
+    image = resample_image(region.crop(ct), old_spacing, spacing) if raw.volume else None
     organs = describe_organs(label, preset.organ_names, masks)
-    lost = [f"{name}: no voxel is left in the crop at the preset's spacing" for name in masks if name not in organs]
     info = CaseInfo(
         case_id=raw.case_id,
         source=raw.source,
@@ -81,21 +80,57 @@ def prepare_case(raw: RawCase, preset: Preset, folder: Path) -> CaseInfo:
         spacing_zyx_mm=spacing,
         size_zyx=label.shape,
         original=raw.geometry,
-        box_zyx=tuple((axis.start, axis.stop) for axis in box),
+        crop_box=tuple(zip(region.start_zyx, region.stop_zyx, strict=True)),
         organs=organs,
         has_image=image is not None,
-        notes=(*raw.notes, *lost),
+        notes=(*raw.notes, *_losses(masks, region, organs)),
         unmatched_structures=raw.unmatched_structures,
     )
-    with atomic_write(folder / raw.case_id) as partial_folder:
+    quality = measure_case({name: region.cut(mask) for name, mask in masks.items()}, ct, body)
+    _write(folder / raw.case_id, info, image, label, quality, preset)
+    return info
+
+
+def _organ_masks(raw: RawCase, preset: Preset) -> dict[str, Mask]:
+    """The masks by the preset's names of the organs."""
+    by_organ = match_organs(raw.masks, preset)
+    if not by_organ:
+        listed = ", ".join(raw.unmatched_structures[:NUM_SHOWN]) or "none"
+        raise UserError(f"none of its structures is an organ of preset {preset.name}; its structures are: {listed}")
+    return {preset.organ_names[organ]: raw.masks[name] for organ, name in by_organ.items()}
+
+
+def _losses(masks: Mapping[str, Mask], region: Region, organs: Container[str]) -> Iterator[str]:
+    """Notes on the organs that the case does not show completely."""
+    for name, mask in masks.items():
+        outside = region.fraction_outside(mask)
+        if outside:
+            yield f"{name}: {outside:.1%} of it lies outside of the field of view"
+        if name not in organs and outside < 1:
+            yield f"{name}: no voxel is left at the preset's spacing"
+
+
+def _region_of_masks(masks: Mapping[str, Mask]) -> Region:
+    """The bounding box of all masks with a margin, within their grid."""
+    geometry = next(iter(masks.values())).geometry
+    margin = np.ceil(MARGIN_MM / np.asarray(geometry.spacing_zyx_mm)).astype(int)
+    low = np.min([mask.corner_zyx for mask in masks.values()], axis=0) - margin
+    high = np.max([np.add(mask.corner_zyx, mask.voxels.shape) for mask in masks.values()], axis=0) + margin
+    return Region(tuple(np.maximum(low, 0).tolist()), tuple(np.minimum(high, geometry.size_zyx).tolist()))
+
+
+def _write(
+    folder: Path, info: CaseInfo, image: np.ndarray | None, label: np.ndarray, quality: CaseQuality, preset: Preset
+) -> None:
+    """Write the files of a case; its folder appears when it is complete."""
+    shown = np.full(label.shape, AIR_HU, dtype=np.int16) if image is None else image
+    colors = [organ.color for organ in preset.organs]
+    with atomic_write(folder) as partial_folder:
         partial_folder.mkdir()
         write_case(partial_folder, info, image, label)
         write_quality(partial_folder, quality)
-        colors = [organ.color for organ in preset.organs]
-        seen = np.full(label.shape, -1000, dtype=np.int16) if image is None else image
-        picture = render_case(seen, label, spacing_zyx_mm=spacing, colors=colors, names=preset.organ_names)
+        picture = render_case(shown, label, spacing_zyx_mm=info.spacing_zyx_mm, colors=colors, names=preset.organ_names)
         save_png(partial_folder / "preview.png", picture)
-    return info
 
 
 def finish(folder: Path, preset: Preset, failures: Mapping[str, CaseFailure]) -> None:
@@ -107,56 +142,46 @@ def finish(folder: Path, preset: Preset, failures: Mapping[str, CaseFailure]) ->
         return
     cases = inspect_cases(folder, infos, preset)
     logger.info("\n%s\n", to_text(summary_table(cases, preset)))
-    marked = [case for case in cases if case.marks]
-    for case in marked[:NUM_SHOWN]:
-        logger.info("check %s: %s", case.info.case_id, "; ".join(map(str, case.marks)))
-    if len(marked) > NUM_SHOWN:
-        logger.info("and %d more cases", len(marked) - NUM_SHOWN)
-    _log_unknown(infos)
+    to_check = [case for case in cases if case.findings]
+    for case in to_check[:NUM_SHOWN]:
+        logger.info("check %s: %s", case.info.case_id, "; ".join(map(str, case.findings)))
+    if len(to_check) > NUM_SHOWN:
+        logger.info("and %d more cases", len(to_check) - NUM_SHOWN)
+    _log_unmatched(infos)
     page = folder / REPORT_NAME
     write_report_page(page, cases, preset, failures)
-    logger.info("%d of %d cases to check: look at %s before training", len(marked), len(cases), page)
+    logger.info("%d of %d cases to check: look at %s before training", len(to_check), len(cases), page)
 
 
-def _box_of(masks: Sequence[Mask]) -> Box:
-    """Bounding box of all masks, with a margin."""
-    masks = list(masks)
-    margin = np.ceil(MARGIN_MM / np.asarray(masks[0].geometry.spacing_zyx_mm)).astype(int)
-    low = np.min([mask.corner_zyx for mask in masks], axis=0) - margin
-    high = np.max([np.add(mask.corner_zyx, mask.voxels.shape) for mask in masks], axis=0) + margin
-    size = masks[0].geometry.size_zyx
-    return tuple(slice(max(0, int(a)), min(n, int(b))) for a, b, n in zip(low, high, size, strict=True))
-
-
-def _log_unknown(infos: Sequence[CaseInfo]) -> None:
+def _log_unmatched(infos: Sequence[CaseInfo]) -> None:
     counts = Counter(name for info in infos for name in info.unmatched_structures)
     if counts:
         listed = ", ".join(f"{name} ({count})" for name, count in counts.most_common(NUM_SHOWN))
         more = f", and {len(counts) - NUM_SHOWN} more" if len(counts) > NUM_SHOWN else ""
-        logger.info("structures that are no organ of the preset (add them to its aliases?): %s%s", listed, more)
+        logger.info("structures that match no organ of the preset (add them to its aliases?): %s%s", listed, more)
 
 
-def _prepare(reference: RawCaseHandle, source: str, preset: Preset, folder: Path) -> None:
-    prepare_case(SOURCES[source].read_case(reference, preset), preset, folder)
+def _prepare(handle: RawCaseHandle, source: str, preset: Preset, folder: Path) -> None:
+    prepare_case(read_raw_case(handle, source, preset), preset, folder)
 
 
 def main(argv: list[str] | None = None) -> int:
     """Prepare every case that is not finished yet, then write the splits and the report."""
     arguments = raw_arguments(__doc__).parse_args(argv)
     preset = load_preset(preset_name(arguments), arguments.set)
-    references = select_raw_cases(list_raw_cases(arguments), arguments)
+    handles = select_raw_cases(list_raw_cases(arguments), arguments)
     folder = arguments.output
     make_folder(folder)
     write_dataset(folder, preset)
-    todo = {reference.case_id: reference for reference in references if not finished_case(folder, reference.case_id)}
-    logger.info("%d cases, %d finished before", len(references), len(references) - len(todo))
+    todo = {handle.case_id: handle for handle in handles if not finished_case(folder, handle.case_id)}
+    logger.info("%d cases, %d finished before", len(handles), len(handles) - len(todo))
     task = partial(_prepare, source=arguments.source, preset=preset, folder=folder)
     failures = run_cases(task, todo, arguments.workers).failures
     if arguments.shard:
-        logger.info("this share is done; after the last one run once more without --shard for splits and report")
+        logger.info("this shard is done; after the last one, run again without --shard to write splits and report")
     else:
         finish(folder, preset, failures)
-    return report_failures(failures, len(references))
+    return report_failures(failures, len(handles))
 
 
 if __name__ == "__main__":

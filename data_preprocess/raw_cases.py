@@ -1,14 +1,15 @@
-"""Which raw cases a command works on: shared by `prepare` and `export`."""
+"""Which raw cases a command reads, and how: shared by `prepare` and `export`."""
 
 import argparse
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from data_preprocess.cases import HELD_OUT
-from data_preprocess.sources import SOURCES, RawCaseHandle
-from utils.config.preset import CONFIG_FOLDER
+from data_preprocess.hounsfield import validate_hounsfield
+from data_preprocess.sources import SOURCES, RawCase, RawCaseHandle
+from utils.config.preset import CONFIG_FOLDER, Preset
 from utils.errors import UserError
 from utils.io.files import validate_file_name
 from utils.runtime.command_line import Shard, positive_int
@@ -30,53 +31,72 @@ def raw_arguments(description: str) -> argparse.ArgumentParser:
         help="split of the cases that the data set reserves (PDDCA's five on-site cases); by default they are not used",
     )
     parser.add_argument("--shard", type=Shard.parse, metavar="I/N", help="only every N-th case, from the I-th (1 to N)")
-    parser.add_argument("--limit", type=positive_int, help="only the first so many cases")
+    parser.add_argument("--limit", type=positive_int, help="at most this many cases, the first ones")
     return parser
 
 
 def preset_name(arguments: argparse.Namespace) -> str:
-    """The preset that the command line names, or else the one that is called like the source.
+    """The preset that the command line names, or else the one named like the source.
 
     Raises:
-        UserError: the layout holds any organs, so that it has no preset of its own.
+        UserError: there is no preset of that name, since the layout may hold any organs.
     """
     if arguments.preset is None and not (CONFIG_FOLDER / f"{arguments.source}.toml").is_file():
-        raise UserError(f"--source {arguments.source}: holds any organs; say with --preset which ones to take")
+        raise UserError(f"--source {arguments.source}: this layout may hold any organs; choose them with --preset")
     return arguments.preset or arguments.source
 
 
 def list_raw_cases(arguments: argparse.Namespace) -> list[RawCaseHandle]:
-    """Every case of the raw data.
+    """List every case of the raw data.
 
     Raises:
-        UserError: there are none, two share a name, or a name is unfit for a file.
+        UserError: there are none, two have the same name, or a name cannot name a file.
     """
-    references = SOURCES[arguments.source].list_cases(arguments.input)
-    _check_names(references)
+    handles = SOURCES[arguments.source].list_cases(arguments.input)
+    counts = Counter(validate_file_name(handle.case_id, handle.location) for handle in handles)
+    if repeated := [name for name, count in counts.items() if count > 1]:
+        raise UserError(f"{counts[repeated[0]]} cases are called {repeated[0]}; rename all but one")
     if arguments.held_out:
-        references = [replace(r, split=arguments.held_out if r.split == HELD_OUT else r.split) for r in references]
-    return references
+        handles = [replace(h, split=arguments.held_out if h.split == HELD_OUT else h.split) for h in handles]
+    return handles
 
 
-def select_raw_cases(references: Sequence[RawCaseHandle], arguments: argparse.Namespace) -> list[RawCaseHandle]:
-    """Those that the command line asks for.
+def select_raw_cases(handles: Sequence[RawCaseHandle], arguments: argparse.Namespace) -> list[RawCaseHandle]:
+    """Select the cases that the command line asks for.
 
     Raises:
-        UserError: none.
+        UserError: there are none.
     """
-    wanted = [reference for reference in references if arguments.split in (None, reference.split)][: arguments.limit]
+    selected = [handle for handle in handles if arguments.split in (None, handle.split)][: arguments.limit]
     if arguments.shard:
-        wanted = arguments.shard.select(wanted)
-    if not wanted:
+        selected = arguments.shard.select(selected)
+    if not selected:
         raise UserError(
-            f"{arguments.input or arguments.source}: none of {len(references)} cases is left by --split, --limit and "
+            f"{arguments.input or arguments.source}: none of {len(handles)} cases is left by --split, --limit and "
             "--shard"
         )
-    return wanted
+    return selected
 
 
-def _check_names(references: Iterable[RawCaseHandle]) -> None:
-    counts = Counter(validate_file_name(reference.case_id, reference.location) for reference in references)
-    repeated = [name for name, count in counts.items() if count > 1]
-    if repeated:
-        raise UserError(f"{counts[repeated[0]]} cases are called {repeated[0]}; rename all but one")
+def read_raw_case(handle: RawCaseHandle, source: str, preset: Preset) -> RawCase:
+    """Read a case and check its CT.
+
+    Args:
+        handle: from `list_raw_cases`.
+        source: name of its layout.
+        preset: structures that are not its organs are not read.
+
+    Returns:
+        The case with a CT in int16 HU, or without CT.
+
+    Raises:
+        UserError: a file is damaged or does not fit the others, or the CT is not in HU.
+    """
+    raw = SOURCES[source].read_case(handle, preset)
+    if raw.volume is None:
+        return raw
+    try:
+        checked = validate_hounsfield(raw.volume.array, correct_offset=False)
+    except UserError as error:
+        raise UserError(f"CT of {raw.source}: {error}") from error
+    return replace(raw, volume=replace(raw.volume, array=checked.array), notes=(*raw.notes, *checked.notes))

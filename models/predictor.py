@@ -12,10 +12,7 @@ from models.postprocessing import argmax_label, remove_small_components
 from models.roi import find_peaks, group_rois_into_windows, roi_corners
 from models.sliding_window import OVERLAP, Allocator, Box, blend_windows, window_boxes
 from utils.config.preset import Preset
-from utils.imaging.intensity import AIR_HU, normalize
-
-NO_TISSUE_HU = -300
-"""A window whose voxels are all below shows air, clothes or couch: nothing that an organ could be in."""
+from utils.imaging.intensity import AIR_HU, MIN_TISSUE_HU, normalize
 
 
 class SmallOrganResult(NamedTuple):
@@ -131,7 +128,7 @@ class Predictor:
 
         window = self.preset.grid.crop_size_vox
         boxes = window_boxes(image_hu.shape, window, self.overlap)
-        boxes = [box for box in boxes if image_hu[box].max() >= NO_TISSUE_HU]
+        boxes = [box for box in boxes if image_hu[box].max() >= MIN_TISSUE_HU]  # others show air, clothes or couch
         num_classes = self.preset.num_classes
         num_heatmaps = len(self.preset.small_organs) if self.network.sol_net is not None else 0
         blended, seen = blend_windows(

@@ -65,7 +65,7 @@ def add_case(tiny_preset: Preset) -> WriteCase:
             spacing_zyx_mm=spacing,
             size_zyx=image.shape,
             original=Geometry(size_zyx=image.shape, spacing_zyx_mm=spacing),
-            box_zyx=tuple((0, n) for n in image.shape),
+            crop_box=tuple((0, n) for n in image.shape),
             organs=describe_organs(label, tiny_preset.organ_names, tiny_preset.organ_names),
         )
         (folder / case_id).mkdir(parents=True)

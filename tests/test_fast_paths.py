@@ -46,7 +46,7 @@ def test_labels_by_organ_box_are_those_of_the_whole_volume(placed, exact):
 
 @pytest.mark.slow
 def test_windows_without_tissue_change_next_to_nothing(placed, exact, monkeypatch):
-    monkeypatch.setattr(models.predictor, "NO_TISSUE_HU", -np.inf)
+    monkeypatch.setattr(models.predictor, "MIN_TISSUE_HU", -np.inf)
     everywhere = predict(placed, "fp32")
     assert torch.equal(everywhere.label, exact.label)
 

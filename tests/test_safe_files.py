@@ -92,7 +92,7 @@ def case_named(name):
         spacing_zyx_mm=(3.0, 2.0, 1.5),
         size_zyx=(2, 3, 4),
         original=Geometry(size_zyx=(2, 3, 4), spacing_zyx_mm=(3.0, 2.0, 1.5)),
-        box_zyx=((0, 2), (0, 3), (0, 4)),
+        crop_box=((0, 2), (0, 3), (0, 4)),
         organs={},
     )
 

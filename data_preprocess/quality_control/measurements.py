@@ -1,4 +1,4 @@
-"""What is measured of a case while it is prepared, so that a person can be told what to look at before training."""
+"""Measures each case while it is prepared; `outliers` compares the cases."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -6,77 +6,76 @@ from pathlib import Path
 
 import numpy as np
 
-from data_preprocess.field_of_view import BODY_HU, CoarseBody
+from data_preprocess.field_of_view import Body
 from utils.config.toml_dataclass import build
 from utils.errors import UserError
 from utils.imaging.masks import Mask, connected_components
 from utils.io.files import read_json, write_json
 
 NAME = "quality.json"
-STRAY_SHARE = 0.01
-"""Smaller pieces of an organ, relative to its largest, are brush strokes gone astray; they are not counted."""
-STRAY_VOX = 3
-"""Nor are pieces of up to so many voxels."""
+MIN_COMPONENT_RATIO = 0.01
+"""Components below this fraction of the organ's largest one are stray brush strokes and do not count."""
+MIN_COMPONENT_VOX = 4
+"""Components of fewer voxels do not count either."""
+RENAMED_KEYS = {"num_pieces": "num_components", "outside_share": "fraction_outside"}
+"""Keys of quality.json in cases of earlier versions."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class OrganQuality:
-    """An organ as it was contoured, before nested organs were taken out of it."""
+    """An organ as contoured within the field of view, before nested organs were removed from it."""
 
     num_voxels: int
     """In the raw data."""
     volume_ml: float
     center_mm: tuple[float, float, float]
     """Centroid (z, y, x) from the corner of the raw grid in LPS order."""
-    num_pieces: int
-    """Separate pieces, stray ones not counted."""
-    outside_share: float
-    """Share of its voxels outside of the body; 0 where there is no CT."""
+    num_components: int
+    """Connected components, without stray ones."""
+    fraction_outside: float
+    """Fraction of its voxels outside of the body; 0 without CT."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class CaseQuality:
-    """A case; the HU are None where there is no CT."""
+    """A case; the HU are None without CT."""
 
     lowest_hu: float | None
     highest_hu: float | None
     body_hu: float | None
-    """Median of the voxels that are denser than air, in the body's box."""
+    """Median of the body's voxels."""
     organs: dict
 
 
 def format_ml(volume_ml: float) -> str:
-    """Three digits, more where there are more before the point."""
+    """Format a volume with three significant digits, or as a whole number from 100 ml."""
     return f"{volume_ml:.0f}" if volume_ml >= 100 else f"{volume_ml:.3g}"
 
 
-def measure_case(masks: Mapping[str, Mask], image: np.ndarray | None, body: CoarseBody | None) -> CaseQuality:
+def measure_case(masks: Mapping[str, Mask], image: np.ndarray | None, body: Body | None) -> CaseQuality:
     """Measure a raw case.
 
     Args:
-        masks: organ name to mask.
+        masks: organ name to mask, without its part below the field of view; empty masks are left out.
         image: (D, H, W) HU, or None.
         body: of the image, or None.
     """
-    organs = {name: _measure_organ(mask, body) for name, mask in masks.items()}
-    if image is None:
-        return CaseQuality(lowest_hu=None, highest_hu=None, body_hu=None, organs=organs)
-    inside = image[body.box][:: body.stride[0], :: body.stride[1], :: body.stride[2]]
+    organs = {name: _measure_organ(mask, body) for name, mask in masks.items() if mask.voxels.size}
     return CaseQuality(
-        lowest_hu=float(image.min()),
-        highest_hu=float(image.max()),
-        body_hu=float(np.median(inside[inside > BODY_HU])),
+        lowest_hu=None if image is None else float(image.min()),
+        highest_hu=None if image is None else float(image.max()),
+        body_hu=None if body is None else body.median_hu(image),
         organs=organs,
     )
 
 
 def write_quality(folder: Path, quality: CaseQuality) -> None:
-    """Write what was measured into a case's folder."""
+    """Write the measurements into a case's folder."""
     write_json(folder / NAME, asdict(quality))
 
 
 def read_quality(folder: Path) -> CaseQuality | None:
-    """Read what was measured; None for a case of an earlier version, which measured nothing.
+    """Read the measurements of a case; None for a case of an early version, which has none.
 
     Raises:
         UserError: the file is damaged.
@@ -88,22 +87,24 @@ def read_quality(folder: Path) -> CaseQuality | None:
     quality = build(CaseQuality, read_json(path), problems)
     organs = {}
     if quality is not None:
-        tables = quality.organs
-        organs = {name: build(OrganQuality, tables[name], problems, f"organs.{name}.") for name in tables}
+        for name, table in quality.organs.items():
+            renamed = {RENAMED_KEYS.get(key, key): value for key, value in table.items()}
+            organs[name] = build(OrganQuality, renamed, problems, f"organs.{name}.")
     if problems:
         raise UserError(f"{path}: is damaged; delete the case's folder and prepare it again: " + "; ".join(problems))
     return CaseQuality(**{**quality.__dict__, "organs": organs})
 
 
-def _measure_organ(mask: Mask, body: CoarseBody | None) -> OrganQuality:
+def _measure_organ(mask: Mask, body: Body | None) -> OrganQuality:
     spacing_mm = np.asarray(mask.geometry.spacing_zyx_mm)
     num_voxels = int(np.count_nonzero(mask.voxels))
     sizes = connected_components(mask.voxels, connectivity=3).sizes
+    counted = (sizes >= MIN_COMPONENT_VOX) & (sizes >= MIN_COMPONENT_RATIO * sizes.max())
     center_vox = np.argwhere(mask.voxels).mean(axis=0) + mask.corner_zyx
     return OrganQuality(
         num_voxels=num_voxels,
         volume_ml=float(num_voxels * spacing_mm.prod() / 1000),
         center_mm=tuple(((center_vox + 0.5) * spacing_mm).tolist()),
-        num_pieces=int(np.count_nonzero((sizes > STRAY_VOX) & (sizes >= STRAY_SHARE * sizes.max()))) or 1,
-        outside_share=body.share_outside(mask) if body else 0.0,
+        num_components=int(np.count_nonzero(counted)) or 1,
+        fraction_outside=body.fraction_outside(mask) if body else 0.0,
     )

@@ -1,147 +1,137 @@
-"""What a person should check before training: organs and CTs that differ from those of the other cases."""
+"""Finds organs that differ from those of the other cases: a person should check them before training."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
 
-from data_preprocess.quality_control.measurements import CaseQuality, OrganQuality, format_ml
+from data_preprocess.quality_control.measurements import CaseQuality, format_ml
 
 MIN_CASES = 8
-"""With fewer cases nobody can say what is usual."""
-DEVIATIONS = 4.0
+"""Fewer cases are not compared with each other."""
+MAX_DEVIATIONS = 4.0
+"""Robust standard deviations from the median beyond which a value is an outlier."""
 MAD_PER_DEVIATION = 0.6745
 """Median absolute deviation of a normal distribution of unit variance."""
-LEAST_VOLUME_DEVIATION = np.log(1.1)
-"""Volumes vary by a tenth at least, however alike the cases look: four deviations are 46 %."""
-LEAST_POSITION_DEVIATION_MM = 3.0
-OUTSIDE_SHARE = 0.1
-BODY_HU = (-150.0, 200.0)
-"""Median of everything denser than air in a CT in HU: fat, muscle and some bone."""
-AIR_HU = -700.0
-ROUNDS = 10
-AXES = ("head", "back", "left"), ("feet", "front", "right")
+MIN_VOLUME_DEVIATION = np.log(1.1)
+"""Lower bound of the standard deviation of log volumes: four deviations are 46 % at least."""
+MIN_POSITION_DEVIATION_MM = 3.0
+MAX_FRACTION_OUTSIDE = 0.1
+NUM_ITERATIONS = 10
+DIRECTIONS = ("superior", "posterior", "left"), ("inferior", "anterior", "right")
+"""Of growing and of falling z, y and x."""
 
 
 class Finding(NamedTuple):
     """A reason to look at a case."""
 
-    organ: str | None
-    """None if it is about the CT."""
+    organ: str
     text: str
 
     def __str__(self) -> str:
-        return f"{self.organ}: {self.text}" if self.organ else self.text
+        return f"{self.organ}: {self.text}"
 
 
 def check_cases(
     qualities: Mapping[str, CaseQuality], left_right_pairs: Sequence[tuple[str, str]]
 ) -> dict[str, list[Finding]]:
-    """Compare every case with the others, and with what must be so in any patient.
+    """Compare every case with the others, and with what holds for any patient.
 
     Args:
-        qualities: case id to what was measured.
+        qualities: case id to measurements.
         left_right_pairs: (left, right) organ names.
 
     Returns:
-        Case id to marks; an empty list where there is nothing to see.
+        Case id to findings, an empty list for a usual case.
     """
-    marks = {case_id: _check_alone(quality, left_right_pairs) for case_id, quality in qualities.items()}
-    for found in (_check_pieces(qualities), _check_volumes(qualities), _check_positions(qualities)):
-        for case_id, mark in found:
-            marks[case_id].append(mark)
-    return marks
+    findings = {case_id: list(_check_alone(quality, left_right_pairs)) for case_id, quality in qualities.items()}
+    for check in (_check_components, _check_volumes, _check_positions):
+        for case_id, finding in check(qualities):
+            findings[case_id].append(finding)
+    return findings
 
 
-def _check_alone(quality: CaseQuality, left_right_pairs: Sequence[tuple[str, str]]) -> list[Finding]:
-    marks = []
-    if quality.body_hu is not None and not BODY_HU[0] <= quality.body_hu <= BODY_HU[1]:
-        marks.append(Finding(None, f"the CT's values are not HU: the body's median is {quality.body_hu:.0f}"))
-    if quality.lowest_hu is not None and quality.lowest_hu > AIR_HU:
-        marks.append(Finding(None, f"the CT's values are not HU: the lowest is {quality.lowest_hu:.0f}, air has -1000"))
+def _check_alone(quality: CaseQuality, left_right_pairs: Sequence[tuple[str, str]]) -> Iterator[Finding]:
     for name, organ in quality.organs.items():
-        if organ.outside_share > OUTSIDE_SHARE:
-            marks.append(Finding(name, f"{organ.outside_share:.0%} of it lies outside the body"))
+        if organ.fraction_outside > MAX_FRACTION_OUTSIDE:
+            yield Finding(name, f"{organ.fraction_outside:.0%} of it lies outside the body")
     for left, right in left_right_pairs:
         sides = [quality.organs.get(name) for name in (left, right)]
         if all(sides) and sides[0].center_mm[2] < sides[1].center_mm[2]:
-            marks.append(Finding(left, f"left and right are swapped: it lies to the right of {right}"))
-    return marks
+            yield Finding(left, f"left and right are swapped: it lies to the right of {right}")
 
 
-def _check_pieces(qualities: Mapping[str, CaseQuality]) -> list[tuple[str, Finding]]:
-    """More pieces than usual; some organs are two by nature, such as both arytenoids."""
-    marks = []
-    for name in _organ_names(qualities):
-        of_case = {case_id: q.organs[name].num_pieces for case_id, q in qualities.items() if name in q.organs}
-        usual = int(np.median(list(of_case.values()))) if len(of_case) >= MIN_CASES else 1
-        for case_id, count in of_case.items():
+def _check_components(qualities: Mapping[str, CaseQuality]) -> Iterator[tuple[str, Finding]]:
+    """More connected components than usual; some organs have two, such as the arytenoids."""
+    for name, counts in _by_organ(qualities, "num_components").items():
+        usual = int(np.median(list(counts.values()))) if len(counts) >= MIN_CASES else 1
+        for case_id, count in counts.items():
             if count > usual:
-                marks.append((case_id, Finding(name, f"consists of {count} pieces, usual is {usual}")))
-    return marks
+                yield case_id, Finding(name, f"{count} connected components, usual: {usual}")
 
 
-def _check_volumes(qualities: Mapping[str, CaseQuality]) -> list[tuple[str, Finding]]:
-    marks = []
-    for name in _organ_names(qualities):
-        of_case = {case_id: q.organs[name].volume_ml for case_id, q in qualities.items() if name in q.organs}
-        if len(of_case) < MIN_CASES:
+def _check_volumes(qualities: Mapping[str, CaseQuality]) -> Iterator[tuple[str, Finding]]:
+    for name, volumes in _by_organ(qualities, "volume_ml").items():
+        if len(volumes) < MIN_CASES:
             continue
-        logs = np.log(list(of_case.values()))
-        usual = np.median(logs)
-        deviations = (logs - usual) / max(_deviation(logs), LEAST_VOLUME_DEVIATION)
-        for (case_id, volume), deviation in zip(of_case.items(), deviations, strict=True):
-            if abs(deviation) > DEVIATIONS:
-                text = f"{format_ml(volume)} ml, usual are {format_ml(np.exp(usual))} ml ({deviation:+.1f} deviations)"
-                marks.append((case_id, Finding(name, text)))
-    return marks
+        logs = np.log(list(volumes.values()))
+        median = np.median(logs)
+        deviations = (logs - median) / max(_deviation(logs), MIN_VOLUME_DEVIATION)
+        for (case_id, volume), deviation in zip(volumes.items(), deviations, strict=True):
+            if abs(deviation) > MAX_DEVIATIONS:
+                text = f"volume {format_ml(volume)} ml, median {format_ml(np.exp(median))} ml"
+                yield case_id, Finding(name, f"{text} ({deviation:+.1f} standard deviations)")
 
 
-def _check_positions(qualities: Mapping[str, CaseQuality]) -> list[tuple[str, Finding]]:
-    """Organs that lie elsewhere among the others than usual; a case with a single organ says nothing about it."""
-    names, case_ids = _organ_names(qualities), list(qualities)
-    if len(case_ids) < MIN_CASES or not names:
-        return []
-    centers = np.full((len(case_ids), len(names), 3), np.nan)
-    for i, case_id in enumerate(case_ids):
-        for j, name in enumerate(names):
-            organ: OrganQuality | None = qualities[case_id].organs.get(name)
-            centers[i, j] = np.nan if organ is None else organ.center_mm
-    offsets = _offsets_from_usual(centers)
-    marks = []
-    for j, name in enumerate(names):
-        drawn = np.flatnonzero(np.isfinite(offsets[:, j, 0]))
-        if len(drawn) < MIN_CASES:
+def _check_positions(qualities: Mapping[str, CaseQuality]) -> Iterator[tuple[str, Finding]]:
+    """Organs whose position relative to the other organs is unusual; a case with one organ has no such position."""
+    centers_of = _by_organ(qualities, "center_mm")
+    case_ids = list(qualities)
+    if len(case_ids) < MIN_CASES or not centers_of:
+        return
+    unknown = (np.nan, np.nan, np.nan)
+    centers = [[of_case.get(case_id, unknown) for of_case in centers_of.values()] for case_id in case_ids]
+    offsets = _offsets_from_usual(np.array(centers))
+    for name, of_organ in zip(centers_of, offsets.swapaxes(0, 1), strict=True):
+        contoured = np.flatnonzero(np.isfinite(of_organ[:, 0]))
+        if len(contoured) < MIN_CASES:
             continue
-        spread = [max(_deviation(offsets[drawn, j, axis]), LEAST_POSITION_DEVIATION_MM) for axis in range(3)]
-        for i in drawn:
-            deviations = offsets[i, j] / spread
-            axis = int(np.abs(deviations).argmax())
-            if abs(deviations[axis]) > DEVIATIONS:
-                towards = AXES[0 if offsets[i, j, axis] > 0 else 1][axis]
-                text = f"lies {abs(offsets[i, j, axis]):.0f} mm too far towards {towards} among the other organs"
-                marks.append((case_ids[i], Finding(name, f"{text} ({abs(deviations[axis]):.1f} deviations)")))
-    return marks
+        spread = [max(_deviation(of_organ[contoured, axis]), MIN_POSITION_DEVIATION_MM) for axis in range(3)]
+        for i in contoured:
+            deviations = np.abs(of_organ[i]) / spread
+            axis = int(deviations.argmax())
+            if deviations[axis] > MAX_DEVIATIONS:
+                direction = DIRECTIONS[0 if of_organ[i, axis] > 0 else 1][axis]
+                text = f"lies {abs(of_organ[i, axis]):.0f} mm too far {direction} relative to the other organs"
+                yield case_ids[i], Finding(name, f"{text} ({deviations[axis]:.1f} standard deviations)")
 
 
 def _offsets_from_usual(centers: np.ndarray) -> np.ndarray:
-    """(cases, organs, 3) mm: how far each organ is from where it usually lies, once the patients are aligned.
+    """How far each organ lies from its usual position after the patients were aligned by translation.
 
-    Patients are moved, not turned, so that their organs fit the usual places by the median.
+    Args:
+        centers: (cases, organs, 3) mm, NaN where not contoured.
+
+    Returns:
+        (cases, organs, 3) mm. Each patient's translation is the median over its organs.
     """
-    known = np.isfinite(centers[..., 0])
-    usable = np.where(known.any(axis=1)[:, None, None], centers, 0)  # a case without organs has no place
-    shift = np.nanmedian(usable, axis=1, keepdims=True)
-    for _ in range(ROUNDS):
+    has_organs = np.isfinite(centers[..., 0]).any(axis=1)[:, None, None]
+    shift = np.nanmedian(np.where(has_organs, centers, 0), axis=1, keepdims=True)
+    for _ in range(NUM_ITERATIONS):
         usual = np.nanmedian(centers - shift, axis=0, keepdims=True)
-        shift = np.nanmedian(np.where(known.any(axis=1)[:, None, None], centers - usual, 0), axis=1, keepdims=True)
+        shift = np.nanmedian(np.where(has_organs, centers - usual, 0), axis=1, keepdims=True)
     return centers - usual - shift
 
 
 def _deviation(values: np.ndarray) -> float:
-    """Robust standard deviation."""
+    """Robust standard deviation, from the median absolute deviation."""
     return float(np.median(np.abs(values - np.median(values))) / MAD_PER_DEVIATION)
 
 
-def _organ_names(qualities: Mapping[str, CaseQuality]) -> list[str]:
-    return list(dict.fromkeys(name for quality in qualities.values() for name in quality.organs))
+def _by_organ(qualities: Mapping[str, CaseQuality], measurement: str) -> dict:
+    """Organ to case id to a measurement, organs in order of their first case."""
+    names = dict.fromkeys(name for quality in qualities.values() for name in quality.organs)
+    return {
+        name: {case_id: getattr(q.organs[name], measurement) for case_id, q in qualities.items() if name in q.organs}
+        for name in names
+    }

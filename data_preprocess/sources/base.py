@@ -44,7 +44,8 @@ class RawCase:
 
     Attributes:
         case_id: as in the handle.
-        volume: CT in HU, int16, axes in LPS order (z up, y posterior, x left); None where there are only masks.
+        volume: CT as stored, not yet checked to be in HU, axes in LPS order (z up, y posterior, x left); None if
+            there are only masks.
         masks: structure name as in the data set to mask on the CT's grid, with at least one voxel. A structure that was
             not contoured has no entry. Without a volume there is at least one mask.
         unmatched_structures: names of structures that are not an organ of the preset; they were not read.
@@ -101,7 +102,7 @@ class Source(Protocol):
             preset: whose organs to read; None reads every structure.
 
         Raises:
-            UserError: a file is missing, ambiguous, damaged or on another grid; the CT is not in HU.
+            UserError: a file is missing, ambiguous, damaged or on another grid.
         """
 
 

@@ -10,46 +10,10 @@ from utils.config.preset import Preset
 from utils.errors import UserError
 from utils.imaging.geometry import Geometry
 from utils.imaging.masks import Mask
-from utils.io.segmentations import CaseFiles, OrganNameResolver, open_structures, read_lps, read_mask
-from utils.io.volumes import Volume, volume_stem, volume_suffix
+from utils.io.segmentations import CaseFiles, OrganNameResolver, open_structures, read_mask
+from utils.io.volumes import volume_stem, volume_suffix
 
-AIR_BELOW_HU = -300
 OFF_GRID_VOX = 0.02
-
-
-def as_hounsfield(volume: Volume, where: object) -> Volume:
-    """The CT as int16 HU.
-
-    Args:
-        volume: as read.
-        where: its file or series, for messages.
-
-    Raises:
-        UserError: a voxel is NaN or infinite, or the values are not HU: the lowest is above air, or int16 is exceeded.
-    """
-    array = volume.array
-    if np.issubdtype(array.dtype, np.floating):
-        count = np.count_nonzero(~np.isfinite(array))
-        if count:
-            raise UserError(f"{where}: NaN or infinite values in {count} of {array.size} voxels; convert the CT again")
-    low, high = float(array.min()), float(array.max())
-    limits = np.iinfo(np.int16)
-    if low < limits.min or high > limits.max or low > AIR_BELOW_HU:
-        raise UserError(
-            f"{where}: expected Hounsfield units (air is -1000), got values from {low:g} to {high:g}; apply the "
-            "scanner's rescale slope and intercept"
-        )
-    whole = array if np.issubdtype(array.dtype, np.integer) else np.rint(array)
-    return Volume(array=whole.astype(np.int16), geometry=volume.geometry)
-
-
-def read_ct_file(path: Path) -> Volume:
-    """Read a CT as int16 HU with its axes in LPS order.
-
-    Raises:
-        UserError: the file is unreadable, or not in HU.
-    """
-    return as_hounsfield(read_lps(path), path)
 
 
 def read_mask_files(paths: Mapping[str, Path], grid: Geometry | None, preset: Preset | None) -> RawStructures:

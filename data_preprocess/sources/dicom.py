@@ -16,7 +16,7 @@ import numpy as np
 from pydicom.dataset import Dataset
 
 from data_preprocess.sources.base import RawCase, RawCaseHandle, RawStructures, is_wanted
-from data_preprocess.sources.common import as_hounsfield, require_folder
+from data_preprocess.sources.common import require_folder
 from data_preprocess.sources.rtstruct_contours import rasterize
 from utils.config.preset import Preset
 from utils.errors import UserError
@@ -68,7 +68,7 @@ def read_case(handle: RawCaseHandle, preset: Preset | None = None) -> RawCase:
     dataset = read_dataset(path)
     scan = _pick_scan(dataset, handle.location.scans, path)
     ct = read_ct(scan)
-    volume = to_lps(as_hounsfield(ct.volume, scan))
+    volume = to_lps(ct.volume)
     if not np.isclose(volume.geometry.spacing_zyx_mm[0], ct.volume.geometry.spacing_zyx_mm[0]):
         raise UserError(f"{scan}: its slices are not axial, so contours do not lie on them; reformat it")
     rois = _contours(dataset, scan.frame_of_reference_uid, path)

@@ -12,14 +12,13 @@ from data_preprocess.sources.common import (
     find_case_folders,
     folders_below,
     only_ct,
-    read_ct_file,
     read_label_file,
     require_folder,
     volumes_in,
 )
 from utils.config.preset import Preset
 from utils.errors import UserError
-from utils.io.segmentations import CaseFiles
+from utils.io.segmentations import CaseFiles, read_lps
 from utils.io.volumes import volume_stem
 
 IMAGES, LABELS = "images", "labels"
@@ -43,7 +42,7 @@ def list_cases(folder: Path | None) -> list[RawCaseHandle]:
 def read_case(handle: RawCaseHandle, preset: Preset | None = None) -> RawCase:
     """Read a CT and its label map: see `Source.read_case`."""
     image = find_image(handle.location)
-    volume = read_ct_file(image)
+    volume = read_lps(image)
     files = CaseFiles(case_id=handle.case_id, label_map=handle.location)
     return RawCase.of(handle, volume, read_label_file(files, volume.geometry, preset), image)
 

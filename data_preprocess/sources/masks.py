@@ -15,12 +15,11 @@ from data_preprocess.sources.common import (
     find_case_folders,
     name_files,
     only_ct,
-    read_ct_file,
     read_mask_files,
     volumes_in,
 )
 from utils.config.preset import Preset
-from utils.io.segmentations import MASK_FOLDERS
+from utils.io.segmentations import MASK_FOLDERS, read_lps
 from utils.io.volumes import volume_stem
 
 FOLDERS = (*MASK_FOLDERS, "masks")
@@ -38,7 +37,7 @@ def list_cases(folder: Path | None) -> list[RawCaseHandle]:
 
 def read_case(handle: RawCaseHandle, preset: Preset | None = None) -> RawCase:
     """Read a CT and its masks: see `Source.read_case`."""
-    volume = read_ct_file(find_ct(handle.location))
+    volume = read_lps(find_ct(handle.location))
     return RawCase.of(
         handle, volume, read_mask_files(find_masks(handle.location), volume.geometry, preset), handle.location
     )

@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 from data_preprocess.sources.base import RawCase, RawCaseHandle
-from data_preprocess.sources.common import read_ct_file, read_label_file, require_folder
+from data_preprocess.sources.common import read_label_file, require_folder
 from utils.config.preset import Preset
 from utils.errors import UserError
 from utils.io.files import read_json
-from utils.io.segmentations import CaseFiles
+from utils.io.segmentations import CaseFiles, read_lps
 
 DATASET = "dataset.json"
 SPLITS = {"labelsTr": "train", "labelsTs": "test"}
@@ -48,7 +48,7 @@ def read_case(handle: RawCaseHandle, preset: Preset | None = None) -> RawCase:
     dataset = _read_dataset(folder)
     images = folder / label.parent.name.replace("labels", "images")
     image = images / f"{handle.case_id}_{dataset.ct_channel:04d}{dataset.file_ending}"
-    volume = read_ct_file(image)
+    volume = read_lps(image)
     files = CaseFiles(case_id=handle.case_id, label_map=label, label_names=dataset.names)
     structures = read_label_file(files, volume.geometry, preset)
     if IGNORE in structures.unmatched:

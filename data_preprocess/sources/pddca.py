@@ -9,8 +9,9 @@ from pathlib import Path
 
 from data_preprocess.cases import HELD_OUT
 from data_preprocess.sources.base import RawCase, RawCaseHandle
-from data_preprocess.sources.common import find_case_folders, name_files, read_ct_file, read_mask_files, volumes_in
+from data_preprocess.sources.common import find_case_folders, name_files, read_mask_files, volumes_in
 from utils.config.preset import Preset
+from utils.io.segmentations import read_lps
 
 IMAGE = "img.nrrd"
 STRUCTURES = "structures"
@@ -29,7 +30,7 @@ def list_cases(folder: Path | None) -> list[RawCaseHandle]:
 def read_case(handle: RawCaseHandle, preset: Preset | None = None) -> RawCase:
     """Read a CT and its masks: see `Source.read_case`."""
     folder = handle.location
-    volume = read_ct_file(folder / IMAGE)
+    volume = read_lps(folder / IMAGE)
     structures = read_mask_files(name_files(volumes_in(folder / STRUCTURES)), volume.geometry, preset)
     return RawCase.of(handle, volume, structures, folder)
 

@@ -45,7 +45,7 @@ def infos(names, split=None):
             spacing_zyx_mm=(1.0, 1.0, 1.0),
             size_zyx=SIZE,
             original=geometry,
-            box_zyx=((0, 4), (0, 6), (0, 5)),
+            crop_box=((0, 4), (0, 6), (0, 5)),
             organs={},
         )
         for name in names

@@ -1,11 +1,12 @@
-"""body.py: the box holds the patient and nothing else."""
+"""field_of_view.py: the region holds the head and neck and nothing else."""
 
 import numpy as np
 import pytest
 
-from data_preprocess.field_of_view import find_body, find_region
+from data_preprocess.field_of_view import Region, find_region, region_around, segment_body
 from data_preprocess.sources.phantom.source import draw_phantom
 from utils.imaging.geometry import Geometry
+from utils.imaging.masks import crop_mask
 
 SPACING = (5.0, 3.0, 2.5)
 SIZE = (24, 60, 80)
@@ -22,19 +23,25 @@ def scan(size=SIZE, spacing=SPACING, radius_mm=RADIUS_MM):
     return image
 
 
+def find_box(image, spacing=SPACING):
+    """The region as slices, which may reach beyond the image."""
+    region = find_region(image, Geometry(size_zyx=image.shape, spacing_zyx_mm=spacing), 0)
+    return tuple(map(slice, region.start_zyx, region.stop_zyx))
+
+
 def box_mm(box, spacing=SPACING):
     return [(axis.start * s, axis.stop * s) for axis, s in zip(box, spacing, strict=True)]
 
 
 def test_box_is_the_patient_and_a_margin():
-    for (low, high), center, radius in zip(box_mm(find_body(scan(), SPACING)), CENTER_MM, RADIUS_MM, strict=True):
+    for (low, high), center, radius in zip(box_mm(find_box(scan(), SPACING)), CENTER_MM, RADIUS_MM, strict=True):
         assert center - radius - MARGIN_MM - 6 <= low <= center - radius - MARGIN_MM + 6
         assert center + radius + MARGIN_MM - 6 <= high <= center + radius + MARGIN_MM + 6
 
 
 def test_patient_is_inside_the_box():
     image = scan()
-    box = find_body(image, SPACING)
+    box = find_box(image, SPACING)
     outside = np.ones(image.shape, dtype=bool)
     outside[box] = False
     assert not (image[outside] > -300).any()
@@ -42,9 +49,9 @@ def test_patient_is_inside_the_box():
 
 def test_table_under_the_patient_is_excluded():
     image = scan()
-    bare = find_body(image, SPACING)
+    bare = find_box(image, SPACING)
     image[:, 38:41] = 100  # 9 mm thick, in touch with the back, as wide and long as the scan
-    found = find_body(image, SPACING)
+    found = find_box(image, SPACING)
     assert found[0] == bare[0]
     assert found[1].stop <= bare[1].stop + 2
     assert abs(found[2].start - bare[2].start) <= 2
@@ -53,9 +60,9 @@ def test_table_under_the_patient_is_excluded():
 
 def test_table_is_excluded_from_a_few_slices_too():
     image = scan()[11:13]  # 10 mm, thinner than the opening
-    bare = find_body(image, SPACING)
+    bare = find_box(image, SPACING)
     image[:, 38:41] = 100
-    found = find_body(image, SPACING)
+    found = find_box(image, SPACING)
     assert bare[0] == found[0] == slice(0, 2)
     assert abs(found[2].start - bare[2].start) <= 2
     assert abs(found[2].stop - bare[2].stop) <= 2
@@ -63,18 +70,18 @@ def test_table_is_excluded_from_a_few_slices_too():
 
 def test_detached_couch_is_excluded():
     image = scan()
-    bare = find_body(image, SPACING)
+    bare = find_box(image, SPACING)
     image[:, 50:58, 10:70] = 0  # 24 mm thick, 33 mm behind the back
-    assert find_body(image, SPACING) == bare
+    assert find_box(image, SPACING) == bare
 
 
 def test_thin_lines_and_specks_are_excluded():
     image = scan()
-    bare = find_body(image, SPACING)
+    bare = find_box(image, SPACING)
     image[:, 5, 5] = 500
     image[2, 30, 70:76] = 2000
     image[12, :15, 40] = 300  # a tube from the mouth to the edge of the scan
-    found = find_body(image, SPACING)
+    found = find_box(image, SPACING)
     assert (found[0], found[2]) == (bare[0], bare[2])
     assert bare[1].start - 1 <= found[1].start  # all but the tube's first millimetres
     assert found[1].stop == bare[1].stop
@@ -82,9 +89,9 @@ def test_thin_lines_and_specks_are_excluded():
 
 def test_box_does_not_depend_on_the_air_around():
     image = scan()
-    bare = find_body(image, SPACING)
+    bare = find_box(image, SPACING)
     pads = ((3, 2), (7, 8), (9, 4))
-    padded = find_body(np.pad(image, pads, constant_values=-1000), SPACING)
+    padded = find_box(np.pad(image, pads, constant_values=-1000), SPACING)
     for axis, other, (before, _) in zip(bare, padded, pads, strict=True):
         assert (other.start - before, other.stop - before) == (axis.start, axis.stop)
 
@@ -92,12 +99,12 @@ def test_box_does_not_depend_on_the_air_around():
 def test_fine_slices_shift_the_box_by_less_than_a_coarse_voxel():
     spacing = (1.0, 1.0, 1.5)
     image = scan((120, 150, 120), spacing, radius_mm=(40.0, 45.0, 60.0))
-    bare = find_body(image, spacing)
+    bare = find_box(image, spacing)
     assert (image[bare] > -300).sum() == (image > -300).sum()
     for axis, center, radius, step in zip(bare, CENTER_MM, (40.0, 45.0, 60.0), spacing, strict=True):
         assert axis.start * step == pytest.approx(center - radius - MARGIN_MM, abs=4)
         assert axis.stop * step == pytest.approx(center + radius + MARGIN_MM, abs=4)
-    padded = find_body(np.pad(image, ((3, 0), (5, 0), (1, 0)), constant_values=-1000), spacing)
+    padded = find_box(np.pad(image, ((3, 0), (5, 0), (1, 0)), constant_values=-1000), spacing)
     for axis, other, before, step in zip(bare, padded, (3, 5, 1), spacing, strict=True):
         assert abs(other.start - before - axis.start) * step < 4
         assert abs(other.stop - before - axis.stop) * step < 4
@@ -107,22 +114,22 @@ def test_neck_that_leaves_the_scan_reaches_the_last_slice():
     image = scan()
     neck = (slice(0, 12), slice(18, 32), slice(30, 50))  # 42 x 50 mm
     image[neck] = 40
-    assert find_body(image, SPACING)[0].start == 0
+    assert find_box(image, SPACING)[0].start == -MARGIN_MM / SPACING[0]  # so thin an end may be the patient's own
     image = image[:12]
-    assert find_body(image, SPACING)[0] == slice(0, 12)
+    assert find_box(image, SPACING)[0] == slice(-2, 12)  # cut through the head, which continues beyond the scan
 
 
 def test_thin_patient_is_still_found():
     image = np.full((4, 20, 20), -1000, dtype=np.int16)
     image[:, 9:11, 8:12] = 0  # nothing survives the opening
-    box = find_body(image, SPACING)
+    box = find_box(image, SPACING)
     assert box[1].start <= 9
     assert box[1].stop >= 11
 
 
 def test_nothing_but_air_is_an_error():
     with pytest.raises(ValueError, match="no voxel is denser than -300 HU: is this a CT in HU"):
-        find_body(np.full((4, 6, 8), -1000, dtype=np.int16), SPACING)
+        find_box(np.full((4, 6, 8), -1000, dtype=np.int16), SPACING)
 
 
 TRUNK_SPACING = (4.0, 3.0, 2.5)
@@ -197,6 +204,26 @@ def test_cropping_adds_air_and_pasting_leaves_it_out():
     inside = np.s_[region.start_zyx[0] : region.stop_zyx[0]]
     np.testing.assert_array_equal(back[inside], image[inside])
     assert (back[: region.start_zyx[0]] == 0).all()
+
+
+def test_voxels_below_the_cut_do_not_count_as_outside_of_the_body():
+    image = trunk()
+    geometry = Geometry(size_zyx=image.shape, spacing_zyx_mm=TRUNK_SPACING)
+    body = segment_body(image, geometry, 0)
+    region = region_around(body, image)
+    bottom = region.start_zyx[0]
+    cord = np.zeros(image.shape, dtype=bool)
+    cord[bottom - 10 : 80, 34:36, 50] = True
+    mask = crop_mask(cord, (0, 0, 0), geometry)
+    assert region.fraction_outside(mask) == pytest.approx(10 / (90 - bottom))
+    kept = region.cut(mask)
+    assert kept.corner_zyx == (bottom, 34, 50)
+    assert region.fraction_outside(kept) == body.fraction_outside(kept) == 0
+    assert not region.cut(crop_mask(cord[:bottom], (0, 0, 0), geometry)).voxels.size
+    assert Region((0, 0, 0), image.shape).cut(mask) is not None
+    couch = np.zeros(image.shape, dtype=bool)
+    couch[:, 66:, 40:60] = True
+    assert body.fraction_outside(crop_mask(couch, (0, 0, 0), geometry)) == 1
 
 
 def test_a_scan_that_begins_at_the_lungs_is_refused():

@@ -44,7 +44,7 @@ def test_padding_becomes_air_and_is_said(padding):
     checked = validate_hounsfield(array, correct_offset=False)
     assert (checked.array[:, :, :3] == -1000).all()
     np.testing.assert_array_equal(checked.array[:, :, 3:], ct()[:, :, 3:])
-    assert checked.notes == [f"15.0% of the voxels are padding (down to {padding}), taken as air"]
+    assert checked.notes == [f"15.0% of the voxels are padding (down to {padding}) and became air"]
 
 
 def test_the_input_is_left_alone():
@@ -58,7 +58,9 @@ def test_the_input_is_left_alone():
 @pytest.mark.parametrize("dtype", [np.uint16, np.int16, np.float32])
 def test_an_offset_is_refused_with_the_peaks_and_the_remedy(dtype):
     array = (ct().astype(np.int32) + 1024).astype(dtype)
-    with pytest.raises(ValueError, match=r"air peaks at 2\d and soft tissue at 10\d\d, .*--hu-offset auto"):
+    with pytest.raises(
+        ValueError, match=r"air peaks at 2\d and soft tissue at 10\d\d, .*: export the CT in HU, or .*--hu-offset auto"
+    ):
         validate_hounsfield(array, correct_offset=False)
 
 

@@ -1,6 +1,7 @@
 """prepare.py: raw cases to a folder of cases, again, with failures, killed half-way."""
 
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -9,11 +10,16 @@ import train_autoencoder
 import train_backbone
 from data_preprocess import prepare
 from data_preprocess.cases import finished_case, open_case, read_case_info, read_dataset, read_splits
+from data_preprocess.inference_transform import InferenceTransform
 from data_preprocess.prepare import prepare_case
+from data_preprocess.quality_control.measurements import read_quality
 from data_preprocess.sources.openkbp import list_cases, read_case
+from data_preprocess.sources.phantom.source import draw_phantom
 from tests.conftest import TINY
 from tests.data_preprocess.small_case import BOXES, write_masks
 from utils.config.preset import load_preset
+from utils.imaging.masks import crop_mask
+from utils.io.volumes import Volume
 from utils.runtime.command_line import run_main
 
 PRESET = load_preset("openkbp")
@@ -36,7 +42,7 @@ def test_prepared_case_by_hand(raw, tmp_path):
     assert info.original == raw.volume.geometry
     assert info.spacing_zyx_mm == PRESET.grid.spacing_zyx_mm
     assert info.split == "train"
-    (z0, z1), (y0, y1), (x0, x1) = info.box_zyx
+    (z0, z1), (y0, y1), (x0, x1) = info.crop_box
     assert (z0, z1) == (127 - 67 - 4, 127 - 33 + 4 + 1)  # 35 slices and 10 mm on either side
     assert y0 in (49, 50, 51)
     assert x0 in (47, 48, 49)
@@ -53,7 +59,7 @@ def test_prepared_case_by_hand(raw, tmp_path):
 
 def test_organs_keep_their_place_and_volume_in_millimetres(raw, tmp_path):
     info = prepare_case(raw, PRESET, tmp_path)
-    corner_mm = np.multiply([start for start, _ in info.box_zyx], raw.volume.geometry.spacing_zyx_mm)
+    corner_mm = np.multiply([start for start, _ in info.crop_box], raw.volume.geometry.spacing_zyx_mm)
     for name, alias in (("brainstem", "Brainstem"), ("mandible", "Mandible")):
         mask = raw.masks[alias].dense()
         expected_mm = (np.argwhere(mask).mean(axis=0) + 0.5) * raw.volume.geometry.spacing_zyx_mm
@@ -61,6 +67,60 @@ def test_organs_keep_their_place_and_volume_in_millimetres(raw, tmp_path):
         np.testing.assert_allclose(found_mm, expected_mm, atol=1.0)
         volume_mm3 = info.organs[name].num_voxels * np.prod(info.spacing_zyx_mm)
         assert volume_mm3 == pytest.approx(mask.sum() * np.prod(raw.volume.geometry.spacing_zyx_mm), rel=0.25)
+
+
+@pytest.fixture(scope="module")
+def long_phantom():
+    """A phantom with chest, in which the spinal cord is contoured all the way down."""
+    return draw_phantom(2, spacing_zyx_mm=(5.0, 4.0, 4.0), extent_zyx_mm=(520.0, 330.0, 420.0))
+
+
+def test_training_and_validation_see_what_inference_sees(long_phantom, tmp_path):
+    preset = load_preset("phantom")
+    info = prepare_case(long_phantom, preset, tmp_path)
+    seen = InferenceTransform.apply(long_phantom.volume, preset.grid)
+    assert seen.transform.region.cut_mm > 200
+    np.testing.assert_array_equal(open_case(tmp_path / info.case_id, info, preset.organ_names).image, seen.image)
+    assert info.crop_box == tuple(zip(*seen.transform.region[:2], strict=True))
+
+
+def test_contours_below_the_field_of_view_are_cut_and_noted(long_phantom, tmp_path):
+    preset = load_preset("phantom")
+    geometry = long_phantom.geometry
+    cord, toe = np.zeros((2, *geometry.size_zyx), dtype=bool)
+    cord[:, 40:42, 50:52] = True
+    toe[:3, 40:42, 50:52] = True
+    masks = {"brainstem": crop_mask(cord, (0, 0, 0), geometry), "mandible": crop_mask(toe, (0, 0, 0), geometry)}
+    info = prepare_case(replace(long_phantom, masks=masks), preset, tmp_path)
+    (first, last), *_ = info.crop_box
+    outside = 1 - (min(last, len(cord)) - first) / len(cord)
+    assert info.notes == (
+        f"brainstem: {outside:.1%} of it lies outside of the field of view",
+        "mandible: 100.0% of it lies outside of the field of view",
+    )
+    assert list(info.organs) == ["brainstem"]
+    quality = read_quality(tmp_path / info.case_id)
+    assert list(quality.organs) == ["brainstem"]
+    assert quality.organs["brainstem"].num_voxels == 4 * (len(cord) - first)
+    assert quality.organs["brainstem"].center_mm[0] == pytest.approx((first + len(cord)) / 2 * 5.0)
+
+
+def test_a_scan_that_cuts_into_the_patient_gets_air_around_it(tmp_path):
+    phantom = draw_phantom(2, spacing_zyx_mm=(5.0, 4.0, 4.0))
+    geometry = replace(phantom.geometry, size_zyx=(phantom.geometry.size_zyx[0], 34, phantom.geometry.size_zyx[2]))
+    volume = Volume(array=np.ascontiguousarray(phantom.volume.array[:, :34]), geometry=geometry)
+    masks = {"brainstem": crop_mask(np.ones((20, 4, 4), dtype=bool), (10, 28, 48), geometry)}
+    info = prepare_case(replace(phantom, volume=volume, masks=masks), load_preset("phantom"), tmp_path)
+    assert info.crop_box[1][1] > 34
+    image = np.load(tmp_path / info.case_id / "image.npy")
+    assert (image[:, -1] == -1000).all()
+
+
+def test_cases_of_earlier_versions_are_read(raw, tmp_path):
+    info = prepare_case(raw, PRESET, tmp_path)
+    path = tmp_path / "pt_2" / "case.json"
+    path.write_text(path.read_text().replace("crop_box", "box_zyx"))
+    assert read_case_info(tmp_path / "pt_2") == info
 
 
 def test_case_killed_half_way_is_not_there(raw, tmp_path, monkeypatch):

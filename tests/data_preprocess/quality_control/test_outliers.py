@@ -1,9 +1,9 @@
-"""quality.py and checks.py: what is measured of a case, and what a person is told to look at."""
+"""measurements.py and outliers.py: what is measured of a case, and which findings a person is shown."""
 
 import numpy as np
 import pytest
 
-from data_preprocess.field_of_view import outline_body
+from data_preprocess.field_of_view import segment_body
 from data_preprocess.quality_control.measurements import (
     CaseQuality,
     OrganQuality,
@@ -48,7 +48,7 @@ def quality(organs=USUAL, **changed):
     return CaseQuality(
         **values,
         organs={
-            name: OrganQuality(num_voxels=900, volume_ml=ml, center_mm=center, num_pieces=1, outside_share=0.0)
+            name: OrganQuality(num_voxels=900, volume_ml=ml, center_mm=center, num_components=1, fraction_outside=0.0)
             for name, (center, ml) in organs.items()
         },
     )
@@ -68,10 +68,10 @@ def cohort(**extra):
     return cases | extra
 
 
-def marks_of(**changed):
+def findings_of(**changed):
     found = check_cases(cohort(odd=quality(USUAL | changed)), PAIRS)
-    assert not any(marks for case_id, marks in found.items() if case_id != "odd")
-    return [str(mark) for mark in found["odd"]]
+    assert not any(findings for case_id, findings in found.items() if case_id != "odd")
+    return [str(finding) for finding in found["odd"]]
 
 
 def test_measured_by_hand():
@@ -83,20 +83,30 @@ def test_measured_by_hand():
         "outside": box_mask(((9, 11), (8, 10), (0, 20))),
     }
     image = body()
-    measured = measure_case(masks, image, outline_body(image, SPACING))
+    measured = measure_case(masks, image, segment_body(image, GEOMETRY, 0))
     assert (measured.lowest_hu, measured.highest_hu, measured.body_hu) == (-1000, 40, 40)
     whole = measured.organs["whole"]
     assert whole.num_voxels == 160
     assert whole.volume_ml == pytest.approx(160 * 20 / 1000)
     assert whole.center_mm == pytest.approx((6 * 4, 15 * 2, 14 * 2.5))
-    assert [organ.num_pieces for organ in measured.organs.values()] == [1, 2, 1, 1, 1]
-    assert [round(organ.outside_share, 1) for organ in measured.organs.values()] == [0, 0, 0, 0, 0.4]
+    assert [organ.num_components for organ in measured.organs.values()] == [1, 2, 1, 1, 1]
+    assert [round(organ.fraction_outside, 1) for organ in measured.organs.values()] == [0, 0, 0, 0, 0.4]
+
+
+def test_measurements_of_earlier_versions_are_read(tmp_path):
+    measured = measure_case({"whole": box_mask(((4, 8), (10, 20), (12, 16)))}, None, None)
+    write_quality(tmp_path, measured)
+    text = (tmp_path / "quality.json").read_text()
+    old = text.replace("num_components", "num_pieces").replace("fraction_outside", "outside_share")
+    assert old != text
+    (tmp_path / "quality.json").write_text(old)
+    assert read_quality(tmp_path) == measured
 
 
 def test_masks_alone_are_measured_too(tmp_path):
     measured = measure_case({"whole": box_mask(((4, 8), (10, 20), (12, 16)))}, None, None)
     assert measured.body_hu is None
-    assert measured.organs["whole"].outside_share == 0
+    assert measured.organs["whole"].fraction_outside == 0
     write_quality(tmp_path, measured)
     assert read_quality(tmp_path) == measured
     assert read_quality(tmp_path / "nowhere") is None
@@ -105,64 +115,51 @@ def test_masks_alone_are_measured_too(tmp_path):
         read_quality(tmp_path)
 
 
-def test_usual_cases_have_no_marks():
-    assert marks_of() == []
+def test_usual_cases_have_no_findings():
+    assert findings_of() == []
 
 
-def test_an_organ_of_unusual_size_is_marked():
-    (mark,) = marks_of(parotid_left=((40, 40, 90), 60.0))
-    assert mark == "parotid_left: 60 ml, usual are 26.8 ml (+6.0 deviations)"
+def test_an_organ_of_unusual_size_is_found():
+    (finding,) = findings_of(parotid_left=((40, 40, 90), 60.0))
+    assert finding == "parotid_left: volume 60 ml, median 26.8 ml (+6.0 standard deviations)"
 
 
-def test_an_organ_in_an_unusual_place_is_marked_wherever_the_patient_lies():
-    (mark,) = marks_of(mandible=((20, 45, 60), 60.0))
-    assert mark.startswith("mandible: lies 3")
-    assert "mm too far towards back among the other organs" in mark
+def test_an_organ_in_an_unusual_place_is_found_wherever_the_patient_lies():
+    (finding,) = findings_of(mandible=((20, 45, 60), 60.0))
+    assert finding.startswith("mandible: lies 3")
+    assert "mm too far posterior relative to the other organs" in finding
 
 
-def test_swapped_sides_are_marked():
-    swapped = marks_of(parotid_left=USUAL["parotid_right"], parotid_right=USUAL["parotid_left"])
+def test_swapped_sides_are_found():
+    swapped = findings_of(parotid_left=USUAL["parotid_right"], parotid_right=USUAL["parotid_left"])
     assert "parotid_left: left and right are swapped: it lies to the right of parotid_right" in swapped
 
 
-def test_one_side_alone_on_the_wrong_side_is_marked():
+def test_one_side_alone_on_the_wrong_side_is_found():
     organs = {name: value for name, value in USUAL.items() if name != "parotid_right"}
     organs["parotid_left"] = USUAL["parotid_right"]
-    marks = check_cases(cohort(odd=quality(organs)), PAIRS)["odd"]
-    assert any("parotid_left: lies" in str(mark) and "towards right" in str(mark) for mark in marks)
+    findings = check_cases(cohort(odd=quality(organs)), PAIRS)["odd"]
+    assert any("parotid_left: lies" in str(finding) and "too far right" in str(finding) for finding in findings)
 
 
-def test_pieces_are_marked_unless_they_are_usual():
-    def in_pieces(count):
+def test_more_components_than_usual_are_found():
+    def in_components(count):
         usual = quality()
-        organs = {n: OrganQuality(**{**o.__dict__, "num_pieces": count}) for n, o in usual.organs.items()}
+        organs = {n: OrganQuality(**{**o.__dict__, "num_components": count}) for n, o in usual.organs.items()}
         return CaseQuality(**{**usual.__dict__, "organs": organs})
 
-    few = check_cases({"a": in_pieces(2), "b": in_pieces(1)}, PAIRS)
+    few = check_cases({"a": in_components(2), "b": in_components(1)}, PAIRS)
     assert len(few["a"]) == 4
     assert few["b"] == []
-    many = check_cases({f"case_{i}": in_pieces(2) for i in range(9)} | {"odd": in_pieces(3)}, PAIRS)
-    assert [case_id for case_id, marks in many.items() if marks] == ["odd"]
+    many = check_cases({f"case_{i}": in_components(2) for i in range(9)} | {"odd": in_components(3)}, PAIRS)
+    assert [case_id for case_id, findings in many.items() if findings] == ["odd"]
 
 
-@pytest.mark.parametrize(
-    ("changed", "text"),
-    [
-        ({"body_hu": 1064.0}, "the CT's values are not HU: the body's median is 1064"),
-        ({"lowest_hu": -400.0}, "the CT's values are not HU: the lowest is -400, air has -1000"),
-        ({"lowest_hu": None, "highest_hu": None, "body_hu": None}, None),
-    ],
-)
-def test_values_that_are_no_hu_are_marked(changed, text):
-    marks = [str(mark) for mark in check_cases(cohort(odd=quality(**changed)), PAIRS)["odd"]]
-    assert marks == ([text] if text else [])
-
-
-def test_a_mask_outside_the_body_is_marked():
+def test_a_mask_outside_the_body_is_found():
     usual = quality()
-    outside = OrganQuality(**{**usual.organs["mandible"].__dict__, "outside_share": 0.4})
+    outside = OrganQuality(**{**usual.organs["mandible"].__dict__, "fraction_outside": 0.4})
     odd = CaseQuality(**{**usual.__dict__, "organs": usual.organs | {"mandible": outside}})
-    assert [str(mark) for mark in check_cases({"odd": odd}, PAIRS)["odd"]] == [
+    assert [str(finding) for finding in check_cases({"odd": odd}, PAIRS)["odd"]] == [
         "mandible: 40% of it lies outside the body"
     ]
 

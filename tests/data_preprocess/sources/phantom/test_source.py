@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from data_preprocess.field_of_view import find_body
+from data_preprocess.field_of_view import find_region
 from data_preprocess.sources.base import RawCase
 from data_preprocess.sources.phantom.source import (
     EXTENT_ZYX_MM,
@@ -110,10 +110,10 @@ def test_ct_numbers_are_those_of_tissues(phantom: RawCase, full_label: np.ndarra
 
 def test_table_is_apart_from_the_body(phantom: RawCase):
     image = phantom.volume.array
-    box = find_body(image, SPACING)
-    assert box[1].stop < image.shape[1]
-    assert (image[:, box[1].stop :] > -500).any()
-    assert not (image[:, box[1].stop :] > 0).any()
+    behind = find_region(image, phantom.volume.geometry, 0).stop_zyx[1]
+    assert behind < image.shape[1]
+    assert (image[:, behind:] > -500).any()
+    assert not (image[:, behind:] > 0).any()
 
 
 def test_same_seed_is_the_same_phantom_and_another_is_not(phantom: RawCase):
