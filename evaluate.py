@@ -14,7 +14,7 @@ from typing import Any
 
 from utils.config.preset import load_preset
 from utils.errors import CaseFailure, UserError
-from utils.evaluation.evaluate import CasePairs, Evaluation, EvaluationSettings, evaluate_cases, match_cases
+from utils.evaluation.evaluate import CasePair, Evaluation, EvaluationSettings, evaluate_cases, match_cases
 from utils.evaluation.figures import write_box_plots, write_overlays
 from utils.evaluation.report import build_report, format_console_report, write_report
 from utils.evaluation.tolerances import Tolerances
@@ -98,7 +98,10 @@ def check_paths(arguments: argparse.Namespace) -> None:
 
 
 def write_results(
-    arguments: argparse.Namespace, settings: EvaluationSettings, evaluations: Mapping[str, Evaluation], pairs: CasePairs
+    arguments: argparse.Namespace,
+    settings: EvaluationSettings,
+    evaluations: Mapping[str, Evaluation],
+    pairs: Mapping[str, CasePair],
 ) -> dict[str, CaseFailure]:
     """Print the table; write tables, plots and overlays.
 
@@ -118,11 +121,8 @@ def write_results(
     logger.info("scores of every case, tables and plots are in %s", arguments.output)
     if not arguments.overlay:
         return {}
-    organs: dict[str, dict[str, None]] = {}
-    for worst in report.worst:
-        organs.setdefault(worst.case_id, {})[worst.organ] = None
     folder = arguments.output / "overlays"
-    failures = write_overlays(folder, arguments.overlay, pairs, organs, settings, arguments.workers)
+    failures = write_overlays(folder, arguments.overlay, pairs, report.worst, settings, arguments.workers)
     for case_id, failure in failures.items():
         if not failure.traceback:
             logger.warning("no overlay of %s: %s", case_id, failure)

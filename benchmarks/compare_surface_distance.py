@@ -18,9 +18,9 @@ import surface_distance
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from utils.evaluation.evaluate import EvaluationSettings, evaluate_case, match_cases  # noqa: E402
+from utils.evaluation.evaluate import CasePair, EvaluationSettings, evaluate_case, match_cases  # noqa: E402
 from utils.evaluation.tolerances import Tolerances  # noqa: E402
-from utils.io.segmentations import CaseFiles, OrganNameResolver, find_cases, open_structures  # noqa: E402
+from utils.io.segmentations import OrganNameResolver, find_cases, open_structures  # noqa: E402
 from utils.io.volumes import read_volume  # noqa: E402
 from utils.runtime.command_line import positive_int, report_failures, run_main  # noqa: E402
 from utils.runtime.process_pool import run_cases  # noqa: E402
@@ -57,11 +57,11 @@ def call_directly(prediction: Path, reference: Path, tolerance_mm: float) -> dic
     }
 
 
-def compare_case(pair: tuple[CaseFiles, CaseFiles]) -> Comparison:
-    """Score a (prediction, reference) pair with evaluate.py's functions and with the package."""
+def compare_case(pair: CasePair) -> Comparison:
+    """Score a case with evaluate.py's functions and with the package."""
     warnings.simplefilter("ignore", DeprecationWarning)
     started = time.perf_counter()
-    rows = evaluate_case(*pair, SETTINGS).rows
+    rows = evaluate_case(pair, SETTINGS).rows
     seconds = time.perf_counter() - started
     resolver = OrganNameResolver(None)
     names = [open_structures(files, resolver).names for files in pair]

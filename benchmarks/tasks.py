@@ -30,7 +30,7 @@ from models.int8 import quantize_convolutions
 from models.pretrained import load_model
 from models.sliding_window import OVERLAP
 from utils.config.preset import Preset, load_preset
-from utils.evaluation.evaluate import EvaluationSettings, evaluate_case
+from utils.evaluation.evaluate import CasePair, EvaluationSettings, evaluate_case
 from utils.evaluation.tolerances import Tolerances
 from utils.io.checkpoint import save_checkpoint
 from utils.io.segmentations import CaseFiles
@@ -249,7 +249,7 @@ def evaluation(raw: RawCase, preset: str, overrides: list[str], *, plain: bool) 
     how = EvaluationSettings(preset=settings, tolerances=Tolerances([], settings), resample=False)
 
     def run() -> None:
-        evaluate_case(*files, how)
+        evaluate_case(CasePair(*files), how)
 
     return Task(run)
 

@@ -1,5 +1,6 @@
 """The preset of a data set: its organs, grid, networks, losses and schedules, read from configs/*.toml."""
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -37,6 +38,11 @@ class Organ:
     """Tolerance of the surface Dice."""
     aliases: tuple[str, ...] = ()
     """Other names of the organ in raw data."""
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Name and aliases."""
+        return (self.name, *self.aliases)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -229,16 +235,14 @@ class Preset:
 
     @cached_property
     def _organ_by_name(self) -> dict[str, int]:
-        return {organ_key(name): i for i, organ in enumerate(self.organs) for name in (organ.name, *organ.aliases)}
+        return {organ_key(name): i for i, organ in enumerate(self.organs) for name in organ.names}
 
     @cached_property
     def _organ_by_common_name(self) -> dict[str, int]:
         """Omits names that several organs share, because these organs may be parts of one structure."""
-        owners: dict[str, set[int]] = {}
-        for i, organ in enumerate(self.organs):
-            for name in (organ.name, *organ.aliases):
-                owners.setdefault(common_key(name), set()).add(i)
-        return {key: min(indices) for key, indices in owners.items() if len(indices) == 1}
+        owners = {(common_key(name), i) for i, organ in enumerate(self.organs) for name in organ.names}
+        counts = Counter(key for key, _ in owners)
+        return {key: i for key, i in owners if counts[key] == 1}
 
 
 def load_preset(name_or_path: str, overrides: Sequence[str] = ()) -> Preset:
@@ -342,14 +346,14 @@ def _contradictions(preset: Preset) -> list[str]:
     paired = [name for pair in preset.left_right_pairs for name in pair]
     problems += [f"left_right_pairs: {name} is not among the organs" for name in paired if name not in names]
     problems += [f"left_right_pairs: {name} occurs twice" for name in set(paired) if paired.count(name) > 1]
-    claims = [(organ_key(name), organ.name) for organ in preset.organs for name in (organ.name, *organ.aliases)]
+    claims = [(organ_key(name), organ.name) for organ in preset.organs for name in organ.names]
     owners = dict(claims)
     problems += [f"organs.{o}: {owners[n]} has the same name or alias {n!r}" for n, o in claims if owners[n] != o]
     small = {organ.name: organ.small for organ in preset.organs}
     problems += [
         f"left_right_pairs: {left} and {right} must both be small or both not, because flips swap them"
         for left, right in preset.left_right_pairs
-        if small.get(left) != small.get(right) and left in names and right in names
+        if {small.get(left), small.get(right)} == {True, False}
     ]
     grid = preset.grid
     if any(roi > crop for roi, crop in zip(grid.roi_size_vox, grid.crop_size_vox, strict=True)):

@@ -111,14 +111,9 @@ def summarize_organs(rows: Sequence[ScoreRow], organs: Sequence[str]) -> list[Or
 
 
 def summarize_groups(summaries: Sequence[OrganSummary], small_organs: Sequence[str] | None) -> list[OrganSummary]:
-    """Compute means over large, small and all organs; every organ counts once.
+    """Compute means over large, small and all organs with a counted case; every organ counts once.
 
-    Args:
-        summaries: of `summarize_organs`; organs without a counted case are left out.
-        small_organs: names of the small organs; None computes the mean of all organs only.
-
-    Returns:
-        One row per group that has an organ, with means only.
+    If `small_organs` is None, there is only the mean of all organs. Groups have no std and no median.
     """
     counted = [summary for summary in summaries if summary.n]
     groups = {"mean of all": counted}
@@ -179,15 +174,10 @@ def find_low_cases(rows: Sequence[ScoreRow]) -> list[tuple[str, float]]:
 def compare_predictions(
     rows: Sequence[ScoreRow], other_rows: Sequence[ScoreRow], organs: Sequence[str]
 ) -> list[Comparison]:
-    """Compare two predictions of the same cases.
-
-    Args:
-        rows: of the first prediction.
-        other_rows: of the other prediction, scored against the same reference.
-        organs: their order.
+    """Compare two predictions that were scored against the same reference.
 
     Returns:
-        One comparison per metric and organ that counts on both sides in some case.
+        One comparison per metric and organ that counts on both sides in some case; organs in the given order.
     """
     own, other = (
         {(row.organ, row.case_id): row.scores for row in side if row.status in COUNTED} for side in (rows, other_rows)

@@ -1,9 +1,10 @@
 """Scores every organ of every case: pairs the masks, brings them onto one grid and measures them."""
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import NamedTuple
 
 from utils.config.organ_names import organ_key
 from utils.config.preset import Preset
@@ -15,8 +16,12 @@ from utils.imaging.masks import Mask, crop_to_common_box, empty_mask, resample_m
 from utils.io.segmentations import CaseFiles, OrganNameResolver, Structures, open_structures
 from utils.runtime.process_pool import run_cases
 
-CasePairs = Mapping[str, tuple[CaseFiles, CaseFiles]]
-"""(prediction, reference) by case id."""
+
+class CasePair(NamedTuple):
+    """The files of a case on both sides."""
+
+    prediction: CaseFiles
+    reference: CaseFiles
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,12 +36,7 @@ class EvaluationSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class CaseResult:
-    """Scores of a case.
-
-    Attributes:
-        rows: one per organ.
-        unmatched_structures: names on either side that are not in the preset.
-    """
+    """Scores of a case, one row per organ, and the names on either side that are not in the preset."""
 
     rows: tuple[ScoreRow, ...]
     unmatched_structures: tuple[str, ...]
@@ -59,18 +59,18 @@ class Evaluation:
     unmatched_structures: tuple[str, ...]
 
 
-def match_cases(predictions: Mapping[str, CaseFiles], references: Mapping[str, CaseFiles]) -> CasePairs:
+def match_cases(predictions: Mapping[str, CaseFiles], references: Mapping[str, CaseFiles]) -> dict[str, CasePair]:
     """Pair cases by name. If both sides have a single case, these two are paired whatever their names.
 
     Returns:
-        (prediction, reference) by the reference's case id.
+        Pairs by the reference's case id.
 
     Raises:
         UserError: no case occurs on both sides.
     """
     if len(predictions) == len(references) == 1:
-        return {case_id: (next(iter(predictions.values())), case) for case_id, case in references.items()}
-    pairs = {case_id: (predictions[case_id], case) for case_id, case in references.items() if case_id in predictions}
+        predictions = dict(zip(references, predictions.values(), strict=True))
+    pairs = {name: CasePair(predictions[name], case) for name, case in references.items() if name in predictions}
     if not pairs:
         raise UserError(
             f"no case occurs on both sides: predictions are {_examples(predictions)}, references are "
@@ -79,25 +79,25 @@ def match_cases(predictions: Mapping[str, CaseFiles], references: Mapping[str, C
     return pairs
 
 
-def evaluate_case(prediction_files: CaseFiles, reference_files: CaseFiles, settings: EvaluationSettings) -> CaseResult:
+def evaluate_case(pair: CasePair, settings: EvaluationSettings) -> CaseResult:
     """Score all organs of a case.
 
     Raises:
         UserError: a file cannot be read, or the grids differ and `settings.resample` is false.
     """
     resolver = OrganNameResolver(settings.preset)
-    prediction, reference = (open_structures(files, resolver) for files in (prediction_files, reference_files))
+    prediction, reference = (open_structures(files, resolver) for files in pair)
     found = {**prediction.names, **reference.names}
     organs = resolver.preset_organs() or found
     score = partial(_score_organ, prediction=prediction, reference=reference, settings=settings)
     return CaseResult(
-        rows=tuple(score(key, name, reference_files.case_id) for key, name in organs.items()),
+        rows=tuple(score(key, name, pair.reference.case_id) for key, name in organs.items()),
         unmatched_structures=tuple(sorted(name for key, name in found.items() if key not in organs)),
     )
 
 
 def evaluate_cases(
-    pairs: CasePairs, settings: EvaluationSettings, num_workers: int, description: str | None = None
+    pairs: Mapping[str, CasePair], settings: EvaluationSettings, num_workers: int, description: str | None = None
 ) -> Evaluation:
     """Score all cases in worker processes. A case that fails does not stop the others.
 
@@ -107,12 +107,8 @@ def evaluate_cases(
         num_workers: number of processes; 1 uses this process.
         description: label of the progress bar.
     """
-    outcome = run_cases(partial(_evaluate_pair, settings=settings), pairs, num_workers, description)
+    outcome = run_cases(partial(evaluate_case, settings=settings), pairs, num_workers, description)
     return _collect(outcome.results.values(), outcome.failures, settings.preset)
-
-
-def _evaluate_pair(pair: tuple[CaseFiles, CaseFiles], settings: EvaluationSettings) -> CaseResult:
-    return evaluate_case(*pair, settings)
 
 
 def load_aligned_masks(key: str, prediction: Structures, reference: Structures, *, resample: bool) -> tuple[Mask, Mask]:
@@ -186,6 +182,6 @@ def _collect(results: Iterable[CaseResult], failures: Mapping[str, CaseFailure],
     )
 
 
-def _examples(names: Sequence[str] | Mapping[str, object], limit: int = 3) -> str:
-    shown = ", ".join(list(names)[:limit])
-    return f"{shown}, ... ({len(names)} in all)" if len(names) > limit else shown
+def _examples(names: Iterable[str], limit: int = 3) -> str:
+    names = list(names)
+    return ", ".join(names[:limit]) + (f", ... ({len(names)} in all)" if len(names) > limit else "")

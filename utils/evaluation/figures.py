@@ -11,12 +11,13 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from utils.errors import CaseFailure, UserError
-from utils.evaluation.evaluate import CasePairs, EvaluationSettings, load_aligned_masks
+from utils.evaluation.aggregate import WorstCase
+from utils.evaluation.evaluate import CasePair, EvaluationSettings, load_aligned_masks
 from utils.evaluation.metrics import COUNTED, METRICS, Metric, ScoreRow
 from utils.imaging.geometry import Geometry
 from utils.imaging.masks import Mask, bounding_box, resample_mask
 from utils.io.files import atomic_write
-from utils.io.segmentations import CaseFiles, OrganNameResolver, case_ct, open_structures, read_lps
+from utils.io.segmentations import OrganNameResolver, case_ct, open_structures, read_lps
 from utils.reporting.overlay import RGB, render_case, save_png
 from utils.runtime.process_pool import run_cases
 
@@ -29,12 +30,9 @@ OVERLAY_COLOR: RGB = (255, 190, 60)
 
 
 def write_box_plots(folder: Path, predictions: Mapping[str, Sequence[ScoreRow]], organs: Sequence[str]) -> None:
-    """Write <metric>.png for every metric: a box and the cases as dots for every organ.
+    """Write <metric>.png for every metric, with the scores of one or two predictions by their name in the legend.
 
-    Args:
-        folder: target.
-        predictions: scores of one or two predictions, by their name in the legend.
-        organs: from top to bottom; organs without a counted case are left out.
+    Organs are plotted from top to bottom; those without a counted case are left out.
     """
     counted = {name: [row for row in rows if row.status in COUNTED] for name, rows in predictions.items()}
     shown = [organ for organ in organs if any(row.organ == organ for rows in counted.values() for row in rows)]
@@ -46,13 +44,7 @@ def write_box_plots(folder: Path, predictions: Mapping[str, Sequence[ScoreRow]],
 
 
 def plot_metric(predictions: Mapping[str, Sequence[ScoreRow]], organs: Sequence[str], metric: Metric) -> Figure:
-    """Plot one metric; the number of infinite values stands at the right margin.
-
-    Args:
-        predictions: counted scores of one or two predictions, by name.
-        organs: from top to bottom.
-        metric: the metric.
-    """
+    """Plot a box and a dot per case for every organ; the number of infinite values stands at the right margin."""
     num = len(predictions)
     figure = Figure(figsize=(WIDTH_INCHES, 1.2 + ROW_INCHES * len(organs) * (1 + num) / 2), layout="constrained")
     axes = figure.subplots()
@@ -107,35 +99,34 @@ def _plot_boxes(
 def write_overlays(
     folder: Path,
     ct_folder: Path,
-    pairs: CasePairs,
-    organs_by_case: Mapping[str, Iterable[str]],
+    pairs: Mapping[str, CasePair],
+    worst: Iterable[WorstCase],
     settings: EvaluationSettings,
     num_workers: int,
 ) -> dict[str, CaseFailure]:
-    """Write <case>_<organ>.png: the prediction solid, the reference dashed.
+    """Write <case>_<organ>.png for every worst case: the prediction solid, the reference dashed.
 
     Args:
         folder: target.
         ct_folder: contains the CT of every case, by name.
-        pairs: files of both sides by case id.
-        organs_by_case: the organs to show.
+        pairs: by case id.
+        worst: cases and organs to render.
         settings: of the evaluation.
         num_workers: number of processes.
 
     Returns:
         The cases that failed.
     """
-    items = {case_id: (case_id, pairs[case_id], tuple(organs)) for case_id, organs in organs_by_case.items()}
+    organs: dict[str, set[str]] = {}
+    for case in worst:
+        organs.setdefault(case.case_id, set()).add(case.organ)
+    items = {case_id: (case_id, pairs[case_id], sorted(names)) for case_id, names in organs.items()}
     task = partial(_write_case_overlays, folder=folder, ct_folder=ct_folder, settings=settings)
     return run_cases(task, items, num_workers, "overlays").failures
 
 
 def _write_case_overlays(
-    item: tuple[str, tuple[CaseFiles, CaseFiles], Sequence[str]],
-    *,
-    folder: Path,
-    ct_folder: Path,
-    settings: EvaluationSettings,
+    item: tuple[str, CasePair, Sequence[str]], folder: Path, ct_folder: Path, settings: EvaluationSettings
 ) -> None:
     case_id, pair, organs = item
     ct = read_lps(case_ct(ct_folder, case_id))

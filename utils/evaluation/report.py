@@ -78,19 +78,9 @@ class EvaluationReport:
 
 
 def build_report(
-    evaluation: Evaluation,
-    other: Evaluation | None,
-    small_organs: Sequence[str] | None,
-    origin: Mapping[str, Any],
+    evaluation: Evaluation, other: Evaluation | None, small_organs: Sequence[str] | None, origin: Mapping[str, Any]
 ) -> EvaluationReport:
-    """Aggregate an evaluation.
-
-    Args:
-        evaluation: of the prediction.
-        other: of another prediction to compare with.
-        small_organs: names of the small organs, if known.
-        origin: see `EvaluationReport`.
-    """
+    """Aggregate an evaluation and compare it with the `other` one, if there is one."""
     rows, organs = evaluation.rows, evaluation.organs
     summaries = summarize_organs(rows, organs)
     by_key = {metric.key: metric for metric in METRICS}

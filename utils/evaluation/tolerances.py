@@ -51,9 +51,8 @@ class Tolerances:
     """
 
     def __init__(self, given: Sequence[str], preset: Preset | None) -> None:
-        self._for_all: float | None = None
-        self._for_organ: dict[str, float] = {}
         self._preset = preset
+        self._given: dict[str, float] = {}  # the key of the number for every organ is ""
         for argument in given:
             name, _, number = argument.rpartition("=")
             try:
@@ -62,18 +61,14 @@ class Tolerances:
                 value = float("nan")
             if not 0 <= value < float("inf"):
                 raise UserError(f"--tolerance {argument}: expected millimeters, or ORGAN=millimeters")
-            if name:
-                self._for_organ[organ_key(name)] = value
-            else:
-                self._for_all = value
+            self._given[organ_key(name)] = value
 
     def of(self, organ: str) -> Tolerance:
         """Return the tolerance of the organ with this name."""
         key = organ_key(organ)
-        if key in self._for_organ:
-            return Tolerance(self._for_organ[key], "command line")
-        if self._for_all is not None:
-            return Tolerance(self._for_all, "command line")
+        for own in (key, ""):
+            if own in self._given:
+                return Tolerance(self._given[own], "command line")
         index = self._preset.find_organ(organ) if self._preset else None
         if index is not None:
             return Tolerance(self._preset.organs[index].tolerance_mm, f"preset {self._preset.name}")
@@ -84,5 +79,4 @@ class Tolerances:
 
     def unused(self, organs: Iterable[str]) -> list[str]:
         """Return the organs named on the command line that are not among `organs`."""
-        keys = {organ_key(organ) for organ in organs}
-        return [name for name in self._for_organ if name not in keys]
+        return [key for key in self._given if key not in {"", *map(organ_key, organs)}]

@@ -47,13 +47,7 @@ class SlicePlane:
 
 @dataclass(frozen=True)
 class RenderStyle:
-    """Scale and colors of the slices.
-
-    Attributes:
-        spacing_zyx_mm: of the volume.
-        colors: one per organ.
-        window_hu: HU rendered black and white.
-    """
+    """Scale and colors of the slices: one color per organ, and the HU rendered black and white."""
 
     spacing_zyx_mm: tuple[float, float, float]
     px_per_mm: float
@@ -65,7 +59,9 @@ class RenderStyle:
         return tuple(spacing * self.px_per_mm for other, spacing in enumerate(self.spacing_zyx_mm) if other != axis)
 
 
-class _Volumes(NamedTuple):
+class CaseVolumes(NamedTuple):
+    """Volumes of one case, all (D, H, W)."""
+
     image: np.ndarray
     label: np.ndarray | None
     reference: np.ndarray | None
@@ -106,7 +102,7 @@ def render_case(
     Raises:
         ValueError: a volume's shape differs from the image's, or a label has no color or name.
     """
-    volumes = _Volumes(image, label, reference, heatmap)
+    volumes = CaseVolumes(image, label, reference, heatmap)
     _check(volumes, min(len(colors), len(names)))
     extent_mm = np.multiply(image.shape, spacing_zyx_mm)
     style = RenderStyle(spacing_zyx_mm, PANEL_PX / float(max(extent_mm[0], extent_mm[1])), colors, window_hu)
@@ -114,9 +110,8 @@ def render_case(
     rows = [[_render_panel(plane, style, volumes) for plane in row] for row in planes]
     width = max(sum(panel.width + GAP_PX for panel in row) - GAP_PX for row in rows)
     parts = [_join(row, width) for row in rows]
-    label_maps = [volume for volume in (label, reference) if volume is not None]
-    if label_maps:
-        present = {value for volume in label_maps for value in np.unique(volume).tolist()}
+    if label is not None or reference is not None:
+        present = {value for volume in (label, reference) if volume is not None for value in np.unique(volume).tolist()}
         entries = [
             (name, tuple(color) if value in present else ABSENT_COLOR)
             for value, (name, color) in enumerate(zip(names, colors, strict=False), 1)
@@ -128,7 +123,7 @@ def render_case(
 
 
 def save_png(path: Path, array: np.ndarray) -> None:
-    """Write an (h, w, 3) uint8 picture atomically."""
+    """Write an (h, w, 3) uint8 image atomically."""
     with atomic_write(path, suffix=".png") as partial:
         Image.fromarray(array).save(partial)
 
@@ -167,7 +162,7 @@ def choose_slices(
     return rows
 
 
-def _check(volumes: _Volumes, num_organs: int) -> None:
+def _check(volumes: CaseVolumes, num_organs: int) -> None:
     shape = volumes.image.shape
     for name, volume in volumes._asdict().items():
         if volume is not None and volume.shape != shape:
@@ -183,7 +178,7 @@ def _visible_fractions(label: np.ndarray, organs: Sequence[int], axis: int) -> n
     return areas / areas.max(axis=1, keepdims=True)
 
 
-def _render_panel(plane: SlicePlane, style: RenderStyle, volumes: _Volumes) -> Image.Image:
+def _render_panel(plane: SlicePlane, style: RenderStyle, volumes: CaseVolumes) -> Image.Image:
     image, label, reference, heatmap = (None if volume is None else plane.extract(volume) for volume in volumes)
     voxel_px = style.voxel_px(plane.axis)
     size = tuple(max(1, round(n * px)) for n, px in zip(image.shape, voxel_px, strict=True))[::-1]
@@ -194,14 +189,12 @@ def _render_panel(plane: SlicePlane, style: RenderStyle, volumes: _Volumes) -> I
     if heatmap is not None:
         panel = _blend_heatmap(panel, heatmap)
     draw = ImageDraw.Draw(panel)
-    if label is not None:
-        for value, points in _trace_labels(label, voxel_px):
-            draw.line(points, fill=tuple(style.colors[value - 1]), width=LINE_PX, joint="curve")
-    if reference is not None:
-        for value, points in _trace_labels(reference, voxel_px):
-            light = tuple(round(c + REFERENCE_LIGHTNESS * (255 - c)) for c in style.colors[value - 1])
-            for dash in _split_into_dashes(points):
-                draw.line(dash, fill=light, width=LINE_PX)
+    for value, points in _trace_labels(label, voxel_px):
+        draw.line(points, fill=tuple(style.colors[value - 1]), width=LINE_PX, joint="curve")
+    for value, points in _trace_labels(reference, voxel_px):
+        light = tuple(round(c + REFERENCE_LIGHTNESS * (255 - c)) for c in style.colors[value - 1])
+        for dash in _split_into_dashes(points):
+            draw.line(dash, fill=light, width=LINE_PX)
     _annotate(draw, plane, panel.size)
     return panel
 
@@ -216,10 +209,10 @@ def _blend_heatmap(panel: Image.Image, heatmap: np.ndarray) -> Image.Image:
     return Image.fromarray(blended.round().astype(np.uint8))
 
 
-def _trace_labels(plane: np.ndarray, voxel_px: tuple[float, float]) -> list[tuple[int, Points]]:
+def _trace_labels(plane: np.ndarray | None, voxel_px: tuple[float, float]) -> list[tuple[int, Points]]:
     """Trace the smoothed, closed outlines of every label in a slice."""
     found = []
-    for value in np.unique(plane[plane > 0]).tolist():
+    for value in [] if plane is None else np.unique(plane[plane > 0]).tolist():
         for outline in trace_outlines(plane == value):
             outline = (outline + np.roll(outline, -1, axis=0)) / 2  # edge midpoints, which smooth oblique edges
             for _ in range(SMOOTHING_PASSES):
