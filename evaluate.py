@@ -31,27 +31,16 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--prediction", **paths, required=True, help="masks to score")
     parser.add_argument("--reference", **paths, required=True, help="masks to score them against")
     parser.add_argument("--output", type=Path, required=True, help="folder for the tables (CSV, JSON) and plots (PNG)")
+    parser.add_argument("--preset", help="data set: its organs, names of label values, tolerances and small organs")
     parser.add_argument(
-        "--preset", help="data set (configs/NAME.toml): its organs, names of label values, tolerances and small organs"
-    )
-    parser.add_argument(
-        "--tolerance",
-        nargs="+",
-        default=[],
-        metavar="MM",
-        help="tolerance of the surface Dice: one number for all organs, or ORGAN=number",
+        "--tolerance", nargs="+", default=[], metavar="MM", help="tolerance of the surface Dice: MM, or ORGAN=MM"
     )
     parser.add_argument("--compare", **paths, help="another prediction of the same cases, for paired tests")
     parser.add_argument("--resample", action="store_true", help="resample predictions to the grid of the reference")
     parser.add_argument("--workers", type=positive_int, default=2, help="number of processes (default: %(default)s)")
     parser.add_argument("--latex", action="store_true", help="also write the tables as .tex")
     parser.add_argument("--markdown", action="store_true", help="also write the tables as .md")
-    parser.add_argument(
-        "--overlay",
-        type=Path,
-        metavar="CT_DIR",
-        help="folder of the CTs: also write overlays of the worst cases",
-    )
+    parser.add_argument("--overlay", type=Path, metavar="CT_DIR", help="CTs, for overlays of each organ's worst cases")
     return parser.parse_args(argv)
 
 
@@ -86,11 +75,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def check_paths(arguments: argparse.Namespace) -> None:
-    """Check the paths before anything is computed.
-
-    Raises:
-        UserError: the output is a file, or the CT folder does not exist.
-    """
+    """Raise a UserError before anything is computed if the output is a file or the CT folder does not exist."""
     if arguments.output.exists() and not arguments.output.is_dir():
         raise UserError(f"{arguments.output}: is a file; --output expects a folder")
     if arguments.overlay and not arguments.overlay.is_dir():

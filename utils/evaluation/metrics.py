@@ -94,17 +94,9 @@ METRICS = (
         "nearest surface element of the other; the larger of the two directions",
     ),
     Metric("hd_mm", "HD", -1, "the largest distance from a surface element of either mask to the other surface"),
+    Metric("assd_mm", "ASSD", -1, "mean of the two directed average surface distances, each weighted by surface area"),
     Metric(
-        "assd_mm",
-        "ASSD",
-        -1,
-        "mean of the two directed average surface distances, each weighted by surface area",
-    ),
-    Metric(
-        "surface_dice",
-        "Surface Dice",
-        1,
-        "fraction of the area of both surfaces that lies within the organ's tolerance of the other surface",
+        "surface_dice", "Surface Dice", 1, "fraction of both surfaces' area within the tolerance of the other surface"
     ),
     Metric("relative_volume_error", "Volume error", 0, "(predicted volume - reference volume) / reference volume"),
     Metric("centroid_distance_mm", "Centroid distance", -1, "distance between the two centroids"),

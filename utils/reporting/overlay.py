@@ -15,8 +15,8 @@ RGB = tuple[int, int, int]
 Points = list[tuple[float, float]]
 """(x, y) in pixels."""
 
-PLANES = ("axial", "coronal", "sagittal")
-EDGE_LETTERS = {"axial": ("R", "L"), "coronal": ("R", "L"), "sagittal": ("A", "P")}
+PLANES = (("axial", "R", "L"), ("coronal", "R", "L"), ("sagittal", "A", "P"))
+"""Name by axis, and the letters at the left and the right edge."""
 PANEL_PX = 480
 """Height of the tallest panel. All panels have the same scale."""
 GAP_PX = 6
@@ -240,11 +240,10 @@ def _split_into_dashes(points: Points) -> list[Points]:
 
 
 def _annotate(draw: ImageDraw.ImageDraw, plane: SlicePlane, size: tuple[int, int]) -> None:
-    name = PLANES[plane.axis]
+    name, left, right = PLANES[plane.axis]
     font = ImageFont.load_default(FONT_PX)
     text = {"fill": TEXT_COLOR, "font": font, "stroke_width": 2, "stroke_fill": "black"}  # the stroke helps over bone
     draw.text((6, 4), f"{name} {plane.index}", **text)
-    left, right = EDGE_LETTERS[name]
     draw.text((6, size[1] / 2), left, **text, anchor="lm")
     draw.text((size[0] - 6, size[1] / 2), right, **text, anchor="rm")
 

@@ -6,22 +6,11 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-LATEX_SPECIAL = {
-    "\\": r"\textbackslash{}",
-    "&": r"\&",
-    "%": r"\%",
-    "$": r"\$",
-    "#": r"\#",
-    "_": r"\_",
-    "{": r"\{",
-    "}": r"\}",
-    "~": r"\textasciitilde{}",
-    "^": r"\textasciicircum{}",
-    "±": r"$\pm$",
-    "∞": r"$\infty$",
-    "<": "$<$",
-    ">": "$>$",
-}
+LATEX_ESCAPES = str.maketrans(
+    {character: f"\\{character}" for character in "&%$#_{}"}
+    | {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
+    | {"±": r"$\pm$", "∞": r"$\infty$", "<": "$<$", ">": "$>$"}
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,7 +76,7 @@ def to_latex(table: Table) -> str:
     """Format as a `tabular` for the booktabs package; notes become comments."""
 
     def join(row: Sequence[str]) -> str:
-        return " & ".join("".join(LATEX_SPECIAL.get(c, c) for c in cell) for cell in row) + r" \\"
+        return " & ".join(cell.translate(LATEX_ESCAPES) for cell in row) + r" \\"
 
     columns = "l" + "r" * (len(table.headings) - 1)
     lines = [*(f"% {note}" for note in table.notes), rf"\begin{{tabular}}{{{columns}}}", r"\toprule"]
