@@ -177,7 +177,7 @@ def test_a_bug_in_an_overlay_is_shown_with_file_and_line(tmp_path, monkeypatch, 
 
 MISTAKES = {
     "no folder": "no such file or folder",
-    "no names": "nobody names its values",
+    "no names": "its values have no names",
     "nothing matches": "no case occurs on both sides",
     "output is a file": "is a file",
     "no CT folder": "no such folder",

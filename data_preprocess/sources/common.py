@@ -11,7 +11,7 @@ from utils.errors import UserError
 from utils.imaging.geometry import Geometry
 from utils.imaging.masks import Mask
 from utils.io.segmentations import CaseFiles, OrganNameResolver, open_structures, read_mask
-from utils.io.volumes import volume_stem, volume_suffix
+from utils.io.volumes import volume_stem
 
 OFF_GRID_VOX = 0.02
 
@@ -59,11 +59,6 @@ def read_label_file(files: CaseFiles, grid: Geometry, preset: Preset | None) -> 
         else:
             unmatched.append(name)
     return RawStructures(masks, tuple(unmatched))
-
-
-def volumes_in(folder: Path) -> list[Path]:
-    """The volume files directly in a folder, sorted."""
-    return sorted(file for file in folder.iterdir() if file.is_file() and volume_suffix(file) and file.name[0] != ".")
 
 
 def only_ct(found: Sequence[Path], where: Path, expected: str) -> Path:

@@ -14,12 +14,11 @@ from data_preprocess.sources.common import (
     only_ct,
     read_label_file,
     require_folder,
-    volumes_in,
 )
 from utils.config.preset import Preset
 from utils.errors import UserError
 from utils.io.segmentations import CaseFiles, read_lps
-from utils.io.volumes import volume_stem
+from utils.io.volumes import volume_stem, volumes_in
 
 IMAGES, LABELS = "images", "labels"
 LABEL_NAME = re.compile(r"(?:^|.*[\W_])(?:labels?|label_?maps?|seg|segmentation|mask)", re.IGNORECASE)

@@ -16,11 +16,10 @@ from data_preprocess.sources.common import (
     name_files,
     only_ct,
     read_mask_files,
-    volumes_in,
 )
 from utils.config.preset import Preset
 from utils.io.segmentations import MASK_FOLDERS, read_lps
-from utils.io.volumes import volume_stem
+from utils.io.volumes import volume_stem, volumes_in
 
 FOLDERS = (*MASK_FOLDERS, "masks")
 CT_NAME = re.compile(r"(?:^|.*[\W_])(?:ct|image|img|ct[\W_]?image)(?:[\W_]0000)?", re.IGNORECASE)

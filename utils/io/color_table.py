@@ -10,16 +10,16 @@ COLOR_TABLE_NAME = "organs.ctbl"
 
 
 def check_color_table(folder: Path, preset: Preset) -> None:
-    """Check that label maps in a folder mean the organs of a preset.
+    """Check that the label maps in a folder have the organs of a preset.
 
     Raises:
-        UserError: a color table there says otherwise.
+        UserError: the folder's color table names other organs.
     """
     path = folder / COLOR_TABLE_NAME
     if path.is_file() and (names := read_color_table(path)) != preset.organ_names:
         raise UserError(
-            f"{path}: label maps in this folder have the organs {', '.join(names)}, those to be written "
-            f"{', '.join(preset.organ_names)}; choose another folder"
+            f"{path}: expected the organs {', '.join(preset.organ_names)}, but label maps in this folder have "
+            f"{', '.join(names)}; choose another folder"
         )
 
 
@@ -34,12 +34,12 @@ def read_color_table(path: Path) -> tuple[str, ...]:
     """Organ names of labels 1, 2, ... in a color table.
 
     Raises:
-        UserError: the file is no color table of consecutive labels from 0.
+        UserError: the file is not a color table of consecutive labels from 0.
     """
-    lines = [line.split() for line in path.read_text(encoding="utf-8").splitlines() if not line.startswith("#")]
-    entries = [words for words in lines if words]
-    if [words[0] for words in entries] != [str(value) for value in range(len(entries))]:
-        raise UserError(f"{path}: expected lines `value name R G B A` with values 0, 1, 2, ...")
+    lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+    entries = [line.split() for line in lines if line.strip() and not line.startswith("#")]
+    if any(len(words) < 2 or words[0] != str(value) for value, words in enumerate(entries)):
+        raise UserError(f"{path}: expected lines `value name R G B A` with values 0, 1, 2, ...; correct or remove it")
     return tuple(words[1] for words in entries[1:])
 
 

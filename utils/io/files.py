@@ -13,21 +13,21 @@ from utils.errors import UserError
 
 @contextmanager
 def atomic_write(path: Path, suffix: str | None = None, *, durable: bool = False) -> Iterator[Path]:
-    """Yield a temporary path beside `path`; on success it is renamed to `path`, on any failure it is removed.
+    """Yield a temporary path beside `path`, which is renamed to `path` on success and removed on failure.
 
-    Works for a file as well as for a folder that the caller creates at the temporary path.
+    The caller creates a file or a folder at the temporary path.
 
     Args:
         path: the final path; its folder is created.
-        suffix: ending that the temporary name must keep, for writers that choose the format by it.
-        durable: wait until the file's content is on the disk before renaming it, so that no power cut empties it.
+        suffix: of the temporary name, for writers that choose the format by it.
+        durable: wait until the file's content is on the disk before renaming it, so that it survives a power cut.
     """
     make_folder(path.parent)
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial{suffix or ''}")
     try:
         yield partial
         if durable:
-            with partial.open("rb") as file:
+            with partial.open("rb+") as file:
                 os.fsync(file.fileno())
         if path.is_dir():
             shutil.rmtree(path)
@@ -52,7 +52,9 @@ def make_folder(folder: Path) -> None:
 
 
 def fsync_dir(folder: Path) -> None:
-    """Wait until a folder's renamed files are on the disk under their new names."""
+    """Wait until a folder's renamed files are on the disk under their new names; Windows cannot wait for that."""
+    if os.name == "nt":
+        return
     handle = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(handle)
@@ -61,20 +63,20 @@ def fsync_dir(folder: Path) -> None:
 
 
 def remove_temp_files(folder: Path) -> None:
-    """Remove what killed processes left half-written by `atomic_write`; no other may be writing there now."""
+    """Remove temporary files that killed processes left; no other process may be writing in the folder."""
     for partial in folder.glob(".*.partial*"):
         if partial.is_file():
             partial.unlink()
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a text file that appears complete or not at all."""
+    """Write a text file atomically, in UTF-8."""
     with atomic_write(path) as partial:
         partial.write_text(text, encoding="utf-8")
 
 
 def write_json(path: Path, content: object) -> None:
-    """Write readable JSON that appears complete or not at all."""
+    """Write indented JSON atomically."""
     write_text(path, json.dumps(content, indent=1) + "\n")
 
 
@@ -82,7 +84,7 @@ def read_json(path: Path) -> dict:
     """Read a JSON object.
 
     Raises:
-        UserError: the file is missing or no JSON object.
+        UserError: the file is missing or not a JSON object.
     """
     if not path.is_file():
         raise UserError(f"{path}: no such file; check the path")
@@ -91,20 +93,20 @@ def read_json(path: Path) -> dict:
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: is not valid JSON ({error}); write it again") from error
     if not isinstance(content, dict):
-        raise UserError(f"{path}: expected a JSON object, got a {type(content).__name__}")
+        raise UserError(f"{path}: expected a JSON object, got a {type(content).__name__}; write it again")
     return content
 
 
 UNSAFE = re.compile(r'[\x00-\x1f/\\<>:"|?*]' if os.name == "nt" else r"[\x00-\x1f/\\]")
-"""Characters that lead to another folder, break lines of a report, or that the system forbids in file names."""
+"""Characters that lead to another folder, break a line of a report, or are forbidden by the system."""
 
 
 def validate_file_name(name: object, where: object) -> str:
-    """Check that a case or an organ can name a file or folder, and that this one stays in the folder meant for it.
+    """Check that the name of a case or an organ can name a file, and cannot lead out of its folder.
 
     Args:
-        name: from a file, a folder or a list that anybody may have written.
-        where: begins the message: which file says so, and what the name is of.
+        name: from an untrusted file, folder or list.
+        where: begins the message: the file that holds the name, and what it names.
 
     Returns:
         The name, unchanged.

@@ -1,5 +1,6 @@
 """Organ masks of one case or many: label maps, or folders of one binary mask per organ."""
 
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,7 +13,7 @@ from utils.config.preset import Preset
 from utils.errors import UserError
 from utils.imaging.masks import Mask, crop_mask, empty_mask
 from utils.io.color_table import COLOR_TABLE_NAME, read_color_table
-from utils.io.volumes import SUFFIXES, Volume, read_volume, to_lps, volume_stem, volume_suffix
+from utils.io.volumes import SUFFIXES, Volume, read_volume, to_lps, volume_stem, volume_suffix, volumes_in
 
 MASK_FOLDERS = ("segmentations", "structures")
 """Folders of this name hold the masks of the case whose folder they lie in."""
@@ -27,7 +28,7 @@ class CaseFiles:
     Attributes:
         label_map: one volume with a value per organ.
         masks: organ name to a volume with that organ alone.
-        label_names: names of the label map's values, where something else than the usual places says them.
+        label_names: names of the label map's values; None looks for them in the usual places: see `value_names`.
     """
 
     case_id: str
@@ -37,10 +38,10 @@ class CaseFiles:
 
 
 class OrganNameResolver:
-    """Which names mean the same organ, and how the report spells it.
+    """Finds out which names mean the same organ.
 
     Args:
-        preset: its organs, names and aliases; None takes names as they come.
+        preset: whose names and aliases to use; None takes names as they are.
     """
 
     def __init__(self, preset: Preset | None) -> None:
@@ -71,7 +72,7 @@ class Structures:
     Attributes:
         names: organ key to the name that the files give it.
         load: reads the mask of an organ, by its key.
-        explicit: an organ without voxels is known not to be there (a mask file that is empty), not just uncontoured.
+        explicit: whether an organ without voxels (an empty mask file) is known to be absent, not just uncontoured.
     """
 
     names: Mapping[str, str]
@@ -79,16 +80,16 @@ class Structures:
     explicit: bool
 
 
-def find_cases(paths: Sequence[Path], naming: OrganNameResolver) -> dict[str, CaseFiles]:
-    """Find the cases that a user means.
+def find_cases(paths: Sequence[Path], resolver: OrganNameResolver) -> dict[str, CaseFiles]:
+    """Find the cases at some paths.
 
-    A path may be a label map; a folder of label maps; a case's folder of masks, one file per organ; a folder of such
-    case folders, the masks lying in them or in `segmentations` or `structures` below them. A folder of volumes is taken
-    for masks of one case if one of them is named like an organ and no color table lies beside them.
+    A path may be a label map, a folder of label maps, a case's folder of masks (one file per organ), or a folder of
+    such case folders, with the masks in them or in `segmentations` or `structures` below. A folder of volumes holds the
+    masks of one case if a volume is named like an organ and no color table lies beside them.
 
     Args:
         paths: files and folders.
-        naming: knows organs by name.
+        resolver: recognizes names of organs.
 
     Returns:
         Case id (file or folder name) to its files, sorted.
@@ -98,29 +99,29 @@ def find_cases(paths: Sequence[Path], naming: OrganNameResolver) -> dict[str, Ca
     """
     cases: dict[str, CaseFiles] = {}
     for path in paths:
-        for case in _cases_in(path, naming):
+        for case in _cases_in(path, resolver):
             if case.case_id in cases:
-                raise UserError(f"{path}: case {case.case_id} occurs twice on this side; give every case once")
+                raise UserError(f"{path}: case {case.case_id} occurs twice among these paths; give every case once")
             cases[case.case_id] = case
     return dict(sorted(cases.items()))
 
 
-def open_structures(case: CaseFiles, naming: OrganNameResolver) -> Structures:
-    """Read which organs a case has; masks of a label map are read at once, mask files when asked for.
+def open_structures(case: CaseFiles, resolver: OrganNameResolver) -> Structures:
+    """Find out which organs a case has; mask files are read only when their mask is loaded.
 
     Raises:
         UserError: an unreadable label map, or two structures that are the same organ.
     """
     if case.label_map is None:
-        keys = _unique_keys(case.masks, naming, case.case_id)
+        keys = _unique_keys(case.masks, resolver, case.case_id)
         return Structures(keys, lambda key: read_mask(case.masks[keys[key]]), explicit=True)
     volume = read_lps(case.label_map)
     labels = _as_labels(volume.array, case.label_map)
-    names = case.label_names or value_names(case.label_map, volume.metadata or {}, naming.preset)
+    names = case.label_names or value_names(case.label_map, volume.metadata or {}, resolver.preset)
     boxes = ndimage.find_objects(labels)
     found = {value for value, box in enumerate(boxes, 1) if box}
     value_of = {names.get(value, f"label {value}"): value for value in sorted(found | set(names))}
-    keys = _unique_keys(value_of, naming, str(case.label_map))
+    keys = _unique_keys(value_of, resolver, str(case.label_map))
 
     def load(key: str) -> Mask:
         value = value_of[keys[key]]
@@ -151,11 +152,11 @@ def read_mask(path: Path) -> Mask:
 
 
 def read_lps(path: Path) -> Volume:
-    """Read a volume with its axes in LPS order: two files that store the same voxels otherwise are the same grid."""
+    """Read a volume with its axes in LPS order, so that files with differently stored axes have the same grid."""
     volume = read_volume(path)
     axes = np.reshape(volume.geometry.direction, (3, 3))
-    ordered = all(axes[i, i] > 0 and abs(axes[i, i]) == np.abs(axes[:, i]).max() for i in range(3))
-    if ordered:
+    is_lps = all(axes[i, i] > 0 and abs(axes[i, i]) == np.abs(axes[:, i]).max() for i in range(3))
+    if is_lps:
         return volume
     oriented = to_lps(volume)
     return Volume(array=oriented.array, geometry=oriented.geometry, metadata=volume.metadata)
@@ -170,13 +171,17 @@ def value_names(path: Path, metadata: Mapping[str, str], preset: Preset | None) 
         preset: or None.
 
     Returns:
-        Value to name; empty if nobody names them.
+        Value to name; empty if the names are found nowhere.
 
     Raises:
-        UserError: the color table is damaged.
+        UserError: the header or the color table is damaged.
     """
-    segments = [key.removesuffix("_Name") for key in metadata if key.startswith("Segment") and key.endswith("_Name")]
-    own = {int(metadata.get(f"{s}_LabelValue", -1)): metadata[f"{s}_Name"] for s in segments}
+    own = {}
+    for segment in [key.removesuffix("_Name") for key in metadata if re.fullmatch(r"Segment\d+_Name", key)]:
+        value = metadata.get(f"{segment}_LabelValue", "")
+        if not value.isdecimal():
+            raise UserError(f"{path}: {segment}_LabelValue: expected a number, got {value!r}; save the file again")
+        own[int(value)] = metadata[f"{segment}_Name"]
     if own:
         return own
     table = path.parent / COLOR_TABLE_NAME
@@ -185,17 +190,17 @@ def value_names(path: Path, metadata: Mapping[str, str], preset: Preset | None) 
     return dict(enumerate(preset.organ_names, 1)) if preset else {}
 
 
-def require_names(cases: Iterable[CaseFiles], naming: OrganNameResolver) -> None:
-    """Look at the first label map, so that nameless values are one error and not one per case.
+def require_names(cases: Iterable[CaseFiles], resolver: OrganNameResolver) -> None:
+    """Check the first label map, so that values without names are one error and not one per case.
 
     Raises:
-        UserError: nobody names its values.
+        UserError: the names of its values are found nowhere.
     """
     first = next((case.label_map for case in cases if case.label_map), None)
-    if first is None or naming.preset or (first.parent / COLOR_TABLE_NAME).is_file():
+    if first is None or resolver.preset or (first.parent / COLOR_TABLE_NAME).is_file():
         return
     if not value_names(first, read_volume(first).metadata or {}, None):
-        raise UserError(f"{first}: nobody names its values; give --preset, or put {COLOR_TABLE_NAME} beside it")
+        raise UserError(f"{first}: its values have no names; give --preset, or put {COLOR_TABLE_NAME} beside it")
 
 
 def case_ct(folder: Path, case_id: str) -> Path:
@@ -208,29 +213,29 @@ def case_ct(folder: Path, case_id: str) -> Path:
     for path in [folder / f"{case_id}{suffix}" for suffix in SUFFIXES]:
         if path.is_file():
             return path
-    volumes = _volumes_in(inner) if inner.is_dir() else []
+    volumes = volumes_in(inner) if inner.is_dir() else []
     if len(volumes) == 1:
         return volumes[0]
-    raise UserError(f"{folder}: holds no CT of {case_id}; expected {case_id}.nii.gz (or another format) there")
+    raise UserError(f"{folder}: has no CT of {case_id}; expected {case_id}.nii.gz (or another format)")
 
 
-def _cases_in(path: Path, naming: OrganNameResolver) -> list[CaseFiles]:
+def _cases_in(path: Path, resolver: OrganNameResolver) -> list[CaseFiles]:
     if not path.exists():
         raise UserError(f"{path}: no such file or folder; check the path")
     if path.is_file():
         if volume_suffix(path) is None:
             raise UserError(f"{path}: expected a volume ({', '.join(SUFFIXES)}) or a folder")
         stem = volume_stem(path)
-        return [_case(stem, masks=[path]) if naming.knows(stem) else CaseFiles(case_id=stem, label_map=path)]
-    volumes = _volumes_in(path)
-    if volumes and _holds_masks(path, volumes, naming):
+        return [_case(stem, masks=[path]) if resolver.knows(stem) else CaseFiles(case_id=stem, label_map=path)]
+    volumes = volumes_in(path)
+    if volumes and _holds_masks(path, volumes, resolver):
         return [_case(path.parent.name if path.name in MASK_FOLDERS else path.name, masks=volumes)]
     if volumes:
         return [CaseFiles(case_id=volume_stem(volume), label_map=volume) for volume in volumes]
     cases = []
     for folder in sorted(sub for sub in path.iterdir() if sub.is_dir() and not sub.name.startswith(".")):
         inner = [folder / name for name in MASK_FOLDERS if (folder / name).is_dir()]
-        masks = _volumes_in(inner[0] if inner else folder)
+        masks = volumes_in(inner[0] if inner else folder)
         if masks:
             cases.append(_case(path.name if folder.name in MASK_FOLDERS else folder.name, masks=masks))
     if not cases:
@@ -242,20 +247,16 @@ def _case(case_id: str, masks: Sequence[Path]) -> CaseFiles:
     return CaseFiles(case_id=case_id, masks={volume_stem(mask): mask for mask in masks})
 
 
-def _volumes_in(folder: Path) -> list[Path]:
-    return sorted(file for file in folder.iterdir() if file.is_file() and volume_suffix(file) and file.name[0] != ".")
-
-
-def _holds_masks(folder: Path, volumes: Sequence[Path], naming: OrganNameResolver) -> bool:
+def _holds_masks(folder: Path, volumes: Sequence[Path], resolver: OrganNameResolver) -> bool:
     if folder.name in MASK_FOLDERS:
         return True
-    return not (folder / COLOR_TABLE_NAME).is_file() and any(naming.knows(volume_stem(volume)) for volume in volumes)
+    return not (folder / COLOR_TABLE_NAME).is_file() and any(resolver.knows(volume_stem(volume)) for volume in volumes)
 
 
-def _unique_keys(names: Sequence[str], naming: OrganNameResolver, where: str) -> dict[str, str]:
+def _unique_keys(names: Sequence[str], resolver: OrganNameResolver, where: str) -> dict[str, str]:
     keys: dict[str, str] = {}
     for name in names:
-        key = naming.key(name)
+        key = resolver.key(name)
         if key in keys:
             raise UserError(f"{where}: {keys[key]!r} and {name!r} are the same organ; keep one of them")
         keys[key] = name

@@ -6,6 +6,7 @@ import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import SimpleITK as sitk
@@ -15,21 +16,21 @@ from utils.imaging.geometry import Geometry
 from utils.io.files import atomic_write
 
 NIFTI_SUFFIXES = (".nii.gz", ".nii")
-GZIP_CHUNK = 1 << 24
+CHUNK_BYTES = 1 << 24
 NIFTI_FLOATS = {"16": "f4", "64": "f8"}
 """NIfTI's codes of floating-point voxels."""
 NIFTI_HEADER_SIZES = (348, 540)
-"""The first number of a file, by which its byte order is known."""
-NOT_WRITTEN = "cannot be written completely: is the disk full, or may nobody write there?"
+"""The first number of a file, which shows its byte order."""
+NOT_WRITTEN = "cannot be written completely: is the disk full, or the folder write-protected?"
 SUFFIXES = (*NIFTI_SUFFIXES, ".seg.nrrd", ".nrrd", ".mha")
-"""Not .mhd: its voxels lie in a second file, which may be cut short or left behind without anybody noticing."""
+"""Not .mhd: its voxels lie in a second file, which can be truncated or left behind unnoticed."""
 
 SitkImage = sitk.Image
 
 
 @dataclass(frozen=True, kw_only=True)
 class Volume:
-    """A voxel array with its place in the patient.
+    """A voxel array and its grid in the patient.
 
     Attributes:
         array: (D, H, W), any numeric dtype.
@@ -42,8 +43,17 @@ class Volume:
     metadata: Mapping[str, str] | None = None
 
 
+class NiftiContent(NamedTuple):
+    """What the voxels of a NIfTI file are like."""
+
+    is_complete: bool
+    """The file is as long as its header says."""
+    num_not_finite: int
+    """Voxels that are NaN or infinite."""
+
+
 def volume_suffix(path: Path) -> str | None:
-    """The volume suffix that `path` ends with (".nii.gz", ".nrrd", ...), or None if it is no volume."""
+    """The volume suffix that `path` ends with (".nii.gz", ".nrrd", ...), or None if it is not a volume."""
     return next((suffix for suffix in SUFFIXES if path.name.lower().endswith(suffix)), None)
 
 
@@ -51,6 +61,11 @@ def volume_stem(path: Path) -> str:
     """The file name without its volume suffix: the case id of "pt_1.nii.gz" is "pt_1"."""
     suffix = volume_suffix(path)
     return path.name[: -len(suffix)] if suffix else path.name
+
+
+def volumes_in(folder: Path) -> list[Path]:
+    """The volume files directly in a folder, sorted; hidden ones are left out."""
+    return sorted(path for path in folder.iterdir() if path.is_file() and volume_suffix(path) and path.name[0] != ".")
 
 
 def read_volume(path: str | Path) -> Volume:
@@ -61,23 +76,26 @@ def read_volume(path: str | Path) -> Volume:
 
     Raises:
         UserError: the file is missing, damaged, truncated, or not a 3-D scalar image.
-        OSError: nobody may read it.
+        PermissionError: the file may not be read.
     """
     path = Path(path)
     if not path.is_file():
         raise UserError(f"{path}: no such file; check the path")
     path.open("rb").close()  # says "permission denied" where ITK says that the file is damaged
+    content = NiftiContent(True, 0)
     try:
         image = sitk.ReadImage(str(path))
-        complete = volume_suffix(path) not in NIFTI_SUFFIXES or _nifti_is_complete(path)
-    except (RuntimeError, OSError, EOFError, zlib.error) as error:
-        reason = str(error).strip().splitlines()[-1].strip()
-        raise UserError(f"{path}: cannot be read as a volume: damaged, or of another format ({reason})") from error
-    num_bad = _count_nifti_not_finite(path) if complete and volume_suffix(path) in NIFTI_SUFFIXES else 0
-    if num_bad:
-        raise UserError(f"{path}: {num_bad} voxel(s) are NaN or infinite: export the volume again")
-    if not complete:
+        if volume_suffix(path) in NIFTI_SUFFIXES:
+            content = _inspect_nifti(path)
+    except RuntimeError as error:
+        raise UserError(
+            f"{path}: cannot be read as a volume: damaged, or of another format ({_reason(error)}); copy or export it "
+            "again"
+        ) from error
+    if not content.is_complete:
         raise UserError(f"{path}: is truncated, it holds fewer voxels than its header says; copy or export it again")
+    if content.num_not_finite:
+        raise UserError(f"{path}: {content.num_not_finite} voxel(s) are NaN or infinite; export the volume again")
     if image.GetDimension() != 3 or image.GetNumberOfComponentsPerPixel() != 1:
         raise UserError(
             f"{path}: expected a 3-D volume with one value per voxel, got {image.GetDimension()} dimensions and "
@@ -87,7 +105,7 @@ def read_volume(path: str | Path) -> Volume:
 
 
 def write_volume(path: str | Path, volume: Volume, metadata: Mapping[str, str] | None = None) -> None:
-    """Write a volume under a temporary name and rename it, so that a killed run leaves no half file.
+    """Write a volume to a temporary file and rename it, so that a killed run leaves no incomplete file.
 
     Args:
         path: target; its suffix decides the format.
@@ -104,11 +122,13 @@ def write_volume(path: str | Path, volume: Volume, metadata: Mapping[str, str] |
     with atomic_write(path, suffix=volume_suffix(path)) as partial:
         try:
             sitk.WriteImage(image, str(partial), useCompression=True)
-            complete = _is_complete(partial)
-        except (RuntimeError, OSError, EOFError, zlib.error) as error:
-            raise UserError(f"{path}: {NOT_WRITTEN} ({str(error).strip().splitlines()[-1].strip()})") from error
-        if not complete:
-            raise UserError(f"{path}: {NOT_WRITTEN}")
+            # on a full disk ITK stops half-way and says nothing
+            if volume_suffix(path) not in NIFTI_SUFFIXES:
+                sitk.ReadImage(str(partial))
+            elif not _inspect_nifti(partial).is_complete:
+                raise UserError(f"{path}: {NOT_WRITTEN}")
+        except RuntimeError as error:
+            raise UserError(f"{path}: {NOT_WRITTEN} ({_reason(error)})") from error
 
 
 def read_dicom_pixels(path: Path) -> np.ndarray:
@@ -118,74 +138,60 @@ def read_dicom_pixels(path: Path) -> np.ndarray:
         (rows, columns) float32, rescaled to the units of its header (HU in a CT).
 
     Raises:
-        UserError: the file is damaged, or compressed in a way that nobody here can undo.
+        UserError: the file is damaged, or its compression is not supported.
     """
     try:
         image = sitk.ReadImage(str(path))
     except RuntimeError as error:
-        reason = str(error).strip().splitlines()[-1].strip()
-        raise UserError(f"{path.name}: its pixels cannot be decompressed ({reason})") from error
+        raise UserError(f"{path.name}: its pixels cannot be decompressed ({_reason(error)}); copy it again") from error
     return sitk.GetArrayFromImage(image)[0].astype(np.float32)
 
 
 def to_lps(volume: Volume) -> Volume:
-    """Permute and flip the axes so that z points up, y to the back and x to the left, as closely as they can.
+    """Permute and flip the axes so that z points up, y to the back and x to the left, as closely as possible.
 
-    An oblique volume keeps its residual rotation in the direction.
+    The direction of an oblique volume keeps the remaining rotation.
     """
     return from_sitk(sitk.DICOMOrient(to_sitk(volume), "LPS"))
 
 
 def match_orientation(volume: Volume, like: Geometry) -> Volume:
-    """Undo `to_lps`: permute and flip the axes of `volume` so that they run as those of the grid `like`."""
+    """Undo `to_lps`: permute and flip the axes of `volume` to those of the grid `like`."""
     code = sitk.DICOMOrientImageFilter.GetOrientationFromDirectionCosines(like.direction)
     return from_sitk(sitk.DICOMOrient(to_sitk(volume), code))
 
 
-def _is_complete(path: Path) -> bool:
-    """Whether a file that was just written can be read again: on a full disk ITK stops half-way and says nothing.
-
-    Raises:
-        RuntimeError: it cannot, says ITK; gzip has its own errors.
-    """
-    if volume_suffix(path) in NIFTI_SUFFIXES:
-        return _nifti_is_complete(path)
-    sitk.ReadImage(str(path))
-    return True
-
-
-def _nifti_is_complete(path: Path) -> bool:
-    """Whether a NIfTI file is as long as its header says: ITK fills what is missing with zeros and says nothing."""
+def _inspect_nifti(path: Path) -> NiftiContent:
+    """Look for what ITK reads without a word: it fills missing voxels with zeros, and makes zeros of NaN."""
     reader = sitk.ImageFileReader()
     reader.SetFileName(str(path))
     reader.ReadImageInformation()
-    bits_per_voxel, offset = (float(reader.GetMetaData(key)) for key in ("bitpix", "vox_offset"))
+    bits_per_voxel, offset = (int(float(reader.GetMetaData(key))) for key in ("bitpix", "vox_offset"))
     expected = offset + math.prod(reader.GetSize()) * bits_per_voxel / 8
-    if volume_suffix(path) != ".nii.gz":
-        return path.stat().st_size >= expected
-    with gzip.open(path) as stream:
-        length = 0
-        while chunk := stream.read(GZIP_CHUNK):
-            length += len(chunk)
-    return length >= expected
-
-
-def _count_nifti_not_finite(path: Path) -> int:
-    """How many voxels of a complete NIfTI file are NaN or infinite: ITK makes zeros of them and says nothing."""
-    reader = sitk.ImageFileReader()
-    reader.SetFileName(str(path))
-    reader.ReadImageInformation()
     kind = NIFTI_FLOATS.get(reader.GetMetaData("datatype"))
-    if kind is None:
-        return 0
-    with gzip.open(path) if volume_suffix(path) == ".nii.gz" else path.open("rb") as stream:
-        is_little = int.from_bytes(stream.read(4), "little") in NIFTI_HEADER_SIZES
-        stream.seek(int(float(reader.GetMetaData("vox_offset"))))
-        count = 0
-        while chunk := stream.read(GZIP_CHUNK):
-            values = np.frombuffer(chunk, dtype=("<" if is_little else ">") + kind, count=len(chunk) // int(kind[1]))
-            count += int(values.size - np.isfinite(values).sum())
-    return count
+    is_compressed = volume_suffix(path) == ".nii.gz"
+    if not is_compressed and kind is None:
+        return NiftiContent(path.stat().st_size >= expected, 0)
+    num_not_finite = 0
+    try:
+        with gzip.open(path) if is_compressed else path.open("rb") as stream:
+            header = stream.read(offset)
+            length = len(header)
+            is_little = int.from_bytes(header[:4], "little") in NIFTI_HEADER_SIZES
+            while chunk := stream.read(CHUNK_BYTES):
+                length += len(chunk)
+                if kind is not None:
+                    dtype = np.dtype(("<" if is_little else ">") + kind)
+                    values = np.frombuffer(chunk, dtype, count=len(chunk) // dtype.itemsize)
+                    num_not_finite += int(values.size - np.isfinite(values).sum())
+    except (gzip.BadGzipFile, EOFError, zlib.error):
+        return NiftiContent(False, 0)
+    return NiftiContent(length >= expected, num_not_finite)
+
+
+def _reason(error: RuntimeError) -> str:
+    """The last line of an error of ITK; the lines before it name ITK's source files."""
+    return str(error).strip().splitlines()[-1].strip()
 
 
 def from_sitk(image: sitk.Image) -> Volume:
@@ -203,7 +209,7 @@ def from_sitk(image: sitk.Image) -> Volume:
 def to_sitk(volume: Volume) -> sitk.Image:
     array = volume.array
     if array.shape != tuple(volume.geometry.size_zyx):
-        raise UserError(f"array of shape {array.shape} does not fit its geometry: {volume.geometry}")
+        raise ValueError(f"array of shape {array.shape} does not fit its geometry: {volume.geometry}")
     image = sitk.GetImageFromArray(array.astype(np.uint8) if array.dtype == bool else array)
     image.SetSpacing(volume.geometry.spacing_zyx_mm[::-1])
     image.SetOrigin(volume.geometry.origin_xyz_mm)

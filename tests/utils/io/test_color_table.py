@@ -16,9 +16,10 @@ def test_color_table_lists_every_label_once(tmp_path):
     assert read_color_table(tmp_path / COLOR_TABLE_NAME) == PRESET.organ_names
 
 
-def test_a_color_table_with_gaps_is_refused(tmp_path):
+@pytest.mark.parametrize("content", [b"0 background 0 0 0 0\n2 chiasm 255 80 255 255\n", b"0 a\n1\n", b"\xff\xfe"])
+def test_damaged_color_tables_are_refused(content, tmp_path):
     path = tmp_path / COLOR_TABLE_NAME
-    path.write_text("# Color table\n0 background 0 0 0 0\n2 chiasm 255 80 255 255\n")
+    path.write_bytes(content)
     with pytest.raises(ValueError, match=r"organs\.ctbl: expected lines"):
         read_color_table(path)
 

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from utils.config.preset import load_preset
+from utils.errors import UserError
 from utils.imaging.geometry import Geometry
 from utils.io.color_table import segment_metadata, write_color_table
 from utils.io.segmentations import OrganNameResolver, case_ct, find_cases, open_structures, require_names
@@ -68,7 +69,7 @@ def test_files_several_paths_and_repetitions(tmp_path):
     write(tmp_path / "Lens_L.nrrd")
     assert list(find_cases([tmp_path / "one" / "a.nii.gz", tmp_path / "two"], NAMELESS)) == ["a", "b"]
     assert find_cases([tmp_path / "Lens_L.nrrd"], NAMELESS)["Lens_L"].masks
-    with pytest.raises(ValueError, match="case a occurs twice"):
+    with pytest.raises(ValueError, match="case a occurs twice among these paths"):
         find_cases([tmp_path / "one", tmp_path / "one"], NAMELESS)
 
 
@@ -130,12 +131,18 @@ def test_own_names_go_before_the_presets_order(tmp_path, pddca):
 
 def test_values_without_names_are_refused_once(tmp_path):
     write(tmp_path / "a.nii.gz")
-    with pytest.raises(ValueError, match="nobody names its values; give --preset"):
+    with pytest.raises(ValueError, match="its values have no names; give --preset"):
         require_names(find_cases([tmp_path], NAMELESS).values(), NAMELESS)
 
 
+def test_a_damaged_header_is_named(tmp_path):
+    write(tmp_path / "a.nrrd", metadata={"Segment0_Name": "Brain", "Segment0_LabelValue": "one"})
+    with pytest.raises(UserError, match=r"a\.nrrd: Segment0_LabelValue: expected a number, got 'one'"):
+        open_structures(find_cases([tmp_path], NAMELESS)["a"], NAMELESS)
+
+
 @pytest.mark.parametrize(("dtype", "values"), [(np.float32, (0.5,)), (np.int16, (-5,)), (np.int16, (1500,))])
-def test_an_image_is_no_label_map(tmp_path, pddca, dtype, values):
+def test_an_image_is_not_a_label_map(tmp_path, pddca, dtype, values):
     write(tmp_path / "a.nii.gz", values=values, dtype=dtype)
     with pytest.raises(ValueError, match="is this an image"):
         open_structures(find_cases([tmp_path], pddca)["a"], pddca)
@@ -166,5 +173,5 @@ def test_the_ct_of_a_case_is_found_by_name(tmp_path):
     write(tmp_path / "b" / "CT_IMAGE.nrrd")
     assert case_ct(tmp_path, "a").name == "a.nii.gz"
     assert case_ct(tmp_path, "b").name == "CT_IMAGE.nrrd"
-    with pytest.raises(ValueError, match="holds no CT of c"):
+    with pytest.raises(ValueError, match="has no CT of c"):
         case_ct(tmp_path, "c")
