@@ -39,9 +39,11 @@ from utils.reporting.overlay import render_case, save_png
 from utils.runtime.command_line import Shard, report_failures, run_main
 from utils.runtime.device import Precision, choose_compute
 from utils.runtime.memory import peak_memory_gib
-from utils.runtime.prefetch import read_ahead
+from utils.runtime.prefetch import prefetch
 
 logger = logging.getLogger(__name__)
+
+OUT_OF_MEMORY = "out of memory; try --tile-memory 1, or use a machine with more memory"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -176,12 +178,12 @@ def segment_cohort(
     options = {"correct_offset": settings.hu_offset == "auto", "require_dicom": settings.rtstruct}
     read = partial(read_transformed, grid=model.preset.grid, **options)
     todo = [scan for scan in scans if scan.case_id not in reports]
-    for scan, future in tqdm(read_ahead(todo, read), total=len(todo), unit="CT", disable=None):
+    for scan, future in tqdm(prefetch(todo, read), total=len(todo), unit="CT", disable=None):
         case_id = scan.case_id
         try:
             reports[case_id] = segment_case(files[case_id], future.result(), model, settings, sources[case_id])
         except Exception as error:  # a bug in one case does not stop the others; its traceback is logged at the end
-            failures[case_id] = CaseFailure.of(error)
+            failures[case_id] = CaseFailure.of(error, OUT_OF_MEMORY)
     return reports, failures
 
 

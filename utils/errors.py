@@ -1,4 +1,4 @@
-"""Errors that the user can fix, and how a failed case is told from a bug."""
+"""Tells errors that the user can fix from bugs."""
 
 import errno
 import traceback
@@ -10,8 +10,8 @@ SYSTEM_ERRORS = ("ENOSPC", "EDQUOT", "EFBIG", "EACCES", "EPERM", "EROFS", "EIO",
 """A full disk, missing permission, a broken disk, a name that is too long, a closed pipe: no bugs."""
 USER_ERRNOS = {getattr(errno, name) for name in SYSTEM_ERRORS if hasattr(errno, name)}
 OUT_OF_MEMORY = "out of memory; close other programs or use a machine with more memory"
-CPU_ALLOCATION_FAILED = "can't allocate memory"
-"""torch's words on a CPU, in a plain RuntimeError."""
+ALLOCATION_FAILED = ("can't allocate memory", "Failed to allocate memory")
+"""In RuntimeErrors of torch on a CPU and of ITK."""
 
 
 class UserError(ValueError):
@@ -22,10 +22,10 @@ class UserError(ValueError):
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether Python, numpy or torch ran out of memory, on a CPU or a GPU."""
-    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or (
-        isinstance(error, RuntimeError) and CPU_ALLOCATION_FAILED in str(error)
-    )
+    """Whether Python, numpy, torch or ITK ran out of memory, on a CPU or a GPU."""
+    if isinstance(error, RuntimeError):
+        return isinstance(error, torch.OutOfMemoryError) or any(text in str(error) for text in ALLOCATION_FAILED)
+    return isinstance(error, MemoryError)
 
 
 def user_message(error: BaseException) -> str | None:
@@ -56,9 +56,14 @@ class CaseFailure:
     traceback: str | None = None
 
     @classmethod
-    def of(cls, error: BaseException) -> "CaseFailure":
-        """Describe an exception; the traceback is kept as text, so the result can be sent between processes."""
-        message = user_message(error)
+    def of(cls, error: BaseException, out_of_memory: str = OUT_OF_MEMORY) -> "CaseFailure":
+        """Describe an exception; the traceback is kept as text, so the result can be sent between processes.
+
+        Args:
+            error: that ended the case.
+            out_of_memory: reason to give if that was lack of memory.
+        """
+        message = out_of_memory if is_out_of_memory(error) else user_message(error)
         if message is not None:
             return cls(message)
         first_line = (str(error).strip().splitlines() or ["no message"])[0]

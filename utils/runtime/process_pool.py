@@ -9,7 +9,7 @@ from typing import Generic, TypeVar
 
 from tqdm import tqdm
 
-from utils.errors import CaseFailure, is_out_of_memory
+from utils.errors import CaseFailure
 from utils.runtime.memory import keep_freed_memory
 
 Item = TypeVar("Item")
@@ -70,15 +70,13 @@ def _result(future: Future) -> object:
         return future.result()
     except BrokenProcessPool:
         return CaseFailure(WORKER_KILLED)
-    except Exception as error:  # noqa: BLE001 - an item or a result cannot be pickled
+    except Exception as error:  # an item or a result cannot be pickled
         return CaseFailure.of(error)
 
 
 def _attempt(task: Callable[[Item], Result], item: Item) -> Result | CaseFailure:
-    """The result or the failure, made where the exception was raised: its traceback does not cross processes."""
+    """Describe a failure in the worker, since a traceback cannot be sent to another process."""
     try:
         return task(item)
-    except Exception as error:  # noqa: BLE001 - a bug in one case does not stop the others, and is shown
-        if is_out_of_memory(error):
-            return CaseFailure(f"out of memory; {FEWER_WORKERS}")
-        return CaseFailure.of(error)
+    except Exception as error:  # a bug in one case does not stop the others
+        return CaseFailure.of(error, f"out of memory; {FEWER_WORKERS}")

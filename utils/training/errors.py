@@ -5,12 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import torch
-
-from utils.errors import UserError
-
-OUT_OF_CPU_MEMORY = "can't allocate memory"
-"""What torch's allocator says on a CPU, in a plain RuntimeError."""
+from utils.errors import UserError, is_out_of_memory
 
 
 @contextmanager
@@ -24,8 +19,8 @@ def reraise_out_of_memory(stage: str, batch_size: int, crop_size_vox: tuple[int,
     """
     try:
         yield
-    except RuntimeError as error:  # torch.OutOfMemoryError is one
-        if not isinstance(error, torch.OutOfMemoryError) and OUT_OF_CPU_MEMORY not in str(error):
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
             raise
         fewer = f"--batch-size {max(1, batch_size // 2)} --accumulate 2 (the same step from smaller batches), "
         raise UserError(

@@ -3,12 +3,12 @@
 import threading
 import time
 
-from utils.runtime.prefetch import read_ahead
+from utils.runtime.prefetch import prefetch
 
 
 def test_the_next_item_is_read_while_the_current_one_is_used():
     reading = [threading.Event() for _ in range(4)]
-    results = read_ahead(range(4), lambda item: reading[item].set() or item * item)
+    results = prefetch(range(4), lambda item: reading[item].set() or item * item)
     for item, future in results:
         assert future.result() == item * item
         if item + 1 < 4:
@@ -25,10 +25,10 @@ def test_an_error_in_reading_belongs_to_its_item():
         return item
 
     seen = []
-    for item, future in read_ahead(range(3), work):
+    for item, future in prefetch(range(3), work):
         try:
             seen.append((item, future.result()))
         except ValueError as error:
             seen.append((item, str(error)))
     assert seen == [(0, 0), (1, "bad scan"), (2, 2)]
-    assert list(read_ahead([], work)) == []
+    assert list(prefetch([], work)) == []
