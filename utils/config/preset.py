@@ -278,8 +278,8 @@ RENAMED_KEYS = {
 """Section and key in version 0.1, and the new key: checkpoints, cases and presets of version 0.1 still load."""
 
 
-def update_old_keys(table: Table) -> Table:
-    """Return a copy of a preset's table in which keys and values of version 0.1 have their new names."""
+def _update_old_keys(table: Table) -> Table:
+    """Copy a preset's table and give keys and values of version 0.1 their new names."""
     table = {name: dict(section) if isinstance(section, dict) else section for name, section in table.items()}
     for (section, old), new in RENAMED_KEYS.items():
         if isinstance(table.get(section), dict) and old in table[section]:
@@ -300,7 +300,7 @@ def preset_from_table(table: Table, source: str, overrides: Sequence[str] = ()) 
     Raises:
         UserError: lists all problems, one per line.
     """
-    table = update_old_keys(table)
+    table = _update_old_keys(table)
     problems = apply_overrides(table, [override for override in overrides if not _renamed(override)])
     problems += [problem for problem in map(_renamed, overrides) if problem]
     organs = []
