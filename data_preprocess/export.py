@@ -1,13 +1,13 @@
-"""Raw data set to NIfTI in its original grid.
+"""Exports a raw data set to NIfTI on its original grids, for inference, evaluation, viewers or nnU-Net.
 
     python -m data_preprocess.export --source openkbp --input RAW --output DIR
 
-Writes `images/<id>.nii.gz`, `labels/<id>.nii.gz` and a color table, for inference, evaluation and any viewer.
+writes `images/<id>.nii.gz`, `labels/<id>.nii.gz` and a color table.
 
     python -m data_preprocess.export --source openkbp --input RAW --format nnunet --output nnUNet_raw/Dataset501_OpenKBP
 
-Writes nnU-Net's raw layout: cases of train and val as imagesTr and labelsTr, those of test as imagesTs and labelsTs.
-Copy splits_final.json into nnU-Net's folder of the preprocessed data set: fold 0 is then the split of our cases.
+writes nnU-Net's raw layout: cases of train and val as imagesTr and labelsTr, those of test as imagesTs and labelsTs.
+Copy splits_final.json into nnU-Net's folder of the preprocessed data set: its fold 0 is then the split of our cases.
 """
 
 import argparse
@@ -15,7 +15,7 @@ import logging
 import re
 import sys
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -38,7 +38,11 @@ logger = logging.getLogger(__name__)
 
 
 def export_case(raw: RawCase, preset: Preset, folder: Path) -> None:
-    """Write the CT and its label map as `folder`/images/<id>.nii.gz and `folder`/labels/<id>.nii.gz."""
+    """Write the CT and its label map as `folder`/images/<id>.nii.gz and `folder`/labels/<id>.nii.gz.
+
+    Raises:
+        UserError: the case has no CT.
+    """
     name = f"{raw.case_id}.nii.gz"
     _write_pair(raw, preset, folder / "images" / name, folder / "labels" / name)
 
@@ -47,22 +51,24 @@ def export_nnunet_case(raw: RawCase, preset: Preset, folder: Path, split: str) -
     """Write the CT and its label map where nnU-Net looks for them.
 
     Returns:
-        Names of the organs that were not contoured: nnU-Net takes them for background.
+        Names of the organs that are not contoured: nnU-Net takes them for background.
+
+    Raises:
+        UserError: the case has no CT.
     """
-    suffix = NNUNET_SUFFIX[split]
-    image = folder / f"images{suffix}" / f"{raw.case_id}_0000.nii.gz"
-    _write_pair(raw, preset, image, folder / f"labels{suffix}" / f"{raw.case_id}.nii.gz")
+    label = folder / f"labels{NNUNET_SUFFIX[split]}" / f"{raw.case_id}.nii.gz"
+    _write_pair(raw, preset, _nnunet_image(folder, split, raw.case_id), label)
     by_organ = match_organs(raw.masks, preset)
     return [name for i, name in enumerate(preset.organ_names) if i not in by_organ]
 
 
-def write_nnunet_dataset(folder: Path, preset: Preset, places: Mapping[str, str]) -> None:
-    """Write dataset.json for the cases that are in the folder, and their split.
+def write_nnunet_dataset(folder: Path, preset: Preset, splits: Mapping[str, str]) -> None:
+    """Write dataset.json for the cases in the folder, and their split.
 
     Args:
         folder: named DatasetNNN_Name.
         preset: organs.
-        places: case id to split.
+        splits: case id to split.
     """
     present = [path.name.removesuffix(".nii.gz") for path in sorted((folder / "labelsTr").glob("[!.]*.nii.gz"))]
     labels = {"background": 0} | {name: value for value, name in enumerate(preset.organ_names, 1)}
@@ -75,12 +81,16 @@ def write_nnunet_dataset(folder: Path, preset: Preset, places: Mapping[str, str]
         "description": preset.description,
     }
     write_json(folder / "dataset.json", content)
-    fold = {split: [name for name in present if places.get(name) == split] for split in ("train", "val")}
+    fold = {split: [name for name in present if splits.get(name) == split] for split in ("train", "val")}
     write_json(folder / "splits_final.json", [fold])
 
 
+def _nnunet_image(folder: Path, split: str, case_id: str) -> Path:
+    return folder / f"images{NNUNET_SUFFIX[split]}" / f"{case_id}_0000.nii.gz"
+
+
 def _write_pair(raw: RawCase, preset: Preset, image: Path, label: Path) -> None:
-    """The CT last: it says that the case is complete."""
+    """Write the label map and then the CT, whose file means that the case is complete."""
     if raw.volume is None:
         raise UserError("has no CT to export")
     merged = merge_masks(raw.masks, preset, raw.geometry.size_zyx)
@@ -94,10 +104,10 @@ def _export(handle: RawCaseHandle, source: str, preset: Preset, folder: Path) ->
 
 
 def _export_nnunet(
-    handle: RawCaseHandle, source: str, preset: Preset, folder: Path, places: Mapping[str, str]
+    handle: RawCaseHandle, source: str, preset: Preset, folder: Path, splits: Mapping[str, str]
 ) -> list[str]:
-    split = places[handle.case_id]
-    if (folder / f"images{NNUNET_SUFFIX[split]}" / f"{handle.case_id}_0000.nii.gz").is_file():
+    split = splits[handle.case_id]
+    if _nnunet_image(folder, split, handle.case_id).is_file():
         return []
     return export_nnunet_case(read_raw_case(handle, source, preset), preset, folder, split)
 
@@ -114,28 +124,29 @@ def _run_nnunet(arguments: argparse.Namespace, preset: Preset) -> int:
     if not NNUNET_NAME.fullmatch(folder.name):
         raise UserError(f"--output {folder}: expected nnU-Net's form DatasetNNN_Name, for example Dataset501_HeadNeck")
     every = list_raw_cases(arguments)
-    splits = read_splits(arguments.cases) if arguments.cases else {}
-    places = assign_splits(every, {case_id: name for name, case_ids in splits.items() for case_id in case_ids})
-    handles = {r.case_id: r for r in select_raw_cases(every, arguments) if places[r.case_id] != HELD_OUT}
-    task = partial(_export_nnunet, source=arguments.source, preset=preset, folder=folder, places=places)
+    known = read_splits(arguments.cases) if arguments.cases else {}
+    splits = assign_splits(every, {case_id: name for name, case_ids in known.items() for case_id in case_ids})
+    selected = select_raw_cases(every, arguments)
+    handles = {handle.case_id: handle for handle in selected if splits[handle.case_id] != HELD_OUT}
+    task = partial(_export_nnunet, source=arguments.source, preset=preset, folder=folder, splits=splits)
     outcome = run_cases(task, handles, arguments.workers)
-    write_nnunet_dataset(folder, preset, places)
+    write_nnunet_dataset(folder, preset, splits)
     _log_missing(outcome.results.values())
     return report_failures(outcome.failures, len(handles))
 
 
-def _log_missing(missing: Sequence[Sequence[str]]) -> None:
+def _log_missing(missing: Iterable[Sequence[str]]) -> None:
     counts = Counter(name for names in missing for name in names)
     if counts:
         listed = ", ".join(f"{name} in {count}" for name, count in counts.most_common())
-        logger.info("nnU-Net will take what was not contoured for background: %s cases", listed)
+        logger.info("organs that are not contoured become nnU-Net's background: %s cases", listed)
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Export every case; those that are there already are skipped."""
+    """Export every case that is not exported yet."""
     parser = raw_arguments(__doc__)
     parser.add_argument("--format", choices=("nifti", "nnunet"), default="nifti")
-    parser.add_argument("--cases", type=Path, help="(nnunet) prepared cases whose splits.json to follow")
+    parser.add_argument("--cases", type=Path, help="prepared cases whose splits.json the nnunet format follows")
     arguments = parser.parse_args(argv)
     preset = load_preset(preset_name(arguments), arguments.set)
     return (_run_nnunet if arguments.format == "nnunet" else _run_nifti)(arguments, preset)

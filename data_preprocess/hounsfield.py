@@ -25,13 +25,6 @@ class HounsfieldVolume(NamedTuple):
     """Changes that the report mentions."""
 
 
-class Peaks(NamedTuple):
-    """The most frequent values of air and of soft tissue."""
-
-    air: float
-    tissue: float
-
-
 def validate_hounsfield(array: np.ndarray, *, correct_offset: bool) -> HounsfieldVolume:
     """Check that values are HU, round them to int16 and replace padding by air.
 
@@ -55,10 +48,9 @@ def validate_hounsfield(array: np.ndarray, *, correct_offset: bool) -> Hounsfiel
     if not _is_hu(sample, 0):
         if not _is_hu(sample, OFFSET_HU):
             raise UserError(_not_hu(sample))
-        peaks = _peaks(sample, OFFSET_HU)
-        seen = (
-            f"air peaks at {peaks.air:.0f} and soft tissue at {peaks.tissue:.0f}, as in a CT stored as HU + {OFFSET_HU}"
-        )
+        air = _most_frequent(sample, PADDING_HU, MIN_TISSUE_HU)
+        tissue = _most_frequent(sample, *SOFT_TISSUE_HU)
+        seen = f"air peaks at {air:.0f} and soft tissue at {tissue:.0f}, as in a CT stored as HU + {OFFSET_HU}"
         if not correct_offset:
             raise UserError(f"{seen}: export the CT in HU, or let inference.py subtract it with --hu-offset auto")
         notes.append(f"{seen}; {OFFSET_HU} was subtracted")
@@ -83,26 +75,19 @@ def _is_hu(sample: np.ndarray, offset: int) -> bool:
     """Whether there is air, soft tissue has a peak, and almost nothing lies below air."""
     if not sample.size:
         return False
-    air = _fraction(sample, (PADDING_HU, MIN_TISSUE_HU), offset)
-    tissue, bone = _fraction(sample, SOFT_TISSUE_HU, offset), _fraction(sample, BONE_HU, offset)
-    below = np.mean(sample <= PADDING_HU + offset)
-    is_peak = tissue / np.ptp(SOFT_TISSUE_HU) > PEAK_RATIO * bone / np.ptp(BONE_HU)
-    return bool(air > MIN_FRACTION and tissue > MIN_FRACTION and is_peak and below < MIN_FRACTION)
-
-
-def _fraction(sample: np.ndarray, limits_hu: tuple[float, float], offset: int) -> float:
-    return float(np.mean((sample > limits_hu[0] + offset) & (sample < limits_hu[1] + offset)))
-
-
-def _peaks(sample: np.ndarray, offset: int) -> Peaks:
-    return Peaks(
-        air=_most_frequent(sample, PADDING_HU + offset, MIN_TISSUE_HU + offset),
-        tissue=_most_frequent(sample, SOFT_TISSUE_HU[0] + offset, SOFT_TISSUE_HU[1] + offset),
+    air, tissue, bone = (
+        np.mean((sample > low + offset) & (sample < high + offset))
+        for low, high in ((PADDING_HU, MIN_TISSUE_HU), SOFT_TISSUE_HU, BONE_HU)
     )
+    below_air = np.mean(sample <= PADDING_HU + offset)
+    is_peak = tissue / np.ptp(SOFT_TISSUE_HU) > PEAK_RATIO * bone / np.ptp(BONE_HU)
+    return bool(air > MIN_FRACTION and tissue > MIN_FRACTION and is_peak and below_air < MIN_FRACTION)
 
 
-def _most_frequent(sample: np.ndarray, low: float, high: float) -> float:
-    counts, edges = np.histogram(sample, bins=int((high - low) / BIN_HU), range=(low, high))
+def _most_frequent(sample: np.ndarray, low_hu: float, high_hu: float) -> float:
+    """The most frequent value of a range of HU in a sample that lies `OFFSET_HU` too high."""
+    limits = (low_hu + OFFSET_HU, high_hu + OFFSET_HU)
+    counts, edges = np.histogram(sample, bins=int((high_hu - low_hu) / BIN_HU), range=limits)
     return float(edges[counts.argmax()] + BIN_HU / 2)
 
 
@@ -111,6 +96,6 @@ def _not_hu(sample: np.ndarray) -> str:
         return "every voxel is padding: is this a CT?"
     low, middle, high = np.percentile(sample, (1, 50, 99))
     return (
-        f"values are not HU: 98 % of them lie between {low:.4g} and {high:.4g} (median {middle:.4g}), and air near "
-        "-1000 or soft tissue near 0 is missing; give a CT in HU"
+        f"values are not HU: 98 % of them lie between {low:.4g} and {high:.4g} (median {middle:.4g}), and there is no "
+        "air near -1000 or no soft tissue near 0; give a CT in HU"
     )

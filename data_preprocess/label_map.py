@@ -1,4 +1,4 @@
-"""Named masks to one label map."""
+"""Combines named masks into one label map."""
 
 from collections.abc import Iterable, Mapping
 
@@ -10,21 +10,20 @@ from utils.imaging.masks import Mask
 
 
 def merge_masks(masks: Mapping[str, Mask], preset: Preset, shape: tuple[int, int, int]) -> np.ndarray:
-    """Paint the masks that the preset knows into a label map; where two organs share a voxel the smaller one wins.
+    """Combine the masks of a preset's organs; a voxel of two organs belongs to the smaller one.
 
-    The smaller organ wins because nested structures are drawn inside their hosts: the cord in its canal, the lens in
-    the orbit.
+    The smaller organ is usually nested in the larger one: the cord in its canal, the lens in the orbit.
 
     Args:
         masks: structure name, as in the data set, to mask on a grid of the shape.
-        preset: its organs' names and aliases say which label a structure gets; others are left out.
+        preset: organs with their aliases; other structures are left out.
         shape: (D, H, W).
 
     Returns:
         (D, H, W) uint8, 0 = background, organ i = i + 1.
 
     Raises:
-        UserError: two structures claim to be the same organ.
+        UserError: two structures are the same organ.
     """
     label = np.zeros(shape, dtype=np.uint8)
     by_organ = match_organs(masks, preset)
@@ -36,10 +35,10 @@ def merge_masks(masks: Mapping[str, Mask], preset: Preset, shape: tuple[int, int
 
 
 def match_organs(masks: Iterable[str], preset: Preset) -> dict[int, str]:
-    """Organ index to the name of its structure.
+    """Map organ indices to names of structures.
 
     Raises:
-        UserError: two structures claim to be the same organ.
+        UserError: two structures are the same organ.
     """
     by_organ: dict[int, str] = {}
     for name in masks:

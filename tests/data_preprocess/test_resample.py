@@ -77,17 +77,7 @@ def test_labels_survive_a_finer_grid_and_back():
     labels = np.random.default_rng(0).integers(0, 6, (5, 7, 6)).astype(np.uint8)
     fine = resample_labels(labels, COARSE, (1.0, 1.0, 0.5))
     assert fine.shape == (25, 21, 24)
-    np.testing.assert_array_equal(resample_labels(fine, (1.0, 1.0, 0.5), COARSE, labels.shape), labels)
-
-
-def test_odd_ratio_returns_to_the_original_size():
-    labels = np.zeros((9, 20, 17), dtype=np.uint8)
-    labels[ball(labels.shape, COARSE, (22.0, 28.0, 15.0), 11.0)] = 4
-    new = (2.9, 2.3, 2.7)
-    back = resample_labels(resample_labels(labels, COARSE, new), new, COARSE, labels.shape)
-    assert back.shape == labels.shape
-    overlap = ((back == 4) & (labels == 4)).sum() * 2 / ((back == 4).sum() + (labels == 4).sum())
-    assert overlap > 0.9
+    np.testing.assert_array_equal(resample_labels(fine, (1.0, 1.0, 0.5), COARSE), labels)
 
 
 def test_coarsening_averages_noise_away():
