@@ -1,0 +1,281 @@
+"""Draw docs/architecture.png: the networks of FocusNetv2 with their channel numbers.
+
+python -m docs.draw_architecture
+
+The channel numbers are read from the networks at the paper's width (preset pddca).
+"""
+
+import sys
+from collections.abc import Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import NamedTuple
+
+import matplotlib as mpl
+import numpy as np
+import torch
+from matplotlib import pyplot as plt
+from matplotlib.axes import Axes
+from matplotlib.colors import to_rgb
+from matplotlib.patches import FancyBboxPatch, Polygon, Rectangle
+from scipy import ndimage
+from torch import nn
+
+from data_preprocess.sources.phantom.source import draw_phantom
+from models.focusnet import build_network
+from utils.config.preset import load_preset
+
+OUTPUT = Path(__file__).resolve().parent / "architecture.png"
+CANVAS = (150.0, 117.0)
+"""Width and height in units of a tenth of an inch."""
+DPI = 120
+
+INK, GRAY, WHITE = "#1f2933", "#5d6874", "#ffffff"
+S_NET, SOL_NET, ROI, SOS_NET, SHAPE = "#2f6fb3", "#d07a1f", "#b8325a", "#2c8a57", "#7648a3"
+U_LEVELS = ("down_half", "down_quarter", "context", "up_half", "up_full")
+SHAPE_LEVELS = (
+    ("encoder.0", "d/2 · h/2 · w/2", 9.0),
+    ("encoder.1", "d/4 · h/4 · w/4", 6.0),
+    ("encoder.2", "d/4 · h/4 · w/4", 6.0),
+    ("encoder.3", "d/8 · h/8 · w/8", 4.0),
+    ("to_code", "shape code", 3.0),
+    ("from_code", "d/8 · h/8 · w/8", 4.0),
+    ("decode_quarter", "d/4 · h/4 · w/4", 6.0),
+    ("decode_half", "d/2 · h/2 · w/2", 9.0),
+    ("head", "d · h · w", 13.0),
+)
+"""Parts of the AutoEncoder, with the size and the height of their feature maps in the figure."""
+
+PHANTOM, ORGAN_SHOWN, ROI_PIXELS = 11, "optic_nerve_left", 28
+
+Point = tuple[float, float]
+
+
+class Pictures(NamedTuple):
+    """Axial slices of a phantom through a small organ, gray or RGB, in 0..1."""
+
+    image: np.ndarray
+    labels: np.ndarray
+    heatmap: np.ndarray
+    roi: np.ndarray
+    reference: np.ndarray
+    predicted: np.ndarray
+    roi_corner: Point
+    """Top and left of the ROI in the slice, as fractions of its size."""
+    roi_size: float
+    """Of the ROI, as a fraction of the slice's size."""
+
+
+def draw_pictures() -> Pictures:
+    """Show what goes into the networks and what comes out; the outputs are drawn from the phantom's own masks."""
+    raw = draw_phantom(PHANTOM)
+    masks = {name: mask.dense() for name, mask in raw.masks.items()}
+    z, y, x = (round(float(axis.mean())) for axis in np.nonzero(masks[ORGAN_SHOWN]))
+    rows, columns = np.nonzero(raw.volume.array[z] > -300)  # the head, in a square
+    top = rows.min() - 3
+    size = raw.volume.array.shape[1] - top
+    left = (columns.min() + columns.max() - size) // 2
+    head = np.s_[top : top + size, left : left + size]
+    gray = np.clip((raw.volume.array[z][head] + 160.0) / 500.0, 0, 1)
+    labels = np.repeat(gray[..., None], 3, axis=2)
+    for organ in load_preset("phantom").organs:
+        if organ.name in masks:
+            inside = masks[organ.name][z][head]
+            labels[inside] = 0.2 * gray[inside, None] + 0.8 * np.array(organ.color) / 255
+    squares = (np.arange(size)[:, None] - y + top) ** 2 + (np.arange(size) - x + left) ** 2
+    heat = np.exp(-squares / (2 * 3.0**2))[..., None]
+    glow = (1 - heat) * gray[..., None] * 0.6 + heat * np.array(to_rgb("#ffb347"))
+    corner = y - top - ROI_PIXELS // 2, x - left - ROI_PIXELS // 2
+    roi = tuple(slice(start, start + ROI_PIXELS) for start in corner)
+    reference = masks[ORGAN_SHOWN][z][head][roi].astype(float)
+    predicted = np.clip(1.6 * ndimage.gaussian_filter(np.roll(reference, 1, axis=1), 1.1), 0, 1)
+    fractions = corner[0] / size, corner[1] / size
+    return Pictures(gray, labels, glow, gray[roi], reference, predicted, fractions, ROI_PIXELS / size)
+
+
+def output_channels(network: nn.Module, image: torch.Tensor, names: Sequence[str]) -> list[str]:
+    """Channels (or the length of the code) that each named part of a network returns."""
+    channels = {}
+    for name in names:
+        network.get_submodule(name).register_forward_hook(
+            lambda _, __, output, name=name: channels.update({name: str(output.shape[1])})
+        )
+    with torch.no_grad():
+        network.eval()(image)
+    return [channels[name] for name in names]
+
+
+def tint(color: str, strength: float) -> tuple[float, ...]:
+    """Mix a color with white."""
+    return tuple(1 - strength * (1 - value) for value in to_rgb(color))
+
+
+def text(ax: Axes, x: float, y: float, content: str, size: float = 11.5, color: str = INK, **style) -> None:
+    """Centered text."""
+    ax.text(x, y, content, fontsize=size, color=color, **{"ha": "center", "va": "center", "linespacing": 1.3} | style)
+
+
+def panel(ax: Axes, corner: Point, size: Point, color: str, title: str, subtitle: str) -> None:
+    """Draw a tinted box with a title: one network."""
+    shape = "round,pad=0,rounding_size=1.6"
+    ax.add_patch(FancyBboxPatch(corner, *size, boxstyle=shape, fc=tint(color, 0.07), ec=tint(color, 0.5), lw=1.4))
+    x, y = corner[0] + 2, corner[1] + size[1] - 3
+    text(ax, x, y, title, 17, color, ha="left", fontweight="bold")
+    text(ax, x, y - 3.3, subtitle, 11.5, GRAY, ha="left")
+
+
+def arrow(ax: Axes, points: Sequence[Point], color: str, *, dashed: bool = False, width: float = 1.8) -> None:
+    """Draw a line through the points, with a head at the last one."""
+    line = {"color": color, "lw": width, "linestyle": (0, (4, 2)) if dashed else "solid"}
+    ax.plot(*zip(*points[:-1], strict=True), solid_joinstyle="round", **line)
+    head = {"arrowstyle": "-|>", "shrinkA": 0, "shrinkB": 0, "mutation_scale": 14}
+    ax.annotate("", points[-1], points[-2], arrowprops=head | line)
+
+
+def feature_map(ax: Axes, x: float, y: float, height: float, channels: str, size: str, color: str) -> None:
+    """Draw a slab as high as the map's resolution; its channels stand above, its size below."""
+    left, right, bottom, top, depth = x - 1.3, x + 1.3, y - height / 2, y + height / 2, 0.9
+    edge = {"edgecolor": WHITE, "lw": 0.8}
+    ax.add_patch(Rectangle((left, bottom), 2.6, height, facecolor=tint(color, 0.75), **edge))
+    lid = [(left, top), (left + depth, top + depth), (right + depth, top + depth), (right, top)]
+    ax.add_patch(Polygon(lid, facecolor=tint(color, 0.4), **edge))
+    side = [(right, bottom), (right + depth, bottom + depth), (right + depth, top + depth), (right, top)]
+    ax.add_patch(Polygon(side, facecolor=color, **edge))
+    text(ax, x + depth / 2, top + 2.3, channels, 13.5, fontweight="bold")
+    text(ax, x + depth / 2, bottom - 0.8, size, 9.5, GRAY, va="top")
+
+
+def picture(ax: Axes, corner: Point, size: float, image: np.ndarray, color: str, caption: str) -> None:
+    """Draw a framed square picture with a caption below."""
+    x, y = corner
+    ax.imshow(image, extent=(x, x + size, y, y + size), cmap="gray", vmin=0, vmax=1, aspect="auto", zorder=3)
+    ax.add_patch(Rectangle(corner, size, size, fill=False, ec=color, lw=1.8, zorder=4))
+    text(ax, x + size / 2, y - 0.9, caption, va="top")
+
+
+def u_network(ax: Axes, xs: Sequence[float], base: float, tall: float, channels: Sequence[str], axes: str) -> None:
+    """Draw three encoder levels, DenseASPP and two decoder levels, with their skip connections.
+
+    Args:
+        xs: where the six feature maps stand.
+        base: on which height they stand.
+        tall: height of the largest.
+        channels: of each.
+        axes: names of z, y and x: "DHW" for the crop, "dhw" for an ROI.
+    """
+    color = S_NET if axes == "DHW" else SOS_NET
+    z, y, x = axes
+    sizes = (f"{z} · {y} · {x}", f"{z} · {y}/2 · {x}/2", f"{z}/2 · {y}/4 · {x}/4")
+    for place, count, level in zip(xs, channels, (0, 1, 2, 2, 1, 0), strict=True):
+        height = tall * (1, 0.66, 0.38)[level]
+        feature_map(ax, place, base + height / 2, height, count, sizes[level], color)
+    middle = (xs[2] + xs[3]) / 2 + 0.5
+    for left, right in pairwise(xs):
+        arrow(ax, [(left + 2.5, base + tall * 0.15), (right - 1.6, base + tall * 0.15)], color)
+    text(ax, middle, base + tall * 0.15 + 1.6, "DenseASPP", 9.5, GRAY)
+    for left, right, height in ((0, 5, 0.88), (1, 4, 0.6)):
+        level = base + tall * height
+        arrow(ax, [(xs[left] + 2.5, level), (xs[right] - 1.6, level)], tint(color, 0.5), width=1.5)
+        text(ax, middle, level + 1.4, "skip connection", 9.5, GRAY)
+
+
+def draw_backbone(ax: Axes, pictures: Pictures, channels: Sequence[str]) -> None:
+    """Draw the upper row: S-Net and SOL-Net."""
+    picture(ax, (2, 90), 14, pictures.image, INK, "CT crop\n1 channel")
+    panel(ax, (20, 77.5), (74, 38), S_NET, "S-Net", "segments every organ; the plane is pooled twice, z once")
+    u_network(ax, (27, 38.5, 50, 61.5, 73, 84.5), 84, 20, channels, "DHW")
+    arrow(ax, [(16.6, 97), (25.4, 97)], INK)
+
+    panel(ax, (99, 77.5), (49, 38), SOL_NET, "SOL-Net", "one heatmap per small organ; its peak is the center")
+    for x, count, label in ((106, channels[-1], "3×3×3"), (115.5, channels[-1], "3×3×3"), (125, "K", "1×1×1, sigmoid")):
+        feature_map(ax, x, 94, 20, count, label, SOL_NET)
+    for start, end, color in ((87, 104.4, S_NET), (108.5, 113.9, SOL_NET), (118, 123.4, SOL_NET)):
+        arrow(ax, [(start, 94), (end, 94)], color)
+    picture(ax, (132, 87), 14, pictures.heatmap, SOL_NET, "")
+    arrow(ax, [(127.5, 94), (131.8, 94)], SOL_NET)
+    top, left = pictures.roi_corner
+    extent = 14 * pictures.roi_size
+    corner = (132 + 14 * left, 101 - 14 * top - extent)
+    ax.add_patch(Rectangle(corner, extent, extent, fill=False, ec=ROI, lw=2.2, zorder=5))
+    text(ax, 139, 103.5, "heatmap and ROI", 11)
+
+
+def draw_rois(ax: Axes, pictures: Pictures, channels: Sequence[str], inputs: dict[str, str]) -> None:
+    """Draw the ROI crop and SOS-Net, in the middle row."""
+    bus = 71.5
+    starts = ((9, 85, INK), (27, 77.5, S_NET), (83.5, 77.5, S_NET), (139, 86.6, SOL_NET))
+    for (label, count), (x, bottom, color) in zip(inputs.items(), starts, strict=True):
+        ax.plot([x, x], [bottom, bus], color=color, lw=1.8)
+        text(ax, x + 0.8, bus + 1.7, f"{label} {count}", 11, color, ha="left")
+    ax.plot([9, 139], [bus, bus], color=ROI, lw=1.8)
+    text(ax, 55, bus + 1.7, "cut out around the peak, and concatenated", 11, ROI)
+    arrow(ax, [(9, bus), (9, 61.6)], ROI)
+    picture(ax, (2, 47), 14, pictures.roi, ROI, f"ROI crop\n{sum(map(int, inputs.values()))} channels")
+
+    panel(ax, (20, 36), (90, 32.5), SOS_NET, "SOS-Net", "one branch per small organ segments it in its ROI")
+    u_network(ax, (27, 39.5, 52, 64.5, 77, 89.5), 41, 15.5, channels, "dhw")
+    feature_map(ax, 102.5, 48.75, 15.5, "1", "1×1×1, sigmoid", SOS_NET)
+    arrow(ax, [(92, 48.75), (100.9, 48.75)], SOS_NET)
+    arrow(ax, [(16.6, 51), (25.4, 51)], ROI)
+
+
+def draw_result(ax: Axes, pictures: Pictures, num_classes: int) -> None:
+    """Draw the label map, at the right end of the middle row."""
+    ax.plot([127, 127], [70.5, 72.5], color=WHITE, lw=6, zorder=2)  # the lines cross
+    arrow(ax, [(87, 86), (91, 86), (91, 74.8), (127, 74.8), (127, 68)], S_NET)
+    text(ax, 109, 76.2, f"1×1×1, softmax: {num_classes} classes", 10, S_NET)
+    picture(
+        ax, (116, 45), 22, pictures.labels, INK, "label map: S-Net's, and SOS-Net's\nfor small organs in their ROIs"
+    )
+    arrow(ax, [(105, 53), (115.6, 53)], SOS_NET)
+
+
+def draw_autoencoder(ax: Axes, pictures: Pictures, channels: Sequence[str]) -> None:
+    """Draw the lower row: the shape AutoEncoder, which is used in training only."""
+    subtitle = "training only: learns to reconstruct masks, and to tell SOS-Net's from references"
+    panel(ax, (20, 2), (128, 30), SHAPE, "Shape AutoEncoder", subtitle)
+    picture(ax, (4, 20), 9, pictures.predicted, SOS_NET, "SOS-Net's mask")
+    picture(ax, (4, 6), 9, pictures.reference, INK, "reference mask")
+    arrow(ax, [(103, 38), (103, 34), (8.5, 34), (8.5, 29.4)], SOS_NET, dashed=True)
+    xs = (35, 47.5, 60, 72.5, 85, 97.5, 110, 122.5, 138)
+    for x, count, (_, size, height) in zip(xs, channels, SHAPE_LEVELS, strict=True):
+        feature_map(ax, x, 6.5 + height / 2, height, count, size, SHAPE)
+    for left, right in pairwise(xs):
+        arrow(ax, [(left + 2.5, 8), (right - 1.6, 8)], SHAPE)
+    ax.plot([13.6, 24], [24.5, 13], color=INK, lw=1.8)
+    ax.plot([13.6, 24], [10.5, 13], color=INK, lw=1.8)
+    arrow(ax, [(24, 13), (33.4, 13)], INK)
+    for x, height in ((85.5, 13.4), (110.5, 16.4), (123, 19.4)):
+        ax.plot([x, x], [height, 22.2], color=SHAPE, lw=1.4, linestyle=(0, (2, 2)))
+    text(ax, 105.5, 23.7, "compared: SOS-Net learns to match the reference", 10.5, SHAPE)
+    ax.plot([85.5, 123], [22.2, 22.2], color=SHAPE, lw=1.4, linestyle=(0, (2, 2)))
+
+
+def main() -> int:
+    """Write the figure."""
+    mpl.use("Agg")
+    preset = load_preset("pddca")
+    crop = torch.zeros(1, 1, 4, 16, 16)
+    s_net = output_channels(build_network("s_net", preset), crop, ("stem.2", *U_LEVELS))
+    inputs = {"image": "1", "stem": s_net[0], "features": s_net[-1], "heatmap": "1"}
+    branch = build_network("sos_net", preset).branches[0]
+    rois = torch.zeros(1, sum(map(int, inputs.values())), 4, 16, 16)
+    sos_net = output_channels(branch, rois, ("level_full", *U_LEVELS))
+    figure = plt.figure(figsize=(CANVAS[0] / 10, CANVAS[1] / 10))
+    ax = figure.add_axes((0, 0, 1, 1))
+    ax.axis("off")
+    pictures = draw_pictures()
+    draw_backbone(ax, pictures, s_net)
+    draw_rois(ax, pictures, sos_net, inputs)
+    draw_result(ax, pictures, preset.num_classes)
+    autoencoder = build_network("autoencoder", preset)
+    masks = torch.zeros(1, 1, *preset.grid.roi_size_vox)
+    draw_autoencoder(ax, pictures, output_channels(autoencoder, masks, [name for name, _, _ in SHAPE_LEVELS]))
+    ax.set_xlim(0, CANVAS[0])
+    ax.set_ylim(0, CANVAS[1])
+    figure.savefig(OUTPUT, dpi=DPI, facecolor=WHITE)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
