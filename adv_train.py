@@ -10,8 +10,8 @@ from data_preprocess.dataloaders import build_step_loader, open_training_cases, 
 from data_preprocess.splits import choose_splits
 from losses.shape import AdversarialWeights, DiscriminatorTerms, SegmentorTerms, discriminator_loss, segmentor_loss
 from models.autoencoder import ShapeEncoding
-from models.focusnet import FocusNet, Rois, build_network
-from models.roi import crop_rois, find_peaks
+from models.focusnet import NETWORK_NAMES, SEGMENTATION_NETWORKS, FocusNet, build_network
+from models.roi import Rois, find_peaks
 from models.validation import CaseValidation
 from utils.config.preset import LossSettings
 from utils.errors import UserError
@@ -65,13 +65,13 @@ class AdversarialStage(Stage):
         return {"loss": drawn.total, **losses}
 
     def _segment(self, batch: Batch) -> SmallMasks:
-        network = FocusNet(self.preset, **{name: self.live[name] for name in ("s_net", "sol_net", "sos_net")})
+        network = FocusNet(self.preset, **{name: self.live[name] for name in SEGMENTATION_NETWORKS})
         with torch.no_grad():
-            location = network.locate(batch.image)
+            location = network.localize(batch.image)
         rois = self._choose_rois(network, batch, location.heatmaps)
         logits = network.segment_rois(batch.image, location, rois)
         own_label = torch.tensor(self.preset.small_organs, device=batch.label.device)[rois.organ_index] + 1
-        label = crop_rois(batch.label[:, None], rois.sample_index, rois.starts, network.roi_size)
+        label = network.crop_rois(batch.label[:, None], rois)
         return SmallMasks(logits=logits, truth=(label == own_label[:, None, None, None, None]).float())
 
     def _choose_rois(self, network: FocusNet, batch: Batch, heatmaps: torch.Tensor) -> Rois:
@@ -124,9 +124,9 @@ def main(argv: list[str] | None = None) -> int:
     options = parse_training_options(__doc__, argv, adversarial=True)
     preset = training_preset(options)
     run = start_or_resume_run(options, choose_splits(options))
-    parts = {name: build_network(name, preset) for name in ("s_net", "sol_net", "sos_net", "autoencoder")}
+    parts = {name: build_network(name, preset) for name in NETWORK_NAMES}
     if not run.options.resume:
-        located = {name: parts[name] for name in ("s_net", "sol_net", "sos_net")}
+        located = {name: parts[name] for name in SEGMENTATION_NETWORKS}
         remedy = "give --init-from the best.pt of train_SOL.py or train_backbone_heatmap.py"
         load_initial_networks(located, options.init_from, preset, required=("s_net", "sol_net"), remedy=remedy)
         if options.autoencoder is None:
@@ -136,7 +136,7 @@ def main(argv: list[str] | None = None) -> int:
         load_initial_networks(shapes, [options.autoencoder], preset, remedy=remedy)
 
     train, val = open_training_cases(run, preset)
-    network = FocusNet(preset, **{name: parts[name] for name in ("s_net", "sol_net", "sos_net")})
+    network = FocusNet(preset, **{name: parts[name] for name in SEGMENTATION_NETWORKS})
     validation = CaseValidation(network, preset, val, run.compute, score=lambda metrics: metrics["dice_small"])
     stage = AdversarialStage(preset, parts, prepare=CropAugmentation(preset, options.seed), validate=validation)
     feed = build_step_loader(small_organ_dataset(train, preset, options.seed), preset.adversarial, run)

@@ -35,7 +35,7 @@ def organ_confidences(
         values[names[result.organ]] |= {
             "peak": result.peak_value,
             "peak_xyz_mm": world_mm(result.peak_vox),
-            "peak_found": result.located,
+            "peak_found": result.localized,
             "segmented_by": _segmented_by(result),
         }
     return {name: OrganConfidence(**known) for name, known in values.items()}
@@ -44,5 +44,5 @@ def organ_confidences(
 def _segmented_by(result: SmallOrganResult) -> str:
     if result.segmented:
         return "SOS-Net"
-    reason = "SOS-Net's mask there is empty" if result.located else "the peak is below the threshold"
+    reason = "SOS-Net's mask there is empty" if result.localized else "the peak is below the threshold"
     return f"S-Net, since {reason}"

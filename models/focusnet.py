@@ -1,80 +1,96 @@
-"""FocusNet: S-Net, SOL-Net and SOS-Net put together from a preset."""
+"""FocusNet: the registry of the method's networks, and the composition of those that segment."""
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from models.autoencoder import ShapeAutoEncoder
-from models.roi import crop_rois, roi_corners
-from models.s_net import SNet
+from models.roi import Rois, crop_rois, roi_corners
+from models.s_net import SNet, feature_channels
 from models.sol_net import SOLNet
 from models.sos_net import SOSNet
 from utils.config.preset import Preset
 from utils.errors import UserError
 
-NETWORK_NAMES = ("s_net", "sol_net", "sos_net", "autoencoder")
+
+class NetworkSpec(NamedTuple):
+    """How to build one of the method's networks, and what it is for."""
+
+    build: Callable[[Preset], nn.Module]
+    segments: bool = True
+    """Whether it is a part of `FocusNet`; the others only train or judge those that are."""
+    needs_small_organs: bool = True
 
 
-class LocalizationOutput(NamedTuple):
-    """What S-Net and SOL-Net say of a crop."""
-
-    logits: Tensor
-    """(B, num_classes, D, H, W), before softmax."""
-    features: Tensor
-    """(B, feature_channels, D, H, W)."""
-    stem: Tensor
-    """(B, stem_channels, D, H, W)."""
-    heatmaps: Tensor
-    """(B, K, D, H, W) in 0..1, one per small organ; K = 0 without SOL-Net."""
+def _build_sol_net(preset: Preset) -> SOLNet:
+    return SOLNet(in_channels=feature_channels(preset.networks.width), num_organs=len(preset.small_organs))
 
 
-class Rois(NamedTuple):
-    """Boxes around small organs, each with its own sample, organ and place."""
+def _build_sos_net(preset: Preset) -> SOSNet:
+    width = preset.networks.width
+    pooled = 2 * feature_channels(width) + 1 if preset.networks.sos_input == "features" else 0  # and the image
+    return SOSNet(num_organs=len(preset.small_organs), in_channels=pooled + 1, width=width)
 
-    sample_index: Tensor
-    """(R,) long."""
-    organ_index: Tensor
-    """(R,) long, among the small organs."""
-    starts: Tensor
-    """(R, 3) long, lowest corner (z, y, x) in voxels."""
+
+def _build_autoencoder(preset: Preset) -> ShapeAutoEncoder:
+    sizes = preset.networks
+    return ShapeAutoEncoder(roi_size=preset.grid.roi_size_vox, code_length=sizes.autoencoder_code, width=sizes.width)
+
+
+NETWORKS = {
+    "s_net": NetworkSpec(
+        lambda preset: SNet(num_classes=preset.num_classes, width=preset.networks.width), needs_small_organs=False
+    ),
+    "sol_net": NetworkSpec(_build_sol_net),
+    "sos_net": NetworkSpec(_build_sos_net),
+    "autoencoder": NetworkSpec(_build_autoencoder, segments=False),
+}
+"""Name, as in checkpoints, to network. A new network is one more entry; all lists of networks follow from this one."""
+
+NETWORK_NAMES = tuple(NETWORKS)
+SEGMENTATION_NETWORKS = tuple(name for name, spec in NETWORKS.items() if spec.segments)
 
 
 def build_network(name: str, preset: Preset) -> nn.Module:
-    """One network of the method, sized by the preset.
+    """Build one of the method's networks with random weights, sized by the preset.
 
     Args:
         name: one of `NETWORK_NAMES`.
         preset: organs, ROI size, width.
 
     Raises:
-        UserError: the part serves small organs and the preset has none.
+        UserError: the network serves small organs and the preset has none.
     """
-    width, num_small = preset.networks.width, len(preset.small_organs)
-    if name != "s_net" and num_small == 0:
+    spec = NETWORKS[name]
+    if spec.needs_small_organs and not preset.small_organs:
         raise UserError(f"preset {preset.name}: {name} needs a small organ; set organs.<name>.small=true")
-    s_net = SNet(num_classes=preset.num_classes, width=width)
-    if name == "s_net":
-        return s_net
-    if name == "sol_net":
-        return SOLNet(in_channels=s_net.feature_channels, num_organs=num_small)
-    if name == "sos_net":
-        features = s_net.feature_channels + s_net.stem_channels + 1 if preset.networks.sos_input == "features" else 0
-        return SOSNet(num_organs=num_small, in_channels=features + 1, width=width)
-    return ShapeAutoEncoder(
-        roi_size=preset.grid.roi_size_vox, code_length=preset.networks.autoencoder_code, width=width
-    )
+    return spec.build(preset)
+
+
+class LocalizationOutput(NamedTuple):
+    """Output of S-Net and SOL-Net for a crop."""
+
+    logits: Tensor
+    """(B, num_classes, D, H, W), before softmax."""
+    features: Tensor
+    """(B, C, D, H, W): S-Net's last features."""
+    stem: Tensor
+    """(B, C, D, H, W): S-Net's first features."""
+    heatmaps: Tensor
+    """(B, K, D, H, W) in 0..1, one per small organ; K = 0 without SOL-Net."""
 
 
 class FocusNet(nn.Module):
-    """The networks that segment: S-Net, and where they exist SOL-Net and SOS-Net.
+    """The networks that segment: S-Net, and SOL-Net and SOS-Net where they exist.
 
     Gao et al., Medical Image Analysis 67 (2021) 101831, sec. 3.
 
     Args:
-        preset: grid and sos_input.
-        s_net, sol_net, sos_net: trained or in training; without SOL-Net there are no heatmaps, without SOS-Net small
-            organs stay S-Net's.
+        preset: ROI size and `sos_input`.
+        s_net, sol_net, sos_net: in any state of training. Without SOL-Net there are no heatmaps; without SOS-Net small
+            organs keep S-Net's segmentation.
     """
 
     def __init__(
@@ -82,57 +98,61 @@ class FocusNet(nn.Module):
     ) -> None:
         super().__init__()
         self.roi_size = preset.grid.roi_size_vox
-        self.sos_sees_features = preset.networks.sos_input == "features"
+        self.sos_reads_features = preset.networks.sos_input == "features"
         self.s_net = s_net
         self.sol_net = sol_net
         self.sos_net = sos_net
 
-    def locate(self, image: Tensor) -> LocalizationOutput:
+    def localize(self, image: Tensor) -> LocalizationOutput:
         """Run S-Net and SOL-Net.
 
         Args:
             image: (B, 1, D, H, W), normalized.
         """
-        s_net = self.s_net(image)
+        output = self.s_net(image)
         if self.sol_net is None:
             heatmaps = image.new_zeros(len(image), 0, *image.shape[2:])
         else:
-            heatmaps = self.sol_net(s_net.features)
-        return LocalizationOutput(logits=s_net.logits, features=s_net.features, stem=s_net.stem, heatmaps=heatmaps)
+            heatmaps = self.sol_net(output.features)
+        return LocalizationOutput(*output, heatmaps=heatmaps)
 
     def select_rois(self, centers_vox: Tensor, wanted: Tensor, volume_size: tuple[int, int, int]) -> Rois:
-        """Boxes around the wanted organs of every sample, clamped to the volume.
+        """Place boxes around the wanted organs of every sample, clamped to the volume.
 
         Args:
-            centers_vox: (B, K, 3) float or long, voxels; values of unwanted organs are not looked at.
+            centers_vox: (B, K, 3) float or long (z, y, x), voxels; values of unwanted organs are ignored.
             wanted: (B, K) bool.
             volume_size: (D, H, W).
         """
         sample_index, organ_index = wanted.nonzero(as_tuple=True)
-        starts = roi_corners(centers_vox[sample_index, organ_index], self.roi_size, volume_size)
-        return Rois(sample_index=sample_index, organ_index=organ_index, starts=starts)
+        corners = roi_corners(centers_vox[sample_index, organ_index], self.roi_size, volume_size)
+        return Rois(sample_index=sample_index, organ_index=organ_index, corners=corners)
 
-    def segment_rois(self, image: Tensor, location: LocalizationOutput, rois: Rois) -> Tensor:
-        """ROI-pool what SOS-Net sees and run its branches.
+    def crop_rois(self, volumes: Tensor, rois: Rois) -> Tensor:
+        """Cut the boxes out of volumes (B, C, D, H, W): (R, C, d, h, w)."""
+        return crop_rois(volumes, rois.sample_index, rois.corners, self.roi_size)
+
+    def segment_rois(self, image: Tensor, localization: LocalizationOutput, rois: Rois) -> Tensor:
+        """Crop SOS-Net's inputs to the ROIs and run its branches.
 
         Args:
             image: (B, 1, D, H, W), normalized.
-            location: of the same crop, from `locate`.
+            localization: of the same crop.
             rois: from `select_rois`.
 
         Returns:
-            (R, 1, d, h, w) logits.
+            (R, 1, d, h, w) logits, before sigmoid.
         """
-        pooled = [crop_rois(image, rois.sample_index, rois.starts, self.roi_size)]
-        if self.sos_sees_features:
-            num_organs = location.heatmaps.shape[1]
-            own_heatmap = location.heatmaps.flatten(0, 1)[:, None]  # (B * K, 1, D, H, W)
+        inputs = [self.crop_rois(image, rois)]
+        if self.sos_reads_features:
+            num_organs = localization.heatmaps.shape[1]
+            own_heatmap = localization.heatmaps.flatten(0, 1)[:, None]  # (B * K, 1, D, H, W)
             own_index = rois.sample_index * num_organs + rois.organ_index
-            pooled = [
-                crop_rois(location.features, rois.sample_index, rois.starts, self.roi_size),
-                crop_rois(location.stem, rois.sample_index, rois.starts, self.roi_size),
-                crop_rois(own_heatmap, own_index, rois.starts, self.roi_size),
-                *pooled,
+            inputs = [
+                self.crop_rois(localization.features, rois),
+                self.crop_rois(localization.stem, rois),
+                crop_rois(own_heatmap, own_index, rois.corners, self.roi_size),
+                *inputs,
             ]
-        inputs = torch.cat([part.to(location.features.dtype) for part in pooled], dim=1)
-        return self.sos_net(inputs, rois.organ_index)
+        dtype = localization.features.dtype
+        return self.sos_net(torch.cat([tensor.to(dtype) for tensor in inputs], dim=1), rois.organ_index)

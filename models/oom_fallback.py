@@ -1,4 +1,4 @@
-"""Go on with less where a GPU's memory does not suffice."""
+"""Prediction that continues on the CPU if a GPU runs out of memory."""
 
 import logging
 
@@ -11,47 +11,39 @@ logger = logging.getLogger(__name__)
 
 
 class OOMFallbackPredictor:
-    """Predicts on the device; out of a GPU's memory with smaller batches of windows, then on the CPU, which it says.
+    """Predicts on the GPU until it runs out of memory, then on the CPU, and logs that.
 
-    What was given up stays given up: the cases that follow are as large.
+    It does not return to the GPU, because the following cases are about as large.
 
     Args:
-        predictor: whose network and context it replaces.
-        on_cpu: where to go on.
+        predictor: its network and autocast context are replaced when the GPU runs out of memory.
+        cpu: device and precision to continue with.
     """
 
-    def __init__(self, predictor: Predictor, on_cpu: Compute) -> None:
+    def __init__(self, predictor: Predictor, cpu: Compute) -> None:
         self.predictor = predictor
         self.preset = predictor.preset
-        self.on_cpu = on_cpu
-        self.is_on_cpu = False
+        self.cpu = cpu
         self.notes: list[str] = []
-        """What was given up so far."""
+        """Changes made so far, for the reports."""
 
     def predict(self, image_hu: torch.Tensor, inside_fov: torch.Tensor | None = None) -> Prediction:
         """Segment one CT; see `Predictor.predict`.
 
         Raises:
-            torch.OutOfMemoryError: nothing is left to give up.
+            torch.OutOfMemoryError: the memory does not suffice on the CPU either.
         """
-        while True:
-            try:
-                return self.predictor.predict(image_hu, inside_fov)
-            except torch.OutOfMemoryError:
-                if self.is_on_cpu:
-                    raise
-            self._give_up()  # outside of the handler, which keeps the failed prediction's tensors alive
+        try:
+            return self.predictor.predict(image_hu, inside_fov)
+        except torch.OutOfMemoryError:
+            if self.notes:
+                raise
+        self._move_to_cpu()  # outside of the handler, which keeps the tensors of the failed prediction alive
+        return self.predictor.predict(image_hu, inside_fov)
 
-    def _give_up(self) -> None:
-        predictor = self.predictor
-        if predictor.batch_size > 1:
-            predictor.batch_size = max(1, predictor.batch_size // 2)
-            note = f"out of GPU memory: went on with {predictor.batch_size} windows at once"
-        else:
-            self.is_on_cpu = True
-            predictor.network, predictor.autocast = self.on_cpu.place(predictor.network), self.on_cpu.autocast()
-            note = "out of GPU memory: went on on the CPU"
+    def _move_to_cpu(self) -> None:
+        self.predictor.network, self.predictor.autocast = self.cpu.place(self.predictor.network), self.cpu.autocast()
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
-        self.notes.append(note)
-        logger.warning("%s", note)
+        self.notes.append("out of GPU memory: continued on the CPU")
+        logger.warning("%s", self.notes[-1])

@@ -1,4 +1,4 @@
-"""Pieces of an organ that lie apart from it."""
+"""Label maps from probabilities, and the removal of small connected components."""
 
 import torch
 from scipy import ndimage
@@ -6,12 +6,12 @@ from scipy import ndimage
 from utils.imaging.masks import connected_components
 
 MIN_COMPONENT_RATIO = 0.5
-"""An organ is one piece. Another one with fewer voxels than this share of the largest piece is taken for a mistake; of
-similar size they may be a mandible in two halves, and stay. On OpenKBP: docs/experiments.md, run 17."""
+"""Components of an organ with fewer voxels than this fraction of its largest component are removed as errors. Those of
+similar size stay: they may be the two halves of a mandible. Chosen on OpenKBP: docs/experiments.md, run 17."""
 
 
 def remove_small_components(probabilities: torch.Tensor) -> None:
-    """Give small pieces that lie apart from an organ to background, in place.
+    """Move the probability of every organ's small components to background, in place.
 
     Args:
         probabilities: (num_classes, D, H, W), background first.
@@ -22,17 +22,16 @@ def remove_small_components(probabilities: torch.Tensor) -> None:
         if box is None:
             continue
         components = connected_components(label_map[box] == label, connectivity=3)
-        if len(components.sizes) < 2:
-            continue
         is_small = components.sizes < MIN_COMPONENT_RATIO * components.sizes.max()
-        removed = torch.from_numpy(components.select(is_small)).to(probabilities.device)
-        moved = probabilities[label][box] * removed
+        if not is_small.any():
+            continue
+        moved = probabilities[label][box] * torch.from_numpy(components.select(is_small)).to(probabilities.device)
         probabilities[0][box] += moved
         probabilities[label][box] -= moved
 
 
 def argmax_label(probabilities: torch.Tensor) -> torch.Tensor:
-    """The class with the highest probability, of equals the first.
+    """The class with the highest probability, of equal ones the first.
 
     Args:
         probabilities: (num_classes, D, H, W), at most 256 classes.

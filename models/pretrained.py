@@ -6,7 +6,7 @@ from pathlib import Path
 
 from torch import nn
 
-from models.focusnet import FocusNet, build_network
+from models.focusnet import NETWORK_NAMES, FocusNet, build_network
 from models.int8 import quantize_convolutions
 from models.oom_fallback import OOMFallbackPredictor
 from models.predictor import Predictor
@@ -19,7 +19,6 @@ from utils.io.files import validate_file_name
 from utils.runtime.device import Compute, Precision, choose_compute
 
 WEIGHTS_FOLDER = Path(__file__).resolve().parent.parent / "weights"
-SEGMENTATION_NETWORKS = ("s_net", "sol_net", "sos_net")
 
 
 @dataclass(frozen=True)
@@ -93,15 +92,15 @@ def load_model(
     )
     for name in preset.organ_names:
         validate_file_name(name, f"{checkpoint}: organ")
-    wanted = SEGMENTATION_NETWORKS[:1] if backbone_only else (*SEGMENTATION_NETWORKS, "autoencoder")
+    wanted = ["s_net"] if backbone_only else NETWORK_NAMES
     networks = {name: build_network(name, preset) for name in wanted if name in content["networks"]}
     load_networks(networks, content, networks, checkpoint)
     autoencoder = networks.pop("autoencoder", None)
     focusnet = compute.place(FocusNet(preset, **networks)).eval()
     if compute.precision == "int8":
         quantize_convolutions(focusnet)
-    new_volume = memmap_above(tile_memory_gib * 2**30)
-    predictor = Predictor(focusnet, preset, overlap=overlap, autocast=compute.autocast(), new_volume=new_volume)
+    allocate = memmap_above(tile_memory_gib * 2**30)
+    predictor = Predictor(focusnet, preset, overlap=overlap, autocast=compute.autocast(), allocate=allocate)
     with_fallback = OOMFallbackPredictor(predictor, choose_compute("cpu", "fp32"))
     return Model(
         predictor=FlipTTAPredictor(with_fallback) if flip_tta else with_fallback,

@@ -15,9 +15,14 @@ class SNetOutput(NamedTuple):
     logits: Tensor
     """(B, num_classes, D, H, W), before softmax; class 0 is background."""
     features: Tensor
-    """(B, feature_channels, D, H, W): the decoder's last features."""
+    """(B, C, D, H, W): the decoder's last features; for C see `feature_channels`."""
     stem: Tensor
-    """(B, stem_channels, D, H, W): the first layer's features."""
+    """(B, C, D, H, W): the first layer's features."""
+
+
+def feature_channels(width: float) -> int:
+    """Number of channels of S-Net's first and last features."""
+    return make_divisible(32, width)
 
 
 class SNet(nn.Module):
@@ -33,16 +38,12 @@ class SNet(nn.Module):
         num_classes: number of organs plus background.
         in_channels: channels of the image.
         width: factor on all channel counts, see `make_divisible`.
-
-    Attributes:
-        feature_channels: channels of the decoder's last features.
-        stem_channels: channels of the first layer's features.
     """
 
     def __init__(self, *, num_classes: int, in_channels: int = 1, width: float = 1.0):
         super().__init__()
-        full, half, quarter, growth_rate = (make_divisible(channels, width) for channels in (32, 48, 64, 32))
-        self.stem_channels = self.feature_channels = full
+        full = feature_channels(width)
+        half, quarter, growth_rate = (make_divisible(channels, width) for channels in (48, 64, 32))
 
         self.stem = nn.Sequential(
             conv3d_he_init(in_channels, full, (1, 3, 3)),

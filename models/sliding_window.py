@@ -1,4 +1,4 @@
-"""Sliding windows over a volume, blended smoothly."""
+"""Sliding windows over a volume, and the blending of their results."""
 
 import os
 import tempfile
@@ -8,69 +8,49 @@ import torch
 
 from utils.errors import UserError
 
-Allocator = Callable[[Sequence[int], torch.device], torch.Tensor]
-
-
-def memmap_above(limit_bytes: float) -> Allocator:
-    """A function that makes float32 volumes of zeros: on the device if they are small enough, else on disk.
-
-    The file has no name and vanishes with the volume, also when the process is killed.
-
-    Args:
-        limit_bytes: size beyond which a volume goes to disk, in the folder that TMPDIR names.
-    """
-
-    def new_volume(shape: Sequence[int], device: torch.device) -> torch.Tensor:
-        size = torch.Size(shape)
-        num_bytes = size.numel() * torch.float32.itemsize
-        if num_bytes <= limit_bytes:
-            return torch.zeros(size, device=device)
-        descriptor, path = tempfile.mkstemp(prefix="focusnet_")
-        try:
-            os.posix_fallocate(descriptor, 0, num_bytes)  # a full disk is an error now, not a crash later
-            return torch.from_file(path, shared=True, size=size.numel(), dtype=torch.float32).reshape(size)
-        finally:
-            os.close(descriptor)
-            os.unlink(path)
-
-    return new_volume
-
-
 Box = tuple[slice, slice, slice]
+Allocator = Callable[[Sequence[int], torch.device], torch.Tensor]
+"""Makes a float32 volume of zeros of a shape, if possible on the device."""
 
 OVERLAP = 0.375
-"""Share of a window that its neighbour covers too; on OpenKBP as good as half: docs/performance.md."""
+"""Fraction of a window that its neighbor covers too; on OpenKBP as good as one half: docs/performance.md."""
 
 EDGE_WEIGHT = 0.02
-"""Smallest blending weight: positive, so that a voxel seen only at a window's edge is still defined."""
+"""Smallest blending weight. It is positive, so that a voxel that only window edges cover is still defined."""
+
+
+def box_at(corner: Sequence[int], size: Sequence[int]) -> Box:
+    """The box of a size (d, h, w) at its lowest corner (z, y, x)."""
+    return tuple(slice(start, start + extent) for start, extent in zip(corner, size, strict=True))
 
 
 def window_starts(size: int, window: int, overlap: float) -> list[int]:
-    """Evenly spread starts of windows along one axis.
+    """Evenly spaced starts of windows along one axis.
 
     Args:
         size: voxels of the volume.
         window: voxels of the window.
-        overlap: smallest share of a window that its neighbour covers too, 0 to below 1.
+        overlap: smallest fraction of a window that its neighbor covers too, 0 to below 1.
 
     Returns:
         Starts from 0 to size - window; [0] if the window covers the axis.
 
     Raises:
-        UserError: overlap out of range.
+        UserError: the overlap is out of range.
     """
     if not 0 <= overlap < 1:
         raise UserError(f"overlap: expected 0 to below 1, got {overlap}")
-    room = max(0, size - window)
+    last = max(0, size - window)
     stride = max(1, int(window * (1 - overlap)))
-    count = -(-room // stride) + 1
-    return [round(i * room / max(1, count - 1)) for i in range(count)]
+    count = -(-last // stride) + 1
+    return [round(i * last / max(1, count - 1)) for i in range(count)]
 
 
 def window_starts_from_end(size: int, window: int, overlap: float) -> list[int]:
-    """Starts of as many windows as `window_starts` has, the last ones where they are in a volume of any other size.
+    """Window starts counted from the end of the axis, as many as `window_starts` returns.
 
-    Along z they begin at the head: how far a scan reaches down does not move the windows above.
+    Along z the end is the top of the head: the topmost windows stay at the same distance from it however far the scan
+    extends caudally.
     """
     stride = max(1, int(window * (1 - overlap)))
     last = max(0, size - window)
@@ -78,21 +58,16 @@ def window_starts_from_end(size: int, window: int, overlap: float) -> list[int]:
 
 
 def window_boxes(volume_size: Sequence[int], window_size: Sequence[int], overlap: float) -> list[Box]:
-    """Boxes of windows that cover a volume which is at least as large as the window."""
+    """Boxes of windows that cover a volume; the volume is at least as large as a window."""
     methods = (window_starts_from_end, window_starts, window_starts)
     z_starts, y_starts, x_starts = (
         starts(size, window, overlap) for starts, size, window in zip(methods, volume_size, window_size, strict=True)
     )
-    starts = ((z, y, x) for z in z_starts for y in y_starts for x in x_starts)
-    return [tuple(slice(a, a + n) for a, n in zip(start, window_size, strict=True)) for start in starts]
+    return [box_at((z, y, x), window_size) for z in z_starts for y in y_starts for x in x_starts]
 
 
 def blending_weight(window_size: Sequence[int]) -> torch.Tensor:
-    """Weights that fall from 1 at a window's middle to `EDGE_WEIGHT` at its corners, as a cosine bell.
-
-    Returns:
-        (d, h, w) float32.
-    """
+    """Weights (d, h, w), float32: a cosine bell from 1 at the center of a window to `EDGE_WEIGHT` at its corners."""
     weight = torch.ones(())
     for size in window_size:
         position = (torch.arange(size) + 0.5) / size
@@ -107,32 +82,53 @@ def blend_windows(
     predict: Callable[[torch.Tensor], torch.Tensor],
     *,
     num_channels: int,
-    batch_size: int = 1,
-    new_volume: Allocator | None = None,
+    allocate: Allocator | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Apply a function to windows and average its results where they overlap.
+    """Apply a function to one window after the other and average its results where they overlap.
 
     Args:
         volume: (C, D, H, W).
         window_size: (d, h, w).
         boxes: of the windows.
-        predict: (B, C, d, h, w) to (B, K, d, h, w).
+        predict: (1, C, d, h, w) to (1, K, d, h, w).
         num_channels: K.
-        batch_size: windows that are handed to `predict` at once.
-        new_volume: makes the result; None puts it on the volume's device.
+        allocate: makes the result; None puts it on the volume's device.
 
     Returns:
-        (K, D, H, W) float32, 0 where no window lies, and (D, H, W) bool, where one does.
+        (K, D, H, W) float32, 0 where no window lies; and (D, H, W) bool, whether a window lies there.
     """
-    new_volume = new_volume or (lambda shape, device: torch.zeros(shape, device=device))
-    blended = new_volume((num_channels, *volume.shape[1:]), volume.device)
+    allocate = allocate or (lambda shape, device: torch.zeros(shape, device=device))
+    blended = allocate((num_channels, *volume.shape[1:]), volume.device)
     total = torch.zeros(volume.shape[1:], device=blended.device)
     weight = blending_weight(window_size).to(volume.device)
-    for first in range(0, len(boxes), batch_size):
-        batch = boxes[first : first + batch_size]
-        results = predict(torch.stack([volume[:, *box] for box in batch])).float()
-        for box, result in zip(batch, results, strict=True):
-            blended[:, *box] += (result * weight).to(blended.device)
-            total[box] += weight.to(blended.device)
-    seen = total > 0
-    return blended.div_(total.clamp_min_(EDGE_WEIGHT)), seen
+    for box in boxes:
+        result = predict(volume[None, :, *box])[0].float()
+        blended[:, *box] += (result * weight).to(blended.device)
+        total[box] += weight.to(blended.device)
+    covered = total > 0
+    return blended.div_(total.clamp_min_(EDGE_WEIGHT)), covered
+
+
+def memmap_above(limit_bytes: float) -> Allocator:
+    """An allocator that puts volumes of zeros on the device if they are small enough, else into a temporary file.
+
+    The file is already unlinked, so that it vanishes with the volume, even if the process is killed.
+
+    Args:
+        limit_bytes: size above which a volume is put into a file, in the folder that TMPDIR names.
+    """
+
+    def allocate(shape: Sequence[int], device: torch.device) -> torch.Tensor:
+        size = torch.Size(shape)
+        num_bytes = size.numel() * torch.float32.itemsize
+        if num_bytes <= limit_bytes:
+            return torch.zeros(size, device=device)
+        descriptor, path = tempfile.mkstemp(prefix="focusnet_")
+        try:
+            os.posix_fallocate(descriptor, 0, num_bytes)  # a full disk fails here, not in the middle of the prediction
+            return torch.from_file(path, shared=True, size=size.numel(), dtype=torch.float32).reshape(size)
+        finally:
+            os.close(descriptor)
+            os.unlink(path)
+
+    return allocate

@@ -1,4 +1,4 @@
-"""Test-time augmentation: the CT and its mirror image, segmented both and averaged."""
+"""Test-time augmentation: the CT and its left/right mirror image are segmented and averaged."""
 
 import torch
 
@@ -10,48 +10,42 @@ LEFT_RIGHT_AXIS = -1
 
 
 class FlipTTAPredictor:
-    """Averages what a predictor says of a volume and of its left/right mirror image, whose paired organs are swapped.
-
-    Args:
-        predictor: of the networks.
-    """
+    """Averages a predictor's results for a volume and for its mirror image, in which paired organs are swapped."""
 
     def __init__(self, predictor: OOMFallbackPredictor) -> None:
         self.predictor = predictor
 
     @property
     def notes(self) -> list[str]:
-        """What the predictor gave up so far."""
+        """See `OOMFallbackPredictor.notes`."""
         return self.predictor.notes
 
     def predict(self, image_hu: torch.Tensor, inside_fov: torch.Tensor | None = None) -> Prediction:
         """Segment one CT; see `Predictor.predict`.
 
-        The peak of a small organ is that of the averaged heatmaps; the organ counts as located, or segmented by
-        SOS-Net, if it was so in one of the two images.
+        The peak of a small organ is that of the averaged heatmaps. The organ counts as localized, or as segmented by
+        SOS-Net, if it is in one of the two images.
         """
-        preset = self.predictor.preset
-        plain = self.predictor.predict(image_hu, inside_fov)
-        flipped = None if inside_fov is None else inside_fov.flip(LEFT_RIGHT_AXIS)
-        mirrored = self.predictor.predict(image_hu.flip(LEFT_RIGHT_AXIS), flipped)
-        partner = preset.mirrored_organs
-        small = preset.small_organs
+        partner, small = self.predictor.preset.mirrored_organs, self.predictor.preset.small_organs
+        own = self.predictor.predict(image_hu, inside_fov)
+        flipped_fov = None if inside_fov is None else inside_fov.flip(LEFT_RIGHT_AXIS)
+        mirrored = self.predictor.predict(image_hu.flip(LEFT_RIGHT_AXIS), flipped_fov)
         for label, other in enumerate([0, *(organ + 1 for organ in partner)]):
-            _average(plain.probabilities[label], mirrored.probabilities[other])
-        for k in range(len(plain.heatmaps)):
-            _average(plain.heatmaps[k], mirrored.heatmaps[small.index(partner[small[k]])])
-        found = []
-        if plain.small_organs:
-            peaks = find_peaks(plain.heatmaps[None])
-            in_mirror = {organ.organ: organ for organ in mirrored.small_organs}
-            for k, own in enumerate(plain.small_organs):
-                other = in_mirror[partner[own.organ]]
-                place, value = tuple(peaks.position[0, k].tolist()), float(peaks.value[0, k])
-                located, segmented = own.located or other.located, own.segmented or other.segmented
-                found.append(SmallOrganResult(own.organ, place, value, located, segmented))
-        return Prediction(plain.probabilities, plain.backbone_label, plain.heatmaps, found)
+            _average(own.probabilities[label], mirrored.probabilities[other])
+        for heatmap, organ in zip(own.heatmaps, small, strict=False):  # there are none without SOL-Net
+            _average(heatmap, mirrored.heatmaps[small.index(partner[organ])])
+        results = []
+        if own.small_organs:
+            peaks = find_peaks(own.heatmaps[None])
+            by_organ = {result.organ: result for result in mirrored.small_organs}
+            for result, position, value in zip(own.small_organs, peaks.position[0], peaks.value[0], strict=True):
+                other = by_organ[partner[result.organ]]
+                localized, segmented = result.localized or other.localized, result.segmented or other.segmented
+                peak = tuple(position.tolist())
+                results.append(SmallOrganResult(result.organ, peak, float(value), localized, segmented))
+        return Prediction(own.probabilities, own.backbone_label, own.heatmaps, results)
 
 
 def _average(own: torch.Tensor, mirrored: torch.Tensor) -> None:
-    """Mean of a volume and a mirrored one, into the first."""
+    """Replace a volume by its mean with a mirrored one."""
     own.add_(mirrored.flip(LEFT_RIGHT_AXIS)).mul_(0.5)

@@ -1,10 +1,13 @@
 """models/focusnet.py: networks sized by the preset, and every ROI its own."""
 
+import inspect
+
 import pytest
 import torch
 from torch import nn
 
-from models.focusnet import FocusNet, LocalizationOutput, Rois, build_network
+from models.focusnet import NETWORK_NAMES, SEGMENTATION_NETWORKS, FocusNet, LocalizationOutput, build_network
+from models.roi import Rois
 from utils.config.preset import load_preset
 
 SIZE = (8, 16, 12)
@@ -21,8 +24,15 @@ class Recorder(nn.Module):
 @pytest.fixture(scope="module")
 def network(tiny_preset):
     torch.manual_seed(0)
-    parts = {name: build_network(name, tiny_preset) for name in ("s_net", "sol_net", "sos_net")}
-    return FocusNet(tiny_preset, **parts).eval()
+    networks = {name: build_network(name, tiny_preset) for name in ("s_net", "sol_net", "sos_net")}
+    return FocusNet(tiny_preset, **networks).eval()
+
+
+def test_lists_of_networks_follow_from_the_registry_and_fit_focusnets_arguments(tiny_preset):
+    assert list(inspect.signature(FocusNet).parameters) == ["preset", *SEGMENTATION_NETWORKS]
+    assert set(NETWORK_NAMES) == {*SEGMENTATION_NETWORKS, "autoencoder"}
+    for name in NETWORK_NAMES:
+        assert isinstance(build_network(name, tiny_preset), nn.Module)
 
 
 def first_channels(sos_net):
@@ -45,7 +55,7 @@ def test_sos_net_sees_the_papers_features_or_the_image_alone(sos_input, width, c
     assert len(sos_net.branches) == 3
 
 
-def test_parts_for_small_organs_need_a_small_organ():
+def test_networks_for_small_organs_need_a_small_organ():
     names = ("chiasm", "optic_nerve_left", "optic_nerve_right")
     preset = load_preset("phantom", [f"organs.{name}.small=false" for name in names])
     build_network("s_net", preset)
@@ -54,13 +64,13 @@ def test_parts_for_small_organs_need_a_small_organ():
             build_network(name, preset)
 
 
-def test_location_has_one_heatmap_per_small_organ(network, tiny_preset):
+def test_localization_has_one_heatmap_per_small_organ(network, tiny_preset):
     with torch.no_grad():
-        location = network.locate(torch.randn(2, 1, *SIZE))
-        alone = FocusNet(tiny_preset, s_net=network.s_net).locate(torch.randn(2, 1, *SIZE))
-    assert location.logits.shape == (2, 10, *SIZE)
-    assert location.features.shape == location.stem.shape == (2, 8, *SIZE)
-    assert location.heatmaps.shape == (2, 3, *SIZE)
+        localization = network.localize(torch.randn(2, 1, *SIZE))
+        alone = FocusNet(tiny_preset, s_net=network.s_net).localize(torch.randn(2, 1, *SIZE))
+    assert localization.logits.shape == (2, 10, *SIZE)
+    assert localization.features.shape == localization.stem.shape == (2, 8, *SIZE)
+    assert localization.heatmaps.shape == (2, 3, *SIZE)
     assert alone.heatmaps.shape == (2, 0, *SIZE)
 
 
@@ -73,7 +83,7 @@ def test_rois_are_placed_around_wanted_organs_and_clamped(network):
     assert rois.sample_index.tolist() == [0, 1, 1]
     assert rois.organ_index.tolist() == [1, 0, 2]
     # boxes are 4 x 12 x 8 in 8 x 16 x 12: starts are centers less 2, 6, 4, from 0 to 4
-    assert rois.starts.tolist() == [[2, 2, 2], [0, 0, 4], [4, 3, 1]]
+    assert rois.corners.tolist() == [[2, 2, 2], [0, 0, 4], [4, 3, 1]]
 
 
 def test_pooled_channels_are_features_stem_own_heatmap_and_image(tiny_preset):
@@ -83,14 +93,16 @@ def test_pooled_channels_are_features_stem_own_heatmap_and_image(tiny_preset):
         c, b = torch.arange(channels).reshape(1, -1), torch.arange(2).reshape(-1, 1)
         return (1000 * kind + 100 * c + 10 * b).float()[:, :, None, None, None].repeat(1, 1, *SIZE)
 
-    location = LocalizationOutput(logits=marked(0, 10), features=marked(1, 2), stem=marked(2, 2), heatmaps=marked(3, 3))
+    localization = LocalizationOutput(
+        logits=marked(0, 10), features=marked(1, 2), stem=marked(2, 2), heatmaps=marked(3, 3)
+    )
     rois = Rois(
         sample_index=torch.tensor([0, 1, 1]),
         organ_index=torch.tensor([2, 0, 1]),
-        starts=torch.tensor([[0, 0, 0], [4, 4, 4], [2, 1, 3]]),
+        corners=torch.tensor([[0, 0, 0], [4, 4, 4], [2, 1, 3]]),
     )
     recorder = Recorder()
-    FocusNet(tiny_preset, s_net=nn.Identity(), sos_net=recorder).segment_rois(marked(4, 1), location, rois)
+    FocusNet(tiny_preset, s_net=nn.Identity(), sos_net=recorder).segment_rois(marked(4, 1), localization, rois)
     assert recorder.rois.shape == (3, 6, 4, 12, 8)
     assert recorder.rois[:, :, 0, 0, 0].tolist() == [
         [1000, 1100, 2000, 2100, 3200, 4000],
@@ -120,11 +132,11 @@ def test_rois_in_a_batch_are_segmented_as_one_by_one(network):
     wanted = torch.tensor([[True, False, True], [True, True, False]])
     with torch.no_grad():
         rois = network.select_rois(centers, wanted, SIZE)
-        batched = network.segment_rois(image, network.locate(image), rois)
+        batched = network.segment_rois(image, network.localize(image), rois)
         singles = []
         for row, (sample, organ) in enumerate(wanted.nonzero().tolist()):
             own_image = image[sample : sample + 1]
-            own_roi = Rois(torch.tensor([0]), torch.tensor([organ]), rois.starts[row : row + 1])
-            singles.append(network.segment_rois(own_image, network.locate(own_image), own_roi))
+            own_roi = Rois(torch.tensor([0]), torch.tensor([organ]), rois.corners[row : row + 1])
+            singles.append(network.segment_rois(own_image, network.localize(own_image), own_roi))
     torch.testing.assert_close(batched, torch.cat(singles), rtol=1e-4, atol=1e-4)
     assert batched.std() > 0

@@ -118,7 +118,7 @@ def test_all_networks_are_quantized_and_agree():
     rois = network.select_rois(centers.expand(1, wanted.shape[1], 3), wanted, image.shape[2:])
 
     def run(network):
-        location = network.locate(image)
+        location = network.localize(image)
         return location, network.segment_rois(image, location, rois)
 
     quantized = copy.deepcopy(settle(network, lambda: run(network)))

@@ -154,7 +154,7 @@ def test_the_peak_is_the_highest_of_the_whole_volume(labels, tiny_preset):
     """Three warm voxels, in different windows; the hottest is neither the first nor the last."""
     heats = {(1, 1, 1): 0.4, (5, 17, 29): 0.8, (10, 2, 16): 0.6}
 
-    class Located(nn.Module):
+    class Localized(nn.Module):
         def forward(self, features):
             warm = torch.zeros_like(features)
             for (z, y, x), heat in heats.items():
@@ -163,7 +163,7 @@ def test_the_peak_is_the_highest_of_the_whole_volume(labels, tiny_preset):
 
     places = torch.cartesian_prod(*(torch.arange(n) for n in SIZE)) @ torch.tensor([1000, 40, 1])
     image = (places.reshape(SIZE) / 1e4 + 0.2) * 1000 - 100  # every voxel's intensity names its place
-    network = FocusNet(tiny_preset, s_net=EncodedSNet(), sol_net=Located(), sos_net=FullSOSNet()).eval()
+    network = FocusNet(tiny_preset, s_net=EncodedSNet(), sol_net=Localized(), sos_net=FullSOSNet()).eval()
     prediction = Predictor(network, tiny_preset, autocast=nullcontext()).predict(image)
     assert [organ.peak_vox for organ in prediction.small_organs] == [(5, 17, 29)] * 3
     assert prediction.small_organs[0].peak_value == pytest.approx(0.8)
@@ -217,10 +217,10 @@ def test_what_was_predicted_before_does_not_matter(real_network, tiny_preset):
     assert first.small_organs == again.small_organs
 
 
-def test_a_window_is_located_as_in_any_batch(real_network):
+def test_a_window_is_localized_as_in_any_batch(real_network):
     image = torch.randn(3, 1, 8, 16, 12, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
-        batched, alone = real_network.locate(image), real_network.locate(image[1:2])
+        batched, alone = real_network.localize(image), real_network.localize(image[1:2])
     for both, one in zip(batched, alone, strict=True):
         torch.testing.assert_close(both[1:2], one, rtol=1e-4, atol=1e-4)
 
@@ -254,7 +254,7 @@ def test_a_volume_without_tissue_is_background_and_no_network_runs(tiny_preset):
     prediction = predictor.predict(torch.full(SIZE, -900, dtype=torch.int16))
     assert not prediction.label.any()
     torch.testing.assert_close(prediction.probabilities.sum(dim=0), torch.ones(SIZE))
-    assert not any(organ.located for organ in prediction.small_organs)
+    assert not any(organ.localized for organ in prediction.small_organs)
 
 
 def test_windows_without_tissue_change_nothing_elsewhere(labels, tiny_preset):
@@ -265,20 +265,12 @@ def test_windows_without_tissue_change_nothing_elsewhere(labels, tiny_preset):
     assert not beside_air.label[..., 60:].any()
 
 
-@pytest.mark.parametrize("batch_size", [2, 5])
-def test_batches_of_windows_change_nothing(batch_size, labels, tiny_preset):
-    image = encoded_image(labels, [(0, (5, 10, 15))])
-    one, several = encoded_predictor(tiny_preset), encoded_predictor(tiny_preset)
-    several.batch_size = batch_size
-    torch.testing.assert_close(several.predict(image).probabilities, one.predict(image).probabilities)
-
-
 def test_an_empty_mask_of_sos_net_keeps_s_nets_voxels(labels, tiny_preset):
     predictor = encoded_predictor(tiny_preset)
     predictor.network.sos_net = EmptySOSNet().eval()
     prediction = predictor.predict(encoded_image(labels, [(0, (5, 10, 15))]))
     assert torch.equal(prediction.label, prediction.backbone_label)
-    assert (prediction.small_organs[0].located, prediction.small_organs[0].segmented) == (True, False)
+    assert (prediction.small_organs[0].localized, prediction.small_organs[0].segmented) == (True, False)
 
 
 @pytest.mark.parametrize("share", [0.0, 0.25, 1.0])

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from models.roi import crop_rois, find_peaks, group_rois_into_windows, paste_rois, roi_corners
+from models.roi import crop_rois, find_peaks, group_rois_into_windows, roi_corners
 
 VOLUME_SIZE = (5, 7, 11)
 ROI_SIZE = (2, 3, 4)
@@ -59,93 +59,63 @@ def test_peaks_do_not_depend_on_the_memory_format():
     ],
 )
 def test_box_lies_around_its_center_and_in_the_volume(center, start):
-    starts = roi_corners(torch.tensor(center), ROI_SIZE, VOLUME_SIZE)
+    corners = roi_corners(torch.tensor(center), ROI_SIZE, VOLUME_SIZE)
 
-    assert starts.dtype == torch.long
-    assert starts.tolist() == list(start)
+    assert corners.dtype == torch.long
+    assert corners.tolist() == list(start)
 
 
 def test_boxes_are_placed_each_on_its_own():
     centers = torch.tensor([[[2, 3, 5], [0, 0, 0]], [[4, 6, 10], [4, 0, 5]]])
 
-    starts = roi_corners(centers, ROI_SIZE, VOLUME_SIZE)
+    corners = roi_corners(centers, ROI_SIZE, VOLUME_SIZE)
 
-    assert starts.tolist() == [[[1, 2, 3], [0, 0, 0]], [[3, 4, 7], [3, 0, 3]]]
+    assert corners.tolist() == [[[1, 2, 3], [0, 0, 0]], [[3, 4, 7], [3, 0, 3]]]
 
 
 def test_box_may_fill_the_volume_but_not_exceed_it():
     center = torch.tensor([2, 3, 5])
 
     assert roi_corners(center, VOLUME_SIZE, VOLUME_SIZE).tolist() == [0, 0, 0]
-    with pytest.raises(ValueError, match=r"\(5, 7, 11\).*\(2, 8, 4\)"):
+    with pytest.raises(ValueError, match=r"\(2, 8, 4\).*\(5, 7, 11\)"):
         roi_corners(center, (2, 8, 4), VOLUME_SIZE)
 
 
 def test_crop_takes_each_box_from_its_sample():
     volumes = numbered_volumes(num_samples=2, num_channels=3)
     sample_index = torch.tensor([1, 0, 1])
-    starts = torch.tensor([[1, 2, 3], [3, 4, 7], [0, 0, 0]])
+    corners = torch.tensor([[1, 2, 3], [3, 4, 7], [0, 0, 0]])
 
-    rois = crop_rois(volumes, sample_index, starts, ROI_SIZE)
+    rois = crop_rois(volumes, sample_index, corners, ROI_SIZE)
 
     assert rois.shape == (3, 3, *ROI_SIZE)
     assert rois[0, 2, 0, 0].tolist() == [121203, 121204, 121205, 121206]
-    for roi, sample, (z, y, x) in zip(rois, sample_index, starts.tolist(), strict=True):
+    for roi, sample, (z, y, x) in zip(rois, sample_index, corners.tolist(), strict=True):
         assert torch.equal(roi, volumes[sample, :, z : z + 2, y : y + 3, x : x + 4])
 
 
 def test_crop_hands_gradients_back_to_its_voxels():
     volumes = torch.zeros(2, 1, *VOLUME_SIZE, requires_grad=True)
-    starts = torch.tensor([[1, 2, 3], [2, 2, 3]])  # overlap in slice 2
+    corners = torch.tensor([[1, 2, 3], [2, 2, 3]])  # overlap in slice 2
 
-    crop_rois(volumes, torch.tensor([1, 1]), starts, ROI_SIZE).sum().backward()
+    crop_rois(volumes, torch.tensor([1, 1]), corners, ROI_SIZE).sum().backward()
 
     expected = torch.zeros(2, 1, *VOLUME_SIZE)
     expected[1, 0, 1:4, 2:5, 3:7] = torch.tensor([1.0, 2.0, 1.0]).view(3, 1, 1)
     assert torch.equal(volumes.grad, expected)
 
 
-def test_paste_fills_the_rest():
-    pasted = paste_rois(torch.ones(1, 2, *ROI_SIZE), torch.tensor([[3, 4, 7]]), VOLUME_SIZE, fill=-5.0)
-
-    expected = torch.full((1, 2, *VOLUME_SIZE), -5.0)
-    expected[:, :, 3:, 4:, 7:] = 1.0
-    assert torch.equal(pasted, expected)
-
-
-def test_paste_then_crop_is_the_identity():
-    torch.manual_seed(0)
-    rois = torch.randn(3, 2, *ROI_SIZE)
-    starts = roi_corners(torch.tensor([[2, 3, 5], [0, 0, 0], [4, 6, 10]]), ROI_SIZE, VOLUME_SIZE)
-
-    pasted = paste_rois(rois, starts, VOLUME_SIZE, fill=0.0)
-
-    assert torch.equal(crop_rois(pasted, torch.arange(3), starts, ROI_SIZE), rois)
-
-
-def test_crop_then_paste_restores_the_box():
-    volumes = numbered_volumes(num_samples=2, num_channels=1)
-    starts = torch.tensor([[1, 2, 3], [3, 4, 7]])
-
-    pasted = paste_rois(crop_rois(volumes, torch.tensor([0, 1]), starts, ROI_SIZE), starts, VOLUME_SIZE, fill=-1)
-
-    inside = pasted != -1
-    assert inside.sum() == 2 * 2 * 3 * 4
-    assert torch.equal(pasted[inside], volumes[inside])
-
-
 def test_no_boxes_give_no_rois():
-    starts = torch.zeros(0, 3, dtype=torch.long)
+    corners = torch.zeros(0, 3, dtype=torch.long)
 
-    rois = crop_rois(torch.zeros(2, 3, *VOLUME_SIZE), starts[:, 0], starts, ROI_SIZE)
+    rois = crop_rois(torch.zeros(2, 3, *VOLUME_SIZE), corners[:, 0], corners, ROI_SIZE)
 
     assert rois.shape == (0, 3, *ROI_SIZE)
-    assert paste_rois(rois, starts, VOLUME_SIZE, fill=0.0).shape == (0, 3, *VOLUME_SIZE)
 
 
 def test_neighbours_share_a_window_with_all_their_rois_in_the_middle():
-    starts = [[10, 20, 20], [12, 26, 30], [40, 20, 20]]
-    windows = group_rois_into_windows(starts, (8, 16, 16), (16, 32, 32), (60, 60, 60))
+    corners = [[10, 20, 20], [12, 26, 30], [40, 20, 20]]
+    windows = group_rois_into_windows(corners, (8, 16, 16), (16, 32, 32), (60, 60, 60))
     assert windows == [([7, 15, 17], [0, 1]), ([36, 12, 12], [2])]
 
 
@@ -153,15 +123,15 @@ def test_shared_windows_stay_inside_the_volume_and_hold_every_roi_once():
     generator = np.random.default_rng(0)
     volume, roi, window = (50, 70, 60), (8, 16, 12), (20, 40, 32)
     for _ in range(50):
-        starts = [[int(generator.integers(0, n - r + 1)) for n, r in zip(volume, roi, strict=True)] for _ in range(5)]
-        windows = group_rois_into_windows(starts, roi, window, volume)
+        corners = [[int(generator.integers(0, n - r + 1)) for n, r in zip(volume, roi, strict=True)] for _ in range(5)]
+        windows = group_rois_into_windows(corners, roi, window, volume)
         assert sorted(index for _, rows in windows for index in rows) == [0, 1, 2, 3, 4]
         for corner, rows in windows:
             assert all(0 <= c <= n - w for c, n, w in zip(corner, volume, window, strict=True))
             assert all(
                 c <= s and s + r <= c + w
                 for i in rows
-                for c, s, r, w in zip(corner, starts[i], roi, window, strict=True)
+                for c, s, r, w in zip(corner, corners[i], roi, window, strict=True)
             )
 
 

@@ -11,7 +11,7 @@ import models.blocks
 import models.layers
 import models.s_net
 from models.layers import InPlaceReLU
-from models.s_net import SNet
+from models.s_net import SNet, feature_channels
 
 
 def test_s_net_has_the_reference_parameters_and_operations():
@@ -23,8 +23,7 @@ def test_s_net_has_the_reference_parameters_and_operations():
     assert sum(parameter.numel() for parameter in network.parameters()) == 1_963_114
     assert round(counter.get_total_flops() / 1e9, 2) == 1031.77
     assert output.logits.shape == (1, 10, 40, 192, 192)
-    assert output.features.shape[1] == network.feature_channels == 32
-    assert output.stem.shape[1] == network.stem_channels == 32
+    assert output.features.shape[1] == output.stem.shape[1] == feature_channels(1.0) == 32
 
 
 @pytest.mark.parametrize("size", [(4, 8, 12), (5, 11, 18), (1, 7, 6)])
@@ -33,7 +32,7 @@ def test_s_net_keeps_any_size(size):
 
     output = network(torch.randn(2, 2, *size))
 
-    assert network.feature_channels == network.stem_channels == 8
+    assert feature_channels(0.25) == 8
     assert output.logits.shape == (2, 4, *size)
     assert output.features.shape == output.stem.shape == (2, 8, *size)
 

@@ -1,4 +1,4 @@
-"""mirroring.py: the mean of both sides' answers, with left and right told apart."""
+"""models/tta.py: the mean of the results for the CT and its mirror image, with paired organs swapped."""
 
 from contextlib import nullcontext
 
