@@ -134,7 +134,7 @@ def repeat(slices):
 
 DICOM_FAULTS = {
     "cut_slice": (lambda s: change(s, 3, PixelData=b"\0\1"), "slice003.dcm is truncated"),
-    "gap": (lambda s: s.pop(5), "slices are missing, 3.00 mm apart otherwise"),
+    "gap": (lambda s: s.pop(5), "slices are missing: after"),
     "repeated": (repeat, "repeat a position"),
     "uneven": (spread, "slice distances vary"),
     "tilted": (tilt, "the gantry was tilted by 14.9 degrees"),

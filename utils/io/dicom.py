@@ -1,12 +1,13 @@
 """Find DICOM series in a folder tree, and read a CT series with its exact geometry.
 
-File names mean nothing: series are told apart by their UIDs, slices are put in order by their positions.
+File names are ignored: UIDs separate the series, positions sort the slices.
 """
 
 import os
 import warnings
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -40,7 +41,7 @@ SCANNED_TAGS = (
 NEEDED_TAGS = ("SOPClassUID", "SOPInstanceUID", "Modality", "SeriesInstanceUID")
 UNDEFINED_LENGTH = 0xFFFFFFFF
 DECODE_ERRORS = (OSError, EOFError, ValueError, TypeError, KeyError, AttributeError, NotImplementedError, RuntimeError)
-"""What pydicom raises, besides its own errors (which are ValueErrors or OSErrors), for bytes that make no sense."""
+"""What pydicom raises for damaged bytes, besides its own errors, which are ValueErrors or OSErrors."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,11 +52,11 @@ class DicomSeries:
         uid: SeriesInstanceUID.
         modality: "CT", "RTSTRUCT", ...
         patient_id: as the files say, may be empty.
-        frame_of_reference_uid: shared by the images that a structure set may be laid over; may be empty.
+        frame_of_reference_uid: shared by all images in one coordinate system; may be empty.
         description: SeriesDescription, may be empty.
         paths: the files, sorted by name; localizers (scouts) that share the series are left out.
         localizers: those scouts.
-        damaged: DICOM files in the same folders that cannot be read: they may be slices of this series.
+        damaged: unreadable DICOM files in the same folders; they may be slices of this series.
     """
 
     uid: str
@@ -84,17 +85,17 @@ class CtSeries(NamedTuple):
     """UID of each slice, in the order of the array."""
     frame_of_reference_uid: str
     notes: tuple[str, ...]
-    """What was mended: for example copies of slices that were left out."""
+    """What was repaired: for example copies of slices that were left out."""
 
 
 def find_series(folder: Path) -> list[DicomSeries]:
-    """Find every DICOM series below a folder, images and others, whatever the files are called.
+    """Find every DICOM series below a folder, of images or other objects.
 
     Returns:
-        Sorted by patient, modality and UID. Files that are not DICOM are passed over.
+        Sorted by patient, modality and UID. Files that are not DICOM are skipped.
 
     Raises:
-        UserError: no such folder, or none of its files is DICOM.
+        UserError: there is no such folder, or none of its files is DICOM.
     """
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder; give a folder of DICOM files")
@@ -108,7 +109,7 @@ def find_series(folder: Path) -> list[DicomSeries]:
             damaged[path.parent].append(path)
     if not groups:
         lost = sum(damaged.values(), [])
-        found = f"{len(lost)} damaged one(s), for example {lost[0]}" if lost else "none"
+        found = f"{len(lost)} damaged file(s), for example {lost[0]}" if lost else "none"
         raise UserError(f"{folder}: expected DICOM files in this folder or below it, found {found}")
     return [_series(headers, damaged) for _, headers in sorted(groups.items())]
 
@@ -117,16 +118,16 @@ def read_ct(series: DicomSeries) -> CtSeries:
     """Read a CT series.
 
     Returns:
-        Its volume, on the grid that the slices' positions and orientations say.
+        Its volume, on the grid given by the slices' positions and orientations.
 
     Raises:
-        UserError: what keeps the slices from being one volume in HU, everything at once: another modality than CT,
-            color, several images in a file, truncated files, missing fields, slices of different sizes or
-            orientations, missing or repeated slices, unequal distances, a tilted gantry.
+        UserError: the slices do not form one volume in HU: another modality than CT, color, several images in a file,
+            truncated files, missing fields, different sizes or orientations, missing or repeated slices, unequal
+            distances, a tilted gantry. The message lists all such problems.
     """
     try:
         return _read_ct(series)
-    except ValueError as error:
+    except UserError as error:
         raise UserError(f"{series}: {error}") from error
 
 
@@ -134,50 +135,58 @@ def read_dataset(path: Path) -> FileDataset:
     """Read a whole DICOM file, also one without preamble.
 
     Raises:
-        UserError: it is missing, truncated or no DICOM.
+        UserError: it is missing, truncated or not DICOM.
     """
     if not path.is_file():
         raise UserError(f"{path}: no such file; check the path")
-    try:
-        with disable_value_validation(), warnings.catch_warnings():
-            warnings.filterwarnings("error", message="End of file reached", category=UserWarning)
+    with disable_value_validation(), warnings.catch_warnings():
+        warnings.filterwarnings("error", message="End of file reached", category=UserWarning)
+        with _explain_decode_errors(path):
             dataset = pydicom.dcmread(path, force=True)
-            _check_complete(dataset)
-            list(dataset.iterall())  # values are parsed when asked for: ask now
-    except (*DECODE_ERRORS, UserWarning) as error:
-        raise UserError(f"{path}: cannot be read as DICOM: damaged, or of another format ({error})") from error
+        _check_complete(dataset, path)
+        with _explain_decode_errors(path):
+            list(dataset.iterall())  # pydicom parses values only when asked for them
     if "SOPInstanceUID" not in dataset:
-        raise UserError(f"{path}: holds no SOPInstanceUID, so it is no DICOM file, or cut short; copy it again")
+        raise UserError(f"{path}: has no SOPInstanceUID, so it is truncated or not a DICOM file; copy it again")
     return dataset
 
 
-def _check_complete(dataset: FileDataset) -> None:
-    """Refuse a file that ends within an element: pydicom takes what is there of it, and says nothing."""
+@contextmanager
+def _explain_decode_errors(path: Path) -> Iterator[None]:
+    """Raise a `UserError` for what pydicom raises for a damaged file; put around single calls of pydicom."""
+    try:
+        yield
+    except (*DECODE_ERRORS, UserWarning) as error:
+        raise UserError(f"{path}: cannot be read as DICOM: damaged, or of another format ({error})") from error
+
+
+def _check_complete(dataset: FileDataset, path: Path) -> None:
+    """Refuse a file that ends within an element, of which pydicom silently takes the part that is there."""
     for tag in dataset.keys():  # noqa: SIM118 - iterating over the data set itself would parse its elements
         element = dataset.get_item(tag)
         length = getattr(element, "length", UNDEFINED_LENGTH)
         if length != UNDEFINED_LENGTH and element.value is not None and len(element.value) < length:
-            raise UserError(f"it ends within {tag}")
+            raise UserError(f"{path}: is truncated, it ends within the element {tag}; copy it again")
 
 
 def _read_ct(series: DicomSeries) -> CtSeries:
     if series.damaged:
         names = ", ".join(path.name for path in series.damaged[:3])
-        raise UserError(f"{len(series.damaged)} damaged file(s) beside it may be slices of it: {names}; copy it again")
+        raise UserError(f"{len(series.damaged)} damaged file(s) beside it may be its slices: {names}; copy them again")
     datasets, notes = _drop_copies(series.paths)
     if series.localizers:
         notes.append(f"{len(series.localizers)} localizer(s) left out")
     check_images(datasets)
-    places = [SliceGeometry.of(dataset) for dataset in datasets]
-    stack = stack_slices(places)
+    stack = stack_slices([SliceGeometry.of(dataset) for dataset in datasets])
     ordered = [datasets[i] for i in stack.order]
     planes = [_hounsfield(dataset) for dataset in ordered]
-    whole = all(np.array_equal(plane, np.rint(plane)) for plane in planes)
     array = np.stack(planes)
-    if whole:
+    if all(np.array_equal(plane, np.rint(plane)) for plane in planes):
         limits = np.iinfo(np.int16)
         if array.min() < limits.min or array.max() > limits.max:
-            raise UserError(f"its values from {array.min():.0f} to {array.max():.0f} are no Hounsfield units")
+            raise UserError(
+                f"expected Hounsfield units, got values from {array.min():.0f} to {array.max():.0f}; export it again"
+            )
         array = array.astype(np.int16)
     return CtSeries(
         volume=Volume(array=array, geometry=stack.geometry),
@@ -189,7 +198,7 @@ def _read_ct(series: DicomSeries) -> CtSeries:
 
 
 def _drop_copies(paths: Sequence[Path]) -> tuple[list[FileDataset], list[str]]:
-    """Read the files; a second file of the same image (the same UID and the same voxels) is left out and noted."""
+    """Read the files; a second file with the same UID and the same voxels is left out, with a note."""
     by_uid: dict[str, FileDataset] = {}
     notes = []
     for path in paths:
@@ -197,8 +206,7 @@ def _drop_copies(paths: Sequence[Path]) -> tuple[list[FileDataset], list[str]]:
         first = by_uid.setdefault(str(dataset.SOPInstanceUID), dataset)
         if first is dataset:
             continue
-        same = all(first.get(tag) == dataset.get(tag) for tag in ("ImagePositionPatient", "PixelData"))
-        if not same:
+        if any(first.get(tag) != dataset.get(tag) for tag in ("ImagePositionPatient", "PixelData")):
             raise UserError(f"{Path(first.filename).name} and {path.name} have one UID but differ; keep one of them")
         notes.append(f"{path.name} is a copy of {Path(first.filename).name} and was left out")
     return list(by_uid.values()), notes
@@ -212,10 +220,8 @@ def _hounsfield(dataset: FileDataset) -> np.ndarray:
     expected = dataset.Rows * dataset.Columns * dataset.BitsAllocated // 8
     if len(dataset.get("PixelData", b"")) < expected:
         raise UserError(f"{path.name} is truncated: it holds fewer pixels than its header says; copy it again")
-    try:
+    with _explain_decode_errors(path):
         stored = dataset.pixel_array
-    except DECODE_ERRORS as error:
-        raise UserError(f"{path.name}: its pixels cannot be read ({error}); copy it again") from error
     return (stored * float(dataset.RescaleSlope) + float(dataset.RescaleIntercept)).astype(np.float32)
 
 
@@ -225,7 +231,7 @@ def _files_below(folder: Path) -> list[Path]:
 
 
 def _looks_like_dicom(path: Path) -> bool:
-    """By its first bytes, or by its name: an empty or damaged .dcm file is a slice that somebody will miss."""
+    """By its first bytes, or by its name: an empty or damaged .dcm file is a missing slice."""
     if path.suffix.lower() in DICOM_SUFFIXES:
         return True
     try:
@@ -237,7 +243,7 @@ def _looks_like_dicom(path: Path) -> bool:
 
 
 def _read_header(path: Path) -> FileDataset | None:
-    """The fields that tell series apart, or None if the file cannot be read."""
+    """The fields that identify a series, or None if the file cannot be read."""
     try:
         header = pydicom.dcmread(path, force=True, stop_before_pixels=True, specific_tags=list(SCANNED_TAGS))
         needed = (*NEEDED_TAGS, "Rows") if header.get("Modality") == "CT" else NEEDED_TAGS  # rows come after the UIDs
@@ -252,7 +258,7 @@ def _is_index(header: FileDataset) -> bool:
 
 
 def _series_key(header: FileDataset) -> tuple[str, ...]:
-    """What files of one series share, in the order that series are sorted in; some writers change the study's UID."""
+    """The values that the files of a series share and series are sorted by; some writers change the study's UID."""
     return tuple(_text(header, name) for name in ("PatientID", "Modality", "SeriesInstanceUID"))
 
 

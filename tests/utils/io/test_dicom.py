@@ -169,12 +169,14 @@ def test_localizers_and_copies_are_left_out_and_noted(tmp_path):
         (2, {"NumberOfFrames": 4}, "hold several images each: convert them to one image per file: slice002.dcm"),
         (3, {"RescaleIntercept": None}, "1 file(s) lack RescaleIntercept: slice003.dcm"),
         (3, {"ImagePositionPatient": None}, "lack ImagePositionPatient: slice003.dcm"),
+        (2, {"PixelSpacing": ["1", "1", "1"]}, "have another number of values of PixelSpacing than 2: slice002.dcm"),
+        (2, {"ImageOrientationPatient": [1, 0, 0]}, "number of values of ImageOrientationPatient than 6: slice002.dcm"),
         (0, {"FrameOfReferenceUID": uid_of("other")}, "mixes slices of 2 values of FrameOfReferenceUID"),
         (0, {"Rows": 3, "Columns": 16}, "mixes slices of different sizes: 3 x 16, 6 x 8"),
         (0, {"PixelSpacing": ["0.9", "1.3"]}, "mixes pixel spacings"),
         (0, {"ImageOrientationPatient": [1, 0, 0, 0, 1, 0]}, "mixes slices of different orientations"),
         (4, {"PixelData": b"\1\2"}, "slice004.dcm is truncated"),
-        (4, {"RescaleSlope": "99"}, "no Hounsfield units"),
+        (4, {"RescaleSlope": "99"}, "expected Hounsfield units, got values from"),
     ],
 )
 def test_what_is_wrong_with_slices_is_named(index, fields, message, tmp_path):
@@ -198,7 +200,7 @@ def test_another_modality_is_named(tmp_path):
 def test_a_missing_slice_is_named(tmp_path):
     slices = ct_slices(numbered_ct())
     del slices[2]
-    assert "slices are missing, 2.50 mm apart otherwise: after slice001.dcm (5.00 mm)" in broken(tmp_path, slices)
+    assert "slices are missing: after slice001.dcm (5.00 mm); the others are 2.50 mm apart" in broken(tmp_path, slices)
 
 
 def test_two_slices_at_one_position_are_named(tmp_path):
@@ -263,7 +265,7 @@ def test_folders_without_dicom_are_named(tmp_path):
     with pytest.raises(ValueError, match="expected DICOM files .* found none"):
         find_series(tmp_path)
     (tmp_path / "a.dcm").write_text("this is no DICOM")
-    with pytest.raises(ValueError, match=r"found 1 damaged one\(s\), for example .*a\.dcm"):
+    with pytest.raises(ValueError, match=r"found 1 damaged file\(s\), for example .*a\.dcm"):
         find_series(tmp_path)
 
 
