@@ -117,6 +117,15 @@ class Case:
         return self.info.organs[name]
 
     @property
+    def inside_fov(self) -> np.ndarray:
+        """(D, H, W) bool: the voxels that lie in the CT and not in air that was added around it."""
+        grids = zip(self.info.size_zyx, self.info.spacing_zyx_mm, self.info.original.spacing_zyx_mm, strict=True)
+        index = [(np.arange(n) + 0.5) * new / old for n, new, old in grids]
+        starts, sizes = [start for start, _ in self.info.crop_box], self.info.original.size_zyx
+        z, y, x = [(i + a >= 0) & (i + a <= n) for i, a, n in zip(index, starts, sizes, strict=True)]
+        return z[:, None, None] & y[:, None] & x
+
+    @property
     def centers_vox(self) -> np.ndarray:
         """(N, 3) float32 centroids (z, y, x) in voxels; NaN where not contoured."""
         centers = np.full((len(self.organ_names), 3), np.nan, dtype=np.float32)

@@ -39,6 +39,9 @@ class LabelledCase(Protocol):
     @property
     def centers_vox(self) -> np.ndarray: ...
 
+    @property
+    def inside_fov(self) -> np.ndarray: ...
+
 
 class LabelledCases(Protocol):
     """Cases of a split, opened on demand."""
@@ -211,7 +214,7 @@ def score_cases(predictor: Predictor, cases: Iterable[LabelledCase], preset: Pre
     """
     rows, example = [], None
     for case in cases:
-        prediction = predictor.predict(torch.tensor(case.image))
+        prediction = predictor.predict(torch.tensor(case.image), torch.from_numpy(case.inside_fov))
         rows.append(_score(prediction, case, preset))
         example = example or Example(case, prediction)
     return CaseScores(*(np.stack(column) for column in zip(*rows, strict=True))), example

@@ -112,8 +112,12 @@ def test_a_scan_that_cuts_into_the_patient_gets_air_around_it(tmp_path):
     masks = {"brainstem": crop_mask(np.ones((20, 4, 4), dtype=bool), (10, 28, 48), geometry)}
     info = prepare_case(replace(phantom, volume=volume, masks=masks), load_preset("phantom"), tmp_path)
     assert info.crop_box[1][1] > 34
-    image = np.load(tmp_path / info.case_id / "image.npy")
-    assert (image[:, -1] == -1000).all()
+    preset = load_preset("phantom")
+    case = open_case(tmp_path / info.case_id, info, preset.organ_names)
+    assert (case.image[:, -1] == -1000).all()
+    transform = InferenceTransform.apply(volume, preset.grid).transform
+    np.testing.assert_array_equal(case.inside_fov, transform.inside_fov(info.size_zyx))
+    assert 0 < case.inside_fov.mean() < 1
 
 
 def test_cases_of_earlier_versions_are_read(raw, tmp_path):

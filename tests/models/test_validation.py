@@ -32,6 +32,10 @@ class DrawnCase:
     contoured: list[bool]
     centers_vox: np.ndarray
 
+    @property
+    def inside_fov(self):
+        return np.ones(self.image.shape, dtype=bool)
+
 
 def drawn_case(predicted, label, contoured, centers=()):
     image = (1000 * predicted - 100).astype(np.int16)
@@ -148,9 +152,9 @@ def numbered_cases(contoured):
 def test_cases_are_spread_evenly_over_the_split(count, seen, tiny_preset, monkeypatch):
     scored, predict = [], Predictor.predict
 
-    def record(self, image):
+    def record(self, image, inside_fov):
         scored.append(int((image == 900).sum()) - 1)
-        return predict(self, image)
+        return predict(self, image, inside_fov)
 
     monkeypatch.setattr(Predictor, "predict", record)
     validation_of(tiny_preset, numbered_cases([[0]] * 5), lambda metrics: metrics["dice"])(count)
