@@ -170,10 +170,8 @@ def segment_cohort(
     recorded = {**checkpoint, **asdict(settings)}
     files = {scan.case_id: OutputFiles(folder=output, case_id=scan.case_id, format=settings.format) for scan in scans}
     sources = {scan.case_id: {"ct": str(scan), "settings": recorded} for scan in scans}
-    reports, failures = {}, {}
-    for case_id, source in sources.items():
-        if (report := load_if_up_to_date(files[case_id], source)) is not None:
-            reports[case_id] = report
+    finished = {case_id: load_if_up_to_date(files[case_id], source) for case_id, source in sources.items()}
+    reports, failures = {case_id: report for case_id, report in finished.items() if report is not None}, {}
     logger.info("CTs: %d, done before: %d", len(scans), len(reports))
     options = {"correct_offset": settings.hu_offset == "auto", "require_dicom": settings.rtstruct}
     read = partial(read_transformed, grid=model.preset.grid, **options)

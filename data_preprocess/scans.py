@@ -1,6 +1,6 @@
 """Finds and reads the CTs that a path stands for: volumes, DICOM folders, trees of them, or a text list."""
 
-from collections.abc import Iterable
+from collections import Counter
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
@@ -11,7 +11,7 @@ from utils.config.preset import GridSettings
 from utils.errors import UserError, user_message
 from utils.io.dicom import CtSeries, DicomSeries, find_series, read_ct
 from utils.io.files import validate_file_name
-from utils.io.volumes import SUFFIXES, Volume, read_volume, volume_stem, volume_suffix
+from utils.io.volumes import SUFFIXES, Volume, read_volume, volume_stem, volume_suffix, volumes_in
 
 LIST_SUFFIX = ".txt"
 UID_DIGITS = 8
@@ -113,21 +113,14 @@ def list_scans(path: Path) -> list[Scan]:
     the volumes below it.
 
     Raises:
-        UserError: nothing of that kind is there, or two scans would have the same case id.
+        UserError: nothing of that kind is there, two scans would have the same case id, or one cannot name a file.
     """
     if not path.exists():
         raise UserError(f"{path}: no such file or folder; check the path")
-    scans = _in_folder(path) if path.is_dir() else _in_list(path) if _is_list(path) else [_volume(path)]
-    check_case_ids(scans)
-    return scans
-
-
-def check_case_ids(scans: Iterable[Scan]) -> None:
-    """Check that every case id can name files, and that no two are equal.
-
-    Raises:
-        UserError: a case id cannot name files, or two scans have the same.
-    """
+    if path.is_dir():
+        scans = _in_folder(path)
+    else:
+        scans = _in_list(path) if path.suffix.lower() == LIST_SUFFIX else [_volume(path)]
     by_id: dict[str, Scan] = {}
     for scan in scans:
         validate_file_name(scan.case_id, f"case id of {scan}")
@@ -137,17 +130,14 @@ def check_case_ids(scans: Iterable[Scan]) -> None:
                 f"{other} and {scan} would both be written as {scan.case_id}: list them in a text file with lines "
                 "`case id<tab>path`"
             )
-
-
-def _is_list(path: Path) -> bool:
-    return path.suffix.lower() == LIST_SUFFIX
+    return scans
 
 
 def _volume(path: Path) -> Scan:
     if volume_suffix(path) is None:
         raise UserError(
-            f"{path}: expected a volume ({', '.join(SUFFIXES)}), a list ({LIST_SUFFIX}) or a folder; a DICOM series is "
-            "given by its folder"
+            f"{path}: expected a volume ({', '.join(SUFFIXES)}), a list ({LIST_SUFFIX}) or a folder; for a DICOM series "
+            "give its folder"
         )
     return Scan(case_id=volume_stem(path.resolve()), source=path)
 
@@ -160,7 +150,7 @@ def _in_list(path: Path) -> list[Scan]:
     scans = []
     for line in filter(None, map(str.strip, lines)):
         case_id, tab, location = line.partition("\t")
-        found = _listed(path.parent / (location if tab else line))
+        found = _in_line(path.parent / (location if tab else line))
         if tab and len(found) > 1:
             raise UserError(f"{path}: {location} holds {len(found)} scans, which cannot all be called {case_id}")
         scans += [replace(found[0], case_id=case_id)] if tab else found
@@ -169,7 +159,7 @@ def _in_list(path: Path) -> list[Scan]:
     return scans
 
 
-def _listed(path: Path) -> list[Scan]:
+def _in_line(path: Path) -> list[Scan]:
     """The scans of one line of a list; a folder that cannot be read is a failed case and does not stop the others."""
     if path.is_dir():
         try:
@@ -180,36 +170,29 @@ def _listed(path: Path) -> list[Scan]:
 
 
 def _in_folder(folder: Path) -> list[Scan]:
-    volumes = _volumes(folder.iterdir())
+    volumes = volumes_in(folder)
     if volumes:
         return [_volume(path) for path in volumes]
-    volumes = _volumes(folder.rglob("*"))
+    volumes = volumes_in(folder, recursive=True)
     try:
         series = find_series(folder)
     except UserError as error:
         if not volumes:
             raise UserError(f"{error}, and no volumes ({', '.join(SUFFIXES)})") from error
-        series = []
-    if not series:
         return [Scan(case_id=_case_id(path.parent / volume_stem(path), folder), source=path) for path in volumes]
     cts = [one for one in series if one.modality == "CT"]
     if not cts:
         found = "; ".join(map(str, series[:3])) + ("; ..." if len(series) > 3 else "")
         raise UserError(f"{folder}: expected a CT, found {found}")
-    homes = [one.paths[0].parent for one in cts]
-    return [
-        Scan(
-            case_id=_case_id(home, folder) + (f"_{one.uid[-UID_DIGITS:]}" if homes.count(home) > 1 else ""), source=one
-        )
-        for one, home in zip(cts, homes, strict=True)
-    ]
-
-
-def _volumes(paths: Iterable[Path]) -> list[Path]:
-    return sorted(path for path in paths if path.is_file() and volume_suffix(path) and not path.name.startswith("."))
+    folders = Counter(ct.paths[0].parent for ct in cts)
+    scans = []
+    for ct in cts:
+        own = ct.paths[0].parent
+        suffix = f"_{ct.uid[-UID_DIGITS:]}" if folders[own] > 1 else ""
+        scans.append(Scan(case_id=_case_id(own, folder) + suffix, source=ct))
+    return scans
 
 
 def _case_id(path: Path, folder: Path) -> str:
     """A case id from the path of a scan below the input folder."""
-    parts = path.relative_to(folder).parts
-    return "_".join(parts) if parts else folder.resolve().name
+    return "_".join(path.relative_to(folder).parts) or folder.resolve().name

@@ -112,7 +112,7 @@ def test_what_is_no_scan_is_refused(volume, tmp_path):
     with pytest.raises(ValueError, match="no such file or folder"):
         list_scans(tmp_path / "nowhere")
     (tmp_path / "scan.pdf").write_bytes(b"%PDF")
-    with pytest.raises(ValueError, match="a DICOM series is given by its folder"):
+    with pytest.raises(ValueError, match="for a DICOM series give its folder"):
         list_scans(tmp_path / "scan.pdf")
     (tmp_path / "empty").mkdir()
     with pytest.raises(ValueError, match="expected DICOM files in this folder or below it, found none, and no volumes"):

@@ -63,9 +63,10 @@ def volume_stem(path: Path) -> str:
     return path.name[: -len(suffix)] if suffix else path.name
 
 
-def volumes_in(folder: Path) -> list[Path]:
-    """The volume files directly in a folder, sorted; hidden ones are left out."""
-    return sorted(path for path in folder.iterdir() if path.is_file() and volume_suffix(path) and path.name[0] != ".")
+def volumes_in(folder: Path, *, recursive: bool = False) -> list[Path]:
+    """The volume files in a folder, or also below it, sorted; hidden ones are left out."""
+    paths = folder.rglob("*") if recursive else folder.iterdir()
+    return sorted(path for path in paths if path.is_file() and volume_suffix(path) and path.name[0] != ".")
 
 
 def read_volume(path: str | Path) -> Volume:

@@ -87,13 +87,10 @@ def _measure(
 
 
 def _confidence_entry(confidence: OrganConfidence) -> dict[str, Any]:
-    entry: dict[str, Any] = {"segmented_by": confidence.segmented_by}
-    for name in ("confidence", "peak", "plausibility"):
-        if getattr(confidence, name) is not None:
-            entry[name] = round(getattr(confidence, name), 4)
-    if confidence.peak_xyz_mm is not None:
-        entry["peak_xyz_mm"] = _rounded(confidence.peak_xyz_mm)
-    return entry
+    numbers = {name: getattr(confidence, name) for name in ("confidence", "peak", "plausibility")}
+    entry = {"segmented_by": confidence.segmented_by}
+    entry |= {name: round(value, 4) for name, value in numbers.items() if value is not None}
+    return entry if confidence.peak_xyz_mm is None else {**entry, "peak_xyz_mm": _rounded(confidence.peak_xyz_mm)}
 
 
 def _flags(

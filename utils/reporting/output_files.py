@@ -1,7 +1,6 @@
 """The output files of a segmented case, and the summary of a cohort; each file appears complete or not at all."""
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,44 +19,23 @@ PROBABILITY_DECIMALS = 3
 """Further decimals are noise and do not compress."""
 
 
-@dataclass(frozen=True, kw_only=True)
 class OutputFiles:
-    """Paths of the files of one case.
+    """Paths of the files of one case; the report is written last, so a case with a report is complete.
 
-    Attributes:
+    Args:
         folder: the output folder of the cohort.
         case_id: begins the names of all files.
         format: of volumes, one of `FORMATS`.
     """
 
-    folder: Path
-    case_id: str
-    format: str
-
-    @property
-    def report(self) -> Path:
-        """Written last: a case with a report is complete."""
-        return self.folder / f"{self.case_id}.json"
-
-    @property
-    def label(self) -> Path:
-        return self.folder / f"{self.case_id}.{self.format}"
-
-    @property
-    def overlay(self) -> Path:
-        return self.folder / f"{self.case_id}.png"
-
-    @property
-    def rtstruct(self) -> Path:
-        return self.folder / f"{self.case_id}.rtstruct.dcm"
-
-    @property
-    def masks(self) -> Path:
-        return self.folder / f"{self.case_id}_masks"
-
-    @property
-    def probabilities(self) -> Path:
-        return self.folder / f"{self.case_id}_probabilities"
+    def __init__(self, folder: Path, case_id: str, format: str) -> None:
+        self.folder, self.format = folder, format
+        self.report = folder / f"{case_id}.json"
+        self.label = folder / f"{case_id}.{format}"
+        self.overlay = folder / f"{case_id}.png"
+        self.rtstruct = folder / f"{case_id}.rtstruct.dcm"
+        self.masks = folder / f"{case_id}_masks"
+        self.probabilities = folder / f"{case_id}_probabilities"
 
     def remove_temp_files(self) -> None:
         """Remove the report and the temporary files of a killed run, before the case is written again."""
@@ -94,11 +72,8 @@ class OutputFiles:
 
 
 CENTER_COLUMNS = ("x_mm", "y_mm", "z_mm")
-SUMMARY_COLUMNS = (
-    *("case", "organ", "num_voxels", "volume_ml", "components"),
-    *CENTER_COLUMNS,
-    *("confidence", "peak", "plausibility", "flags"),
-)
+MEASURED_COLUMNS = ("num_voxels", "volume_ml", "components")
+SUMMARY_COLUMNS = ("case", "organ", *MEASURED_COLUMNS, *CENTER_COLUMNS, "confidence", "peak", "plausibility", "flags")
 CACHE_KEYS = ("ct", "settings")
 """A finished case is up to date if its report agrees with this run in these entries."""
 
