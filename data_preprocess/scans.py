@@ -136,8 +136,8 @@ def list_scans(path: Path) -> list[Scan]:
 def _volume(path: Path) -> Scan:
     if volume_suffix(path) is None:
         raise UserError(
-            f"{path}: expected a volume ({', '.join(SUFFIXES)}), a list ({LIST_SUFFIX}) or a folder; for a DICOM series "
-            "give its folder"
+            f"{path}: expected a volume ({', '.join(SUFFIXES)}), a list ({LIST_SUFFIX}) or a folder; for a DICOM "
+            "series give its folder"
         )
     return Scan(case_id=volume_stem(path.resolve()), source=path)
 
