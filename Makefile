@@ -17,12 +17,12 @@ $(INSTALLED): requirements.txt requirements-train.txt requirements-test.txt
 demo: $(INSTALLED)
 	rm -rf $(DEMO)
 	$(BIN)/python -m data_preprocess.prepare --source phantom --output $(DEMO)/cases
-	$(BIN)/python train_backbone.py --cases $(DEMO)/cases --run $(DEMO)/runs/backbone
-	$(BIN)/python train_SOL.py --cases $(DEMO)/cases --run $(DEMO)/runs/sol --init-from $(DEMO)/runs/backbone/best.pt
-	$(BIN)/python train_backbone_heatmap.py --cases $(DEMO)/cases --run $(DEMO)/runs/joint \
+	$(BIN)/python train_backbone.py --cases $(DEMO)/cases --run-dir $(DEMO)/runs/backbone
+	$(BIN)/python train_SOL.py --cases $(DEMO)/cases --run-dir $(DEMO)/runs/sol --init-from $(DEMO)/runs/backbone/best.pt
+	$(BIN)/python train_backbone_heatmap.py --cases $(DEMO)/cases --run-dir $(DEMO)/runs/joint \
 		--init-from $(DEMO)/runs/sol/best.pt
-	$(BIN)/python train_autoencoder.py --cases $(DEMO)/cases --run $(DEMO)/runs/autoencoder
-	$(BIN)/python adv_train.py --cases $(DEMO)/cases --run $(DEMO)/runs/focusnet \
+	$(BIN)/python train_autoencoder.py --cases $(DEMO)/cases --run-dir $(DEMO)/runs/autoencoder
+	$(BIN)/python adv_train.py --cases $(DEMO)/cases --run-dir $(DEMO)/runs/focusnet \
 		--init-from $(DEMO)/runs/joint/best.pt --autoencoder $(DEMO)/runs/autoencoder/best.pt
 	$(BIN)/python -m data_preprocess.export --source phantom --split test --output $(DEMO)/test
 	$(BIN)/python inference.py --checkpoint $(DEMO)/runs/focusnet/best.pt --input $(DEMO)/test/images \
@@ -42,11 +42,11 @@ demo: $(INSTALLED)
 # Repeats the training of weights/openkbp.pt from a clone of github.com/ababier/open-kbp into runs/openkbp.
 openkbp: $(INSTALLED)
 	$(BIN)/python -m data_preprocess.prepare --source openkbp --input $(OPENKBP) --output cases/openkbp
-	$(BIN)/python train_backbone.py --cases cases/openkbp --run runs/openkbp/backbone --epochs 1
-	$(BIN)/python train_backbone_heatmap.py --cases cases/openkbp --run runs/openkbp/joint --epochs 14 \
+	$(BIN)/python train_backbone.py --cases cases/openkbp --run-dir runs/openkbp/backbone --epochs 1
+	$(BIN)/python train_backbone_heatmap.py --cases cases/openkbp --run-dir runs/openkbp/joint --epochs 14 \
 		--init-from runs/openkbp/backbone/best.pt
-	$(BIN)/python train_autoencoder.py --cases cases/openkbp --run runs/openkbp/autoencoder --epochs 6
-	$(BIN)/python adv_train.py --cases cases/openkbp --run runs/openkbp/focusnet \
+	$(BIN)/python train_autoencoder.py --cases cases/openkbp --run-dir runs/openkbp/autoencoder --epochs 6
+	$(BIN)/python adv_train.py --cases cases/openkbp --run-dir runs/openkbp/focusnet \
 		--init-from runs/openkbp/joint/best.pt --autoencoder runs/openkbp/autoencoder/best.pt
 	$(BIN)/python -m models.publish --checkpoint runs/openkbp/focusnet/best.pt --output runs/openkbp/openkbp.pt
 

@@ -1,108 +1,131 @@
 """Train SOS-Net against the shape AutoEncoder, with S-Net and SOL-Net frozen (stage 4 of FocusNetv2)."""
 
 import sys
+from collections.abc import Iterator
+from functools import cached_property
 from typing import NamedTuple
 
 import torch
 
 from data_preprocess.augment import Batch, CropAugmentation
-from data_preprocess.dataloaders import build_step_loader, open_training_cases, small_organ_dataset, training_preset
-from data_preprocess.splits import choose_splits
+from data_preprocess.dataloaders import open_training_cases, small_organ_dataset
+from data_preprocess.dataset import CaseDataset, CaseFolder
 from losses.shape import AdversarialWeights, DiscriminatorTerms, SegmentorTerms, discriminator_loss, segmentor_loss
 from models.autoencoder import ShapeEncoding
 from models.focusnet import NETWORK_NAMES, SEGMENTATION_NETWORKS, FocusNet, build_network
 from models.roi import Rois, find_peaks
 from models.validation import CaseValidation
-from utils.config.preset import LossSettings
+from utils.config.preset import LossSettings, Preset
 from utils.errors import UserError
 from utils.io.checkpoint import load_initial_networks
 from utils.runtime.command_line import run_main
-from utils.training.optimization import OptimizerStep
-from utils.training.run import parse_training_options, start_or_resume_run
-from utils.training.stage import Stage
-from utils.training.trainer import Trainer
+from utils.runtime.device import Compute
+from utils.training.run import TrainingOptions
+from utils.training.run_stage import run_stage
+from utils.training.stage import Objective, Stage, frozen
 
 
 class SmallMasks(NamedTuple):
-    """Small organs in their boxes."""
+    """Masks of small organs in their boxes."""
 
     logits: torch.Tensor
     """(R, 1, d, h, w) of SOS-Net."""
-    truth: torch.Tensor
+    reference: torch.Tensor
     """(R, 1, d, h, w) float32, 0 or 1."""
 
 
 class AdversarialStage(Stage):
-    """In turns the AutoEncoder learns to tell predicted from true shapes, and SOS-Net to draw shapes like true ones.
+    """The AutoEncoder learns to tell predicted from reference masks; SOS-Net learns masks that it cannot tell apart.
 
-    Without `loss.adversarial` the AutoEncoder judges, but learns no more; without `loss.shape_weight` it says nothing:
+    Without `loss.adversarial` the AutoEncoder does not learn any more. With `loss.shape_weight` 0 it has no influence:
     that is FocusNet's first version.
 
     Gao et al., Medical Image Analysis 67 (2021) 101831, sec. 3.
     """
 
     name = "adversarial"
+    required = ("s_net", "sol_net")
+    remedy = "give --init-from the best.pt of train_SOL.py or train_backbone_heatmap.py"
 
-    @property
-    def trained(self) -> tuple[str, ...]:
-        """SOS-Net, and the AutoEncoder where it is the adversary."""
-        return ("sos_net", "autoencoder") if self.preset.loss.adversarial else ("sos_net",)
+    def __init__(self, preset: Preset, compute: Compute, seed: int) -> None:
+        networks = {name: build_network(name, preset) for name in NETWORK_NAMES}
+        super().__init__(preset, compute, seed, networks=networks, augment=CropAugmentation(preset, seed))
+        self.trained = ("sos_net", "autoencoder") if preset.loss.adversarial else ("sos_net",)
+        self.weights = shape_weights(preset.loss)
 
-    def optimize(self, batch: Batch, update: OptimizerStep) -> dict[str, torch.Tensor]:
-        """One step of the AutoEncoder, then one of SOS-Net."""
-        weights, losses = shape_weights(self.preset.loss), {}
-        with update.forward():
-            masks = self._segment(batch)
+    @cached_property
+    def focusnet(self) -> FocusNet:
+        """FocusNet of the wrapped networks, which are complete at the first step."""
+        return FocusNet(self.preset, **{name: self.wrapped[name] for name in SEGMENTATION_NETWORKS})
+
+    def training_step(self, batch: Batch) -> Iterator[Objective]:
+        """The AutoEncoder's objective, then SOS-Net's, which the updated AutoEncoder judges."""
+        masks = self._segment(batch)
         if self.preset.loss.adversarial:
-            with update.forward():
-                judged = self._discriminator_loss(masks, weights)
-            update(judged.total, "autoencoder")
-            losses |= {f"autoencoder_{name}": value for name, value in judged._asdict().items()}
-        with update.forward():
-            drawn = self._segmentor_loss(masks, weights)
-        update(drawn.total, "sos_net")
-        losses |= {name: value for name, value in drawn._asdict().items() if name != "total"}
-        return {"loss": drawn.total, **losses}
+            terms = self._discriminator_loss(masks)._asdict()
+            logged = {f"autoencoder_{name}": value for name, value in terms.items()}
+            yield Objective(terms["total"], ("autoencoder",), logged)
+        terms = self._segmentor_loss(masks)._asdict()
+        yield Objective(terms.pop("total"), ("sos_net",), terms)
+
+    def build_dataset(self, cases: CaseFolder) -> CaseDataset:
+        """Crops of the cases with small organs."""
+        return small_organ_dataset(cases, self.preset, self.seed)
+
+    def build_validation(self, cases: CaseFolder) -> CaseValidation:
+        """The best SOS-Net has the highest mean Dice of the small organs."""
+        network = FocusNet(self.preset, **{name: self.networks[name] for name in SEGMENTATION_NETWORKS})
+        return CaseValidation(network, self.preset, cases, self.compute, score=lambda metrics: metrics["dice_small"])
+
+    def load_initial_networks(self, options: TrainingOptions) -> None:
+        """Load S-Net and SOL-Net from `--init-from` and the AutoEncoder from `--autoencoder`."""
+        segmenting = {name: self.networks[name] for name in SEGMENTATION_NETWORKS}
+        required, remedy = self.required, self.remedy
+        load_initial_networks(segmenting, options.init_from, self.preset, required=required, remedy=remedy)
+        if options.autoencoder is None:
+            raise UserError("--autoencoder is missing; give the best.pt of train_autoencoder.py")
+        shapes = {"autoencoder": self.networks["autoencoder"]}
+        remedy = "--autoencoder takes the best.pt of train_autoencoder.py"
+        load_initial_networks(shapes, [options.autoencoder], self.preset, remedy=remedy)
 
     def _segment(self, batch: Batch) -> SmallMasks:
-        network = FocusNet(self.preset, **{name: self.live[name] for name in SEGMENTATION_NETWORKS})
         with torch.no_grad():
-            location = network.localize(batch.image)
-        rois = self._choose_rois(network, batch, location.heatmaps)
-        logits = network.segment_rois(batch.image, location, rois)
+            localization = self.focusnet.localize(batch.image)
+        rois = self._choose_rois(batch, localization.heatmaps)
+        logits = self.focusnet.segment_rois(batch.image, localization, rois)
         own_label = torch.tensor(self.preset.small_organs, device=batch.label.device)[rois.organ_index] + 1
-        label = network.crop_rois(batch.label[:, None], rois)
-        return SmallMasks(logits=logits, truth=(label == own_label[:, None, None, None, None]).float())
+        label = self.focusnet.crop_rois(batch.label[:, None], rois)
+        return SmallMasks(logits=logits, reference=(label == own_label[:, None, None, None, None]).float())
 
-    def _choose_rois(self, network: FocusNet, batch: Batch, heatmaps: torch.Tensor) -> Rois:
-        """Boxes around a crop's contoured small organs centered in it; if there is none, around all contoured ones."""
+    def _choose_rois(self, batch: Batch, heatmaps: torch.Tensor) -> Rois:
+        """Boxes around the contoured small organs whose center lies in the crop; if there is none, around all."""
         small = list(self.preset.small_organs)
         size = batch.label.shape[1:]
-        true_centers, present = batch.centers_vox[:, small], batch.present[:, small]
-        inside = ((true_centers >= 0) & (true_centers < true_centers.new_tensor(size))).all(dim=-1)
+        centers, present = batch.centers_vox[:, small], batch.present[:, small]
+        inside = ((centers >= 0) & (centers < centers.new_tensor(size))).all(dim=-1)
         wanted = present & inside
         wanted = torch.where(wanted.any(dim=1, keepdim=True), wanted, present)
         settings = self.preset.roi
-        centers = true_centers if settings.center == "reference" else find_peaks(heatmaps).position.float()
+        if settings.center != "reference":
+            centers = find_peaks(heatmaps).position.float()
         jitter = centers.new_tensor(settings.jitter_vox) * batch.roi_jitter[:, small]
-        return network.select_rois(centers + jitter, wanted, size)
+        return self.focusnet.select_rois(centers + jitter, wanted, size)
 
-    def _discriminator_loss(self, masks: SmallMasks, weights: AdversarialWeights) -> DiscriminatorTerms:
+    def _discriminator_loss(self, masks: SmallMasks) -> DiscriminatorTerms:
         predicted = masks.logits.detach().float().sigmoid()
-        both = self.live["autoencoder"](torch.cat([predicted, masks.truth]))
-        return discriminator_loss(*_halves(both), predicted, masks.truth, weights)
+        encoding = self.wrapped["autoencoder"](torch.cat([predicted, masks.reference]))
+        return discriminator_loss(*_split(encoding), predicted, masks.reference, self.weights)
 
-    def _segmentor_loss(self, masks: SmallMasks, weights: AdversarialWeights) -> SegmentorTerms:
+    def _segmentor_loss(self, masks: SmallMasks) -> SegmentorTerms:
         if self.preset.loss.shape_weight == 0:
-            return segmentor_loss(None, None, masks.logits, masks.truth, weights)
-        autoencoder = self.parts["autoencoder"].requires_grad_(False)  # judges, and does not learn from it
-        both = autoencoder(torch.cat([masks.logits.float().sigmoid(), masks.truth]))
-        autoencoder.requires_grad_(self.preset.loss.adversarial)
-        return segmentor_loss(*_halves(both), masks.logits, masks.truth, weights)
+            return segmentor_loss(None, None, masks.logits, masks.reference, self.weights)
+        with frozen(self.networks["autoencoder"]) as autoencoder:
+            encoding = autoencoder(torch.cat([masks.logits.float().sigmoid(), masks.reference]))
+        return segmentor_loss(*_split(encoding), masks.logits, masks.reference, self.weights)
 
 
 def shape_weights(settings: LossSettings) -> AdversarialWeights:
-    """The paper's weights, with the preset's share of the discriminator and strength of the shape terms."""
+    """The paper's weights, changed by the preset's adversarial_weight and shape_weight."""
     paper = AdversarialWeights()
     return AdversarialWeights(
         reconstruction=1 - settings.adversarial_weight,
@@ -113,34 +136,15 @@ def shape_weights(settings: LossSettings) -> AdversarialWeights:
     )
 
 
-def _halves(both: ShapeEncoding) -> tuple[ShapeEncoding, ShapeEncoding]:
-    """Predicted and true masks, encoded in one pass so that they share batch statistics, apart again."""
-    predicted, true = zip(*(tensor.chunk(2) for tensor in both), strict=True)
-    return ShapeEncoding(*predicted), ShapeEncoding(*true)
+def _split(encoding: ShapeEncoding) -> tuple[ShapeEncoding, ShapeEncoding]:
+    """Split the encoding of predicted and reference masks, which one forward pass made with common batch statistics."""
+    predicted, reference = zip(*(tensor.chunk(2) for tensor in encoding), strict=True)
+    return ShapeEncoding(*predicted), ShapeEncoding(*reference)
 
 
 def main(argv: list[str] | None = None) -> int:
     """Train SOS-Net and the AutoEncoder."""
-    options = parse_training_options(__doc__, argv, adversarial=True)
-    preset = training_preset(options)
-    run = start_or_resume_run(options, choose_splits(options))
-    parts = {name: build_network(name, preset) for name in NETWORK_NAMES}
-    if not run.options.resume:
-        located = {name: parts[name] for name in SEGMENTATION_NETWORKS}
-        remedy = "give --init-from the best.pt of train_SOL.py or train_backbone_heatmap.py"
-        load_initial_networks(located, options.init_from, preset, required=("s_net", "sol_net"), remedy=remedy)
-        if options.autoencoder is None:
-            raise UserError("--autoencoder is missing; give the best.pt of train_autoencoder.py")
-        shapes = {"autoencoder": parts["autoencoder"]}
-        remedy = "--autoencoder takes the best.pt of train_autoencoder.py"
-        load_initial_networks(shapes, [options.autoencoder], preset, remedy=remedy)
-
-    train, val = open_training_cases(run, preset)
-    network = FocusNet(preset, **{name: parts[name] for name in SEGMENTATION_NETWORKS})
-    validation = CaseValidation(network, preset, val, run.compute, score=lambda metrics: metrics["dice_small"])
-    stage = AdversarialStage(preset, parts, prepare=CropAugmentation(preset, options.seed), validate=validation)
-    feed = build_step_loader(small_organ_dataset(train, preset, options.seed), preset.adversarial, run)
-    return Trainer(stage, feed, preset.adversarial, run).fit()
+    return run_stage(AdversarialStage, open_training_cases, __doc__, argv)
 
 
 if __name__ == "__main__":

@@ -1,51 +1,53 @@
-"""Train the shape AutoEncoder on true masks of small organs (stage 3 of FocusNetv2)."""
+"""Train the shape AutoEncoder on reference masks of small organs (stage 3 of FocusNetv2)."""
 
 import sys
+from collections.abc import Iterator
 
 import torch
 
 from data_preprocess.augment import ShapeAugmentation
-from data_preprocess.dataloaders import build_step_loader, open_training_cases, shape_dataset, training_preset
-from data_preprocess.splits import choose_splits
+from data_preprocess.dataloaders import open_training_cases, shape_dataset
+from data_preprocess.dataset import CaseFolder, ShapeDataset
 from losses.shape import reconstruction_loss, soft_dice_loss
 from models.focusnet import build_network
 from models.validation import ShapeValidation
-from utils.io.checkpoint import load_initial_networks
+from utils.config.preset import Preset
 from utils.runtime.command_line import run_main
-from utils.training.run import parse_training_options, start_or_resume_run
-from utils.training.stage import LossStage
-from utils.training.trainer import Trainer
+from utils.runtime.device import Compute
+from utils.training.run_stage import run_stage
+from utils.training.stage import Objective, Stage
 
 
-class AutoEncoderStage(LossStage):
-    """The AutoEncoder on reconstruction of true masks."""
+class AutoEncoderStage(Stage):
+    """The AutoEncoder minimizes the reconstruction error of reference masks."""
 
     name = "autoencoder"
     trained = ("autoencoder",)
 
-    def training_step(self, batch: torch.Tensor) -> dict[str, torch.Tensor]:
+    def __init__(self, preset: Preset, compute: Compute, seed: int) -> None:
+        networks = {"autoencoder": build_network("autoencoder", preset)}
+        super().__init__(preset, compute, seed, networks=networks, augment=ShapeAugmentation(preset, seed))
+
+    def training_step(self, batch: torch.Tensor) -> Iterator[Objective]:
         """Reconstruct masks (R, 1, d, h, w)."""
-        reconstruction = self.live["autoencoder"](batch).reconstruction
+        reconstruction = self.wrapped["autoencoder"](batch).reconstruction
         squared = reconstruction_loss(reconstruction, batch)
         dice = soft_dice_loss(reconstruction, batch)
-        return {"loss": squared + dice, "reconstruction": squared, "dice_loss": dice}
+        yield Objective(squared + dice, self.trained, {"reconstruction": squared, "dice_loss": dice})
+
+    def build_dataset(self, cases: CaseFolder) -> ShapeDataset:
+        """Masks of the small organs."""
+        return shape_dataset(cases, self.preset, self.seed)
+
+    def build_validation(self, cases: CaseFolder) -> ShapeValidation:
+        """The best AutoEncoder has the highest mean Dice between masks and their reconstructions."""
+        shapes, center = shape_dataset(cases, self.preset, self.seed), self.augment.center
+        return ShapeValidation(self.networks["autoencoder"], self.preset, shapes, center, self.compute)
 
 
 def main(argv: list[str] | None = None) -> int:
     """Train the AutoEncoder."""
-    options = parse_training_options(__doc__, argv)
-    preset = training_preset(options)
-    run = start_or_resume_run(options, choose_splits(options))
-    parts = {"autoencoder": build_network("autoencoder", preset)}
-    load_initial_networks(parts, options.init_from, preset)
-
-    train, val = open_training_cases(run, preset)
-    augmentation = ShapeAugmentation(preset, options.seed)
-    shapes = shape_dataset(val, preset, options.seed)
-    validation = ShapeValidation(parts["autoencoder"], preset, shapes, augmentation.center, run.compute)
-    stage = AutoEncoderStage(preset, parts, prepare=augmentation, validate=validation)
-    feed = build_step_loader(shape_dataset(train, preset, options.seed), preset.autoencoder, run)
-    return Trainer(stage, feed, preset.autoencoder, run).fit()
+    return run_stage(AutoEncoderStage, open_training_cases, __doc__, argv)
 
 
 if __name__ == "__main__":

@@ -1,51 +1,51 @@
 """Train S-Net to segment every organ (stage 1 of FocusNetv2)."""
 
 import sys
-
-import torch
+from collections.abc import Iterator
 
 from data_preprocess.augment import Batch, CropAugmentation
-from data_preprocess.dataloaders import build_step_loader, crop_dataset, open_training_cases, training_preset
-from data_preprocess.splits import choose_splits
+from data_preprocess.dataloaders import crop_dataset, open_training_cases
+from data_preprocess.dataset import CaseDataset, CaseFolder
 from losses.segmentation import SegmentationLoss
 from models.focusnet import FocusNet, build_network
 from models.validation import CaseValidation
-from utils.io.checkpoint import load_initial_networks
+from utils.config.preset import Preset
 from utils.runtime.command_line import run_main
-from utils.training.run import parse_training_options, start_or_resume_run
-from utils.training.stage import LossStage
-from utils.training.trainer import Trainer
+from utils.runtime.device import Compute
+from utils.training.run_stage import run_stage
+from utils.training.stage import Objective, Stage
 
 
-class BackboneStage(LossStage):
-    """S-Net on focal and adaptive Dice loss."""
+class BackboneStage(Stage):
+    """S-Net minimizes focal loss and adaptive Dice loss."""
 
     name = "backbone"
     trained = ("s_net",)
 
-    def training_step(self, batch: Batch) -> dict[str, torch.Tensor]:
+    def __init__(self, preset: Preset, compute: Compute, seed: int) -> None:
+        networks = {"s_net": build_network("s_net", preset)}
+        super().__init__(preset, compute, seed, networks=networks, augment=CropAugmentation(preset, seed))
+        self.segmentation_loss = SegmentationLoss.from_preset(preset).to(compute.device)
+
+    def training_step(self, batch: Batch) -> Iterator[Objective]:
         """Segment the crops."""
-        output = self.live["s_net"](batch.image)
-        loss = SegmentationLoss.from_preset(self.preset).to(batch.image.device)
-        terms = loss(output.logits, batch.label, batch.present)
-        return {"loss": terms.total, "focal": terms.focal, "dice_loss": terms.dice}
+        output = self.wrapped["s_net"](batch.image)
+        terms = self.segmentation_loss(output.logits, batch.label, batch.present)
+        yield Objective(terms.total, self.trained, {"focal": terms.focal, "dice_loss": terms.dice})
+
+    def build_dataset(self, cases: CaseFolder) -> CaseDataset:
+        """Crops of all cases."""
+        return crop_dataset(cases, self.preset, self.seed)
+
+    def build_validation(self, cases: CaseFolder) -> CaseValidation:
+        """The best S-Net has the highest mean Dice."""
+        network = FocusNet(self.preset, **self.networks)
+        return CaseValidation(network, self.preset, cases, self.compute, score=lambda metrics: metrics["dice"])
 
 
 def main(argv: list[str] | None = None) -> int:
     """Train S-Net."""
-    options = parse_training_options(__doc__, argv)
-    preset = training_preset(options)
-    run = start_or_resume_run(options, choose_splits(options))
-    parts = {"s_net": build_network("s_net", preset)}
-    load_initial_networks(parts, options.init_from, preset)
-
-    train, val = open_training_cases(run, preset)
-    validation = CaseValidation(
-        FocusNet(preset, **parts), preset, val, run.compute, score=lambda metrics: metrics["dice"]
-    )
-    stage = BackboneStage(preset, parts, prepare=CropAugmentation(preset, options.seed), validate=validation)
-    feed = build_step_loader(crop_dataset(train, preset, options.seed), preset.backbone, run)
-    return Trainer(stage, feed, preset.backbone, run).fit()
+    return run_stage(BackboneStage, open_training_cases, __doc__, argv)
 
 
 if __name__ == "__main__":

@@ -1,61 +1,62 @@
 """Train S-Net and SOL-Net jointly (stages 1 and 2 of FocusNetv2 in one)."""
 
 import sys
-
-import torch
+from collections.abc import Iterator
 
 from data_preprocess.augment import Batch, CropAugmentation
-from data_preprocess.dataloaders import build_step_loader, crop_dataset, open_training_cases, training_preset
+from data_preprocess.dataloaders import crop_dataset, open_training_cases
+from data_preprocess.dataset import CaseDataset, CaseFolder
 from data_preprocess.heatmap_targets import heatmap_targets
-from data_preprocess.splits import choose_splits
 from losses.localization import heatmap_loss
 from losses.segmentation import SegmentationLoss
 from models.focusnet import FocusNet, build_network
 from models.validation import NOT_FOUND_MM, CaseValidation
-from utils.io.checkpoint import load_initial_networks
+from utils.config.preset import Preset
 from utils.runtime.command_line import run_main
-from utils.training.run import parse_training_options, start_or_resume_run
-from utils.training.stage import LossStage
-from utils.training.trainer import Trainer
+from utils.runtime.device import Compute
+from utils.training.run_stage import run_stage
+from utils.training.stage import Objective, Stage
 
 
-class BackboneHeatmapStage(LossStage):
-    """S-Net's loss plus weighted heatmap loss, which reaches S-Net's features too."""
+class BackboneHeatmapStage(Stage):
+    """S-Net and SOL-Net minimize S-Net's loss plus the weighted heatmap loss, whose gradient reaches S-Net too."""
 
     name = "backbone_heatmap"
     trained = ("s_net", "sol_net")
 
-    def training_step(self, batch: Batch) -> dict[str, torch.Tensor]:
+    def __init__(self, preset: Preset, compute: Compute, seed: int) -> None:
+        networks = {name: build_network(name, preset) for name in ("s_net", "sol_net")}
+        super().__init__(preset, compute, seed, networks=networks, augment=CropAugmentation(preset, seed))
+        self.segmentation_loss = SegmentationLoss.from_preset(preset).to(compute.device)
+
+    def training_step(self, batch: Batch) -> Iterator[Objective]:
         """Segment the crops and localize their small organs."""
         settings = self.preset.loss
-        output = self.live["s_net"](batch.image)
-        heatmaps = self.live["sol_net"](output.features)
-        loss = SegmentationLoss.from_preset(self.preset).to(batch.image.device)
-        terms = loss(output.logits, batch.label, batch.present)
+        output = self.wrapped["s_net"](batch.image)
+        heatmaps = self.wrapped["sol_net"](output.features)
+        terms = self.segmentation_loss(output.logits, batch.label, batch.present)
         targets, known = heatmap_targets(batch, self.preset)
         heatmap = heatmap_loss(heatmaps, targets, known, peak_weight=settings.heatmap_peak_weight)
-        total = terms.total + settings.heatmap_weight * heatmap
-        return {"loss": total, "focal": terms.focal, "dice_loss": terms.dice, "heatmap": heatmap}
+        loss = terms.total + settings.heatmap_weight * heatmap
+        yield Objective(loss, self.trained, {"focal": terms.focal, "dice_loss": terms.dice, "heatmap": heatmap})
+
+    def build_dataset(self, cases: CaseFolder) -> CaseDataset:
+        """Crops of all cases."""
+        return crop_dataset(cases, self.preset, self.seed)
+
+    def build_validation(self, cases: CaseFolder) -> CaseValidation:
+        """The best networks have a high mean Dice and heatmap peaks near the organs' centers."""
+        return CaseValidation(FocusNet(self.preset, **self.networks), self.preset, cases, self.compute, score=score)
 
 
 def score(metrics: dict[str, float]) -> float:
-    """Mean Dice, less the share of the largest counted error by which peaks are off."""
+    """Mean Dice minus the mean peak error, as a fraction of the largest error that is counted."""
     return metrics["dice"] - metrics["peak_error_mm"] / NOT_FOUND_MM
 
 
 def main(argv: list[str] | None = None) -> int:
     """Train S-Net and SOL-Net."""
-    options = parse_training_options(__doc__, argv)
-    preset = training_preset(options)
-    run = start_or_resume_run(options, choose_splits(options))
-    parts = {name: build_network(name, preset) for name in ("s_net", "sol_net")}
-    load_initial_networks(parts, options.init_from, preset)
-
-    train, val = open_training_cases(run, preset)
-    validation = CaseValidation(FocusNet(preset, **parts), preset, val, run.compute, score=score)
-    stage = BackboneHeatmapStage(preset, parts, prepare=CropAugmentation(preset, options.seed), validate=validation)
-    feed = build_step_loader(crop_dataset(train, preset, options.seed), preset.backbone_heatmap, run)
-    return Trainer(stage, feed, preset.backbone_heatmap, run).fit()
+    return run_stage(BackboneHeatmapStage, open_training_cases, __doc__, argv)
 
 
 if __name__ == "__main__":

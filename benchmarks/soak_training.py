@@ -1,4 +1,4 @@
-"""Kill a small training again and again at random moments; it must end as an undisturbed one does, bit for bit.
+"""Kill a small training repeatedly at random moments; it must end bit for bit as an undisturbed one does.
 
 python -m benchmarks.soak_training --cases demo/cases --output /tmp/soak --kills 20
 """
@@ -23,50 +23,50 @@ from utils.runtime.command_line import run_main
 
 SMALL = ("grid.crop_size_vox=[16,32,24]", "networks.width=0.25")
 SCHEDULE = ("backbone.epochs=6", "backbone.steps_per_epoch=4", "backbone.validate_every=2")
-LONGEST_LIFE = 0.7
-"""Latest moment of a kill, as a share of the time that a whole run takes: the shortest one seen."""
+MAX_LIFETIME = 0.7
+"""Latest moment of a kill, as a fraction of the shortest duration of a whole run so far."""
 
 logger = logging.getLogger(__name__)
 
 
-class Report(NamedTuple):
-    """What a soak found."""
+class SoakResult(NamedTuple):
+    """The result of a soak test."""
 
     kills: int
     finished_runs: int
-    """Runs put together from killed ones and compared with the undisturbed one."""
+    """Runs that finished after kills and were compared with the undisturbed one."""
     seconds_undisturbed: float
     seconds: float
 
 
-def soak(cases: Path, folder: Path, *, kills: int, overrides: tuple[str, ...] = SMALL, seed: int = 0) -> Report:
-    """Train once undisturbed, then kill and resume trainings until all kills are done; whenever one ends, compare.
+def soak(cases: Path, folder: Path, *, kills: int, overrides: tuple[str, ...] = SMALL, seed: int = 0) -> SoakResult:
+    """Train once undisturbed, then kill and resume trainings; compare every training that reaches its end.
 
     Args:
         cases: a folder of cases.
         folder: for runs and logs.
-        kills: SIGKILLs in all.
-        overrides: of the cases' preset.
-        seed: of the moments.
+        kills: total number of SIGKILLs.
+        overrides: changes of the cases' preset.
+        seed: of the random moments.
 
     Raises:
-        RuntimeError: a run failed, or ended differently.
+        RuntimeError: a run failed, or its result differs.
     """
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["train_backbone"])  # a fresh process of it starts at once
     settings = [word for value in (*SCHEDULE, *overrides) for word in ("--set", value)]
-    options = ["--cases", str(cases), "--auto-resume", "--device", "cpu", "--precision", "fp32", "--batch-size", "2"]
+    options = ["--cases", str(cases), "--resume", "auto", "--device", "cpu", "--precision", "fp32", "--batch-size", "2"]
     options += settings
     folder.mkdir(parents=True, exist_ok=True)
     whole, cut, started = folder / "whole", folder / "cut", time.monotonic()
-    _finish(_start(context, [*options, "--run", str(whole)], folder / "whole.log"))
+    _finish(_start(context, [*options, "--run-dir", str(whole)], folder / "whole.log"))
     undisturbed = time.monotonic() - started
 
     moments, killed, finished, shortest = random.Random(seed), 0, 0, undisturbed
     while killed < kills:
-        born, is_new = time.monotonic(), not cut.exists()
-        child = _start(context, [*options, "--run", str(cut)], folder / "cut.log")
-        child.join(moments.uniform(0, LONGEST_LIFE * shortest))
+        launched, is_new = time.monotonic(), not cut.exists()
+        child = _start(context, [*options, "--run-dir", str(cut)], folder / "cut.log")
+        child.join(moments.uniform(0, MAX_LIFETIME * shortest))
         if child.exitcode is None:
             child.kill()
             child.join()
@@ -74,14 +74,14 @@ def soak(cases: Path, folder: Path, *, kills: int, overrides: tuple[str, ...] = 
             logger.info("kill %d of %d: %s", killed, kills, _progress(cut))
         else:
             finished += _compare(child, whole, cut)
-            shortest = min(shortest, time.monotonic() - born) if is_new else shortest
+            shortest = min(shortest, time.monotonic() - launched) if is_new else shortest
             shutil.rmtree(cut)
-    finished += _compare(_start(context, [*options, "--run", str(cut)], folder / "cut.log"), whole, cut)
-    return Report(killed, finished, undisturbed, time.monotonic() - started)
+    finished += _compare(_start(context, [*options, "--run-dir", str(cut)], folder / "cut.log"), whole, cut)
+    return SoakResult(killed, finished, undisturbed, time.monotonic() - started)
 
 
 def train_quietly(argv: list[str], log: Path) -> None:
-    """Run train_backbone.py with its output in a file; the target of a process."""
+    """Run train_backbone.py with its output in a file; the target of a child process."""
     with log.open("a") as file:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
@@ -103,7 +103,7 @@ def _finish(child: multiprocessing.Process) -> None:
 
 
 def _compare(child: multiprocessing.Process, whole: Path, cut: Path) -> int:
-    """Wait for a run's end and compare all that it leaves: 1, the number of runs compared."""
+    """Wait for a run's end and compare its results; returns 1, the number of runs compared."""
     _finish(child)
     for name in ("last.pt", "best.pt"):
         left, right = (read_checkpoint(run / name) for run in (whole, cut))
@@ -113,7 +113,7 @@ def _compare(child: multiprocessing.Process, whole: Path, cut: Path) -> int:
         raise RuntimeError(f"{cut}/metrics.csv differs from {whole}/metrics.csv")
     left_over = [path.name for path in cut.iterdir() if "partial" in path.name]
     if left_over:
-        raise RuntimeError(f"{cut}: half-written files were left: {', '.join(left_over)}")
+        raise RuntimeError(f"{cut}: temporary files were left: {', '.join(left_over)}")
     return 1
 
 
@@ -129,16 +129,16 @@ def _progress(run: Path) -> str:
     if not (run / "last.pt").is_file():
         return "no checkpoint yet"
     state = read_checkpoint(run / "last.pt")["state"]
-    return f"epoch {state['epoch']}, step {state['step']} are safe"
+    return f"epoch {state['epoch']}, step {state['step']} are saved"
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Soak and report."""
+    """Run the soak test."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cases", type=Path, required=True, help="prepared cases, such as make demo's demo/cases")
     parser.add_argument("--output", type=Path, required=True, help="folder for runs and logs")
     parser.add_argument("--kills", type=int, default=20)
-    parser.add_argument("--seed", type=int, default=0, help="of the moments")
+    parser.add_argument("--seed", type=int, default=0, help="of the random moments")
     arguments = parser.parse_args(argv)
     report = soak(arguments.cases, arguments.output, kills=arguments.kills, seed=arguments.seed)
     logger.info(

@@ -3,6 +3,7 @@
 import math
 import tempfile
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
@@ -18,13 +19,12 @@ import models.predictor
 from benchmarks.ab_timing import Task
 from benchmarks.baseline import OneHotLoss, resample_to_label_map
 from data_preprocess import inference_transform
-from data_preprocess.augment import Batch, CropAugmentation
-from data_preprocess.dataloaders import build_step_loader, crop_dataset, open_training_cases, training_preset
+from data_preprocess.augment import Batch
+from data_preprocess.dataloaders import open_training_cases
 from data_preprocess.export import export_case
 from data_preprocess.prepare import prepare_case
 from data_preprocess.scans import list_scans, read_transformed
 from data_preprocess.sources import RawCase
-from data_preprocess.splits import choose_splits
 from models.focusnet import NETWORK_NAMES, build_network
 from models.int8 import quantize_convolutions
 from models.pretrained import load_model
@@ -37,37 +37,44 @@ from utils.io.segmentations import CaseFiles
 from utils.io.volumes import read_volume, write_volume
 from utils.runtime.device import Compute, Precision, choose_compute
 from utils.runtime.memory import TRAINING_LIMIT_MIB, keep_freed_memory
-from utils.training.optimization import OptimizerStep, build_optimizer
+from utils.training.optimization import BatchNormSnapshot, Optimizers, build_optimizer
 from utils.training.run import parse_training_options, start_or_resume_run
 from utils.training.stage import Stage
+from utils.training.step_loader import build_step_loader
+from utils.training.train_step import train_step
 
 STAGES = {
-    "backbone": ("train_backbone", "BackboneStage", ("s_net",)),
-    "sol": ("train_SOL", "SOLStage", ("s_net", "sol_net")),
-    "backbone_heatmap": ("train_backbone_heatmap", "BackboneHeatmapStage", ("s_net", "sol_net")),
-    "autoencoder": ("train_autoencoder", "AutoEncoderStage", ("autoencoder",)),
-    "adversarial": ("adv_train", "AdversarialStage", ("s_net", "sol_net", "sos_net", "autoencoder")),
+    "backbone": ("train_backbone", "BackboneStage"),
+    "sol": ("train_SOL", "SOLStage"),
+    "backbone_heatmap": ("train_backbone_heatmap", "BackboneHeatmapStage"),
+    "autoencoder": ("train_autoencoder", "AutoEncoderStage"),
+    "adversarial": ("adv_train", "AdversarialStage"),
 }
+"""Script and class of every stage."""
+
+
+class BaselineCompute(Compute):
+    """A device whose convolutions are not in channels-last order."""
+
+    def place(self, network: torch.nn.Module) -> torch.nn.Module:
+        """Move a network to the device."""
+        return network.to(self.device)
 
 
 def prepare_process(*, plain: bool, device: str | None, precision: Precision | None = None) -> Compute:
-    """Settings of the process and the device: float32 in the plain way, ours as the scripts choose it, or as asked."""
+    """Seed torch and choose the device and precision: float32 for the baseline, else as asked or as in the scripts."""
     torch.manual_seed(0)
     if plain:
-        return choose_compute(device, "fp32")
+        return BaselineCompute(device=choose_compute(device, "fp32").device, precision="fp32")
     keep_freed_memory()
     return choose_compute(device, precision)
-
-
-def _place(network: torch.nn.Module, compute: Compute, *, plain: bool) -> torch.nn.Module:
-    return network.to(compute.device) if plain else compute.place(network)
 
 
 def forward(preset: str, overrides: list[str], device: str | None, precision: Precision | None, *, plain: bool) -> Task:
     """S-Net on one crop."""
     compute = prepare_process(plain=plain, device=device, precision=precision)
     settings = load_preset(preset, overrides)
-    network = _place(build_network("s_net", settings), compute, plain=plain).eval()
+    network = compute.place(build_network("s_net", settings)).eval()
     if compute.precision == "int8":
         quantize_convolutions(network)
     image = torch.randn(1, 1, *settings.grid.crop_size_vox, device=compute.device)
@@ -86,58 +93,63 @@ def step(stage: str, preset: str, overrides: list[str], device: str | None, *, p
     compute, settings = prepare_process(plain=plain, device=device), load_preset(preset, overrides)
     if not plain:
         keep_freed_memory(limit_mib=TRAINING_LIMIT_MIB)
-    script, name, part_names = STAGES[stage]
-    module = import_module(script)
-    if plain and hasattr(module, "SegmentationLoss"):
-        module.SegmentationLoss = OneHotLoss
-    parts = {part: _place(build_network(part, settings), compute, plain=plain) for part in part_names}
-    built: Stage = getattr(module, name)(settings, parts, prepare=lambda sample: sample, validate=lambda count: None)
-    schedule = getattr(settings, stage)
-    for part, network in parts.items():
-        network.train(part in built.trained).requires_grad_(part in built.trained)
-    optimizers = {part: build_optimizer(parts[part].parameters(), schedule) for part in built.trained}
-    for group in (group for optimizer in optimizers.values() for group in optimizer.param_groups if plain):
-        group["fused"] = False
-    update = OptimizerStep(optimizers, compute)
+    script, name = STAGES[stage]
+    built: Stage = getattr(import_module(script), name)(settings, compute, seed=0)
+    if plain and hasattr(built, "segmentation_loss"):
+        built.segmentation_loss = OneHotLoss.from_preset(settings).to(compute.device)
     batch = _masks(settings, compute) if stage == "autoencoder" else _crop(settings, compute)
+    built.augment = lambda _sample: batch
+    step_of = _training_of(built, fused=not plain)
 
     def run() -> None:
-        built.optimize(batch, update)
+        step_of([()])
 
     return Task(run, run)
 
 
 def loading(cases: Path, overrides: list[str], device: str | None, *, plain: bool, num_steps: int = 12) -> Task:
-    """Steps of S-Net fed from a folder of cases, plainly read in the same process; returns the share of time waited."""
+    """Steps of S-Net that read a folder of cases; the baseline reads in the same process.
+
+    Its result is the fraction of the time spent waiting for crops.
+    """
     compute = prepare_process(plain=False, device=device)
     keep_freed_memory(limit_mib=TRAINING_LIMIT_MIB)
-    words = ["--cases", str(cases), "--run", str(_new_folder()), "--workers", "0" if plain else "1"]
+    words = ["--cases", str(cases), "--run-dir", str(_new_folder()), "--workers", "0" if plain else "1"]
     options = parse_training_options("", [*words, *(word for value in overrides for word in ("--set", value))])
-    settings, run = training_preset(options), start_or_resume_run(options, choose_splits(options))
-    feed = build_step_loader(crop_dataset(open_training_cases(run, settings)[0], settings, 0), settings.backbone, run)
-    augment = CropAugmentation(settings, 0)
-    network = compute.place(build_network("s_net", settings))
-    built = import_module("train_backbone").BackboneStage(
-        settings, {"s_net": network}, prepare=augment, validate=lambda count: None
-    )
-    update = OptimizerStep({"s_net": build_optimizer(network.parameters(), settings.backbone)}, compute)
+    run = start_or_resume_run(options)
+    opened = open_training_cases(run)
+    stage: Stage = import_module("train_backbone").BackboneStage(opened.preset, compute, seed=0)
+    loader = build_step_loader(stage.build_dataset(opened.train), opened.preset.backbone, run)
+    step_of = _training_of(stage)
 
     def train() -> float:
         started = time.perf_counter()
         waited, asked = 0.0, started
-        for count, samples in enumerate(feed.steps(0, 0)):
-            if count:  # the first one starts the reader, once in an epoch
+        for count, microbatches in enumerate(loader.steps(0, 0)):
+            if count:  # reading starts with the first one, once per epoch
                 waited += time.perf_counter() - asked
             else:
                 started = time.perf_counter()
             if count == num_steps:
                 break
-            batch = augment(type(samples[0])(*(x.to(compute.device) if torch.is_tensor(x) else x for x in samples[0])))
-            built.optimize(batch, update)["loss"].item()
+            step_of(microbatches)["loss"].item()
             asked = time.perf_counter()
         return waited / (time.perf_counter() - started)
 
     return Task(train)
+
+
+def _training_of(stage: Stage, *, fused: bool = True) -> Callable[[list], dict[str, torch.Tensor]]:
+    """A function that makes one training step of a stage from its microbatches."""
+    schedule = getattr(stage.preset, stage.name)
+    for name, network in stage.networks.items():
+        network.train(name in stage.trained).requires_grad_(name in stage.trained)
+    trained = {name: stage.networks[name] for name in stage.trained}
+    by_network = {name: build_optimizer(network.parameters(), schedule) for name, network in trained.items()}
+    for group in (group for optimizer in by_network.values() for group in optimizer.param_groups if not fused):
+        group["fused"] = False
+    optimizers, batchnorm = Optimizers(by_network, stage.compute), BatchNormSnapshot(trained.values())
+    return lambda microbatches: train_step(stage, microbatches, optimizers, batchnorm, schedule.learning_rate)
 
 
 def _crop(preset: Preset, compute: Compute) -> Batch:
@@ -193,10 +205,10 @@ def whole_ct(
 
 
 def save_untrained(path: Path, preset: Preset) -> None:
-    """A checkpoint of all networks with random weights, whose small organs are found wherever."""
+    """Write a checkpoint of all networks with random weights, in which every small organ is found somewhere."""
     everywhere = replace(preset, heatmap=replace(preset.heatmap, peak_threshold=0.0))
-    parts = {name: build_network(name, everywhere) for name in NETWORK_NAMES}
-    save_checkpoint(path, stage="adversarial", preset=everywhere, networks=parts)
+    networks = {name: build_network(name, everywhere) for name in NETWORK_NAMES}
+    save_checkpoint(path, stage="adversarial", preset=everywhere, networks=networks)
 
 
 def preparation(raw: RawCase, preset: str, overrides: list[str], *, plain: bool) -> Task:

@@ -1,4 +1,4 @@
-"""index.json: what a training must know of every case before it reads the first one."""
+"""index.json: facts about every case that a training needs before it opens any."""
 
 import logging
 from collections.abc import Iterable, Sequence
@@ -10,44 +10,39 @@ from utils.errors import UserError
 from utils.io.files import read_json, write_json
 
 INDEX_VERSION = 1
-MANY_CASES = 100
-"""Reading so many one by one is worth a word."""
+MAX_SILENT_READS = 100
+"""Reading the case.json of more cases takes so long that a warning explains it."""
 
 logger = logging.getLogger(__name__)
 
 
 class IndexEntry(NamedTuple):
-    """One case in brief."""
+    """One case in index.json."""
 
     patient: str
-    """Cases of one patient have it in common."""
+    """The same for all cases of a patient."""
     organs: frozenset[str]
-    """Contoured ones."""
+    """Contoured organs."""
     has_image: bool
-    """False for masks alone."""
+    """False if there are only masks."""
 
 
 def write_index(folder: Path, infos: Iterable[CaseInfo]) -> None:
-    """Record what `IndexEntry` holds of every case.
-
-    Args:
-        folder: of cases.
-        infos: of all of them.
-    """
+    """Write the entries of all cases in a folder."""
     entries = {info.case_id: _entry_of(info) for info in infos}
     cases = {case_id: {**entry._asdict(), "organs": sorted(entry.organs)} for case_id, entry in entries.items()}
     write_json(folder / "index.json", {"format_version": INDEX_VERSION, "cases": cases})
 
 
 def read_index(folder: Path, case_ids: Sequence[str]) -> list[IndexEntry]:
-    """What index.json says of some cases; those that it lacks are read one by one.
+    """Read the entries of some cases; for those that the index lacks, case.json is read.
 
     Args:
         folder: of cases.
-        case_ids: the cases wanted.
+        case_ids: the cases to look up.
 
     Returns:
-        An entry for each.
+        One entry per case, in the same order.
 
     Raises:
         UserError: the index is damaged, or a case without entry cannot be read.
@@ -55,24 +50,23 @@ def read_index(folder: Path, case_ids: Sequence[str]) -> list[IndexEntry]:
     path = folder / "index.json"
     known = _read_entries(path) if path.is_file() else {}
     missing = sum(case_id not in known for case_id in case_ids)
-    if missing > MANY_CASES:
-        logger.warning("%s: lacks %d cases, each read now; run data_preprocess.prepare again", path, missing)
+    if missing > MAX_SILENT_READS:
+        logger.warning("%s: lacks %d cases, read one by one now; run data_preprocess.prepare again", path, missing)
     return [known.get(case_id) or _entry_of(read_case_info(folder / case_id)) for case_id in case_ids]
 
 
 def _read_entries(path: Path) -> dict[str, IndexEntry]:
     content = read_json(path)
+    remedy = "delete it and run data_preprocess.prepare"
+    if content.get("format_version") != INDEX_VERSION:
+        raise UserError(f"{path}: is not an index of format {INDEX_VERSION}; {remedy}")
     try:
-        if content["format_version"] != INDEX_VERSION:
-            raise UserError(f"format {content['format_version']}")
         return {
             case_id: IndexEntry(str(entry["patient"]), frozenset(entry["organs"]), bool(entry["has_image"]))
             for case_id, entry in content["cases"].items()
         }
-    except (KeyError, TypeError, AttributeError, ValueError) as error:
-        raise UserError(
-            f"{path}: is no index of format {INDEX_VERSION} ({error!r}); delete it and run data_preprocess.prepare"
-        ) from error
+    except (KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"{path}: is damaged ({error!r}); {remedy}") from error
 
 
 def _entry_of(info: CaseInfo) -> IndexEntry:

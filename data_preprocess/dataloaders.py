@@ -1,27 +1,37 @@
-"""Loaders of training samples."""
-
-import torch
-from torch.utils.data import DataLoader, Dataset
+"""The data of a training run: preset, splits, cases and data sets."""
 
 from data_preprocess.augment import padded_patch_size
 from data_preprocess.cases import check_compatible, read_dataset
-from data_preprocess.dataset import CaseDataset, CaseFolder, EpochSampler, ShapeDataset
-from utils.config.preset import Preset, ScheduleSettings, load_preset, preset_from_table, preset_to_table
+from data_preprocess.dataset import CaseDataset, CaseFolder, ShapeDataset
+from data_preprocess.splits import Splits, leave_out_fold, read_splits, validate_splits
+from utils.config.preset import Preset, load_preset, preset_from_table, preset_to_table
+from utils.errors import UserError
+from utils.runtime.command_line import Shard
 from utils.training.run import TrainingOptions, TrainingRun
 from utils.training.run_log import read_configuration
-from utils.training.step_loader import StepLoader, start_worker
+from utils.training.run_stage import TrainingCases
+
+
+def open_training_cases(run: TrainingRun) -> TrainingCases:
+    """Find the preset and the splits of a run, and open its training and validation cases.
+
+    Raises:
+        UserError: the preset does not fit the cases, or cases, splits or the other run's config.json are unreadable.
+    """
+    preset, splits = training_preset(run.options), choose_splits(run)
+    train, val = (CaseFolder(run.options.cases, split, preset.organ_names, splits=splits) for split in ("train", "val"))
+    return TrainingCases(preset=preset, splits=splits, train=train, val=val)
 
 
 def training_preset(options: TrainingOptions) -> Preset:
-    """The preset to train with: the one named, or that of the run to repeat, or the one that the cases carry; then the
-    overrides.
+    """The preset of `--config-from`, else of `--preset`, else the one stored with the cases; with `--set` applied.
 
     Raises:
-        ValueError: it does not fit the cases.
+        UserError: it does not fit the cases.
     """
     prepared = read_dataset(options.cases)
-    if options.repeat is not None:
-        table, source = read_configuration(options.repeat)["preset"], f"{options.repeat}/config.json"
+    if options.config_from is not None:
+        table, source = read_configuration(options.config_from)["preset"], f"{options.config_from}/config.json"
         chosen = preset_from_table(table, source=source, overrides=options.set)
     elif options.preset is None:
         table, source = preset_to_table(prepared), f"{options.cases}/dataset.json"
@@ -32,61 +42,51 @@ def training_preset(options: TrainingOptions) -> Preset:
     return chosen
 
 
-def open_training_cases(run: TrainingRun, preset: Preset) -> tuple[CaseFolder, CaseFolder]:
-    """The cases that train and those that validate."""
-    folder = run.options.cases
-    return tuple(CaseFolder(folder, split, preset.organ_names, splits=run.splits) for split in ("train", "val"))
+def choose_splits(run: TrainingRun) -> Splits:
+    """The splits of a run; a resumed run keeps its own, even if the folder of cases has changed.
+
+    Raises:
+        UserError: splits.json is missing or damaged, there are fewer patients than folds, or the resumed run is of
+            another fold.
+    """
+    options = run.options
+    if run.is_resuming:
+        recorded = read_configuration(options.run_dir)
+        fold = recorded["options"].get("cross_validation")
+        if options.cross_validation not in (None, fold):
+            raise UserError(
+                f"{options.run_dir}: is a run of --cross-validation {fold}, not {options.cross_validation}; give each "
+                "fold its own --run-dir"
+            )
+        return validate_splits(recorded["splits"], options.run_dir / "config.json")
+    if options.config_from is not None:
+        recorded = read_configuration(options.config_from)
+        if options.cross_validation == recorded["options"].get("cross_validation"):
+            return validate_splits(recorded["splits"], options.config_from / "config.json")
+    splits = read_splits(options.cases)
+    if options.cross_validation is None:
+        return splits
+    fold = Shard.parse(options.cross_validation)
+    return leave_out_fold(options.cases, splits, fold.number, fold.count)
 
 
 def crop_dataset(cases: CaseFolder, preset: Preset, seed: int) -> CaseDataset:
-    """Training crops of all organs, with the margin that the preset's augmentation needs."""
-    organs, share = range(len(preset.organs)), preset.sampling.organ_fraction
-    return CaseDataset(cases, preset, box_size_vox=_box_size(preset), organs=organs, organ_fraction=share, seed=seed)
+    """Training crops of all organs, with the margin that augmentation needs."""
+    organs, fraction = range(len(preset.organs)), preset.sampling.organ_fraction
+    return CaseDataset(cases, preset, box_size_vox=_box_size(preset), organs=organs, organ_fraction=fraction, seed=seed)
 
 
 def small_organ_dataset(cases: CaseFolder, preset: Preset, seed: int) -> CaseDataset:
-    """Training crops of cases that have a small organ contoured, most of them centered on one."""
-    organs, share = preset.small_organs, preset.sampling.small_organ_fraction
-    return CaseDataset(cases, preset, box_size_vox=_box_size(preset), organs=organs, organ_fraction=share, seed=seed)
+    """Training crops of cases with a contoured small organ, most of them centered on one."""
+    organs, fraction = preset.small_organs, preset.sampling.small_organ_fraction
+    return CaseDataset(cases, preset, box_size_vox=_box_size(preset), organs=organs, organ_fraction=fraction, seed=seed)
 
 
 def shape_dataset(cases: CaseFolder, preset: Preset, seed: int) -> ShapeDataset:
-    """Small organs' masks with the margin that the preset's augmentation needs."""
+    """Masks of small organs, with the margin that augmentation needs."""
     size = padded_patch_size(preset.grid.roi_size_vox, preset.augmentation, preset.grid.spacing_zyx_mm)
     return ShapeDataset(cases, preset, box_size_vox=size, seed=seed)
 
 
-def build_step_loader(dataset: Dataset, schedule: ScheduleSettings, run: TrainingRun) -> StepLoader:
-    """Batches of this rank; an epoch has the schedule's number of steps.
-
-    Args:
-        dataset: whose items are functions of the seed and the index.
-        schedule: steps per epoch, and the batch size unless the command line gives one.
-        run: options, ranks and device.
-    """
-    options, ranks = run.options, run.ranks
-    batch_size = options.batch_size or schedule.batch_size
-    samples_per_epoch = schedule.steps_per_epoch * options.accumulate * batch_size * ranks.world_size
-
-    def make_loader() -> DataLoader:
-        return DataLoader(
-            dataset,
-            batch_size=batch_size,
-            sampler=EpochSampler(samples_per_epoch, ranks.rank, ranks.world_size),
-            num_workers=options.workers,
-            pin_memory=run.compute.device.type == "cuda",
-            persistent_workers=options.workers > 0,
-            worker_init_fn=_start_worker,
-            generator=torch.Generator(),  # resuming starts workers anew, which must not draw from the global one
-        )
-
-    return StepLoader(make_loader, options.accumulate)
-
-
 def _box_size(preset: Preset) -> tuple[int, int, int]:
     return padded_patch_size(preset.grid.crop_size_vox, preset.augmentation, preset.grid.spacing_zyx_mm)
-
-
-def _start_worker(worker: int) -> None:
-    start_worker(worker)
-    torch.set_num_threads(1)  # reading needs no more, and the training step wants the cores

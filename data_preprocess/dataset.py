@@ -1,39 +1,40 @@
 """Training crops and shapes from memory-mapped cases."""
 
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
 import numpy as np
 import torch
-from torch.utils.data import Dataset, Sampler
+from torch.utils.data import Dataset
 
 from data_preprocess.case_index import read_index
-from data_preprocess.cases import Case, open_case, read_case_info, read_splits
+from data_preprocess.cases import Case, open_case, read_case_info
+from data_preprocess.splits import read_splits
 from utils.config.preset import Preset
 from utils.errors import UserError
 
 AIR_HU = -1000
-NUM_PROBED = 8
+NUM_CHECKED = 8
 """Cases opened at the start, to notice a wrong or unreachable folder before the first step."""
-NUM_REMEMBERED = 64
-"""Case descriptions that a process keeps; the rest is read again, so that memory does not grow with the cases."""
+NUM_CACHED_INFOS = 64
+"""Contents of case.json that a process keeps in memory; a bound, so that memory does not grow with the cases."""
 MAX_DRAWS = 10
-"""Cases tried for one sample before the folder counts as lost."""
+"""Unreadable cases in a row after which the run stops."""
 CENTER_JITTER = 0.25
-"""Largest displacement of a crop's center from the organ voxel it was drawn for, as a share of the crop."""
+"""Largest displacement of a crop's center from the drawn organ voxel, as a fraction of the crop's size."""
 
 logger = logging.getLogger(__name__)
 
 Sample = TypeVar("Sample")
 
-_remembered_info = lru_cache(maxsize=NUM_REMEMBERED)(read_case_info)
+_cached_case_info = lru_cache(maxsize=NUM_CACHED_INFOS)(read_case_info)
 
 
 class CropSample(NamedTuple):
-    """A crop as stored, larger than the training crop by the margin that augmentation needs; collated: a batch axis."""
+    """A training crop plus the margin that augmentation needs, as stored; a batch axis comes first when collated."""
 
     image_hu: torch.Tensor
     """(D, H, W) int16."""
@@ -42,14 +43,14 @@ class CropSample(NamedTuple):
     present: torch.Tensor
     """(N,) bool: organs contoured in this case."""
     centers_vox: torch.Tensor
-    """(N, 3) float32 centroids (z, y, x) in voxels of the crop, also outside of it; NaN where not contoured."""
+    """(N, 3) float32 centroids (z, y, x) in voxels of this box, possibly outside of it; NaN where not contoured."""
     case_id: str
     index: int
     """Of the sample in the run."""
 
 
 class ShapeSample(NamedTuple):
-    """The mask of one small organ in a box around its center; collated: a batch axis."""
+    """The mask of one small organ in a box around its center; a batch axis comes first when collated."""
 
     mask: torch.Tensor
     """(D, H, W) uint8, 0 or 1."""
@@ -61,21 +62,21 @@ class ShapeSample(NamedTuple):
 
 
 class CaseFolder:
-    """The cases of one split, opened on demand: of those not opened it knows the name and which organs they show.
+    """The cases of one split, opened on demand; which organs are contoured is known without opening them.
 
     Args:
         folder: folder of cases.
         split: "train", "val" or "test".
         organ_names: of the preset, in label order.
-        limit: at most so many cases, evenly spread.
+        limit: use at most so many cases, evenly spread over the split.
         splits: case ids by split; by default those of splits.json.
 
     Attributes:
         contoured: (cases, organs) bool.
-        without_image: ids of the cases that are masks alone.
+        without_image: ids of the cases that have only masks.
 
     Raises:
-        UserError: no such split, it is empty, or one of the few cases looked at is damaged.
+        UserError: the split is missing or empty, or one of the few cases that are checked is damaged.
     """
 
     def __init__(
@@ -95,7 +96,7 @@ class CaseFolder:
         entries = read_index(folder, self.case_ids)
         self.contoured = np.array([[name in entry.organs for name in organ_names] for entry in entries])
         self.without_image = [name for name, entry in zip(self.case_ids, entries, strict=True) if not entry.has_image]
-        for index in _spread(range(len(self)), NUM_PROBED):
+        for index in _spread(range(len(self)), NUM_CHECKED):
             self[index]
 
     def __len__(self) -> int:
@@ -105,48 +106,24 @@ class CaseFolder:
         if index >= len(self):
             raise IndexError(index)
         folder = self.folder / self.case_ids[index]
-        return open_case(folder, _remembered_info(folder), self.organ_names)
-
-
-class EpochSampler(Sampler[int]):
-    """Indices that never repeat: epoch e covers [e * n, (e + 1) * n), shared out among the ranks.
-
-    The data sets here draw everything from their seed and the index, so that an epoch is the same whether the run
-    reached it in one go or was resumed, with any number of workers.
-    """
-
-    def __init__(self, samples_per_epoch: int, rank: int = 0, num_ranks: int = 1) -> None:
-        self.samples_per_epoch = samples_per_epoch
-        self.rank = rank
-        self.num_ranks = num_ranks
-        self.epoch = 0
-        self.skip = 0
-        """Samples of this rank that the run used before it was interrupted."""
-
-    def __iter__(self) -> Iterator[int]:
-        first = self.epoch * self.samples_per_epoch
-        own = range(first + self.rank, first + self.samples_per_epoch, self.num_ranks)
-        return iter(own[self.skip :])
-
-    def __len__(self) -> int:
-        return len(range(self.rank, self.samples_per_epoch, self.num_ranks))
+        return open_case(folder, _cached_case_info(folder), self.organ_names)
 
 
 class CaseDataset(Dataset[CropSample]):
     """Random crops; item i is a function of the seed and i alone, as long as all cases can be read.
 
-    A share of the crops is centered near a voxel of a contoured organ. The organ is drawn first, each with equal
-    chance, then one of the cases that have it: drawn the other way round, rarely contoured organs would rarely be
-    seen. The other crops lie anywhere in the cases that have one of the organs.
+    A fraction of the crops is centered near a voxel of a contoured organ. The organ is drawn first, all with equal
+    probability, then one of the cases that have it; otherwise rarely contoured organs would be seen rarely. The other
+    crops lie anywhere in the cases that have one of the organs.
 
     Args:
         cases: the training cases.
         preset: organs.
-        box_size_vox: size of the boxes to read: the preset's crop with augmentation's margin around it. The crop stays
-            within the volume, the margin need not: else organs at the volume's ends would only ever lie in the margin.
+        box_size_vox: size of the boxes to read: the preset's crop plus augmentation's margin. The crop stays within the
+            volume, but the margin may exceed it; otherwise organs at the volume's ends would always lie in the margin.
         organs: indices of the organs to center on.
-        organ_fraction: share of crops centered on an organ.
-        seed: of all draws.
+        organ_fraction: fraction of crops centered on an organ, in 0..1.
+        seed: of all random draws.
 
     Raises:
         UserError: none of `organs` is contoured in any case, or a case has no CT.
@@ -165,7 +142,7 @@ class CaseDataset(Dataset[CropSample]):
         if cases.without_image:
             raise UserError(
                 f"{cases.folder}: {len(cases.without_image)} cases have no CT, for example {cases.without_image[0]}; "
-                "masks alone serve train_autoencoder.py only"
+                "cases with only masks serve train_autoencoder.py alone"
             )
         self.cases = cases
         self.box_size_vox = np.asarray(box_size_vox)
@@ -204,13 +181,13 @@ class CaseDataset(Dataset[CropSample]):
 
 
 class ShapeDataset(Dataset[ShapeSample]):
-    """True masks of small organs, for the shape AutoEncoder; items depend on seed and index as those of CaseDataset.
+    """Reference masks of small organs, for the shape AutoEncoder; item i is a function of the seed and i alone.
 
     Args:
         cases: the training cases.
         preset: organs.
-        box_size_vox: size of the boxes to read, augmentation's margin included.
-        seed: of all draws.
+        box_size_vox: size of the boxes to read, including augmentation's margin.
+        seed: of all random draws.
     """
 
     def __init__(self, cases: CaseFolder, preset: Preset, *, box_size_vox: tuple[int, int, int], seed: int) -> None:
@@ -236,33 +213,35 @@ class ShapeDataset(Dataset[ShapeSample]):
 
 
 def sample_with_retry(draw: Callable[[np.random.Generator], Sample], seed: int, index: int) -> Sample:
-    """Draw a sample, and another in its place where the case drawn is damaged or gone: a run goes on without a case.
+    """Draw a sample; if its case cannot be read, draw another, so that a lost case does not stop the run.
 
     Args:
-        draw: from a random generator; ValueError and OSError say that a case cannot be read.
+        draw: makes a sample from a random generator; raises UserError if the case cannot be read.
         seed: of the run.
         index: of the sample.
 
     Raises:
-        UserError: case after case cannot be read.
+        UserError: `MAX_DRAWS` cases in a row cannot be read.
     """
     for attempt in range(MAX_DRAWS):
         try:
             return draw(np.random.default_rng([seed, index, attempt] if attempt else [seed, index]))
-        except (ValueError, OSError) as error:
+        except UserError as error:
             reason = error
-            logger.warning("sample %d: %s; another case takes its place", index, error)
-    raise UserError(f"{MAX_DRAWS} cases in a row could not be read; is the disk still there? The last one: {reason}")
+            logger.warning("sample %d: %s; another case replaces it", index, error)
+    raise UserError(
+        f"{MAX_DRAWS} cases in a row could not be read; is the disk still connected? The last error: {reason}"
+    )
 
 
 def read_box(array: np.ndarray, start: np.ndarray, size: np.ndarray, fill: int) -> np.ndarray:
-    """Copy a box out of a volume; what lies beyond the volume is `fill`.
+    """Copy a box from a volume; voxels outside of the volume are `fill`.
 
     Args:
         array: (D, H, W).
-        start: lowest corner in voxels, may be negative.
-        size: of the box.
-        fill: value beyond the volume.
+        start: lowest corner (z, y, x) in voxels; may be negative.
+        size: of the box (z, y, x).
+        fill: value outside of the volume.
 
     Returns:
         (d, h, w) of the array's dtype, in memory.
@@ -276,14 +255,14 @@ def read_box(array: np.ndarray, start: np.ndarray, size: np.ndarray, fill: int) 
 
 
 def _inside(center: np.ndarray, size: np.ndarray, volume_size: np.ndarray) -> np.ndarray:
-    """Lowest corner of a box about `center` that stays in the volume, or is centered on it where it is larger."""
+    """Lowest corner of a box at `center`, shifted into the volume; a larger box is centered on the volume."""
     start = np.round(center - size / 2).astype(int)
     room = volume_size - size
     return np.where(room >= 0, np.clip(start, 0, np.maximum(room, 0)), room // 2)
 
 
 def _cases_by_organ(cases: CaseFolder, names: Sequence[str]) -> dict[str, np.ndarray]:
-    """For every organ that some case has contoured, the indices of those cases."""
+    """For every organ contoured in some case, the indices of those cases."""
     columns = {name: cases.contoured[:, cases.organ_names.index(name)] for name in names}
     found = {name: np.flatnonzero(column) for name, column in columns.items() if column.any()}
     if not found:

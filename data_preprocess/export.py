@@ -19,10 +19,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
-from data_preprocess.cases import HELD_OUT, assign_splits, read_splits
+from data_preprocess.cases import HELD_OUT
 from data_preprocess.label_map import match_organs, merge_masks
 from data_preprocess.raw_cases import list_raw_cases, preset_name, raw_arguments, read_raw_case, select_raw_cases
 from data_preprocess.sources import RawCase, RawCaseHandle
+from data_preprocess.splits import assign_splits, read_splits
 from utils.config.preset import Preset, load_preset
 from utils.errors import UserError
 from utils.io.color_table import write_color_table

@@ -1,4 +1,4 @@
-"""Organ centers to the Gaussian targets of SOL-Net."""
+"""Gaussian heatmaps of organ centers, SOL-Net's targets."""
 
 from typing import NamedTuple
 
@@ -9,12 +9,12 @@ from utils.config.preset import HeatmapSettings, Preset
 
 
 class HeatmapTargets(NamedTuple):
-    """What SOL-Net should answer."""
+    """The targets of SOL-Net."""
 
     heatmaps: torch.Tensor
     """(B, K, D, H, W) float32 in 0..1."""
     known: torch.Tensor
-    """(B, K) bool: organs contoured, hence centers known."""
+    """(B, K) bool: whether the organ is contoured, so that its center is known."""
 
 
 def heatmap_targets(batch: Batch, preset: Preset) -> HeatmapTargets:
@@ -27,7 +27,7 @@ def heatmap_targets(batch: Batch, preset: Preset) -> HeatmapTargets:
 def gaussian_heatmaps(
     centers_vox: torch.Tensor, size_zyx: tuple[int, int, int], settings: HeatmapSettings
 ) -> torch.Tensor:
-    """One Gaussian per organ center, kept on the center's slice and its neighbours (sec. 3 of the paper).
+    """One Gaussian per organ center, on the center's slice and its neighbors only (sec. 3 of the paper).
 
     Args:
         centers_vox: (B, K, 3) float (z, y, x) in voxels of the crop; may lie outside of it; NaN where unknown.

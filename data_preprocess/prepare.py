@@ -13,15 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from data_preprocess.case_index import write_index
-from data_preprocess.cases import (
-    CaseInfo,
-    describe_organs,
-    finished_case,
-    read_case_info,
-    write_case,
-    write_dataset,
-    write_splits,
-)
+from data_preprocess.cases import CaseInfo, finished_case, measure_organs, read_case_info, write_case, write_dataset
 from data_preprocess.field_of_view import MARGIN_MM, Region, region_around, segment_body
 from data_preprocess.label_map import match_organs, merge_masks
 from data_preprocess.quality_control.measurements import CaseQuality, measure_case, write_quality
@@ -29,6 +21,7 @@ from data_preprocess.quality_control.report_page import inspect_cases, summary_t
 from data_preprocess.raw_cases import list_raw_cases, preset_name, raw_arguments, read_raw_case, select_raw_cases
 from data_preprocess.resample import resample_image, resample_labels
 from data_preprocess.sources import RawCase, RawCaseHandle
+from data_preprocess.splits import write_splits
 from utils.config.preset import Preset, load_preset
 from utils.errors import CaseFailure, UserError
 from utils.imaging.intensity import AIR_HU
@@ -71,7 +64,7 @@ def prepare_case(raw: RawCase, preset: Preset, folder: Path) -> CaseInfo:
     label = region.crop(merge_masks(raw.masks, preset, raw.geometry.size_zyx), fill=0)
     label = resample_labels(label, old_spacing, spacing)
     image = resample_image(region.crop(ct), old_spacing, spacing) if raw.volume else None
-    organs = describe_organs(label, preset.organ_names, masks)
+    organs = measure_organs(label, preset.organ_names, masks)
     info = CaseInfo(
         case_id=raw.case_id,
         source=raw.source,

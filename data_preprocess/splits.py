@@ -1,71 +1,147 @@
-"""Which cases train and which validate: as prepared, as one fold of a cross-validation, or as another run had it."""
+"""Which cases train, validate and test: splits.json, and the folds of a cross-validation."""
 
 import hashlib
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Protocol
 
 from data_preprocess.case_index import read_index
-from data_preprocess.cases import check_splits, read_splits
+from data_preprocess.cases import HELD_OUT, OLD_HELD_OUT, CaseInfo
 from utils.errors import UserError
-from utils.runtime.command_line import Shard
-from utils.training.run import TrainingOptions, is_resuming
-from utils.training.run_log import read_configuration
+from utils.io.files import read_json, validate_file_name, write_json
+
+SPLIT_NAMES = ("train", "val", "test")
+VAL_FRACTION = 0.12
+TEST_FRACTION = 0.2
 
 Splits = dict[str, list[str]]
+"""Case ids by the name of their split."""
 
 
-def choose_splits(options: TrainingOptions) -> Splits:
-    """The splits of a run; one that goes on keeps its own, whatever has become of the folder of cases since.
+class Assignable(Protocol):
+    """A raw or prepared case to assign to a split."""
+
+    case_id: str
+    split: str | None
+    patient: str | None
+
+
+def write_splits(folder: Path, infos: Sequence[CaseInfo]) -> None:
+    """Assign the cases to train, val and test; cases that splits.json already contains keep their split.
+
+    Patients that the raw data set calls "test" are test patients. If it names none, a fifth of the patients are. An
+    eighth of the other patients chooses checkpoints (val). All cases of a patient are in one split. The order is by a
+    hash of the patient's name: deterministic, and independent of the alphabet. Cases that the raw data set holds out
+    are listed under "held_out".
+    """
+    path = folder / "splits.json"
+    splits = _with_new_name(read_json(path)) if path.is_file() else {name: [] for name in SPLIT_NAMES}
+    split_of = {case_id: name for name, case_ids in splits.items() for case_id in case_ids}
+    for case_id, name in assign_splits(infos, split_of).items():
+        if case_id not in split_of:
+            splits[name] = sorted([*splits.get(name, []), case_id])
+    write_json(path, splits)
+
+
+def assign_splits(cases: Iterable[Assignable], split_of: Mapping[str, str]) -> dict[str, str]:
+    """Choose the split of every case.
+
+    Args:
+        cases: raw or prepared.
+        split_of: case id to split, for cases that already have one.
+
+    Returns:
+        Case id to split.
+    """
+    by_patient: dict[str, list[Assignable]] = {}
+    for case in cases:
+        by_patient.setdefault(case.patient or case.case_id, []).append(case)
+    chosen, rest = {}, []
+    for patient in sorted(by_patient, key=_hash):
+        known = [split_of[case.case_id] for case in by_patient[patient] if case.case_id in split_of]
+        named = {case.split for case in by_patient[patient]}
+        if known:
+            chosen[patient] = known[0]
+        elif named & {HELD_OUT, "test"}:
+            chosen[patient] = HELD_OUT if HELD_OUT in named else "test"
+        else:
+            rest.append(patient)
+    names_none = all(case.split is None for of_patient in by_patient.values() for case in of_patient)
+    num_test = round(TEST_FRACTION * len(rest)) if names_none and not split_of else 0
+    num_left = len(rest) - num_test
+    num_val = max(1, round(VAL_FRACTION * num_left)) if num_left > 1 and not split_of else 0
+    names = ["test"] * num_test + ["val"] * num_val + ["train"] * (num_left - num_val)
+    chosen |= dict(zip(rest, names, strict=True))
+    return {case.case_id: chosen[patient] for patient, of_patient in by_patient.items() for case in of_patient}
+
+
+def read_splits(folder: Path) -> Splits:
+    """Read the splits of a folder of cases.
 
     Raises:
-        UserError: splits.json is missing or damaged, there are fewer patients than folds, or a run that goes on is of
-            another fold.
+        UserError: splits.json is missing or damaged.
     """
-    if is_resuming(options):
-        recorded = read_configuration(options.run)
-        fold = recorded["options"].get("cross_validation")
-        if options.cross_validation not in (None, fold):
-            raise UserError(
-                f"{options.run}: is a run of --cross-validation {fold}, not {options.cross_validation}; give each fold "
-                "a --run folder of its own"
-            )
-        return check_splits(recorded["splits"], options.run / "config.json")
-    if options.repeat is not None:
-        recorded = read_configuration(options.repeat)
-        if options.cross_validation == recorded["options"].get("cross_validation"):
-            return check_splits(recorded["splits"], options.repeat / "config.json")
-    splits = read_splits(options.cases)
-    if options.cross_validation is None:
-        return splits
-    fold = Shard.parse(options.cross_validation)
-    return leave_out_fold(options.cases, splits, fold.number, fold.count)
+    return validate_splits(read_json(folder / "splits.json"), folder / "splits.json")
+
+
+def validate_splits(splits: dict, source: Path) -> Splits:
+    """Check that each case has a safe name and is in one split.
+
+    Args:
+        splits: as read from a file.
+        source: that file.
+
+    Returns:
+        Case ids of train, val and test, and of the held-out cases if the file lists any.
+
+    Raises:
+        UserError: the splits are not lists of names, or a case is in two of them.
+    """
+    splits = _with_new_name(splits)
+    names = (*SPLIT_NAMES, HELD_OUT) if HELD_OUT in splits else SPLIT_NAMES
+    chosen = {name: splits.get(name, []) for name in names}
+    if not all(isinstance(case_ids, list) for case_ids in chosen.values()):
+        raise UserError(f"{source}: expected a list of case ids under each of {', '.join(SPLIT_NAMES)}")
+    counts = Counter(validate_file_name(case_id, source) for case_ids in chosen.values() for case_id in case_ids)
+    if repeated := sorted(case_id for case_id, count in counts.items() if count > 1):
+        raise UserError(f"{source}: {', '.join(repeated)} occurs more than once; a case belongs to one split")
+    return chosen
 
 
 def leave_out_fold(folder: Path, splits: Splits, index: int, count: int) -> Splits:
-    """Train without one fold of the cases that are not test cases, and validate with it.
+    """Validate on one fold of the train and val patients and train on the others; the test split stays.
 
-    Patients are dealt out in the order of a hash of their names: folds differ by one patient at most, and no patient is
-    in two.
+    Patients are dealt to the folds in the order of a hash of their names: folds differ by one patient at most.
 
     Args:
         folder: of cases.
         splits: train, val and test.
         index: of the fold that validates, from 1.
-        count: of folds.
+        count: number of folds.
 
     Raises:
         UserError: there are fewer patients than folds.
     """
     pool = sorted([*splits["train"], *splits["val"]])
     patient_of = {case_id: entry.patient for case_id, entry in zip(pool, read_index(folder, pool), strict=True)}
-    patients = sorted(set(patient_of.values()), key=lambda name: hashlib.sha256(name.encode()).digest())
+    patients = sorted(set(patient_of.values()), key=_hash)
     if len(patients) < count:
         raise UserError(
             f"--cross-validation {index}/{count}: the train and val splits of {folder} have {len(patients)} patients; "
             "ask for fewer folds"
         )
-    held_out = set(patients[index - 1 :: count])
+    validating = set(patients[index - 1 :: count])
     return {
-        "train": [case_id for case_id in pool if patient_of[case_id] not in held_out],
-        "val": [case_id for case_id in pool if patient_of[case_id] in held_out],
+        "train": [case_id for case_id in pool if patient_of[case_id] not in validating],
+        "val": [case_id for case_id in pool if patient_of[case_id] in validating],
         "test": splits["test"],
     }
+
+
+def _with_new_name(splits: dict) -> dict:
+    return {HELD_OUT if name == OLD_HELD_OUT else name: case_ids for name, case_ids in splits.items()}
+
+
+def _hash(patient: str) -> str:
+    return hashlib.sha256(patient.encode()).hexdigest()

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from data_preprocess.cases import CaseInfo, describe_organs, write_case, write_dataset
+from data_preprocess.cases import CaseInfo, measure_organs, write_case, write_dataset
 from utils.config.preset import Preset, load_preset
 from utils.imaging.geometry import Geometry
 from utils.io.files import write_json
@@ -66,7 +66,7 @@ def add_case(tiny_preset: Preset) -> WriteCase:
             size_zyx=image.shape,
             original=Geometry(size_zyx=image.shape, spacing_zyx_mm=spacing),
             crop_box=tuple((0, n) for n in image.shape),
-            organs=describe_organs(label, tiny_preset.organ_names, tiny_preset.organ_names),
+            organs=measure_organs(label, tiny_preset.organ_names, tiny_preset.organ_names),
         )
         (folder / case_id).mkdir(parents=True)
         write_case(folder / case_id, info, image, label)

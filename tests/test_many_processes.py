@@ -42,7 +42,7 @@ STARTS_FROM = {
     "sol": {"--init-from": "backbone"},
     "adversarial": {"--init-from": "sol", "--autoencoder": "autoencoder"},
 }
-PARTS = {
+NETWORKS = {
     "backbone": ["s_net"],
     "sol": ["s_net", "sol_net"],
     "backbone_heatmap": ["s_net", "sol_net"],
@@ -50,7 +50,7 @@ PARTS = {
     "adversarial": ["s_net", "sol_net", "sos_net"],
 }
 DRAWN = {"backbone": 0, "sol": 1, "backbone_heatmap": 0, "autoencoder": 0, "adversarial": 2}
-"""Which of the parts learns and starts from the seed's weights."""
+"""Which of the networks learns and starts from the seed's weights."""
 STEPS = 3
 LEARNING_RATES = {"backbone": 0.02, "backbone_heatmap": 0.02, "adversarial": 0.001}
 """The adversarial loss of untrained networks is steep: larger steps multiply rounding errors by a thousand."""
@@ -60,7 +60,7 @@ def arguments_of(stage, cases, folder, name, batch_size):
     """Several steps of SGD: Adam makes whole steps of the rounding errors of weights whose true gradient is zero."""
     first = folder / "one"
     starts = [word for key, value in STARTS_FROM.get(stage, {}).items() for word in (key, first / value / "best.pt")]
-    options = ["--cases", cases, "--run-folder", folder / name / stage, *starts, "--batch-size", batch_size]
+    options = ["--cases", cases, "--run-dir", folder / name / stage, *starts, "--batch-size", batch_size]
     rate = LEARNING_RATES.get(stage, 0.01)
     values = {"steps_per_epoch": STEPS, "optimizer": "sgd", "learning_rate": rate, "epochs": 1, "validation_cases": 3}
     changed = [word for key, value in values.items() for word in ("--set", f"{stage}.{key}={value}")]
@@ -89,10 +89,10 @@ from utils.training.trainer import Trainer
 fit = Trainer.fit
 
 def fit_and_keep(trainer):
-    status = fit(trainer)
-    weights = {{name: part.state_dict() for name, part in trainer.stage.parts.items()}}
+    is_finished = fit(trainer)
+    weights = {{name: network.state_dict() for name, network in trainer.stage.networks.items()}}
     torch.save(weights, {folder!r} + f"/{{trainer.stage.name}}_rank{{trainer.ranks.rank}}.pt")
-    return status
+    return is_finished
 
 Trainer.fit = fit_and_keep
 os.environ["TORCHELASTIC_USE_AGENT_STORE"] = "False"  # each script meets at a port of its own, as if started alone
@@ -134,15 +134,17 @@ def largest_change(after, stage, folder):
     """By how much the weights of the network that trains have moved since the script's seed drew them."""
     config = json.loads((folder / "one" / stage / "config.json").read_text())
     torch.manual_seed(config["options"]["seed"])
-    parts = {
-        name: build_network(name, preset_from_table(config["preset"], source="config.json")) for name in PARTS[stage]
+    networks = {
+        name: build_network(name, preset_from_table(config["preset"], source="config.json")) for name in NETWORKS[stage]
     }
-    name, part = list(parts.items())[DRAWN[stage]]
-    return max(float((after[f"{name}.{key}"] - value.detach()).abs().max()) for key, value in part.named_parameters())
+    name, network = list(networks.items())[DRAWN[stage]]
+    return max(
+        float((after[f"{name}.{key}"] - value.detach()).abs().max()) for key, value in network.named_parameters()
+    )
 
 
-def tensors_of(parts):
-    return {f"{name}.{key}": value for name, part in parts.items() for key, value in part.items()}
+def tensors_of(networks):
+    return {f"{name}.{key}": value for name, weights in networks.items() for key, value in weights.items()}
 
 
 @pytest.mark.parametrize("stage", SCRIPTS)
@@ -150,8 +152,8 @@ def test_two_ranks_with_batch_1_are_one_rank_with_batch_2(stage, both):
     one, two = (tensors_of(read_checkpoint(both / name / stage / "last.pt")["networks"]) for name in ("one", "two"))
     assert one.keys() == two.keys()
     for key, value in one.items():
-        torch.testing.assert_close(two[key], value, atol=1e-5, rtol=1e-5, msg=lambda text, key=key: f"{key}: {text}")
-    assert largest_change(one, stage, both) > 5e-4  # fifty times what the ranks may differ by
+        torch.testing.assert_close(two[key], value, atol=2e-5, rtol=1e-5, msg=lambda text, key=key: f"{key}: {text}")
+    assert largest_change(one, stage, both) > 5e-4  # 25 times what the ranks may differ by
 
 
 @pytest.mark.parametrize("stage", SCRIPTS)
@@ -224,7 +226,7 @@ def test_a_killed_rank_and_a_loss_that_is_not_finite_on_one_rank(case_folder, tm
     for key, value in tensors_of(one["networks"]).items():
         torch.testing.assert_close(tensors_of(two["networks"])[key], value, atol=1e-4, rtol=1e-4)
     run = tmp_path / "two" / "backbone"
-    assert json.loads((run / "config.json").read_text())["options"]["resume"]  # torchrun's second start went on
+    assert json.loads((run / "config.json").read_text())["is_resumed"]  # by torchrun's second start
     assert json.loads((run / "status.json").read_text())["state"] == "finished"
     with (run / "metrics.csv").open(newline="") as file:
-        assert [row["skipped"] for row in csv.DictReader(file)] == ["1", ""]
+        assert [row["discarded_steps"] for row in csv.DictReader(file)] == ["1", ""]

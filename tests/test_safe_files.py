@@ -71,7 +71,7 @@ def test_arrays_of_cases_execute_nothing(name, trap, case_folder, tmp_path):
 def test_descriptions_of_cases_execute_nothing(name, trap, case_folder, tmp_path, capsys):
     cases = shutil.copytree(case_folder, tmp_path / "cases")
     (cases / name).write_bytes(pickle.dumps(trap))
-    assert run_main(train_backbone.main, ["--cases", str(cases), "--run", str(tmp_path / "run")]) == 2
+    assert run_main(train_backbone.main, ["--cases", str(cases), "--run-dir", str(tmp_path / "run")]) == 2
     assert f"{name}: is not valid JSON" in capsys.readouterr().err
 
 
@@ -138,5 +138,5 @@ def test_a_trained_run_reads_no_case_outside_its_folder(case_folder, tmp_path, c
     splits = json.loads((cases / "splits.json").read_text())
     shutil.copytree(case_folder / "case_0", tmp_path / "outside")
     (cases / "splits.json").write_text(json.dumps({**splits, "val": ["../outside"]}))
-    assert run_main(train_backbone.main, ["--cases", str(cases), "--run", str(tmp_path / "run")]) == 2
+    assert run_main(train_backbone.main, ["--cases", str(cases), "--run-dir", str(tmp_path / "run")]) == 2
     assert "'../outside' cannot name a file" in capsys.readouterr().err

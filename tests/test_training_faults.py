@@ -1,4 +1,4 @@
-"""Faults injected into trainings: what is said, what is left, and that going on gives what no fault would have."""
+"""Faults injected into trainings: the message, what remains, and that the resumed run equals an undisturbed one."""
 
 import csv
 import errno
@@ -31,7 +31,7 @@ def arguments_of(cases, run, *more):
     values = {"steps_per_epoch": STEPS_PER_EPOCH, "epochs": EPOCHS, "validate_every": 1}
     changed = [word for key, value in values.items() for word in ("--set", f"backbone.{key}={value}")]
     fixed = ["--batch-size", "2", "--device", "cpu", "--precision", "fp32", "--workers", "0"]
-    return ["--cases", str(cases), "--run", str(run), *fixed, *changed, *map(str, more)]
+    return ["--cases", str(cases), "--run-dir", str(run), *fixed, *changed, *map(str, more)]
 
 
 def train(*arguments):
@@ -115,7 +115,7 @@ def test_a_signal_during_validation_loses_nothing(case_folder, undisturbed, tmp_
         assert train(case_folder, run) == 75
     assert read_checkpoint(run / "last.pt")["state"]["step"] == STEPS_PER_EPOCH
     assert not (run / "best.pt").exists()
-    assert train(case_folder, run, "--auto-resume") == 0
+    assert train(case_folder, run, "--resume", "auto") == 0
     assert_same_run(run, undisturbed)
 
 
@@ -123,7 +123,7 @@ def test_a_signal_during_validation_loses_nothing(case_folder, undisturbed, tmp_
 def test_time_is_up_after_each_step_until_the_run_is_done(case_folder, undisturbed, tmp_path):
     statuses = []
     while not statuses or statuses[-1] == 75:
-        statuses.append(train(case_folder, tmp_path / "run", "--auto-resume", "--max-minutes", "0"))
+        statuses.append(train(case_folder, tmp_path / "run", "--resume", "auto", "--max-minutes", "0"))
         assert len(statuses) < 20
     assert statuses == [75] * (len(statuses) - 1) + [0]
     assert len(statuses) >= STEPS_PER_EPOCH * EPOCHS
@@ -138,7 +138,7 @@ def test_a_damaged_last_pt_costs_an_epoch_at_most(case_folder, undisturbed, tmp_
     (run / "last.pt").write_bytes((run / "last.pt").read_bytes()[:5000])
     assert train(case_folder, run, "--resume") == 0
     assert "last.pt: is damaged" in caplog.text
-    assert "going on from the one before" in caplog.text
+    assert "resuming from an older checkpoint" in caplog.text
     assert_same_run(run, undisturbed)
 
 
@@ -160,13 +160,13 @@ def poison(monkeypatch, steps):
     monkeypatch.setattr(train_backbone.BackboneStage, "training_step", poisoned_step)
 
 
-def test_steps_whose_loss_is_not_finite_are_left_out_and_named(case_folder, tmp_path, monkeypatch, caplog):
+def test_steps_whose_loss_is_not_finite_are_discarded_and_named(case_folder, tmp_path, monkeypatch, caplog):
     poison(monkeypatch, {1, 4})
     assert train(case_folder, tmp_path / "run") == 0
-    assert "step 1: the loss is nan and is left out; its cases are case_" in caplog.text
+    assert "step 1: the loss is nan; the step is discarded. Its cases are case_" in caplog.text
     with (tmp_path / "run" / "metrics.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
-    assert [row["skipped"] for row in rows] == ["1", "1"]
+    assert [row["discarded_steps"] for row in rows] == ["1", "1"]
     assert all(math.isfinite(float(row["loss"])) for row in rows)
     content = read_checkpoint(tmp_path / "run" / "last.pt")
     assert all(value.isfinite().all() for value in content["networks"]["s_net"].values())
@@ -178,9 +178,10 @@ def test_a_run_whose_losses_stay_infinite_gives_up_and_keeps_its_last_good_check
 ):
     poison(monkeypatch, {3, 4, 5})
     run = tmp_path / "run"
-    assert train(case_folder, run, "--max-skipped", "2") == 2
+    monkeypatch.setattr("utils.training.trainer.MAX_NONFINITE_STEPS", 2)
+    assert train(case_folder, run) == 2
     error = capsys.readouterr().err.splitlines()[-1]
-    assert "in 2 steps in a row (--max-skipped), last with cases case_" in error
+    assert "2 steps in a row were not finite. The cases of this one are case_" in error
     assert "Lower the learning rate" in error
     content = read_checkpoint(run / "last.pt")
     assert content["state"]["step"] == STEPS_PER_EPOCH
@@ -197,13 +198,13 @@ def test_a_vanished_and_a_truncated_case_are_replaced_by_others(own_cases, tmp_p
     before_step(monkeypatch, 1, spoil)
     assert train(own_cases, tmp_path / "run") == 0
     assert "case_0" in caplog.text
-    assert "another case takes its place" in caplog.text
+    assert "another case replaces it" in caplog.text
 
 
 def test_a_lost_folder_of_cases_stops_the_run(own_cases, tmp_path, monkeypatch, capsys):
     before_step(monkeypatch, STEPS_PER_EPOCH + 1, lambda: shutil.rmtree(own_cases))
     assert train(own_cases, tmp_path / "run") == 2
-    assert "10 cases in a row could not be read; is the disk still there?" in capsys.readouterr().err
+    assert "10 cases in a row could not be read; is the disk still connected?" in capsys.readouterr().err
     assert read_checkpoint(tmp_path / "run" / "last.pt")["state"]["step"] == STEPS_PER_EPOCH
 
 
@@ -227,7 +228,7 @@ def test_a_killed_worker_changes_nothing(case_folder, undisturbed, tmp_path, mon
     monkeypatch.setattr(CaseDataset, "_draw", draw_or_die)
     with caplog.at_level(logging.WARNING):
         assert train(case_folder, tmp_path / "run", "--workers", "1") == 0
-    assert "read again by new workers" in caplog.text
+    assert "new workers read its samples again" in caplog.text
     assert_same_run(tmp_path / "run", undisturbed)
 
 
@@ -245,7 +246,7 @@ def test_a_full_disk_leaves_the_checkpoint_before_and_nothing_half_written(
             resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     error = capsys.readouterr().err.splitlines()[-1]
     assert "last.pt: could not be written (" in error
-    assert "the checkpoint written before is still there. Make room and --resume" in error
+    assert "the previous checkpoint is intact. Free some space and --resume" in error
     assert not [path.name for path in run.iterdir() if "partial" in path.name]
     assert read_checkpoint(run / "last.pt")["state"]["step"] == STEPS_PER_EPOCH
     assert train(case_folder, run, "--resume") == 0
@@ -269,7 +270,7 @@ def test_out_of_gpu_memory_names_settings(case_folder, tmp_path, monkeypatch, ca
     monkeypatch.setattr(train_backbone.BackboneStage, "training_step", exhaust)
     assert train(case_folder, tmp_path / "run") == 2
     error = capsys.readouterr().err.splitlines()[-1]
-    assert "out of memory with 2 crops of 8x16x12 voxels. Use --batch-size 1 --accumulate 2" in error
+    assert "out of memory with 2 crops of 8x16x12 voxels. Use --batch-size 1 --grad-accumulation-steps 2" in error
 
 
 @pytest.mark.slow
@@ -277,7 +278,7 @@ def test_two_runs_with_a_seed_are_the_same_and_a_run_folder_repeats_one(case_fol
     assert train(case_folder, tmp_path / "second", "--deterministic") == 0
     torch.use_deterministic_algorithms(False)
     assert (tmp_path / "second" / "metrics.csv").read_bytes() == (undisturbed / "metrics.csv").read_bytes()
-    repeated = ["--repeat", str(undisturbed), "--run", str(tmp_path / "third")]
+    repeated = ["--config-from", str(undisturbed), "--run-dir", str(tmp_path / "third")]
     assert run_main(train_backbone.main, repeated) == 0
     assert_same_run(tmp_path / "third", undisturbed)
 
@@ -295,7 +296,7 @@ def test_a_fold_trains_on_the_others(case_folder, tmp_path):
 
 
 def test_accumulated_batches_are_a_step(case_folder, tmp_path):
-    assert train(case_folder, tmp_path / "run", "--accumulate", "2", "--batch-size", "1") == 0
+    assert train(case_folder, tmp_path / "run", "--grad-accumulation-steps", "2", "--batch-size", "1") == 0
     state = read_checkpoint(tmp_path / "run" / "last.pt")["state"]
     assert state["step"] == STEPS_PER_EPOCH * EPOCHS
     assert len(np.unique([float(row) for row in losses_of(tmp_path / "run")])) == EPOCHS

@@ -28,7 +28,7 @@ SCRIPTS = {
     "autoencoder": train_autoencoder,
     "adversarial": adv_train,
 }
-PARTS = {
+NETWORKS = {
     "backbone": ["s_net"],
     "sol": ["s_net", "sol_net"],
     "backbone_heatmap": ["s_net", "sol_net"],
@@ -47,7 +47,7 @@ def arguments_of(stage, cases, runs, **changed):
     start = STARTS_FROM.get(stage, [])
     options = {
         "--cases": cases,
-        "--run": runs / stage,
+        "--run-dir": runs / stage,
         "--epochs": 2,
         "--batch-size": 2,
         "--device": "cpu",
@@ -115,7 +115,7 @@ def test_a_run_folder_holds_everything_needed_to_use_and_repeat_the_run(stage, r
 @pytest.mark.parametrize("name", ["best.pt", "last.pt"])
 def test_checkpoints_load_safely_and_describe_themselves(stage, name, runs, case_folder):
     content = torch.load(runs / stage / name, weights_only=True)
-    assert (content["stage"], list(content["networks"])) == (stage, PARTS[stage])
+    assert (content["stage"], list(content["networks"])) == (stage, NETWORKS[stage])
     preset = load_preset("phantom")
     assert list(content["preset"]["organs"]) == list(preset.organ_names)
     assert content["preset"]["grid"] == json.loads((case_folder / "dataset.json").read_text())["preset"]["grid"]
@@ -149,7 +149,7 @@ def assert_same_run(left, right):
 @pytest.mark.slow
 @pytest.mark.parametrize("stage", SCRIPTS)
 def test_resumed_is_uninterrupted_bit_for_bit(stage, runs, case_folder, tmp_path, monkeypatch):
-    arguments = arguments_of(stage, case_folder, runs, run=tmp_path / stage)
+    arguments = arguments_of(stage, case_folder, runs, run_dir=tmp_path / stage)
     make_step = Trainer._make_step
 
     def interrupt(trainer, samples):
@@ -168,7 +168,9 @@ def test_resumed_is_uninterrupted_bit_for_bit(stage, runs, case_folder, tmp_path
 @pytest.mark.slow
 def test_the_number_of_workers_does_not_change_a_run(runs, case_folder, tmp_path):
     """In the stage that draws random numbers besides augmentation's."""
-    assert train("adversarial", arguments_of("adversarial", case_folder, runs, run=tmp_path / "run", workers=1)) == 0
+    assert (
+        train("adversarial", arguments_of("adversarial", case_folder, runs, run_dir=tmp_path / "run", workers=1)) == 0
+    )
     assert_same_run(runs / "adversarial", tmp_path / "run")
 
 
@@ -205,10 +207,10 @@ def odd_checkpoints(runs, tmp_path_factory):
     ("stage", "options", "message"),
     [
         ("backbone", {"cases": "{runs}/nowhere"}, "nowhere: no such folder of cases"),
-        ("backbone", {"cases": "{runs}"}, "holds no dataset.json, so it is no folder of cases"),
+        ("backbone", {"cases": "{runs}"}, "has no dataset.json, so it is not a folder of cases"),
         ("backbone", {"preset": "openkbp"}, "was prepared with 9 organs"),
         ("backbone", {"preset": "pddca"}, "was prepared at (3.0, 2.0, 1.5) mm"),
-        ("backbone", {"preset": "pdca"}, "pdca: no such preset; known are"),
+        ("backbone", {"preset": "pdca"}, "pdca: no such preset; choose one of"),
         ("backbone", {"device": "tpu"}, "--device tpu: no such device"),
         ("backbone", {"init_from": "{odd}/truncated.pt"}, "truncated.pt: is damaged or not a checkpoint"),
         ("backbone", {"init_from": "{odd}/openkbp.pt"}, "openkbp.pt: was trained on the organs brainstem, spinal_cord"),
@@ -226,7 +228,7 @@ def test_wrong_inputs_are_one_clear_line_and_leave_nothing(
     stage, options, message, runs, odd_checkpoints, case_folder, tmp_path, capsys
 ):
     given = {name: value and value.format(runs=runs, odd=odd_checkpoints) for name, value in options.items()}
-    arguments = arguments_of(stage, **{"cases": case_folder, "runs": runs, "run": tmp_path / "run"} | given)
+    arguments = arguments_of(stage, **{"cases": case_folder, "runs": runs, "run_dir": tmp_path / "run"} | given)
     assert message in refused(stage, arguments, capsys)
     assert list(tmp_path.iterdir()) == []
 
@@ -235,13 +237,13 @@ def test_wrong_inputs_are_one_clear_line_and_leave_nothing(
 def test_an_empty_split_is_refused(split, own_cases, runs, tmp_path, capsys):
     splits = json.loads((own_cases / "splits.json").read_text())
     write_json(own_cases / "splits.json", {**splits, split: []})
-    error = refused("backbone", arguments_of("backbone", own_cases, runs, run=tmp_path / "run"), capsys)
+    error = refused("backbone", arguments_of("backbone", own_cases, runs, run_dir=tmp_path / "run"), capsys)
     assert f"splits.json: the {split} split is empty" in error
     assert not (tmp_path / "run").exists()
 
 
 def test_a_case_that_is_gone_or_damaged_is_refused(own_cases, runs, tmp_path, capsys):
-    arguments = arguments_of("backbone", own_cases, runs, run=tmp_path / "run")
+    arguments = arguments_of("backbone", own_cases, runs, run_dir=tmp_path / "run")
     image = own_cases / "case_1" / "image.npy"
     image.write_bytes(image.read_bytes()[:1000])
     assert "case_1/image.npy: cannot be read" in refused("backbone", arguments, capsys)
@@ -256,7 +258,7 @@ def test_a_validation_split_without_small_organs_cannot_choose_among_localizers(
         del info["organs"][name]
     write_json(own_cases / "case_5" / "case.json", info)
     for stage in ("sol", "adversarial"):
-        error = refused(stage, arguments_of(stage, own_cases, runs, run=tmp_path / "run"), capsys)
+        error = refused(stage, arguments_of(stage, own_cases, runs, run_dir=tmp_path / "run"), capsys)
         assert "is contoured in any of the 1 cases of the val split" in error
     assert not (tmp_path / "run").exists()
 
@@ -267,21 +269,21 @@ def test_an_existing_run_is_continued_only_on_demand_and_by_its_own_stage(runs, 
     assert "backbone: already holds a run; continue it with --resume" in refused("backbone", arguments, capsys)
     assert (runs / "backbone" / "last.pt").read_bytes() == before
 
-    elsewhere = arguments_of("backbone", case_folder, runs, run=tmp_path / "run")
+    elsewhere = arguments_of("backbone", case_folder, runs, run_dir=tmp_path / "run")
     assert "run: nothing to resume" in refused("backbone", [*elsewhere, "--resume"], capsys)
     assert not (tmp_path / "run").exists()
 
     shutil.copytree(runs / "sol", tmp_path / "run")
     error = refused(
         "backbone_heatmap",
-        [*arguments_of("backbone_heatmap", case_folder, runs, run=tmp_path / "run"), "--resume"],
+        [*arguments_of("backbone_heatmap", case_folder, runs, run_dir=tmp_path / "run"), "--resume"],
         capsys,
     )
     assert "expected the last.pt of stage 'backbone_heatmap', got one of 'sol'" in error
 
 
 def test_a_wrong_key_on_the_command_line_is_named(runs, case_folder, tmp_path, capsys):
-    arguments = arguments_of("backbone", case_folder, runs, run=tmp_path / "run")
+    arguments = arguments_of("backbone", case_folder, runs, run_dir=tmp_path / "run")
     assert train("backbone", [*arguments, "--set", "loss.dice_wieght=1", "--set", "backbone.epochs=x"]) == 2
     error = capsys.readouterr().err
     assert "loss.dice_wieght: unknown key" in error

@@ -10,9 +10,10 @@ import jinja2
 import numpy as np
 from PIL import Image
 
-from data_preprocess.cases import CaseInfo, read_splits
+from data_preprocess.cases import CaseInfo
 from data_preprocess.quality_control.measurements import CaseQuality, format_ml, read_quality
 from data_preprocess.quality_control.outliers import Finding, check_cases
+from data_preprocess.splits import read_splits
 from utils.config.preset import Preset
 from utils.errors import CaseFailure
 from utils.io.files import write_text

@@ -20,9 +20,10 @@ import pytest
 import SimpleITK as sitk
 
 from data_preprocess import export, prepare
-from data_preprocess.cases import CaseInfo, open_case, read_case_info, read_splits
+from data_preprocess.cases import CaseInfo, open_case, read_case_info
 from data_preprocess.sources import masks
 from data_preprocess.sources.base import RawCaseHandle
+from data_preprocess.splits import read_splits
 from tests.data_preprocess.small_case import GEOMETRY, SIZE, small_case, write_masks
 from tests.dicom_files import change, ct_slices, save_all, structure_set, trace, uid_of
 from utils.errors import UserError

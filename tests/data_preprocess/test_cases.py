@@ -7,19 +7,14 @@ import numpy as np
 import pytest
 
 from data_preprocess.cases import (
-    HELD_OUT,
-    CaseInfo,
     check_compatible,
-    describe_organs,
     finished_case,
+    measure_organs,
     open_case,
     read_case_info,
     read_dataset,
-    read_splits,
     write_dataset,
-    write_splits,
 )
-from utils.imaging.geometry import Geometry
 
 SIZE = (4, 6, 5)
 
@@ -33,23 +28,6 @@ def written(tmp_path, add_case):
     label[3, 5, 4] = 2
     info = add_case(tmp_path, "case_a", image, label)
     return tmp_path / "case_a", info, image, label
-
-
-def infos(names, split=None):
-    geometry = Geometry(size_zyx=SIZE, spacing_zyx_mm=(1.0, 1.0, 1.0))
-    return [
-        CaseInfo(
-            case_id=name,
-            source="",
-            split=split,
-            spacing_zyx_mm=(1.0, 1.0, 1.0),
-            size_zyx=SIZE,
-            original=geometry,
-            crop_box=((0, 4), (0, 6), (0, 5)),
-            organs={},
-        )
-        for name in names
-    ]
 
 
 def test_case_comes_back_as_written(written, tiny_preset):
@@ -73,7 +51,7 @@ def test_organs_by_hand(written):
 
 def test_voxel_samples_are_few_distinct_and_spread():
     label = np.ones((10, 20, 30), dtype=np.uint8)
-    organ = describe_organs(label, ["brainstem"], ["brainstem"])["brainstem"]
+    organ = measure_organs(label, ["brainstem"], ["brainstem"])["brainstem"]
     assert len(set(organ.voxels)) == len(organ.voxels) == 64
     assert organ.voxels[0] == (0, 0, 0)
     assert organ.voxels[-1] == (9, 19, 29)
@@ -82,8 +60,8 @@ def test_voxel_samples_are_few_distinct_and_spread():
 
 def test_contoured_without_a_voxel_is_not_listed():
     label = np.ones(SIZE, dtype=np.uint8)
-    assert list(describe_organs(label, ["brainstem", "chiasm"], ["brainstem", "chiasm"])) == ["brainstem"]
-    assert describe_organs(label, ["brainstem", "chiasm"], ["chiasm"]) == {}
+    assert list(measure_organs(label, ["brainstem", "chiasm"], ["brainstem", "chiasm"])) == ["brainstem"]
+    assert measure_organs(label, ["brainstem", "chiasm"], ["chiasm"]) == {}
 
 
 @pytest.mark.parametrize("name", ["image.npy", "label.npy"])
@@ -155,7 +133,7 @@ def test_other_organs_are_refused(tmp_path, tiny_preset):
 
 def test_other_spacing_is_refused_other_settings_are_not(tmp_path, tiny_preset):
     coarse = replace(tiny_preset, grid=replace(tiny_preset.grid, spacing_zyx_mm=(5.0, 2.0, 2.0)))
-    with pytest.raises(ValueError, match=r"prepared at \(3.0, 2.0, 1.5\) mm .* says \(5.0, 2.0, 2.0\)"):
+    with pytest.raises(ValueError, match=r"prepared at \(3.0, 2.0, 1.5\) mm .* has \(5.0, 2.0, 2.0\)"):
         check_compatible(coarse, tiny_preset, tmp_path)
     check_compatible(replace(tiny_preset, name="mine", left_right_pairs=()), tiny_preset, tmp_path)
 
@@ -163,90 +141,8 @@ def test_other_spacing_is_refused_other_settings_are_not(tmp_path, tiny_preset):
 def test_no_folder_of_cases_is_an_error(tmp_path):
     with pytest.raises(ValueError, match="no such folder of cases; run python -m data_preprocess.prepare"):
         read_dataset(tmp_path / "nowhere")
-    with pytest.raises(ValueError, match="holds no dataset.json"):
+    with pytest.raises(ValueError, match="has no dataset.json"):
         read_dataset(tmp_path)
     (tmp_path / "dataset.json").write_text('{"format_version": 99}')
     with pytest.raises(ValueError, match="expected case format 1, got 99; prepare again"):
         read_dataset(tmp_path)
-
-
-def test_splits_are_disjoint_cover_and_ignore_the_order_of_cases(tmp_path):
-    cases = infos([f"pt_{i}" for i in range(50)])
-    write_splits(tmp_path / "a", cases)
-    write_splits(tmp_path / "b", cases[::-1])
-    splits = read_splits(tmp_path / "a")
-    assert splits == read_splits(tmp_path / "b")
-    assert {name: len(ids) for name, ids in splits.items()} == {"train": 35, "val": 5, "test": 10}
-    assert sorted(sum(splits.values(), [])) == sorted(info.case_id for info in cases)
-
-
-def test_test_cases_of_the_data_set_are_kept_apart(tmp_path):
-    test = infos(["pt_201", "pt_202"], split="test")
-    write_splits(tmp_path, [*infos([f"pt_{i}" for i in range(25)], split="train"), *test])
-    splits = read_splits(tmp_path)
-    assert splits["test"] == ["pt_201", "pt_202"]
-    assert len(splits["val"]) == 3
-    assert len(splits["train"]) == 22
-
-
-def test_training_cases_of_the_data_set_are_not_taken_for_testing(tmp_path):
-    write_splits(tmp_path, infos(["pt_1", "pt_2", "pt_3"], split="train"))
-    assert [len(read_splits(tmp_path)[name]) for name in ("train", "val", "test")] == [2, 1, 0]
-
-
-def test_new_cases_are_appended_and_old_ones_stay(tmp_path):
-    old = infos([f"pt_{i}" for i in range(20)])
-    write_splits(tmp_path, old)
-    before = read_splits(tmp_path)
-    new = [f"pt_{i}" for i in range(60, 90)]
-    write_splits(tmp_path, [*old, *infos(new), *infos(["pt_91"], split="test")])
-    after = read_splits(tmp_path)
-    assert set(after["train"]) == {*before["train"], *new}
-    assert after["val"] == before["val"]
-    assert set(after["test"]) == {*before["test"], "pt_91"}
-    write_splits(tmp_path, old)
-    assert read_splits(tmp_path) == after
-
-
-def test_cases_of_one_patient_stay_together(tmp_path):
-    cases = [replace(info, patient=f"p{i // 2}") for i, info in enumerate(infos([f"scan_{i}" for i in range(60)]))]
-    write_splits(tmp_path, cases[:-1])
-    splits = read_splits(tmp_path)
-    place = {case_id: name for name, case_ids in splits.items() for case_id in case_ids}
-    assert all(place[f"scan_{i}"] == place[f"scan_{i + 1}"] for i in range(0, 58, 2))
-    assert {name: len(ids) for name, ids in splits.items()} == {"train": 41, "val": 6, "test": 12}
-    write_splits(tmp_path, cases)  # the second scan of a known patient joins the first
-    assert "scan_59" in read_splits(tmp_path)[place["scan_58"]]
-
-
-def test_a_patient_with_one_test_case_is_a_test_patient(tmp_path):
-    cases = [replace(info, patient="p") for info in [*infos(["a"], split="train"), *infos(["b"], split="test")]]
-    write_splits(tmp_path, [*cases, *infos([f"pt_{i}" for i in range(9)], split="train")])
-    assert read_splits(tmp_path)["test"] == ["a", "b"]
-
-
-def test_cases_that_the_data_set_reserves_are_held_out(tmp_path):
-    write_splits(tmp_path, [*infos(["a", "b", "c"], split="train"), *infos(["d"], split=HELD_OUT)])
-    splits = read_splits(tmp_path)
-    assert splits[HELD_OUT] == ["d"]
-    assert sorted(splits["train"] + splits["val"]) == ["a", "b", "c"]
-    assert splits["test"] == []
-
-
-def test_files_of_version_0_1_are_read(tmp_path, add_case):
-    add_case(tmp_path, "a", np.zeros(SIZE, dtype=np.int16), np.zeros(SIZE, dtype=np.uint8))
-    path = tmp_path / "a" / "case.json"
-    content = json.loads(path.read_text())
-    del content["unmatched_structures"]
-    path.write_text(json.dumps(content | {"unknown_structures": ["PTV"], "split": "apart"}))
-    info = read_case_info(tmp_path / "a")
-    assert (info.unmatched_structures, info.split) == (("PTV",), HELD_OUT)
-    (tmp_path / "splits.json").write_text('{"train": ["b"], "val": [], "test": [], "apart": ["a"]}')
-    assert read_splits(tmp_path)[HELD_OUT] == ["a"]
-    write_splits(tmp_path, [info, *infos(["c"], split=HELD_OUT)])
-    assert json.loads((tmp_path / "splits.json").read_text())[HELD_OUT] == ["a", "c"]
-
-
-def test_missing_splits_are_an_error(tmp_path):
-    with pytest.raises(ValueError, match=r"splits\.json: no such file"):
-        read_splits(tmp_path)

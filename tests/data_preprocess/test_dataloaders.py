@@ -1,20 +1,26 @@
-"""loading.py: which preset trains, and what the loaders hand out."""
+"""dataloaders.py: the preset and splits of a run, and its samples."""
 
 import pytest
 import torch
 
 from data_preprocess.augment import CropAugmentation, ShapeAugmentation
 from data_preprocess.dataloaders import (
-    build_step_loader,
+    choose_splits,
     crop_dataset,
     shape_dataset,
     small_organ_dataset,
     training_preset,
 )
 from data_preprocess.dataset import CaseFolder
+from data_preprocess.splits import leave_out_fold
+from utils.config.preset import load_preset
+from utils.io.files import write_json
 from utils.runtime.device import choose_compute
 from utils.runtime.distributed import DistributedContext
-from utils.training.run import TrainingOptions, TrainingRun
+from utils.training.checkpoint_rotation import CheckpointRotation
+from utils.training.run import TrainingOptions, TrainingRun, start_or_resume_run
+from utils.training.run_log import write_configuration
+from utils.training.step_loader import build_step_loader
 
 SUBMANDIBULARS = [7, 8]
 SINGLE = DistributedContext()
@@ -26,12 +32,18 @@ def train(case_folder, tiny_preset):
 
 
 def training_run(tmp_path, *, ranks=SINGLE, **options):
-    options = TrainingOptions(cases=tmp_path, run=tmp_path / "run", **options)
-    return TrainingRun(options=options, splits={}, compute=choose_compute("cpu", "fp32"), ranks=ranks)
+    options = TrainingOptions(cases=tmp_path, run_dir=tmp_path / "run", **options)
+    return TrainingRun(
+        options=options,
+        compute=choose_compute("cpu", "fp32"),
+        ranks=ranks,
+        checkpoints=CheckpointRotation(options.run_dir),
+        is_resuming=False,
+    )
 
 
 def preset_for(cases, preset=None, overrides=()):
-    return training_preset(TrainingOptions(cases=cases, run=cases / "run", preset=preset, set=list(overrides)))
+    return training_preset(TrainingOptions(cases=cases, run_dir=cases / "run", preset=preset, set=list(overrides)))
 
 
 def test_cases_carry_their_preset(case_folder, tiny_preset):
@@ -54,9 +66,9 @@ def test_preset_that_does_not_fit_the_cases_is_refused(case_folder):
 
 def test_batches_have_the_size_of_the_crop(train, tiny_preset, tmp_path):
     run = training_run(tmp_path, batch_size=2, workers=0)
-    feed = build_step_loader(crop_dataset(train, tiny_preset, 0), tiny_preset.backbone, run)
-    assert feed.steps_per_epoch == tiny_preset.backbone.steps_per_epoch
-    [sample] = next(feed.steps(0, 0))
+    loader = build_step_loader(crop_dataset(train, tiny_preset, 0), tiny_preset.backbone, run)
+    assert loader.steps_per_epoch == tiny_preset.backbone.steps_per_epoch
+    [sample] = next(loader.steps(0, 0))
     batch = CropAugmentation(tiny_preset, 0)(sample)
     assert batch.image.shape == (2, 1, 8, 16, 12)
     assert batch.label.shape == (2, 8, 16, 12)
@@ -76,8 +88,8 @@ def test_small_organ_crops_show_small_organs(train, tiny_preset):
 
 def test_shape_batches_have_the_size_of_the_roi(train, tiny_preset, tmp_path):
     run = training_run(tmp_path, workers=0)
-    feed = build_step_loader(shape_dataset(train, tiny_preset, 0), tiny_preset.autoencoder, run)
-    masks = ShapeAugmentation(tiny_preset, 0)(*next(feed.steps(0, 0)))
+    loader = build_step_loader(shape_dataset(train, tiny_preset, 0), tiny_preset.autoencoder, run)
+    masks = ShapeAugmentation(tiny_preset, 0)(*next(loader.steps(0, 0)))
     assert masks.shape == (tiny_preset.autoencoder.batch_size, 1, 4, 12, 8)
     assert masks.flatten(1).amax(dim=1).min() == 1
 
@@ -87,12 +99,73 @@ def test_workers_and_ranks_do_not_change_the_samples(train, tiny_preset, tmp_pat
 
     def images(*, first_step=0, **options):
         ranks = options.pop("ranks", SINGLE)
-        feed = build_step_loader(dataset, schedule, training_run(tmp_path, ranks=ranks, **options))
-        return torch.cat([sample.image_hu for samples in feed.steps(0, first_step) for sample in samples])
+        loader = build_step_loader(dataset, schedule, training_run(tmp_path, ranks=ranks, **options))
+        return torch.cat([sample.image_hu for samples in loader.steps(0, first_step) for sample in samples])
 
     alone = images(batch_size=2, workers=0)
     assert torch.equal(images(batch_size=2, workers=1), alone)
-    assert torch.equal(images(batch_size=1, accumulate=2, workers=1), alone)
+    assert torch.equal(images(batch_size=1, grad_accumulation_steps=2, workers=1), alone)
     assert torch.equal(images(batch_size=2, workers=0, first_step=7), alone[14:])
     shared = [images(batch_size=1, workers=0, ranks=DistributedContext(rank=rank, world_size=2)) for rank in range(2)]
     assert torch.equal(torch.stack(shared, dim=1).flatten(0, 1), alone)
+
+
+SPLITS = {"train": [f"scan_{i}" for i in range(9)], "val": ["scan_9", "scan_10"], "test": ["scan_11"]}
+
+
+@pytest.fixture
+def indexed_cases(tmp_path):
+    """The index of cases with two scans per patient, but not the cases."""
+    patients = {f"scan_{i}": f"patient_{i // 2}" for i in range(12)}
+    entries = {case_id: {"patient": patient, "organs": [], "has_image": True} for case_id, patient in patients.items()}
+    write_json(tmp_path / "cases" / "index.json", {"format_version": 1, "cases": entries})
+    write_json(tmp_path / "cases" / "splits.json", SPLITS)
+    return tmp_path / "cases"
+
+
+def options_for(cases, run="run", **changed):
+    return TrainingOptions(cases=cases, run_dir=cases.parent / run, **changed)
+
+
+def splits_of(options):
+    return choose_splits(start_or_resume_run(options))
+
+
+def record_run(options, splits):
+    preset = load_preset("phantom")
+    write_configuration(
+        options.run_dir, stage="sol", preset=preset, options=vars(options), splits=splits, is_resumed=False
+    )
+    (options.run_dir / "last.pt").touch()
+
+
+def test_the_command_line_chooses(indexed_cases):
+    assert splits_of(options_for(indexed_cases)) == SPLITS
+    assert splits_of(options_for(indexed_cases, cross_validation="2/3")) == leave_out_fold(indexed_cases, SPLITS, 2, 3)
+
+
+def test_a_run_that_is_resumed_keeps_its_splits_and_its_fold(indexed_cases):
+    fold = leave_out_fold(indexed_cases, SPLITS, 2, 3)
+    record_run(options_for(indexed_cases, cross_validation="2/3"), fold)
+    write_json(indexed_cases / "splits.json", {**SPLITS, "train": [*SPLITS["train"], "scan_20"]})
+    assert splits_of(options_for(indexed_cases, resume="required")) == fold
+    assert splits_of(options_for(indexed_cases, resume="auto", cross_validation="2/3")) == fold
+    with pytest.raises(ValueError, match="is a run of --cross-validation 2/3, not 1/3"):
+        splits_of(options_for(indexed_cases, resume="required", cross_validation="1/3"))
+
+
+def test_a_repeated_run_has_the_splits_of_the_first(indexed_cases):
+    record_run(options_for(indexed_cases, "first"), {**SPLITS, "val": ["scan_9"]})
+    assert splits_of(options_for(indexed_cases, "again", config_from=indexed_cases.parent / "first"))["val"] == [
+        "scan_9"
+    ]
+
+
+@pytest.mark.parametrize("name", ["../elsewhere", "/etc", "a/b", "a\\b", "..", ".hidden", "", 7])
+def test_case_names_cannot_leave_their_folder(name, indexed_cases):
+    write_json(indexed_cases / "splits.json", {**SPLITS, "val": [name]})
+    with pytest.raises(ValueError, match=r"splits\.json: .* cannot name a file"):
+        splits_of(options_for(indexed_cases))
+    record_run(options_for(indexed_cases), {**SPLITS, "test": [name]})
+    with pytest.raises(ValueError, match=r"config\.json: .* cannot name a file"):
+        splits_of(options_for(indexed_cases, resume="required"))

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from data_preprocess.dataset import CaseDataset, CaseFolder, EpochSampler, ShapeDataset, read_box
+from data_preprocess.dataset import CaseDataset, CaseFolder, ShapeDataset, read_box
 from utils.io.files import write_json
 
 CROP = (8, 16, 12)
@@ -178,19 +178,6 @@ def test_box_is_filled_beyond_the_volume(start):
         there = np.add(start, position)
         inside = (there >= 0).all() and (there < volume.shape).all()
         assert box[position] == (volume[tuple(there)] if inside else -7)
-
-
-@pytest.mark.parametrize(("samples", "ranks"), [(12, 1), (12, 3), (10, 4)])
-def test_ranks_share_an_epoch(samples, ranks):
-    samplers = [EpochSampler(samples, rank, ranks) for rank in range(ranks)]
-    for epoch in range(3):
-        for sampler in samplers:
-            sampler.epoch = epoch
-        shares = [list(sampler) for sampler in samplers]
-        assert [len(share) for share in shares] == [len(sampler) for sampler in samplers]
-        assert sorted(index for share in shares for index in share) == list(
-            range(epoch * samples, (epoch + 1) * samples)
-        )
 
 
 def test_empty_split_is_an_error(tmp_path, tiny_preset):

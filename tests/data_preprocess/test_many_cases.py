@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from data_preprocess.case_index import write_index
-from data_preprocess.dataset import NUM_PROBED
+from data_preprocess.dataset import NUM_CHECKED
 from utils.io.files import write_json
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -67,5 +67,5 @@ def test_2000_cases_take_the_memory_of_20_and_are_not_read_at_the_start(case_fol
         measured[count] = measure(folder)
     (files_few, mib_few, _), (files_many, mib_many, num_many) = measured[FEW], measured[MANY]
     assert num_many == MANY
-    assert files_many == files_few == 3 + 3 * NUM_PROBED  # dataset, splits and index; three files of each case probed
+    assert files_many == files_few == 3 + 3 * NUM_CHECKED  # dataset, splits and index; three files of each case probed
     assert mib_many < mib_few + 8, measured

@@ -9,12 +9,13 @@ import pytest
 import train_autoencoder
 import train_backbone
 from data_preprocess import prepare
-from data_preprocess.cases import finished_case, open_case, read_case_info, read_dataset, read_splits
+from data_preprocess.cases import finished_case, open_case, read_case_info, read_dataset
 from data_preprocess.inference_transform import InferenceTransform
 from data_preprocess.prepare import prepare_case
 from data_preprocess.quality_control.measurements import read_quality
 from data_preprocess.sources.openkbp import list_cases, read_case
 from data_preprocess.sources.phantom.source import draw_phantom
+from data_preprocess.splits import read_splits
 from tests.conftest import TINY
 from tests.data_preprocess.small_case import BOXES, write_masks
 from utils.config.preset import load_preset

@@ -1,12 +1,16 @@
-"""splits.py: folds by patient, and runs that keep their splits."""
+"""splits.py: patients are assigned once; folds are of patients."""
 
+import json
+from dataclasses import replace
+
+import numpy as np
 import pytest
 
-from data_preprocess.splits import choose_splits, leave_out_fold
-from utils.config.preset import load_preset
+from data_preprocess.cases import HELD_OUT, CaseInfo, read_case_info
+from data_preprocess.splits import leave_out_fold, read_splits, write_splits
+from utils.errors import UserError
+from utils.imaging.geometry import Geometry
 from utils.io.files import write_json
-from utils.training.run import TrainingOptions
-from utils.training.run_log import write_configuration
 
 SPLITS = {"train": [f"scan_{i}" for i in range(9)], "val": ["scan_9", "scan_10"], "test": ["scan_11"]}
 PATIENTS = {f"scan_{i}": f"patient_{i // 2}" for i in range(12)}  # two scans each; scan_10 and scan_11 are of one
@@ -36,47 +40,109 @@ def test_more_folds_than_patients_are_refused(cases):
         leave_out_fold(cases, SPLITS, 1, 7)
 
 
-def options_for(cases, run="run", **changed):
-    return TrainingOptions(cases=cases, run=cases.parent / run, **changed)
+SIZE = (4, 6, 5)
 
 
-def record_run(options, splits):
-    preset = load_preset("phantom")
-    write_configuration(options.run, stage="sol", preset=preset, options=vars(options), splits=splits)
-    (options.run / "last.pt").touch()
+def infos(names, split=None):
+    geometry = Geometry(size_zyx=SIZE, spacing_zyx_mm=(1.0, 1.0, 1.0))
+    return [
+        CaseInfo(
+            case_id=name,
+            source="",
+            split=split,
+            spacing_zyx_mm=(1.0, 1.0, 1.0),
+            size_zyx=SIZE,
+            original=geometry,
+            crop_box=((0, 4), (0, 6), (0, 5)),
+            organs={},
+        )
+        for name in names
+    ]
 
 
-def test_the_command_line_chooses(cases):
-    assert choose_splits(options_for(cases)) == SPLITS
-    assert choose_splits(options_for(cases, cross_validation="2/3")) == leave_out_fold(cases, SPLITS, 2, 3)
+def test_splits_are_disjoint_cover_and_ignore_the_order_of_cases(tmp_path):
+    cases = infos([f"pt_{i}" for i in range(50)])
+    write_splits(tmp_path / "a", cases)
+    write_splits(tmp_path / "b", cases[::-1])
+    splits = read_splits(tmp_path / "a")
+    assert splits == read_splits(tmp_path / "b")
+    assert {name: len(ids) for name, ids in splits.items()} == {"train": 35, "val": 5, "test": 10}
+    assert sorted(sum(splits.values(), [])) == sorted(info.case_id for info in cases)
 
 
-def test_a_run_that_goes_on_keeps_its_splits_and_its_fold(cases):
-    fold = leave_out_fold(cases, SPLITS, 2, 3)
-    record_run(options_for(cases, cross_validation="2/3"), fold)
-    write_json(cases / "splits.json", {**SPLITS, "train": [*SPLITS["train"], "scan_20"]})
-    assert choose_splits(options_for(cases, resume=True)) == fold
-    assert choose_splits(options_for(cases, auto_resume=True, cross_validation="2/3")) == fold
-    with pytest.raises(ValueError, match="is a run of --cross-validation 2/3, not 1/3"):
-        choose_splits(options_for(cases, resume=True, cross_validation="1/3"))
+def test_test_cases_of_the_data_set_stay_test_cases(tmp_path):
+    test = infos(["pt_201", "pt_202"], split="test")
+    write_splits(tmp_path, [*infos([f"pt_{i}" for i in range(25)], split="train"), *test])
+    splits = read_splits(tmp_path)
+    assert splits["test"] == ["pt_201", "pt_202"]
+    assert len(splits["val"]) == 3
+    assert len(splits["train"]) == 22
 
 
-def test_a_repeated_run_has_the_splits_of_the_first(cases):
-    record_run(options_for(cases, "first"), {**SPLITS, "val": ["scan_9"]})
-    assert choose_splits(options_for(cases, "again", repeat=cases.parent / "first"))["val"] == ["scan_9"]
+def test_training_cases_of_the_data_set_are_not_taken_for_testing(tmp_path):
+    write_splits(tmp_path, infos(["pt_1", "pt_2", "pt_3"], split="train"))
+    assert [len(read_splits(tmp_path)[name]) for name in ("train", "val", "test")] == [2, 1, 0]
 
 
-@pytest.mark.parametrize("name", ["../elsewhere", "/etc", "a/b", "a\\b", "..", ".hidden", "", 7])
-def test_case_names_cannot_leave_their_folder(name, cases):
-    write_json(cases / "splits.json", {**SPLITS, "val": [name]})
-    with pytest.raises(ValueError, match=r"splits\.json: .* cannot name a file"):
-        choose_splits(options_for(cases))
-    record_run(options_for(cases), {**SPLITS, "test": [name]})
-    with pytest.raises(ValueError, match=r"config\.json: .* cannot name a file"):
-        choose_splits(options_for(cases, resume=True))
+def test_new_cases_are_appended_and_old_ones_stay(tmp_path):
+    old = infos([f"pt_{i}" for i in range(20)])
+    write_splits(tmp_path, old)
+    before = read_splits(tmp_path)
+    new = [f"pt_{i}" for i in range(60, 90)]
+    write_splits(tmp_path, [*old, *infos(new), *infos(["pt_91"], split="test")])
+    after = read_splits(tmp_path)
+    assert set(after["train"]) == {*before["train"], *new}
+    assert after["val"] == before["val"]
+    assert set(after["test"]) == {*before["test"], "pt_91"}
+    write_splits(tmp_path, old)
+    assert read_splits(tmp_path) == after
+
+
+def test_cases_of_one_patient_stay_together(tmp_path):
+    cases = [replace(info, patient=f"p{i // 2}") for i, info in enumerate(infos([f"scan_{i}" for i in range(60)]))]
+    write_splits(tmp_path, cases[:-1])
+    splits = read_splits(tmp_path)
+    place = {case_id: name for name, case_ids in splits.items() for case_id in case_ids}
+    assert all(place[f"scan_{i}"] == place[f"scan_{i + 1}"] for i in range(0, 58, 2))
+    assert {name: len(ids) for name, ids in splits.items()} == {"train": 41, "val": 6, "test": 12}
+    write_splits(tmp_path, cases)  # the second scan of a known patient joins the first
+    assert "scan_59" in read_splits(tmp_path)[place["scan_58"]]
+
+
+def test_a_patient_with_one_test_case_is_a_test_patient(tmp_path):
+    cases = [replace(info, patient="p") for info in [*infos(["a"], split="train"), *infos(["b"], split="test")]]
+    write_splits(tmp_path, [*cases, *infos([f"pt_{i}" for i in range(9)], split="train")])
+    assert read_splits(tmp_path)["test"] == ["a", "b"]
+
+
+def test_held_out_cases_are_neither_for_training_nor_for_testing(tmp_path):
+    write_splits(tmp_path, [*infos(["a", "b", "c"], split="train"), *infos(["d"], split=HELD_OUT)])
+    splits = read_splits(tmp_path)
+    assert splits[HELD_OUT] == ["d"]
+    assert sorted(splits["train"] + splits["val"]) == ["a", "b", "c"]
+    assert splits["test"] == []
+
+
+def test_missing_splits_are_an_error(tmp_path):
+    with pytest.raises(ValueError, match=r"splits\.json: no such file"):
+        read_splits(tmp_path)
+
+
+def test_files_of_version_0_1_are_read(tmp_path, add_case):
+    add_case(tmp_path, "a", np.zeros(SIZE, dtype=np.int16), np.zeros(SIZE, dtype=np.uint8))
+    path = tmp_path / "a" / "case.json"
+    content = json.loads(path.read_text())
+    del content["unmatched_structures"]
+    path.write_text(json.dumps(content | {"unknown_structures": ["PTV"], "split": "apart"}))
+    info = read_case_info(tmp_path / "a")
+    assert (info.unmatched_structures, info.split) == (("PTV",), HELD_OUT)
+    (tmp_path / "splits.json").write_text('{"train": ["b"], "val": [], "test": [], "apart": ["a"]}')
+    assert read_splits(tmp_path)[HELD_OUT] == ["a"]
+    write_splits(tmp_path, [info, *infos(["c"], split=HELD_OUT)])
+    assert json.loads((tmp_path / "splits.json").read_text())[HELD_OUT] == ["a", "c"]
 
 
 def test_a_case_in_two_splits_is_refused(cases):
     write_json(cases / "splits.json", {**SPLITS, "test": ["scan_3"]})
-    with pytest.raises(ValueError, match="scan_3 is there more than once"):
-        choose_splits(options_for(cases))
+    with pytest.raises(UserError, match="scan_3 occurs more than once"):
+        read_splits(cases)

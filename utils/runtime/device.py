@@ -1,4 +1,4 @@
-"""Where and in which precision networks run."""
+"""The device and the precision in which networks run."""
 
 import os
 from contextlib import AbstractContextManager
@@ -11,7 +11,7 @@ from torch import nn
 from utils.errors import UserError
 
 Precision = Literal["fp32", "bf16", "fp16", "int8"]
-"""int8 is for inference on CPUs: see models/int8.py."""
+"""int8 is for inference on CPUs; see models/int8.py."""
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -24,25 +24,25 @@ class Compute:
     precision: Precision
 
     def autocast(self) -> AbstractContextManager:
-        """The context in which forward passes run; weights stay float32."""
+        """The autocast context of forward passes; weights stay float32."""
         precision = _float_precision(self.device) if self.precision == "int8" else self.precision
         return torch.autocast(self.device.type, dtype=DTYPES[precision], enabled=precision != "fp32")
 
     def place(self, network: nn.Module) -> nn.Module:
-        """Move a network to the device, its convolutions in channels-last order, which they compute fastest in."""
+        """Move a network to the device, in channels-last order, in which convolutions are fastest."""
         return network.to(self.device, memory_format=torch.channels_last_3d)
 
 
 def choose_compute(device: str | None, precision: Precision | None, local_rank: int = 0) -> Compute:
-    """Fill in what the command line left open: a GPU if there is one, bf16 where the hardware computes in it.
+    """Choose what the command line left open: a GPU if there is one, bf16 where the hardware supports it.
 
     Args:
-        device: "cpu", "cuda:N", "cuda" for the GPU that is this process's own, or None.
-        precision: or None.
-        local_rank: which GPU of this machine, when torchrun started several processes.
+        device: "cpu", "cuda:N", "cuda" for this process's GPU, or None.
+        precision: one of `Precision`, or None.
+        local_rank: index of this process's GPU, when torchrun started several processes.
 
     Raises:
-        UserError: the device is unknown or not there, or does not compute in the precision.
+        UserError: the device is unknown or missing, or does not support the precision.
     """
     name = device or ("cuda" if torch.cuda.is_available() else "cpu")
     try:
@@ -57,7 +57,7 @@ def choose_compute(device: str | None, precision: Precision | None, local_rank: 
         raise UserError(f"--device {chosen}: this machine has {torch.cuda.device_count()} GPUs that torch can use")
     if precision == "int8" and (chosen.type == "cuda" or not computes_int8()):
         raise UserError(
-            f"--precision int8: it needs a CPU with VNNI instructions, not this {chosen.type}; leave it out"
+            f"--precision int8: needs a CPU with VNNI instructions, which this {chosen.type} device lacks; leave it out"
         )
     return Compute(device=chosen, precision=precision or _float_precision(chosen))
 
@@ -67,7 +67,7 @@ def _float_precision(device: torch.device) -> Precision:
 
 
 def computes_int8() -> bool:
-    """Whether products of 8-bit integers are summed up in 32 bits; without VNNI, 16 bits would overflow."""
+    """Whether the CPU sums products of 8-bit integers in 32 bits; without VNNI, sums in 16 bits would overflow."""
     capabilities = getattr(torch.cpu, "get_capabilities", dict)()
     return bool(capabilities.get("avx512_vnni") or capabilities.get("avx_vnni"))
 
@@ -80,13 +80,13 @@ def _computes_bf16(device: torch.device) -> bool:
 
 
 def make_deterministic(device: torch.device) -> None:
-    """Choose algorithms that add up in a fixed order.
+    """Choose algorithms that sum in a fixed order.
 
-    On a CPU, all of this program's are. On a GPU torch has none for the backward passes of 3-D max-pooling and
-    trilinear upsampling; it warns where it takes another one, and runs agree but for rounding.
+    On a CPU all operations of this program have one. On a GPU the backward passes of 3-D max-pooling and trilinear
+    upsampling have none in torch: it warns, and runs agree up to rounding.
 
     Args:
-        device: of the run; if a GPU, nothing may have been computed on it yet.
+        device: of the run; a GPU must not have been used yet.
     """
     on_gpu = device.type == "cuda"
     if on_gpu:

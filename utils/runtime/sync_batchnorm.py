@@ -7,10 +7,10 @@ from utils.runtime.distributed import sum_over_ranks
 
 
 class SynchronizedBatchNorm3d(nn.BatchNorm3d):
-    """BatchNorm3d over the batches of all connected ranks; torch's own SyncBatchNorm refuses to run on CPUs.
+    """BatchNorm3d over the batches of all connected ranks, for CPUs, where torch's SyncBatchNorm does not run.
 
-    Weights, buffers and evaluation are those of BatchNorm3d. A rank may bring an empty batch: it still takes part in
-    the sums. On GPUs `convert_sync_batchnorm` takes torch's, whose kernels are fused.
+    Weights, buffers and evaluation mode are those of BatchNorm3d. A rank may have an empty batch: it still takes part
+    in the sums. On GPUs `convert_sync_batchnorm` uses torch's, whose kernels are fused.
     """
 
     def forward(self, features: Tensor) -> Tensor:
@@ -25,8 +25,8 @@ class SynchronizedBatchNorm3d(nn.BatchNorm3d):
         if not self.training:
             return super().forward(features)
         values, axes = features.float(), (0, 2, 3, 4)
-        own_count = values.new_tensor([values.numel() / values.shape[1]])
-        sums = sum_over_ranks(torch.cat([values.sum(axes), own_count]))  # (C + 1,): one exchange for both
+        num_elements = values.new_tensor([values.numel() / values.shape[1]])
+        sums = sum_over_ranks(torch.cat([values.sum(axes), num_elements]))  # (C + 1,): one all-reduce for both
         count = sums[-1].detach()
         mean = sums[:-1] / count
         centered = values - mean[:, None, None, None]
@@ -42,11 +42,11 @@ class SynchronizedBatchNorm3d(nn.BatchNorm3d):
 
 
 def convert_sync_batchnorm(network: nn.Module, device_type: str) -> None:
-    """Replace every batch norm in a network by one that sees all ranks' samples, in place; weights stay the same ones.
+    """Replace every batch norm in a network, in place, by one over all ranks' samples; the parameters are reused.
 
     Args:
-        network: whose layers to replace; itself no norm.
-        device_type: "cuda" takes torch's SyncBatchNorm, "cpu" the one above.
+        network: contains the layers to replace; it must not be a batch norm itself.
+        device_type: "cuda" for torch's SyncBatchNorm, "cpu" for the one above.
     """
     if device_type == "cuda":
         nn.SyncBatchNorm.convert_sync_batchnorm(network)
@@ -59,7 +59,7 @@ def convert_sync_batchnorm(network: nn.Module, device_type: str) -> None:
 
 
 def uses_sync_batchnorm(network: nn.Module) -> bool:
-    """Whether a forward pass in training needs all ranks to take part."""
+    """Whether all ranks must take part in a forward pass."""
     kinds = (SynchronizedBatchNorm3d, nn.SyncBatchNorm)
     return network.training and any(isinstance(layer, kinds) for layer in network.modules())
 

@@ -1,4 +1,4 @@
-"""The newest checkpoint of a run, and the ones before it in case it is damaged."""
+"""The last checkpoint of a run, and older ones in case it is damaged."""
 
 import logging
 import os
@@ -11,31 +11,34 @@ from utils.io.checkpoint import read_checkpoint
 from utils.io.files import atomic_write, fsync_dir
 from utils.training.errors import reraise_write_failure
 
+NUM_KEPT_CHECKPOINTS = 2
+"""last.pt included."""
+
 logger = logging.getLogger(__name__)
 
 
 class CheckpointRotation:
     """last.pt, and last.1.pt, last.2.pt and so on, each older than the one before it.
 
-    A process killed at any moment leaves at least one complete file: a new one is written beside the others, then each
-    is renamed to the next place, then the new one takes the first.
+    A process killed at any moment leaves at least one complete file: a new checkpoint is written under a temporary
+    name, then the others are renamed to the next number, then the new one becomes last.pt.
 
     Args:
         folder: the run folder.
-        num_kept: files, last.pt included.
+        num_kept: number of files, last.pt included.
     """
 
-    def __init__(self, folder: Path, num_kept: int) -> None:
+    def __init__(self, folder: Path, num_kept: int = NUM_KEPT_CHECKPOINTS) -> None:
         self.folder = folder
         self.paths = [folder / ("last.pt" if age == 0 else f"last.{age}.pt") for age in range(num_kept)]
         self.damaged: list[Path] = []
 
     def exists(self) -> bool:
-        """Whether the folder holds a run, damaged or not."""
+        """Whether the folder holds a checkpoint, damaged or not."""
         return any(self.folder.glob("last*.pt"))
 
     def read(self) -> tuple[Path, dict[str, Any]]:
-        """The newest checkpoint that is not damaged, and its path; damaged ones are named on the way.
+        """The newest checkpoint that is not damaged, and its path; logs which ones are damaged.
 
         Raises:
             UserError: all are damaged, or there is none.
@@ -45,14 +48,14 @@ class CheckpointRotation:
         for path in found:
             try:
                 content = read_checkpoint(path)
-            except ValueError as error:
+            except UserError as error:
                 problems.append(str(error))
                 self.damaged.append(path)
                 continue
             for problem in problems:
                 logger.warning("warning: %s", problem)
             if problems:
-                logger.warning("warning: going on from the one before, %s", path)
+                logger.warning("warning: resuming from an older checkpoint, %s", path)
             return path, content
         raise UserError("; ".join(problems) or f"{self.folder}: nothing to resume, there is no last.pt")
 
@@ -63,15 +66,15 @@ class CheckpointRotation:
             save: writes it to a path.
 
         Raises:
-            OSError: it could not be written; those from before are still there.
+            UserError: it could not be written; the older ones are intact.
         """
         newest = self.paths[0]
         with reraise_write_failure(newest), atomic_write(newest, durable=True) as partial:
             save(partial)
-            self._make_way()
+            self._shift()
         fsync_dir(self.folder)
 
-    def _make_way(self) -> None:
+    def _shift(self) -> None:
         for path in self.damaged:
             if path.is_file():
                 os.replace(path, path.with_suffix(".damaged"))

@@ -1,4 +1,4 @@
-"""Faults of the machine as one line that says what to do."""
+"""Failures of the machine, turned into one line that says what to do."""
 
 import shutil
 from collections.abc import Iterator
@@ -10,11 +10,11 @@ from utils.errors import UserError, is_out_of_memory
 
 @contextmanager
 def reraise_out_of_memory(stage: str, batch_size: int, crop_size_vox: tuple[int, int, int]) -> Iterator[None]:
-    """Turn running out of memory into a ValueError that names the settings which reduce it.
+    """Turn running out of memory into a UserError that names the settings which reduce it.
 
     Args:
         stage: the preset's section.
-        batch_size: crops per process and forward pass.
+        batch_size: crops per process and microbatch.
         crop_size_vox: of the preset.
     """
     try:
@@ -22,27 +22,28 @@ def reraise_out_of_memory(stage: str, batch_size: int, crop_size_vox: tuple[int,
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
             raise
-        fewer = f"--batch-size {max(1, batch_size // 2)} --accumulate 2 (the same step from smaller batches), "
+        smaller = f"--batch-size {max(1, batch_size // 2)} --grad-accumulation-steps 2 (the same crops per step), "
         raise UserError(
-            f"{stage}: out of memory with {batch_size} crops of {'x'.join(map(str, crop_size_vox))} voxels. Use "
-            f"{fewer if batch_size > 1 else ''}--precision bf16, a smaller crop (--set grid.crop_size_vox=[z,y,x]) or "
-            "narrower networks (--set networks.width=...), and --resume unless the networks changed"
+            f"{stage}: out of memory with {batch_size} crops of {'x'.join(map(str, crop_size_vox))} voxels. "
+            f"Use {smaller if batch_size > 1 else ''}--precision bf16, a smaller crop "
+            "(--set grid.crop_size_vox=[z,y,x]) or narrower networks (--set networks.width=...), and --resume unless "
+            "the networks changed"
         ) from error
 
 
 @contextmanager
 def reraise_write_failure(path: Path) -> Iterator[None]:
-    """Turn a failed write of a checkpoint into a UserError that says what is left; torch hides the system's reason.
+    """Turn the failure to write a checkpoint into a UserError with the reason, which torch hides, and the free space.
 
     Args:
-        path: of the checkpoint; the file there stays as it is.
+        path: of the checkpoint; an older file there is kept.
     """
     try:
         yield
-    except (OSError, RuntimeError) as error:
+    except (OSError, RuntimeError) as error:  # a RuntimeError where torch's zip writer fails
         free_mib = shutil.disk_usage(path.parent).free / 2**20
-        kept = "the checkpoint written before is still there" if path.is_file() else "there is none from before"
+        kept = "the previous checkpoint is intact" if path.is_file() else "there is no previous one"
         reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error).splitlines()[0]
         raise UserError(
-            f"{path}: could not be written ({reason}; {free_mib:.0f} MiB free); {kept}. Make room and --resume"
+            f"{path}: could not be written ({reason}; {free_mib:.0f} MiB free); {kept}. Free some space and --resume"
         ) from error

@@ -1,4 +1,4 @@
-"""What an epoch has added up so far; part of a checkpoint that is written in its middle."""
+"""The running losses of an epoch; part of a checkpoint that is written in the middle of one."""
 
 from dataclasses import dataclass, field
 from typing import Any
@@ -7,46 +7,51 @@ import torch
 
 from utils.runtime.distributed import DistributedContext
 
+RENAMED_FIELDS = {"num_skipped": "num_discarded", "skipped_in_a_row": "num_discarded_in_a_row"}
+"""Keys in the checkpoints of earlier releases."""
+
 
 @dataclass
 class LossMeter:
-    """Steps of the epoch in progress and the sums of their losses."""
+    """Counts the steps of the current epoch and sums up their losses."""
 
     num_steps: int = 0
-    """Also those left out because their loss was not finite."""
-    num_skipped: int = 0
-    skipped_in_a_row: int = 0
-    """Ends with the last step; the next epoch goes on counting."""
+    """Discarded ones included."""
+    num_discarded: int = 0
+    """Steps left out because a loss or gradient was not finite."""
+    num_discarded_in_a_row: int = 0
+    """Up to the last step; goes on counting in the next epoch."""
     sums: dict[str, torch.Tensor] = field(default_factory=dict)
 
     def add(self, losses: dict[str, torch.Tensor]) -> None:
         """Count a step."""
         self.num_steps += 1
-        self.skipped_in_a_row = 0
+        self.num_discarded_in_a_row = 0
         for name, value in losses.items():
             self.sums[name] = self.sums.get(name, 0) + value
 
-    def skip(self) -> None:
-        """Count a step whose loss was not finite."""
+    def add_discarded(self) -> None:
+        """Count a step that was not finite."""
         self.num_steps += 1
-        self.num_skipped += 1
-        self.skipped_in_a_row += 1
+        self.num_discarded += 1
+        self.num_discarded_in_a_row += 1
 
-    def share(self, ranks: DistributedContext) -> None:
-        """Make the sums those that the ranks have on average."""
+    def all_reduce_mean(self, ranks: DistributedContext) -> None:
+        """Replace the sums by their means over the ranks."""
         self.sums = ranks.all_reduce_mean(self.sums)
 
     def means(self) -> dict[str, float]:
-        """Mean losses of the steps taken; and, if any were not, their number as "skipped"."""
-        num_taken = self.num_steps - self.num_skipped
-        values = {name: float(total / num_taken) for name, total in self.sums.items()}
-        return {**values, "skipped": self.num_skipped} if self.num_skipped else values
+        """Mean losses of the steps made; and the number of discarded steps, if there are any."""
+        num_made = self.num_steps - self.num_discarded
+        values = {name: float(total / num_made) for name, total in self.sums.items()}
+        return {**values, "discarded_steps": self.num_discarded} if self.num_discarded else values
 
-    def state(self) -> dict[str, Any]:
+    def state_dict(self) -> dict[str, Any]:
         """Plain values and tensors on the CPU, for a checkpoint."""
         return {**vars(self), "sums": {name: total.cpu() for name, total in self.sums.items()}}
 
     @classmethod
-    def from_state(cls, state: dict[str, Any], device: torch.device) -> "LossMeter":
-        """What `state` described."""
-        return cls(**{**state, "sums": {name: total.to(device) for name, total in state["sums"].items()}})
+    def from_state_dict(cls, state: dict[str, Any], device: torch.device) -> "LossMeter":
+        """Rebuild the meter that returned `state`."""
+        values = {RENAMED_FIELDS.get(name, name): value for name, value in state.items()}
+        return cls(**{**values, "sums": {name: total.to(device) for name, total in state["sums"].items()}})

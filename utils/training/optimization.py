@@ -1,7 +1,7 @@
-"""Backward pass and optimizer step, and what is undone where numbers are no longer finite."""
+"""Optimizers, loss scaling, learning rate, and the undoing of steps that are not finite."""
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 import torch
 from torch import nn
@@ -10,101 +10,111 @@ from utils.config.preset import ScheduleSettings
 from utils.runtime.device import Compute
 from utils.runtime.distributed import DistributedContext
 
-
-class NotFiniteError(Exception):
-    """A loss or a gradient is infinite or no number, on this rank or another; no weight was changed by it."""
-
-    def __init__(self, what: str, *, ours: bool) -> None:
-        super().__init__(what)
-        self.ours = ours
-        """Whether this rank's samples caused it."""
+WARMUP_START = 0.01
+"""Learning rate of the first step, relative to the full one."""
 
 
-class OptimizerStep:
-    """Backward pass and optimizer step, in the precision of the run.
-
-    A step may be put together from several batches, whose gradients add up to their mean.
+class NonFiniteError(Exception):
+    """A loss or a gradient is infinite or NaN, on this rank or another.
 
     Args:
-        optimizers: by the name of the part that each trains.
+        message: what is not finite.
+        on_this_rank: whether this rank's samples caused it.
+    """
+
+    def __init__(self, message: str, *, on_this_rank: bool) -> None:
+        super().__init__(message)
+        self.on_this_rank = on_this_rank
+
+
+class Optimizers:
+    """The optimizers of the trained networks, and the scaler of fp16 losses.
+
+    Args:
+        by_network: optimizers by the name of the network that each trains.
         compute: device and precision.
-        ranks: must all find a loss finite.
+        ranks: which hold the same gradients.
     """
 
     def __init__(
-        self, optimizers: Mapping[str, torch.optim.Optimizer], compute: Compute, ranks: DistributedContext | None = None
+        self, by_network: Mapping[str, torch.optim.Optimizer], compute: Compute, ranks: DistributedContext | None = None
     ) -> None:
-        self.optimizers = optimizers
-        self.forward = compute.autocast
-        self.compute = compute
+        self.by_network = by_network
         self.ranks = ranks or DistributedContext()
         self.scaler = torch.amp.GradScaler(compute.device.type, enabled=compute.precision == "fp16")
-        self.begin(0, 1)
+        self._num_steps_since_scaler_update = 0
 
     def set_learning_rate(self, rate: float) -> None:
         """Set the learning rate of all optimizers."""
-        for optimizer in self.optimizers.values():
+        for optimizer in self.by_network.values():
             for group in optimizer.param_groups:
                 group["lr"] = rate
 
-    def begin(self, index: int, num_batches: int) -> None:
-        """Say which batch of how many that make one step comes next."""
-        self.is_first_batch, self.is_last_batch = index == 0, index + 1 == num_batches
-        self.share = 1 / num_batches
-
-    def __call__(self, loss: torch.Tensor, *part_names: str) -> None:
-        """Minimize `loss` by one step of the optimizers of the named parts, once all batches of the step were here.
-
-        Raises:
-            NotFiniteError: on all ranks, before any of these weights changes.
-        """
-        finite = bool(torch.isfinite(loss))
-        if self.ranks.any(not finite, loss.device):
-            raise NotFiniteError(f"the loss is {loss.item()}", ours=not finite)
-        if self.is_first_batch:
-            for name in part_names:
-                self.optimizers[name].zero_grad(set_to_none=True)
-        self.scaler.scale(loss * self.share).backward()
-        if not self.is_last_batch:
-            return
-        for name in part_names:
-            self._require_finite_gradients(name)
-        for name in part_names:
-            self.scaler.step(self.optimizers[name])
-
-    def end(self) -> None:
-        """Adapt the scale of fp16 losses after a step."""
-        self.scaler.update()
-
-    def drop(self) -> None:
-        """Forget the gradients of a step that is not taken."""
-        for optimizer in self.optimizers.values():
+    def zero_grad(self) -> None:
+        """Drop all gradients."""
+        for optimizer in self.by_network.values():
             optimizer.zero_grad(set_to_none=True)
 
-    def _require_finite_gradients(self, name: str) -> None:
-        """Ranks hold the same gradients here, so they agree; in fp16 the scaler leaves such a step out itself."""
-        if self.scaler.is_enabled():
-            return
-        groups = self.optimizers[name].param_groups
-        gradients = [weight.grad for group in groups for weight in group["params"] if weight.grad is not None]
-        if gradients and not torch.isfinite(nn.utils.get_total_norm(gradients)):
-            raise NotFiniteError(f"the gradient of {name} is not finite", ours=True)
+    def require_finite_gradients(self, names: Sequence[str]) -> None:
+        """Check the gradients of the named networks; ranks hold the same ones, so they agree.
+
+        In fp16 the scaler leaves out a step with infinite gradients by itself and lowers its scale.
+
+        Raises:
+            NonFiniteError: a gradient is infinite or NaN.
+        """
+        for name in () if self.scaler.is_enabled() else names:
+            groups = self.by_network[name].param_groups
+            gradients = [weight.grad for group in groups for weight in group["params"] if weight.grad is not None]
+            if gradients and not torch.isfinite(nn.utils.get_total_norm(gradients)):
+                raise NonFiniteError(f"the gradient of {name} is not finite", on_this_rank=True)
+
+    def step(self, names: Sequence[str]) -> None:
+        """Make a step of the named networks' optimizers."""
+        for name in names:
+            self.scaler.step(self.by_network[name])
+            self._num_steps_since_scaler_update += 1
+
+    def update_scaler(self) -> None:
+        """Adapt the scale of fp16 losses after all networks have made their step."""
+        self.scaler.update()
+        self._num_steps_since_scaler_update = 0
+
+    def discard_step(self) -> None:
+        """Drop the gradients of a step that is not made."""
+        self.zero_grad()
+        if (
+            self._num_steps_since_scaler_update
+        ):  # an earlier objective was minimized: the scaler must know its step ended
+            self.update_scaler()
+
+    def state_dict(self) -> dict[str, dict]:
+        """The state of the optimizers and the scaler, for a checkpoint."""
+        optimizers = {name: optimizer.state_dict() for name, optimizer in self.by_network.items()}
+        return {"optimizers": optimizers, "scaler": self.scaler.state_dict()}
+
+    def load_state_dict(self, state: Mapping[str, dict]) -> None:
+        """Restore what `state_dict` returned."""
+        for name, optimizer in self.by_network.items():
+            optimizer.load_state_dict(state["optimizers"][name])
+        if state["scaler"]:  # empty unless the run was in fp16
+            self.scaler.load_state_dict(state["scaler"])
 
 
 class BatchNormSnapshot:
-    """Keeps the batch statistics of networks, to undo what a forward pass with non-finite numbers did to them."""
+    """A copy of the networks' batch statistics, to undo the effect of a forward pass with non-finite numbers."""
 
-    def __init__(self, networks: list[nn.Module]) -> None:
+    def __init__(self, networks: Iterable[nn.Module]) -> None:
         self.buffers = [buffer for network in networks for buffer in network.buffers()]
-        self.kept = [buffer.clone() for buffer in self.buffers]
+        self.saved = [buffer.clone() for buffer in self.buffers]
 
-    def keep(self) -> None:
-        """Remember them as they are."""
-        _copy(self.kept, self.buffers)
+    def save(self) -> None:
+        """Copy the present statistics."""
+        _copy(self.saved, self.buffers)
 
     def restore(self) -> None:
-        """Put them back."""
-        _copy(self.buffers, self.kept)
+        """Write the copy back."""
+        _copy(self.buffers, self.saved)
 
 
 def _copy(targets: list[torch.Tensor], sources: list[torch.Tensor]) -> None:
@@ -113,13 +123,10 @@ def _copy(targets: list[torch.Tensor], sources: list[torch.Tensor]) -> None:
             torch._foreach_copy_(targets, sources)
 
 
-WARMUP_START = 0.01
-
-
 def build_optimizer(parameters: Iterable[nn.Parameter], settings: ScheduleSettings) -> torch.optim.Optimizer:
     """SGD with momentum 0.9, or Adam, as the preset says."""
     rate, decay = settings.learning_rate, settings.weight_decay
-    if settings.optimizer == "sgd":  # not fused: torch's fails where a branch of SOS-Net first gets a gradient later
+    if settings.optimizer == "sgd":  # torch's fused SGD fails if a SOS-Net branch gets its first gradient later
         return torch.optim.SGD(parameters, lr=rate, momentum=0.9, weight_decay=decay)
     return torch.optim.Adam(parameters, lr=rate, weight_decay=decay, fused=True)
 
@@ -127,8 +134,7 @@ def build_optimizer(parameters: Iterable[nn.Parameter], settings: ScheduleSettin
 def learning_rate(settings: ScheduleSettings, step: int, total_steps: int) -> float:
     """The learning rate of a step.
 
-    Warm-up and decay landmarks are given in the preset's epochs and keep their share of the run when it is shortened
-    or prolonged.
+    The preset gives warm-up and decay in epochs. In a shorter or longer run they keep their fraction of the run.
 
     Args:
         settings: learning rate, epochs, warm-up, decay.

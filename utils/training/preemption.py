@@ -1,4 +1,4 @@
-"""Stopping a training from outside: a signal or the clock asks, and the run stops where nothing is lost."""
+"""Stopping a training by a signal or after a given time, at a point where nothing is lost."""
 
 import logging
 import math
@@ -16,72 +16,75 @@ SIGNALS = (signal.SIGTERM, signal.SIGINT)
 logger = logging.getLogger(__name__)
 
 
-class StopTraining(BaseException):  # noqa: N818  # no error, and nothing that means errors may catch it
-    """Raised by a signal at a time when nothing would be lost."""
+class StopTraining(BaseException):  # noqa: N818  # it is not an error: no `except Exception` may catch it
+    """The run has saved its state and stops."""
 
 
 class StopRequest:
     """Whether the run is to stop after the current step.
 
-    SIGTERM and SIGINT ask for it; a second one ends the process at once. Used as a context manager, which gives
-    the signals back their former meaning.
+    SIGTERM and SIGINT request it; a second signal ends the process at once. It is a context manager, which restores the
+    previous signal handlers at its end.
 
     Args:
-        max_minutes: ask for it so long after now; None for never.
+        max_minutes: request it after so many minutes; None for never.
+
+    Attributes:
+        reason: why a stop was requested, or None.
     """
 
     def __init__(self, max_minutes: float | None = None) -> None:
         self.deadline = time.monotonic() + (math.inf if max_minutes is None else 60 * max_minutes)
         self.reason: str | None = None
-        self.nothing_to_lose = False
-        self.former: dict[int, object] = {}
+        self.is_immediate = False
+        self.previous: dict[int, object] = {}
 
     def __enter__(self) -> "StopRequest":
-        self.former = {number: signal.signal(number, self._ask) for number in SIGNALS}
+        self.previous = {number: signal.signal(number, self._handle) for number in SIGNALS}
         return self
 
     def __exit__(self, *_: object) -> None:
-        for number, handler in self.former.items():
+        for number, handler in self.previous.items():
             signal.signal(number, handler)
 
-    def is_due(self) -> bool:
-        """Whether a signal came or time is up on this rank."""
+    def requested(self) -> bool:
+        """Whether this rank received a signal or its time is over."""
         if self.reason is None and time.monotonic() > self.deadline:
-            self.reason = "--max-minutes are over"
+            self.reason = "--max-minutes is over"
         return self.reason is not None
 
     @contextmanager
-    def at_once(self) -> Iterator[None]:
-        """While everything is on disk, a signal raises StopTraining at once instead of after the step."""
-        self.nothing_to_lose = True
+    def immediate(self) -> Iterator[None]:
+        """A context in which a signal raises StopTraining immediately, because everything is saved."""
+        self.is_immediate = True
         try:
             if self.reason is not None:
                 raise StopTraining
             yield
         finally:
-            self.nothing_to_lose = False
+            self.is_immediate = False
 
-    def _ask(self, number: int, _frame: FrameType | None) -> None:
+    def _handle(self, number: int, _frame: FrameType | None) -> None:
         if self.reason is not None:
-            for former in SIGNALS:
-                signal.signal(former, signal.SIG_DFL)
+            for each in SIGNALS:
+                signal.signal(each, signal.SIG_DFL)
             raise KeyboardInterrupt
         self.reason = signal.Signals(number).name
-        logger.warning("%s: stopping after this step; once more stops at once", self.reason)
-        if self.nothing_to_lose:
+        logger.warning("%s: stopping after this step; a second signal stops at once", self.reason)
+        if self.is_immediate:
             raise StopTraining
 
 
 def was_restarted() -> bool:
-    """Whether torchrun started this process again after a rank had died."""
+    """Whether torchrun restarted this process after a rank had crashed."""
     return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
 
 
 def runs_under_torchrun() -> bool:
-    """Whether torchrun watches over this process: it takes any exit status but 0 for a failure."""
+    """Whether torchrun started this process; it takes any exit status but 0 for a failure."""
     return "TORCHELASTIC_RUN_ID" in os.environ
 
 
 def any_rank_requested_stop(stop: StopRequest, ranks: DistributedContext, device: object) -> bool:
-    """Whether some rank is asked to stop: then all do, after the same step."""
-    return ranks.any(stop.is_due(), device)
+    """Whether any rank was requested to stop; the same answer on all ranks."""
+    return ranks.any(stop.requested(), device)

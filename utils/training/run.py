@@ -1,13 +1,17 @@
-"""One run of a training script: its options, device, ranks and folder."""
+"""One run of a training script: its options, device, ranks and folder, and whether it resumes an earlier process."""
 
 import argparse
-from dataclasses import dataclass, field, replace
+import logging
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
+from utils.config.preset import Preset, preset_to_table
+from utils.config.toml_dataclass import changed_keys
 from utils.errors import UserError
+from utils.io.checkpoint import checkpoint_preset
 from utils.runtime.command_line import Shard, nonnegative_int, positive_int
 from utils.runtime.device import Compute, choose_compute, make_deterministic
 from utils.runtime.distributed import DistributedContext, distributed_context
@@ -15,30 +19,32 @@ from utils.training.checkpoint_rotation import CheckpointRotation
 from utils.training.preemption import was_restarted
 from utils.training.run_log import read_configuration
 
-NOT_REPEATED = ("run", "repeat", "resume", "auto_resume", "max_minutes")
+logger = logging.getLogger(__name__)
+
+NOT_REPEATED = ("run_dir", "config_from", "resume", "max_minutes")
+"""Options that `--config-from` does not take from the other run."""
+RENAMED_OPTIONS = {"accumulate": "grad_accumulation_steps", "local_norms": "no_sync_batchnorm"}
+"""Options in the config.json of earlier releases."""
 
 
 @dataclass(kw_only=True)
 class TrainingOptions:
-    """Options of a training run, as given."""
+    """The options of a training script."""
 
     cases: Path
-    run: Path
+    run_dir: Path
     preset: str | None = None
     init_from: list[Path] = field(default_factory=list)
     autoencoder: Path | None = None
-    repeat: Path | None = None
+    config_from: Path | None = None
     cross_validation: str | None = None
-    resume: bool = False
-    auto_resume: bool = False
-    keep_last: int = 2
+    resume: Literal["required", "auto"] | None = None
     max_minutes: float | None = None
-    max_skipped: int = 10
     epochs: int | None = None
     max_steps: int | None = None
     batch_size: int | None = None
-    accumulate: int = 1
-    local_norms: bool = False
+    grad_accumulation_steps: int = 1
+    no_sync_batchnorm: bool = False
     device: str | None = None
     precision: str | None = None
     compile: bool = False
@@ -48,101 +54,78 @@ class TrainingOptions:
     set: list[str] = field(default_factory=list)
 
 
-def parse_training_options(description: str, argv: list[str] | None, *, adversarial: bool = False) -> TrainingOptions:
+def parse_training_options(
+    description: str, argv: list[str] | None, *, with_autoencoder: bool = False
+) -> TrainingOptions:
     """Parse the options of a training script.
 
     Args:
-        description: first line of its help.
-        argv: arguments; None takes the process's.
-        adversarial: whether `--autoencoder` is an option.
+        description: the script's help text.
+        argv: arguments; None takes those of the process.
+        with_autoencoder: whether `--autoencoder` is an option.
 
     Raises:
-        UserError: the run to repeat has no readable configuration.
+        UserError: the run of `--config-from` has no readable configuration.
     """
-    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
-    cases = parser.add_argument("--cases", type=Path, required=True, help="folder written by data_preprocess.prepare")
-    run_help = "folder for checkpoints, logs and the configuration; torchrun refuses --run, but takes --run-folder"
-    parser.add_argument("--run", "--run-folder", type=Path, required=True, help=run_help)
-    parser.add_argument("--preset", help="name in configs/ or path of a .toml; by default the one the cases carry")
-    parser.add_argument(
-        "--init-from", type=Path, action="append", default=[], metavar="CHECKPOINT", help="take its networks' weights"
+    parser = argparse.ArgumentParser(
+        description=description,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        argument_default=argparse.SUPPRESS,  # the defaults are those of TrainingOptions
     )
-    if adversarial:
-        parser.add_argument("--autoencoder", type=Path, metavar="CHECKPOINT", help="of train_autoencoder.py")
-    parser.add_argument(
-        "--repeat", type=Path, metavar="RUN", help="take options, preset and splits from the config.json in this folder"
-    )
-    fold_help = "train without fold K of N, whose patients validate; the test split stays"
-    parser.add_argument("--cross-validation", type=_fold, metavar="K/N", help=fold_help)
-    _add_survival(parser)
-    _add_batches(parser)
-    parser.add_argument("--device", help="cpu, cuda or cuda:N; a GPU if there is one")
-    parser.add_argument("--precision", choices=("fp32", "bf16", "fp16"), help="bf16 where the hardware computes in it")
-    parser.add_argument("--compile", action="store_true", help="torch.compile the networks")
-    parser.add_argument("--deterministic", action="store_true", help="the same numbers in every run; slower on a GPU")
-    parser.add_argument("--seed", type=nonnegative_int, default=0)
-    parser.add_argument(
-        "--workers", type=nonnegative_int, default=1, help="processes that read crops; 0 reads in this one"
-    )
-    parser.add_argument("--set", action="append", default=[], metavar="SECTION.KEY=VALUE", help="override the preset")
-    repeated = _find_repeated(argv)
-    if repeated is not None:
-        recorded = recorded_options(repeated)
-        parser.set_defaults(**{name: value for name, value in recorded.items() if name not in NOT_REPEATED})
-        cases.required = False
-    return TrainingOptions(**vars(parser.parse_args(argv)))
+    add = parser.add_argument
+    add("--cases", type=Path, help="folder written by data_preprocess.prepare; required without --config-from")
+    add("--run-dir", type=Path, required=True, help="folder for checkpoints, logs and the configuration")
+    add("--preset", help="name in configs/ or path of a .toml; by default the one stored with the cases")
+    add("--init-from", type=Path, action="append", metavar="CHECKPOINT", help="load its networks' weights; repeatable")
+    if with_autoencoder:
+        add("--autoencoder", type=Path, metavar="CHECKPOINT", help="best.pt of train_autoencoder.py")
+    config_help = "take options, preset and splits from this run's config.json; options given besides win"
+    add("--config-from", type=Path, metavar="RUN", help=config_help)
+    fold_help = "validate on fold K of N folds of the train and val patients, train on the others"
+    add("--cross-validation", type=_fold, metavar="K/N", help=fold_help)
+    resume_help = "continue the run from its last.pt; with 'auto', start a new run if there is none"
+    add("--resume", nargs="?", const="required", choices=("required", "auto"), help=resume_help)
+    stop_help = "after M minutes write last.pt and exit with status 75"
+    add("--max-minutes", type=_duration, metavar="M", help=stop_help)
+    length = parser.add_mutually_exclusive_group()
+    length.add_argument("--epochs", type=positive_int, help="instead of the preset's; the schedule is scaled to it")
+    length.add_argument("--max-steps", type=positive_int, help="stop after so many optimizer steps")
+    add("--batch-size", type=positive_int, help="crops per process and microbatch, instead of the preset's")
+    add("--grad-accumulation-steps", type=positive_int, metavar="N", help="microbatches per optimizer step")
+    norm_help = "normalize each process's crops by themselves instead of those of all ranks together"
+    add("--no-sync-batchnorm", action="store_true", help=norm_help)
+    add("--device", help="cpu, cuda or cuda:N; by default a GPU if there is one")
+    add("--precision", choices=("fp32", "bf16", "fp16"), help="by default bf16 where the hardware supports it")
+    add("--compile", action="store_true", help="use torch.compile on the networks")
+    add("--deterministic", action="store_true", help="use deterministic algorithms only; slower on a GPU")
+    add("--seed", type=nonnegative_int)
+    add("--workers", type=nonnegative_int, help="processes that read crops; 0 reads in the training process")
+    add("--set", action="append", metavar="SECTION.KEY=VALUE", help="override a value of the preset; repeatable")
+    given = vars(parser.parse_args(argv))
+    recorded = recorded_options(given["config_from"]) if "config_from" in given else {}
+    if "epochs" in given or "max_steps" in given:
+        recorded |= {"epochs": None, "max_steps": None}
+    if "cases" not in {**recorded, **given}:
+        parser.error("the following arguments are required: --cases")
+    return TrainingOptions(**{**recorded, **given})
 
 
-def recorded_options(run: Path) -> dict:
-    """The options that a run folder records, with paths as paths.
+def recorded_options(run_dir: Path) -> dict[str, Any]:
+    """The options recorded in a run folder that another run can repeat.
 
     Raises:
         UserError: it holds no readable config.json.
     """
-    options = read_configuration(run)["options"]
-    known = {name: value for name, value in options.items() if name in TrainingOptions.__dataclass_fields__}
+    options = {RENAMED_OPTIONS.get(name, name): value for name, value in read_configuration(run_dir)["options"].items()}
+    known = {
+        name: value
+        for name, value in options.items()
+        if name in TrainingOptions.__dataclass_fields__ and name not in NOT_REPEATED
+    }
     for name in ("cases", "autoencoder"):
         if known.get(name) is not None:
             known[name] = Path(known[name])
-    known["init_from"] = [Path(path) for path in known.get("init_from", [])]
-    if known.get("autoencoder") is None:
-        known.pop("autoencoder", None)  # no option of the other scripts
-    return known
-
-
-def _find_repeated(argv: list[str] | None) -> Path | None:
-    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    parser.add_argument("--repeat", type=Path)
-    return parser.parse_known_args(argv)[0].repeat
-
-
-def _add_survival(parser: argparse.ArgumentParser) -> None:
-    """What becomes of a run that is killed, stopped or goes wrong."""
-    parser.add_argument("--resume", action="store_true", help="continue the run from its last.pt")
-    parser.add_argument(
-        "--auto-resume", action="store_true", help="the same if there is one, else start: for jobs that are requeued"
-    )
-    parser.add_argument(
-        "--keep-last", type=positive_int, default=2, metavar="N", help="checkpoints to go on from, last.pt included"
-    )
-    stop_help = "stop so long after the start, write last.pt and exit with status 75"
-    parser.add_argument("--max-minutes", type=_duration, metavar="M", help=stop_help)
-    skip_help = "give up after so many steps in a row whose loss is not finite; they are left out until then"
-    parser.add_argument("--max-skipped", type=positive_int, default=10, metavar="N", help=skip_help)
-
-
-def _add_batches(parser: argparse.ArgumentParser) -> None:
-    """How long a run is, and what makes up a step."""
-    length = parser.add_mutually_exclusive_group()
-    length.add_argument("--epochs", type=positive_int, help="instead of the preset's; landmarks of the schedule scale")
-    length.add_argument("--max-steps", type=positive_int, help="stop after so many optimizer steps")
-    parser.add_argument("--batch-size", type=positive_int, help="crops per process and batch, instead of the preset's")
-    parser.add_argument("--accumulate", type=positive_int, default=1, metavar="N", help="batches that make up one step")
-    parser.add_argument(
-        "--local-norms",
-        action="store_true",
-        help="each process normalizes its own crops instead of all ranks' together",
-    )
+    return {**known, "init_from": [Path(path) for path in known.get("init_from", [])]}
 
 
 def _duration(text: str) -> float:
@@ -159,42 +142,53 @@ def _fold(text: str) -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingRun:
-    """What the trainer needs besides the stage."""
+    """A run whose options are checked; nothing is written yet."""
 
     options: TrainingOptions
-    splits: dict[str, Any]
-    """Case ids of train, val and test, for the record."""
     compute: Compute
     ranks: DistributedContext
+    checkpoints: CheckpointRotation
+    is_resuming: bool
+    """Whether it continues from the last checkpoint in its folder."""
+
+    def read_last_checkpoint(self, stage: str, preset: Preset) -> tuple[Path, dict[str, Any]]:
+        """Read the checkpoint to continue from, and log which values of the preset have changed since.
+
+        Raises:
+            UserError: all checkpoints are damaged, or they are of another stage.
+        """
+        path, content = self.checkpoints.read()
+        if content["stage"] != stage or not content["state"]:
+            raise UserError(
+                f"{path}: expected the last.pt of stage {stage!r}, got one of {content['stage']!r}; "
+                "--resume continues the same script in the same --run-dir"
+            )
+        before = preset_to_table(checkpoint_preset(content, path))
+        if changed := changed_keys(before, preset_to_table(preset)):
+            logger.warning("%s: the run continues with changed values of %s", path, ", ".join(changed))
+        return path, content
 
 
-def is_resuming(options: TrainingOptions) -> bool:
-    """Whether the run continues one: it must, or it may (a scheduler's or torchrun's restart) and there is one.
+def start_or_resume_run(options: TrainingOptions) -> TrainingRun:
+    """Decide whether the run is new or resumed, choose the device, and seed torch.
+
+    A run is resumed if `--resume` asks for it, or if torchrun restarted the process after another rank had crashed.
 
     Raises:
-        UserError: it must, and there is none.
+        UserError: the folder already holds a run and `--resume` is not given, or there is no run to resume.
     """
-    exists = CheckpointRotation(options.run, options.keep_last).exists()
-    if options.resume and not exists:
-        raise UserError(f"{options.run}: nothing to resume, there is no last.pt; start without --resume")
-    return options.resume or (exists and (options.auto_resume or was_restarted()))
-
-
-def start_or_resume_run(options: TrainingOptions, splits: dict[str, Any]) -> TrainingRun:
-    """Check the run folder, choose the device and seed the weights; nothing is written yet.
-
-    Returns:
-        The run; `resume` of its options says whether it continues one.
-
-    Raises:
-        UserError: the folder already holds a run and `--resume` is not given, or the other way round.
-    """
-    options = replace(options, resume=is_resuming(options))
-    if not options.resume and CheckpointRotation(options.run, options.keep_last).exists():
-        raise UserError(f"{options.run}: already holds a run; continue it with --resume or choose another --run folder")
+    checkpoints = CheckpointRotation(options.run_dir)
+    exists = checkpoints.exists()
+    if options.resume == "required" and not exists:
+        raise UserError(f"{options.run_dir}: nothing to resume, there is no last.pt; start without --resume")
+    is_resuming = exists and (options.resume is not None or was_restarted())
+    if exists and not is_resuming:
+        raise UserError(
+            f"{options.run_dir}: already holds a run; continue it with --resume or choose another --run-dir"
+        )
     ranks = distributed_context()
     torch.manual_seed(options.seed)
     compute = choose_compute(options.device, options.precision, ranks.local_rank)
     if options.deterministic:
         make_deterministic(compute.device)
-    return TrainingRun(options=options, splits=splits, compute=compute, ranks=ranks)
+    return TrainingRun(options=options, compute=compute, ranks=ranks, checkpoints=checkpoints, is_resuming=is_resuming)

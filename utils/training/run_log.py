@@ -1,4 +1,4 @@
-"""What a run folder records: metrics.csv, TensorBoard, the resolved configuration, pictures."""
+"""The records in a run folder: metrics.csv, TensorBoard events, the resolved configuration, pictures."""
 
 import csv
 import io
@@ -19,11 +19,11 @@ from utils.io.files import atomic_write, read_json, write_json, write_text
 
 
 class RunLog:
-    """Writes the records of one run: what it measured into metrics.csv, how long that took into timing.csv.
+    """Writes the records of one run: losses and scores into metrics.csv, durations into timing.csv.
 
     Args:
         folder: the run folder.
-        first_epoch: rows and events of this epoch and later ones, left by an interrupted run, are dropped.
+        first_epoch: rows and events of this and later epochs, left by an interrupted run, are dropped.
     """
 
     def __init__(self, folder: Path, first_epoch: int = 0) -> None:
@@ -33,7 +33,7 @@ class RunLog:
         self.writer = SummaryWriter(str(folder / "tensorboard"), purge_step=first_epoch)
 
     def add_epoch(self, epoch: int, values: Mapping[str, float], seconds: float) -> None:
-        """Record the scalars of an epoch, and how long this process worked on it."""
+        """Record the scalars of an epoch, and the seconds that this process spent on it."""
         self.metrics.add(epoch, values)
         self.timing.add(epoch, {"seconds": seconds})
         for name, value in values.items():
@@ -41,18 +41,18 @@ class RunLog:
         self.writer.flush()
 
     def add_picture(self, epoch: int, picture: np.ndarray) -> None:
-        """Record the picture of a validation, (h, w, 3) uint8; the newest also lies in the folder as validation.png."""
+        """Record the picture of a validation, (h, w, 3) uint8; validation.png is the newest one."""
         self.writer.add_image("validation", picture, epoch, dataformats="HWC")
         with atomic_write(self.folder / "validation.png", suffix=".png") as partial:
             Image.fromarray(picture).save(partial)
 
     def close(self) -> None:
-        """Write what is buffered."""
+        """Write buffered events."""
         self.writer.close()
 
 
 class _Table:
-    """A CSV file with a row for every epoch, complete at any time."""
+    """A CSV file with a row per epoch; the file is complete at any time."""
 
     def __init__(self, path: Path, first_epoch: int) -> None:
         self.path = path
@@ -68,10 +68,13 @@ class _Table:
         write_text(self.path, text.getvalue())
 
 
-def write_configuration(folder: Path, *, stage: str, preset: Preset, options: Mapping[str, Any], splits: dict) -> None:
-    """Record everything that is needed to repeat a run: preset, options, split, versions, commit."""
+def write_configuration(
+    folder: Path, *, stage: str, preset: Preset, options: Mapping[str, Any], splits: dict, is_resumed: bool
+) -> None:
+    """Record everything that is needed to repeat a run: preset, options, splits, versions, commit."""
     content = {
         "stage": stage,
+        "is_resumed": is_resumed,
         "options": {name: _as_text(value) for name, value in options.items()},
         "versions": {"python": platform.python_version(), "torch": torch.__version__, "numpy": np.__version__},
         "git_commit": git_commit(),
@@ -82,7 +85,7 @@ def write_configuration(folder: Path, *, stage: str, preset: Preset, options: Ma
 
 
 def read_configuration(folder: Path) -> dict[str, Any]:
-    """What `write_configuration` recorded.
+    """Read what `write_configuration` recorded.
 
     Raises:
         UserError: there is no readable config.json, or it lacks something.
@@ -90,7 +93,7 @@ def read_configuration(folder: Path) -> dict[str, Any]:
     content = read_json(folder / "config.json")
     missing = [name for name in ("options", "splits", "preset") if not isinstance(content.get(name), dict)]
     if missing:
-        raise UserError(f"{folder}/config.json: has no {' and no '.join(missing)}; give the folder of a training run")
+        raise UserError(f"{folder}/config.json: {' and '.join(missing)} missing; give the folder of a training run")
     return content
 
 
@@ -110,13 +113,13 @@ def _read_rows(path: Path) -> list[dict[str, str]]:
 def write_status(
     folder: Path, state: Literal["running", "stopped", "finished"], *, step: int, total_steps: int, reason: str = ""
 ) -> None:
-    """Record how far a run is; one that was killed stays "running".
+    """Record the progress of a run; the status of a killed run stays "running".
 
     Args:
         folder: the run folder.
-        state: "stopped" means asked to stop, with everything saved.
-        step: steps done.
+        state: "stopped" means that the run was asked to stop and has saved everything.
+        step: number of steps done.
         total_steps: of the run.
-        reason: why it stopped.
+        reason: why it stopped, or empty.
     """
     write_json(folder / "status.json", {"state": state, "step": step, "total_steps": total_steps, "reason": reason})

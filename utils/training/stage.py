@@ -1,73 +1,109 @@
-"""What one training script adds to the trainer."""
+"""The interface of a training stage: its networks, losses, data set and validation."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import nn
+from torch.utils.data import Dataset
 
 from utils.config.preset import Preset
-from utils.training.optimization import OptimizerStep
+from utils.io.checkpoint import load_initial_networks
+from utils.runtime.device import Compute
+from utils.training.run import TrainingOptions
 
 
 class Validation(NamedTuple):
-    """How good the networks are; the same on every rank but for the picture."""
+    """The result of a validation; the same on every rank but for the picture."""
 
     score: float
-    """The larger the better: chooses best.pt."""
+    """The higher the better; chooses best.pt."""
     metrics: dict[str, float]
     picture: np.ndarray | None
-    """(h, w, 3) uint8: truth, prediction, heatmap; on the first rank."""
+    """(h, w, 3) uint8: reference, prediction, heatmap; None except on rank 0."""
+
+
+class Objective(NamedTuple):
+    """A loss and the networks that minimize it."""
+
+    loss: torch.Tensor
+    """Scalar."""
+    networks: tuple[str, ...]
+    terms: dict[str, torch.Tensor]
+    """Scalars for the log, besides the loss itself."""
 
 
 class Stage(ABC):
-    """What one training script adds to the trainer.
+    """One stage of the method; a training script defines it, the trainer runs it.
 
     Attributes:
-        name: written into checkpoints.
+        name: of the preset's section, and in checkpoints.
+        trained: names of the networks that learn; the others are frozen in eval mode.
         preset: of the run.
-        parts: every network that the checkpoint holds.
-        prepare: turns a collated sample, already on the device, into the batch of a step: augmentation. What it draws
-            depends on the run's seed and the samples alone, so that it is the same on any number of ranks.
-        validate: measures the networks, in eval mode, on at most so many validation cases; ranks share them.
-        trained: names of the parts that learn; the others are frozen in eval mode.
-        live: the parts as training runs them, wrapped for several processes or compiled; the trainer fills it.
+        compute: device and precision.
+        seed: of the run.
+        networks: all networks of the checkpoint by name, on the device.
+        wrapped: the same networks as `training_step` calls them: the trainer wraps them in DistributedDataParallel and
+            compiles them if asked.
+        augment: turns a collated sample, on the device, into the batch of a step. Its random draws depend on the seed
+            and the samples alone, so that they are the same on any number of ranks.
     """
 
     name: str
     trained: tuple[str, ...]
+    required: tuple[str, ...] = ()
+    """Networks that `--init-from` must provide."""
+    remedy: str = ""
+    """Where to get them."""
 
     def __init__(
         self,
         preset: Preset,
-        parts: dict[str, nn.Module],
+        compute: Compute,
+        seed: int,
         *,
-        prepare: Callable[[Any], Any],
-        validate: Callable[[int], Validation],
+        networks: dict[str, nn.Module],
+        augment: Callable[[Any], Any],
     ) -> None:
         self.preset = preset
-        self.parts = parts
-        self.prepare = prepare
-        self.validate = validate
-        self.live: dict[str, nn.Module] = dict(parts)
+        self.compute = compute
+        self.seed = seed
+        self.networks = {name: compute.place(network) for name, network in networks.items()}
+        self.wrapped = dict(self.networks)
+        self.augment = augment
 
     @abstractmethod
-    def optimize(self, batch: Any, update: OptimizerStep) -> dict[str, torch.Tensor]:
-        """One step of training: scalar losses by name, one of them "loss"."""
-
-
-class LossStage(Stage):
-    """A stage that minimizes one loss over all its trained parts."""
+    def training_step(self, batch: Any) -> Iterator[Objective]:
+        """Yield the objectives of a batch, one after the other; each is minimized before the next is computed."""
 
     @abstractmethod
-    def training_step(self, batch: Any) -> dict[str, torch.Tensor]:
-        """Forward pass: scalar losses by name; "loss" is the one to minimize."""
+    def build_dataset(self, cases: Any) -> Dataset:
+        """The training samples; item i depends on the seed and i alone."""
 
-    def optimize(self, batch: Any, update: OptimizerStep) -> dict[str, torch.Tensor]:
-        """Forward, backward, step."""
-        with update.forward():
-            losses = self.training_step(batch)
-        update(losses["loss"], *self.trained)
-        return losses
+    @abstractmethod
+    def build_validation(self, cases: Any) -> Callable[[int], Validation]:
+        """A function that validates the networks, in eval mode, on at most so many cases; the ranks share the work."""
+
+    def load_initial_networks(self, options: TrainingOptions) -> None:
+        """Load the checkpoints that a new run starts from.
+
+        Raises:
+            UserError: one is unreadable or does not fit, or a required network is missing.
+        """
+        load_initial_networks(self.networks, options.init_from, self.preset, required=self.required, remedy=self.remedy)
+
+
+@contextmanager
+def frozen(network: nn.Module) -> Iterator[nn.Module]:
+    """A context in which gradients pass through a network without reaching its weights."""
+    weights = [weight for weight in network.parameters() if weight.requires_grad]
+    for weight in weights:
+        weight.requires_grad_(False)
+    try:
+        yield network
+    finally:
+        for weight in weights:
+            weight.requires_grad_(True)

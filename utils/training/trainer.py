@@ -1,202 +1,218 @@
-"""The one training loop. A stage says what is trained on which loss; the trainer does everything else."""
+"""The training loop: epochs, validation, checkpoints and logs. train_step.py makes the steps."""
 
 import logging
 import math
 import time
+from collections.abc import Callable
 from contextlib import ExitStack
 from typing import Any
 
 import torch
-from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
-from utils.config.preset import ScheduleSettings, preset_to_table
-from utils.config.toml_dataclass import changed_keys
+from utils.config.preset import ScheduleSettings
 from utils.errors import UserError
 from utils.io.checkpoint import load_networks, save_checkpoint
 from utils.io.files import remove_temp_files
-from utils.runtime.command_line import STOPPED
 from utils.runtime.distributed import process_group
 from utils.runtime.memory import TRAINING_LIMIT_MIB, keep_freed_memory
 from utils.runtime.sync_batchnorm import convert_sync_batchnorm
-from utils.training.checkpoint_rotation import CheckpointRotation
 from utils.training.errors import reraise_out_of_memory, reraise_write_failure
 from utils.training.loss_meter import LossMeter
-from utils.training.optimization import BatchNormSnapshot, NotFiniteError, OptimizerStep, build_optimizer, learning_rate
-from utils.training.preemption import StopRequest, StopTraining, any_rank_requested_stop, runs_under_torchrun
+from utils.training.optimization import BatchNormSnapshot, NonFiniteError, Optimizers, build_optimizer, learning_rate
+from utils.training.preemption import StopRequest, StopTraining, any_rank_requested_stop
 from utils.training.run import TrainingRun
 from utils.training.run_log import RunLog, write_configuration, write_status
 from utils.training.stage import Stage, Validation
 from utils.training.step_loader import StepLoader
+from utils.training.train_step import train_step
 
 logger = logging.getLogger(__name__)
 
 NUM_SANITY_VAL_CASES = 2
 """Validated before the first step, so that a broken validation fails in minute one."""
+MAX_NONFINITE_STEPS = 10
+"""Discarded steps in a row after which a run gives up."""
 
 
 class Trainer:
     """Trains a stage: epochs, validation, checkpoints, logs.
 
     Args:
-        stage: what to train.
-        feed: training samples of this rank.
+        stage: networks and losses.
+        loader: training samples of this rank.
+        validate: validates on at most so many cases, as `Stage.build_validation` returns it.
         schedule: of the stage.
         run: options, device, ranks.
+        splits: case ids by split, for config.json.
     """
 
-    def __init__(self, stage: Stage, feed: StepLoader, schedule: ScheduleSettings, run: TrainingRun) -> None:
-        options, compute, ranks = run.options, run.compute, run.ranks
-        self.stage, self.feed, self.schedule, self.run = stage, feed, schedule, run
-        self.folder, self.compute, self.ranks = options.run, compute, ranks
-        self.total_steps = options.max_steps or (options.epochs or schedule.epochs) * feed.steps_per_epoch
-        self.uses_sync_batchnorm = ranks.world_size > 1 and not options.local_norms
-        for name, part in stage.parts.items():
-            compute.place(part).requires_grad_(name in stage.trained)
+    def __init__(
+        self,
+        stage: Stage,
+        loader: StepLoader,
+        validate: Callable[[int], Validation],
+        schedule: ScheduleSettings,
+        run: TrainingRun,
+        splits: dict[str, list[str]],
+    ) -> None:
+        self.stage, self.loader, self.validate, self.schedule = stage, loader, validate, schedule
+        self.run, self.ranks, self.splits = run, run.ranks, splits
+        self.run_dir, self.device = run.options.run_dir, run.compute.device
+        self.total_steps = run.options.max_steps or (run.options.epochs or schedule.epochs) * loader.steps_per_epoch
+        self.uses_sync_batchnorm = run.ranks.world_size > 1 and not run.options.no_sync_batchnorm
+        for name, network in stage.networks.items():
+            network.requires_grad_(name in stage.trained)
             if self.uses_sync_batchnorm and name in stage.trained:
-                convert_sync_batchnorm(part, compute.device.type)
-        optimizers = {name: build_optimizer(stage.parts[name].parameters(), schedule) for name in stage.trained}
-        self.update = OptimizerStep(optimizers, compute, ranks)
-        self.guard = BatchNormSnapshot([stage.parts[name] for name in stage.trained])
-        self.stop = StopRequest(options.max_minutes)
+                convert_sync_batchnorm(network, self.device.type)
+        trained = {name: stage.networks[name] for name in stage.trained}
+        by_network = {name: build_optimizer(network.parameters(), schedule) for name, network in trained.items()}
+        self.optimizers = Optimizers(by_network, run.compute, run.ranks)
+        self.batchnorm = BatchNormSnapshot(trained.values())
+        self.stop = StopRequest(run.options.max_minutes)
         self.epoch = 0
         self.step = 0
-        self.tally = LossMeter()
+        self.meter = LossMeter()
         self.best_score = -math.inf
-        self.history = CheckpointRotation(self.folder, options.keep_last)
-        if options.resume:
-            self._load()
-        self.first_step = self.step  # each process makes a step or validates, however little time it has
 
-    def fit(self) -> int:
-        """Train until the run's last step, validating and saving on the way.
+    def resume(self) -> None:
+        """Continue from the last checkpoint of the run; sets torch's random states.
+
+        Raises:
+            UserError: the checkpoint is damaged, of another stage or of other networks.
+        """
+        path, content = self.run.read_last_checkpoint(self.stage.name, self.stage.preset)
+        load_networks(self.stage.networks, content, self.stage.networks, path)
+        state = content["state"]
+        self.optimizers.load_state_dict(state)
+        torch.set_rng_state(state["random"])
+        if len(state["random_cuda"]) == torch.cuda.device_count():
+            torch.cuda.set_rng_state_all(state["random_cuda"])
+        self.epoch, self.step, self.best_score = state["epoch"], state["step"], state["best_score"]
+        meter = state["loss_meter"] if "loss_meter" in state else state["tally"]  # as earlier releases called it
+        self.meter = LossMeter.from_state_dict(meter, self.device)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything besides the networks that a resumed run needs."""
+        return {
+            "epoch": self.epoch,
+            "step": self.step,
+            "loss_meter": self.meter.state_dict(),
+            "best_score": self.best_score,
+            **self.optimizers.state_dict(),
+            "random": torch.get_rng_state(),
+            "random_cuda": torch.cuda.get_rng_state_all(),
+        }
+
+    def fit(self) -> bool:
+        """Train until the run's last step; validate and save on the way.
 
         Returns:
-            The exit status: 0, or `STOPPED` if the run was asked to stop before its end. Torchrun, which would call
-            that a failure and start the processes again, gets 0; status.json tells the two apart.
+            Whether the run is finished; False if it was asked to stop and saved its state.
+
+        Raises:
+            UserError: too many steps in a row are not finite, memory does not suffice, or data cannot be read.
         """
         keep_freed_memory(limit_mib=TRAINING_LIMIT_MIB)
-        stopped = False
-        memory = reraise_out_of_memory(self.stage.name, self.feed.batch_size, self.stage.preset.grid.crop_size_vox)
-        with process_group(self.ranks, self.compute.device.type), self.stop, memory:
-            for name, part in self.stage.parts.items():
-                trained = name in self.stage.trained
-                live = self.ranks.wrap(part, broadcast_buffers=not self.uses_sync_batchnorm) if trained else part
-                self.stage.live[name] = torch.compile(live) if self.run.options.compile else live
+        self.first_step = self.step  # each process makes a step or validates, however little time it has
+        memory = reraise_out_of_memory(self.stage.name, self.loader.batch_size, self.stage.preset.grid.crop_size_vox)
+        with process_group(self.ranks, self.device.type), self.stop, memory:
+            self._wrap_networks()
+            self._require_same_step()
+            self._start_run_folder()
             try:
-                self._fit()
+                self._run_epochs()
             except StopTraining:
-                stopped = True
                 self._write_status("stopped")
-        return STOPPED if stopped and not runs_under_torchrun() else 0
+                return False
+            self._write_status("finished")
+            return True
 
-    def _fit(self) -> None:
-        self._require_same_step()
-        if self.ranks.is_rank_zero:
-            remove_temp_files(self.folder)
-            self._write_configuration()
-            self._write_status("running")
-        log = RunLog(self.folder, self.epoch) if self.ranks.is_rank_zero else None
-        if not self._is_done():
-            with self.stop.at_once():
+    def _run_epochs(self) -> None:
+        log = RunLog(self.run_dir, self.epoch) if self.ranks.is_rank_zero else None
+        if not self._is_finished():
+            with self.stop.immediate():
                 self._validate(NUM_SANITY_VAL_CASES)
         progress = tqdm(
             total=self.total_steps,
             initial=self.step,
             unit="step",
             desc=self.stage.name,
-            disable=None if self.ranks.is_rank_zero else True,  # None: shown where a person watches
+            disable=None if self.ranks.is_rank_zero else True,  # None: shown on a terminal only
         )
         with ExitStack() as stack:
             stack.callback(progress.close)
             if log is not None:
                 stack.callback(log.close)
-            while not self._is_done():
+            while not self._is_finished():
                 self._train_epoch(progress)
                 self._end_epoch(log)
-        self._write_status("finished")
 
-    def _is_done(self) -> bool:
-        """Whether all steps were made and the epoch of the last one is closed."""
-        return self.step >= self.total_steps and self.tally.num_steps == 0
+    def _is_finished(self) -> bool:
+        """Whether all steps are made and the epoch of the last one has ended."""
+        return self.step >= self.total_steps and self.meter.num_steps == 0
 
     def _train_epoch(self, progress: tqdm) -> None:
-        """Make the steps that the epoch still lacks."""
+        """Make the remaining steps of the epoch."""
         self.started = time.perf_counter()
-        for name, part in self.stage.live.items():
-            part.train(name in self.stage.trained)
-        for samples in self.feed.steps(self.epoch, self.tally.num_steps) if self.step < self.total_steps else ():
-            self.update.set_learning_rate(learning_rate(self.schedule, self.step, self.total_steps))
-            losses = self._make_step(samples)
+        for name, network in self.stage.wrapped.items():
+            network.train(name in self.stage.trained)
+        steps = self.loader.steps(self.epoch, self.meter.num_steps) if self.step < self.total_steps else ()
+        for microbatches in steps:
+            losses = self._make_step(microbatches)
             self.step += 1
             progress.update()
             if losses is not None:
                 progress.set_postfix(epoch=self.epoch, loss=f"{float(losses['loss']):.4f}", refresh=False)
             if self.step == self.total_steps:
                 break
-            if any_rank_requested_stop(self.stop, self.ranks, self.compute.device):
+            if any_rank_requested_stop(self.stop, self.ranks, self.device):
                 self._save_and_stop()
 
-    def _make_step(self, samples: list[Any]) -> dict[str, torch.Tensor] | None:
-        """One step of the optimizers from the batches that make it up: mean losses, or None if they are not finite."""
-        self.guard.keep()
-        sums: dict[str, torch.Tensor] = {}
+    def _make_step(self, microbatches: list[Any]) -> dict[str, torch.Tensor] | None:
+        """Make one step of the optimizers; mean losses, or None if the step was discarded as not finite."""
+        rate = learning_rate(self.schedule, self.step, self.total_steps)
         try:
-            for i, sample in enumerate(samples):
-                self.update.begin(i, len(samples))
-                batch = self.stage.prepare(_to_device(sample, self.compute.device))
-                with self._no_gradient_sync(unless=self.update.is_last_batch):
-                    losses = self.stage.optimize(batch, self.update)
-                for name, value in losses.items():
-                    sums[name] = sums.get(name, 0) + value.detach() / len(samples)
-        except NotFiniteError as error:
-            self._discard_step(error, samples)
+            losses = train_step(self.stage, microbatches, self.optimizers, self.batchnorm, rate)
+        except NonFiniteError as error:
+            self._record_discarded_step(error, microbatches)
             return None
-        self.update.end()
-        self.tally.add(sums)
-        return sums
+        self.meter.add(losses)
+        return losses
 
-    def _discard_step(self, error: NotFiniteError, samples: list[Any]) -> None:
-        """Leave out a step whose loss is not finite, undoing what it changed, or give up.
+    def _record_discarded_step(self, error: NonFiniteError, microbatches: list[Any]) -> None:
+        """Log a step that was not finite, with its cases.
 
         Raises:
-            UserError: too many in a row.
+            UserError: there were too many in a row.
         """
-        self.update.drop()
-        self.guard.restore()
-        self.tally.skip()
-        cases = ", ".join(dict.fromkeys(case_id for sample in samples for case_id in sample.case_id))
-        if error.ours:
-            logger.warning("step %d: %s and is left out; its cases are %s", self.step, error, cases)
-        limit = self.run.options.max_skipped
-        if self.tally.skipped_in_a_row >= limit:
+        self.meter.add_discarded()
+        cases = ", ".join(dict.fromkeys(case_id for samples in microbatches for case_id in samples.case_id))
+        if error.on_this_rank:
+            logger.warning("step %d: %s; the step is discarded. Its cases are %s", self.step, error, cases)
+        if self.meter.num_discarded_in_a_row >= MAX_NONFINITE_STEPS:
             raise UserError(
-                f"step {self.step}: {error}, and so it was in {limit} steps in a row (--max-skipped), last with cases "
-                f"{cases}; the last checkpoint is good. Lower the learning rate (--set "
-                f"{self.stage.name}.learning_rate=...), or use --precision fp32, and --resume"
+                f"step {self.step}: {error}; {MAX_NONFINITE_STEPS} steps in a row were not finite. The cases of this "
+                f"one are {cases}; the last checkpoint is good. Lower the learning rate "
+                f"(--set {self.stage.name}.learning_rate=...) or use --precision fp32, and --resume"
             )
 
-    def _no_gradient_sync(self, *, unless: bool) -> ExitStack:
-        """A context in which ranks do not exchange gradients yet, because more are to be added."""
-        stack = ExitStack()
-        for part in () if unless else self.stage.live.values():
-            inner = getattr(part, "_orig_mod", part)  # torch.compile's wrapper
-            if isinstance(inner, DistributedDataParallel):
-                stack.enter_context(inner.no_sync())
-        return stack
-
     def _end_epoch(self, log: RunLog | None) -> None:
-        """Validate if it is time, record and save."""
-        self.tally.share(self.ranks)
-        last = self.step == self.total_steps
+        """Validate if it is time, record and save.
+
+        Raises:
+            StopTraining: a rank was asked to stop.
+        """
+        self.meter.all_reduce_mean(self.ranks)
+        is_last = self.step == self.total_steps
         rate = learning_rate(self.schedule, self.step - 1, self.total_steps)
-        values = {"step": self.step, "learning_rate": rate, **self.tally.means()}
+        values = {"step": self.step, "learning_rate": rate, **self.meter.means()}
         validation = None
-        if last or (self.epoch + 1) % self.schedule.validate_every == 0:
-            self._save_last()  # a validation may be long, and is repeated if it is cut short
-            if self.step > self.first_step and any_rank_requested_stop(self.stop, self.ranks, self.compute.device):
+        if is_last or (self.epoch + 1) % self.schedule.validate_every == 0:
+            self._save_last()  # a validation may be long, and is repeated if it is interrupted
+            if self.step > self.first_step and any_rank_requested_stop(self.stop, self.ranks, self.device):
                 raise StopTraining
-            with self.stop.at_once():
+            with self.stop.immediate():
                 validation = self._validate(self.schedule.validation_cases)
             values.update(score=validation.score, **validation.metrics)
         if log is not None:
@@ -205,28 +221,29 @@ class Trainer:
             self.best_score = validation.score
             self._save_best()
         self.epoch += 1
-        self.tally = LossMeter(skipped_in_a_row=self.tally.skipped_in_a_row)
+        self.meter = LossMeter(num_discarded_in_a_row=self.meter.num_discarded_in_a_row)
         self._save_last()
         self.ranks.barrier()
-        if not last and any_rank_requested_stop(self.stop, self.ranks, self.compute.device):
+        if not is_last and any_rank_requested_stop(self.stop, self.ranks, self.device):
             raise StopTraining
 
     def _validate(self, num_cases: int) -> Validation:
         """Validate the same networks on all ranks."""
-        for part in self.stage.parts.values():
-            part.eval()
+        networks = self.stage.networks.values()
+        for network in networks:
+            network.eval()
         if not self.uses_sync_batchnorm:
-            self.ranks.broadcast_from_rank0([buffer for part in self.stage.parts.values() for buffer in part.buffers()])
+            self.ranks.broadcast_from_rank0([buffer for network in networks for buffer in network.buffers()])
         with torch.no_grad():
-            return self.stage.validate(num_cases)
+            return self.validate(num_cases)
 
     def _record(self, log: RunLog, values: dict[str, float], validation: Validation | None) -> None:
         log.add_epoch(self.epoch, values, time.perf_counter() - self.started)
         if validation is not None:
             log.add_picture(self.epoch, validation.picture)
             metrics = {"loss": values.get("loss", math.nan), **validation.metrics}
-            shown = "  ".join(f"{name} {value:.4f}" for name, value in metrics.items() if "/" not in name)
-            logger.info("epoch %d  step %d  %s", self.epoch + 1, self.step, shown)
+            text = "  ".join(f"{name} {value:.4f}" for name, value in metrics.items() if "/" not in name)
+            logger.info("epoch %d  step %d  %s", self.epoch + 1, self.step, text)
 
     def _save_and_stop(self) -> None:
         """Save in the middle of an epoch.
@@ -234,92 +251,66 @@ class Trainer:
         Raises:
             StopTraining: always.
         """
-        self.tally.share(self.ranks)
+        self.meter.all_reduce_mean(self.ranks)
         self._save_last()
         self.ranks.barrier()
         raise StopTraining
 
-    def _write_configuration(self) -> None:
-        stage, run = self.stage, self.run
-        options = vars(run.options)
-        write_configuration(self.folder, stage=stage.name, preset=stage.preset, options=options, splits=run.splits)
-        ranks, options = self.ranks.world_size, run.options
-        logger.info(
-            "%s: samples per step: %d (batch size %d x %d ranks x %d accumulated), learning rate %g, norms over %s",
-            stage.name,
-            self.feed.batch_size * ranks * options.accumulate,
-            self.feed.batch_size,
-            ranks,
-            options.accumulate,
-            self.schedule.learning_rate,
-            "the batches of all ranks" if self.uses_sync_batchnorm else "each batch",
-        )
-
-    def _write_status(self, state: str) -> None:
-        if self.ranks.is_rank_zero:
-            reason = self.stop.reason or ""
-            write_status(self.folder, state, step=self.step, total_steps=self.total_steps, reason=reason)
-
     def _save_last(self) -> None:
         if self.ranks.is_rank_zero:
-            stage, state = self.stage, self._state()
-            self.history.write(
+            stage, state = self.stage, self.state_dict()
+            self.run.checkpoints.write(
                 lambda path: save_checkpoint(
-                    path, stage=stage.name, preset=stage.preset, networks=stage.parts, state=state
+                    path, stage=stage.name, preset=stage.preset, networks=stage.networks, state=state
                 )
             )
 
     def _save_best(self) -> None:
         if self.ranks.is_rank_zero:
-            path, stage = self.folder / "best.pt", self.stage
+            path, stage = self.run_dir / "best.pt", self.stage
             with reraise_write_failure(path):
-                save_checkpoint(path, stage=stage.name, preset=stage.preset, networks=stage.parts, state={})
+                save_checkpoint(path, stage=stage.name, preset=stage.preset, networks=stage.networks)
 
-    def _state(self) -> dict[str, Any]:
-        return {
-            "epoch": self.epoch,
-            "step": self.step,
-            "tally": self.tally.state(),
-            "best_score": self.best_score,
-            "optimizers": {name: optimizer.state_dict() for name, optimizer in self.update.optimizers.items()},
-            "scaler": self.update.scaler.state_dict(),
-            "random": torch.get_rng_state(),
-            "random_cuda": torch.cuda.get_rng_state_all(),
-        }
-
-    def _load(self) -> None:
-        path, content = self.history.read()
-        state = content["state"]
-        if content["stage"] != self.stage.name or not state:
-            raise UserError(
-                f"{path}: expected the last.pt of stage {self.stage.name!r}, got one of {content['stage']!r}; "
-                "--resume continues the same script in the same --run folder"
-            )
-        load_networks(self.stage.parts, content, self.stage.parts, path)
-        changed = changed_keys(content["preset"], preset_to_table(self.stage.preset))
-        if changed:
-            logger.warning("%s: the run goes on with other values than it had of %s", path, ", ".join(changed))
-        for name, optimizer in self.update.optimizers.items():
-            optimizer.load_state_dict(state["optimizers"][name])
-        if state["scaler"]:  # empty unless the run was in fp16
-            self.update.scaler.load_state_dict(state["scaler"])
-        torch.set_rng_state(state["random"])
-        if len(state["random_cuda"]) == torch.cuda.device_count():
-            torch.cuda.set_rng_state_all(state["random_cuda"])
-        self.epoch, self.step, self.best_score = state["epoch"], state["step"], state["best_score"]
-        self.tally = LossMeter.from_state(state["tally"], self.compute.device)
+    def _wrap_networks(self) -> None:
+        """Wrap the networks for training on several ranks, and compile them if asked."""
+        for name, network in self.stage.networks.items():
+            if name in self.stage.trained:
+                network = self.ranks.wrap(network, broadcast_buffers=not self.uses_sync_batchnorm)
+            self.stage.wrapped[name] = torch.compile(network) if self.run.options.compile else network
 
     def _require_same_step(self) -> None:
         """Refuse ranks that found different checkpoints: their run folder is not shared."""
-        device = self.compute.device
-        mean = self.ranks.all_reduce_mean({"step": torch.tensor(float(self.step), device=device)})["step"]
-        if self.ranks.any(float(mean) != self.step, device):
+        mean = self.ranks.all_reduce_mean({"step": torch.tensor(float(self.step), device=self.device)})["step"]
+        if self.ranks.any(float(mean) != self.step, self.device):
             raise UserError(
-                f"{self.folder}: ranks found checkpoints of different steps (this one {self.step}); the run folder "
+                f"{self.run_dir}: ranks found checkpoints of different steps (this one {self.step}); the run folder "
                 "must be the same for all machines"
             )
 
+    def _start_run_folder(self) -> None:
+        if not self.ranks.is_rank_zero:
+            return
+        stage, run, options = self.stage, self.run, self.run.options
+        remove_temp_files(self.run_dir)
+        write_configuration(
+            self.run_dir, stage=stage.name, preset=stage.preset, options=vars(options), splits=self.splits,
+            is_resumed=run.is_resuming,
+        )  # fmt: skip
+        self._write_status("running")
+        world_size, num_microbatches = self.ranks.world_size, options.grad_accumulation_steps
+        logger.info(
+            "%s: samples per step: %d (batch size %d x %d ranks x %d accumulation steps), learning rate %g, batch norm "
+            "over %s",
+            stage.name,
+            self.loader.batch_size * world_size * num_microbatches,
+            self.loader.batch_size,
+            world_size,
+            num_microbatches,
+            self.schedule.learning_rate,
+            "the batches of all ranks" if self.uses_sync_batchnorm else "each rank's batch",
+        )
 
-def _to_device(sample: tuple, device: torch.device) -> Any:
-    moved = (item.to(device, non_blocking=True) if torch.is_tensor(item) else item for item in sample)
-    return type(sample)(*moved)
+    def _write_status(self, state: str) -> None:
+        if self.ranks.is_rank_zero:
+            reason = self.stop.reason or ""
+            write_status(self.run_dir, state, step=self.step, total_steps=self.total_steps, reason=reason)

@@ -48,14 +48,14 @@ def test_one_kept_is_last_pt_alone(tmp_path):
 
 
 @pytest.mark.parametrize("share", [0.0, 0.3, 0.999])
-def test_a_truncated_newest_falls_back_to_the_one_before_and_says_so(share, run, caplog):
+def test_a_truncated_newest_falls_back_to_the_older_one_and_says_so(share, run, caplog):
     newest = run / "last.pt"
     newest.write_bytes(newest.read_bytes()[: int(share * newest.stat().st_size)])
     history = CheckpointRotation(run, num_kept=3)
     path, content = history.read()
     assert (path.name, content["state"]["step"]) == ("last.1.pt", 3)
     assert "last.pt: is damaged" in caplog.text
-    assert "going on from the one before" in caplog.text
+    assert "resuming from an older checkpoint" in caplog.text
     history.write(save(10))
     assert steps_of(run) == {"last.1.pt": 3, "last.2.pt": 2, "last.pt": 10}  # the damaged one took no good one's place
     assert (run / "last.damaged").is_file()

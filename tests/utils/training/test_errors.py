@@ -23,7 +23,12 @@ def test_out_of_memory_names_the_settings_that_reduce_it(exhaust):
     with expected as caught, reraise_out_of_memory("backbone", 4, (40, 192, 192)):
         exhaust()
     text = str(caught.value)
-    for setting in ("--batch-size 2 --accumulate 2", "--precision bf16", "grid.crop_size_vox", "networks.width"):
+    for setting in (
+        "--batch-size 2 --grad-accumulation-steps 2",
+        "--precision bf16",
+        "grid.crop_size_vox",
+        "networks.width",
+    ):
         assert setting in text
     assert "\n" not in text
 
@@ -43,7 +48,7 @@ def test_a_write_failure_says_why_and_what_is_left(kept, tmp_path):
     path = tmp_path / "last.pt"
     if kept:
         path.touch()
-    expected = "the checkpoint written before is still there" if kept else "there is none from before"
+    expected = "the previous checkpoint is intact" if kept else "there is no previous one"
     message = rf"last\.pt: could not be written \(No space left.* MiB free\); {expected}"
     with pytest.raises(UserError, match=message), reraise_write_failure(path):
         raise OSError(errno.ENOSPC, "No space left on device")

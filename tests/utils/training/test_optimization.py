@@ -1,4 +1,4 @@
-"""utils/training/optimization.py: steps from several batches, and none from numbers that are not finite."""
+"""utils/training/optimization.py: optimizers, batch statistics and learning rate."""
 
 import math
 from dataclasses import replace
@@ -9,7 +9,7 @@ from torch import nn
 
 from utils.config.preset import ScheduleSettings
 from utils.runtime.device import Compute
-from utils.training.optimization import BatchNormSnapshot, NotFiniteError, OptimizerStep, build_optimizer, learning_rate
+from utils.training.optimization import BatchNormSnapshot, NonFiniteError, Optimizers, build_optimizer, learning_rate
 
 CPU = Compute(device=torch.device("cpu"), precision="fp32")
 
@@ -20,57 +20,46 @@ def weight(value=1.0):
     return layer
 
 
-def test_an_update_steps_only_the_optimizers_named_by_hand():
+def optimizers_of(compute=CPU, **layers):
+    return Optimizers({name: torch.optim.SGD(layer.parameters()) for name, layer in layers.items()}, compute)
+
+
+def test_only_the_named_optimizers_step():
     left, right = weight(), weight()
-    update = OptimizerStep(
-        {"left": torch.optim.SGD(left.parameters()), "right": torch.optim.SGD(right.parameters())}, CPU
-    )
-    update.set_learning_rate(0.25)
-    update((left(torch.ones(1, 1)) * right(torch.full((1, 1), 2.0))).sum(), "left")
+    optimizers = optimizers_of(left=left, right=right)
+    optimizers.set_learning_rate(0.25)
+    (left(torch.ones(1, 1)) * right(torch.full((1, 1), 2.0))).sum().backward()
+    optimizers.step(["left"])
     assert left.weight.item() == 1 - 0.25 * 2
     assert right.weight.item() == 1
+    optimizers.zero_grad()
+    assert right.weight.grad is None
 
 
-def test_batches_of_a_step_add_up_to_the_gradient_of_their_mean():
-    layer = weight()
-    update = OptimizerStep({"part": torch.optim.SGD(layer.parameters(), lr=1.0)}, CPU)
-    for step in range(2):
-        before = layer.weight.item()
-        for i, x in enumerate((1.0, 3.0, 5.0)):
-            update.begin(i, 3)
-            update(layer(torch.tensor([[x]])).sum(), "part")
-            if i < 2:
-                assert layer.weight.item() == before
-        assert layer.weight.item() == pytest.approx(1 - 3 * (step + 1))  # 3 = mean of 1, 3, 5
-
-
-@pytest.mark.parametrize("factor", [math.nan, math.inf])
-def test_a_loss_that_is_not_finite_changes_nothing(factor):
-    layer = weight()
-    update = OptimizerStep({"part": torch.optim.SGD(layer.parameters(), lr=1.0)}, CPU)
-    with pytest.raises(NotFiniteError, match="the loss is (nan|inf)"):
-        update(factor * layer(torch.ones(1, 1)).sum(), "part")
-    assert layer.weight.item() == 1
-
-
-def test_a_finite_loss_with_an_infinite_gradient_changes_nothing():
+def test_an_infinite_gradient_is_refused():
     layer = weight(0.0)
-    update = OptimizerStep({"part": torch.optim.SGD(layer.parameters(), lr=1.0)}, CPU)
-    with pytest.raises(NotFiniteError, match="the gradient of part is not finite"):
-        update(layer(torch.ones(1, 1)).sqrt().sum(), "part")  # 0, with slope 1 / 0
-    update.drop()
-    assert layer.weight.item() == 0
-    assert layer.weight.grad is None
+    optimizers = optimizers_of(net=layer)
+    layer(torch.ones(1, 1)).sqrt().sum().backward()  # 0, with slope 1 / 0
+    with pytest.raises(NonFiniteError, match="the gradient of net is not finite"):
+        optimizers.require_finite_gradients(["net"])
 
 
-def test_buffers_are_put_back():
+def test_the_state_of_optimizers_and_scaler_survives_a_checkpoint():
+    layer, again = weight(), weight()
+    optimizers, restored = optimizers_of(net=layer), optimizers_of(net=again)
+    optimizers.set_learning_rate(0.125)
+    restored.load_state_dict(optimizers.state_dict())
+    assert restored.by_network["net"].param_groups[0]["lr"] == 0.125
+
+
+def test_batch_statistics_are_restored():
     norm = nn.BatchNorm1d(1)
-    guard = BatchNormSnapshot([norm])
+    snapshot = BatchNormSnapshot([norm])
     norm(torch.tensor([[1.0], [3.0]]))
-    guard.keep()
+    snapshot.save()
     norm(torch.tensor([[math.nan], [3.0]]))
     assert norm.running_mean.isnan()
-    guard.restore()
+    snapshot.restore()
     assert norm.running_mean.item() == pytest.approx(0.2)  # momentum 0.1 of the mean 2
     assert norm.num_batches_tracked.item() == 1
 

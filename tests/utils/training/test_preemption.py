@@ -1,4 +1,4 @@
-"""utils/training/preemption.py: signals and the clock."""
+"""utils/training/preemption.py: signals and the time limit."""
 
 import os
 import signal
@@ -13,32 +13,32 @@ def send(number):
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_asks_and_a_second_one_ends_at_once(number):
+def test_a_signal_requests_a_stop_and_a_second_one_ends_at_once(number):
     before = signal.getsignal(number)
     with StopRequest() as stop:
-        assert not stop.is_due()
+        assert not stop.requested()
         send(number)
-        assert stop.is_due()
+        assert stop.requested()
         assert stop.reason == signal.Signals(number).name
         with pytest.raises(KeyboardInterrupt):
             send(number)
     assert signal.getsignal(number) is before
 
 
-def test_where_nothing_is_lost_a_signal_stops_at_once():
+def test_where_nothing_is_lost_a_signal_stops_immediate():
     with StopRequest() as stop:
-        with stop.at_once(), pytest.raises(StopTraining):
+        with stop.immediate(), pytest.raises(StopTraining):
             send(signal.SIGTERM)
-        with pytest.raises(StopTraining), stop.at_once():
+        with pytest.raises(StopTraining), stop.immediate():
             pytest.fail("the request from before is still there")
 
 
 def test_time_is_up(monkeypatch):
     stop = StopRequest(max_minutes=2)
-    assert not stop.is_due()
+    assert not stop.requested()
     stop.deadline -= 121
-    assert stop.is_due()
-    assert stop.reason == "--max-minutes are over"
+    assert stop.requested()
+    assert stop.reason == "--max-minutes is over"
 
 
 def test_torchrun_is_recognized(monkeypatch):

@@ -1,4 +1,4 @@
-"""utils/training/run.py and utils/training/run.py: the command line of training, and the run folder."""
+"""utils/training/run.py: the command line of training, and the run folder."""
 
 from dataclasses import asdict
 from pathlib import Path
@@ -8,28 +8,29 @@ import torch
 
 from utils.training.run import TrainingOptions, parse_training_options, start_or_resume_run
 
-REQUIRED = ["--cases", "cases", "--run", "run"]
+REQUIRED = ["--cases", "cases", "--run-dir", "run"]
 
 
-def parse(*arguments, adversarial=False):
-    return parse_training_options("Train.", [*REQUIRED, *arguments], adversarial=adversarial)
+def parse(*arguments, with_autoencoder=False):
+    return parse_training_options("Train.", [*REQUIRED, *arguments], with_autoencoder=with_autoencoder)
 
 
 def test_defaults_are_those_of_the_dataclass():
-    assert asdict(parse()) == asdict(TrainingOptions(cases=Path("cases"), run=Path("run")))
+    assert asdict(parse()) == asdict(TrainingOptions(cases=Path("cases"), run_dir=Path("run")))
 
 
 def test_options_may_be_repeated():
     options = parse("--init-from", "a.pt", "--init-from", "b.pt", "--set", "a.b=1", "--set", "c.d=2", "--resume")
     assert options.init_from == [Path("a.pt"), Path("b.pt")]
     assert options.set == ["a.b=1", "c.d=2"]
-    assert options.resume
+    assert options.resume == "required"
+    assert parse("--resume", "auto").resume == "auto"
 
 
 def test_only_the_adversarial_stage_takes_an_autoencoder():
-    assert parse("--autoencoder", "a.pt", adversarial=True).autoencoder == Path("a.pt")
+    assert parse("--autoencoder", "a.pt", with_autoencoder=True).autoencoder == Path("a.pt")
     with pytest.raises(SystemExit):
-        parse("--autoencoder", "a.pt", adversarial=False)
+        parse("--autoencoder", "a.pt", with_autoencoder=False)
 
 
 @pytest.mark.parametrize(
@@ -43,8 +44,8 @@ def test_only_the_adversarial_stage_takes_an_autoencoder():
         ["--workers", "²"],
         ["--precision", "fp8"],
         ["--epochs", "2", "--max-steps", "3"],
-        ["--accumulate", "0"],
-        ["--keep-last", "0"],
+        ["--grad-accumulation-steps", "0"],
+        ["--resume", "perhaps"],
         ["--max-minutes", "soon"],
         ["--max-minutes", "-1"],
         ["--max-minutes", "nan"],
@@ -62,17 +63,17 @@ def test_impossible_values_are_refused_with_status_2(wrong, capsys):
 
 
 def test_a_run_folder_is_neither_overwritten_nor_made_up(tmp_path):
-    fresh = TrainingOptions(cases=tmp_path, run=tmp_path / "run", device="cpu", precision="fp32", seed=5)
-    run = start_or_resume_run(fresh, {"train": ["a"]})
+    fresh = TrainingOptions(cases=tmp_path, run_dir=tmp_path / "run", device="cpu", precision="fp32", seed=5)
+    run = start_or_resume_run(fresh)
     assert torch.initial_seed() == 5
-    assert (run.ranks.world_size, run.compute.precision, run.splits) == (1, "fp32", {"train": ["a"]})
-    assert not fresh.run.exists()
+    assert (run.ranks.world_size, run.compute.precision, run.is_resuming) == (1, "fp32", False)
+    assert not fresh.run_dir.exists()
 
-    resumed = TrainingOptions(**asdict(fresh) | {"resume": True})
+    resumed = TrainingOptions(**asdict(fresh) | {"resume": "required"})
     with pytest.raises(ValueError, match="run: nothing to resume, there is no last.pt; start without --resume"):
-        start_or_resume_run(resumed, {})
-    fresh.run.mkdir()
-    (fresh.run / "last.pt").write_text("")
+        start_or_resume_run(resumed)
+    fresh.run_dir.mkdir()
+    (fresh.run_dir / "last.pt").write_text("")
     with pytest.raises(ValueError, match="run: already holds a run; continue it with --resume"):
-        start_or_resume_run(fresh, {})
-    assert start_or_resume_run(resumed, {}).options.resume
+        start_or_resume_run(fresh)
+    assert start_or_resume_run(resumed).is_resuming

@@ -58,9 +58,9 @@ def test_the_newest_picture_lies_in_the_folder(tmp_path):
 
 def test_the_configuration_repeats_a_run(tmp_path):
     preset = load_preset("phantom", ["networks.width=0.25"])
-    options = TrainingOptions(cases=Path("cases"), run=tmp_path, init_from=[Path("a.pt")], seed=7)
+    options = TrainingOptions(cases=Path("cases"), run_dir=tmp_path, init_from=[Path("a.pt")], seed=7)
     splits = {"train": ["a", "b"], "val": ["c"], "test": []}
-    write_configuration(tmp_path, stage="sol", preset=preset, options=vars(options), splits=splits)
+    write_configuration(tmp_path, stage="sol", preset=preset, options=vars(options), splits=splits, is_resumed=False)
     content = json.loads((tmp_path / "config.json").read_text())
     assert preset_from_table(content["preset"], "config.json") == preset
     assert content["splits"] == splits

@@ -2,15 +2,18 @@
 
 import logging
 import os
+import re
 import signal
 import time
+import traceback
 from typing import NamedTuple
 
 import pytest
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from utils.training.step_loader import MAX_WORKER_CRASHES, StepLoader, start_worker
+from utils.errors import UserError
+from utils.training.step_loader import MAX_WORKER_CRASHES, EpochSampler, StepLoader, start_worker
 
 NUM_SAMPLES = 12
 
@@ -31,8 +34,10 @@ class Numbers(Dataset):
             deadly.unlink()
             time.sleep(0.2)  # what was read before arrives
             os.kill(os.getpid(), signal.SIGKILL)
+        if (self.folder / f"bug_{index}").exists():
+            return [][index]
         if broken.exists():
-            raise ValueError(f"item {index} is gone; look for it")
+            raise UserError(f"item {index} is gone; look for it")
         return Item(torch.tensor(index))
 
 
@@ -46,7 +51,7 @@ class Epochs(Sampler):
         return NUM_SAMPLES
 
 
-def feed(folder, workers=0, batches_per_step=1):
+def loader_of(folder, workers=0, batches_per_step=1):
     def make():
         return DataLoader(
             Numbers(folder),
@@ -66,7 +71,7 @@ def values(steps):
 
 @pytest.mark.parametrize("workers", [0, 1])
 def test_an_epoch_goes_on_at_any_step(workers, tmp_path):
-    source = feed(tmp_path, workers, batches_per_step=3)
+    source = loader_of(tmp_path, workers, batches_per_step=3)
     assert source.steps_per_epoch == 2
     assert values(source.steps(0, 0)) == [[[0, 1], [2, 3], [4, 5]], [[6, 7], [8, 9], [10, 11]]]
     assert values(source.steps(1, 1)) == [[[18, 19], [20, 21], [22, 23]]]
@@ -74,7 +79,7 @@ def test_an_epoch_goes_on_at_any_step(workers, tmp_path):
 
 
 def test_an_epoch_left_in_its_middle_does_not_disturb_the_next(tmp_path):
-    source = feed(tmp_path, workers=1)
+    source = loader_of(tmp_path, workers=1)
     next(source.steps(0, 0))
     assert values(source.steps(3, 4)) == [[[44, 45]], [[46, 47]]]
 
@@ -83,10 +88,10 @@ def test_an_epoch_left_in_its_middle_does_not_disturb_the_next(tmp_path):
 def test_a_worker_that_dies_is_replaced_and_no_sample_is_lost_or_seen_twice(tmp_path, caplog):
     (tmp_path / "kill_5").touch()
     with caplog.at_level(logging.WARNING):
-        seen = values(feed(tmp_path, workers=2).steps(0, 0))
+        seen = values(loader_of(tmp_path, workers=2).steps(0, 0))
     assert seen == [[[i, i + 1]] for i in range(0, NUM_SAMPLES, 2)]
     assert "DataLoader worker" in caplog.text
-    assert "read again by new workers" in caplog.text
+    assert "new workers read its samples again" in caplog.text
 
 
 @pytest.mark.slow
@@ -95,15 +100,35 @@ def test_workers_that_keep_dying_stop_the_run(tmp_path, monkeypatch):
     monkeypatch.setattr("utils.training.step_loader.MAX_WORKER_CRASHES", 0)
     (tmp_path / "kill_5").touch()
     assert MAX_WORKER_CRASHES > 0
-    with pytest.raises(ValueError, match="workers that read crops died 1 times.*Use fewer --workers"):
-        values(feed(tmp_path, workers=1).steps(0, 0))
+    with pytest.raises(ValueError, match="workers that read crops crashed 1 times.*Use fewer --workers"):
+        values(loader_of(tmp_path, workers=1).steps(0, 0))
 
 
 @pytest.mark.parametrize("workers", [0, 1])
 def test_what_cannot_be_read_is_one_line(workers, tmp_path):
     (tmp_path / "fail_3").touch()
-    steps = feed(tmp_path, workers).steps(0, 0)
+    steps = loader_of(tmp_path, workers).steps(0, 0)
     assert next(steps)[0].value.tolist() == [0, 1]
-    with pytest.raises(ValueError, match="item 3 is gone") as caught:
+    with pytest.raises(UserError, match="item 3 is gone") as caught:
         next(steps)
     assert str(caught.value) == "item 3 is gone; look for it"
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_bug_in_a_data_set_shows_its_file_and_line(workers, tmp_path):
+    (tmp_path / "bug_3").touch()
+    with pytest.raises(IndexError) as caught:
+        values(loader_of(tmp_path, workers).steps(0, 0))
+    text = "".join(traceback.format_exception(caught.value))
+    assert re.search(r'test_step_loader\.py", line \d+, in __getitem__\n +return \[\]\[index\]', text)
+
+
+@pytest.mark.parametrize(("samples", "ranks"), [(12, 1), (12, 3), (10, 4)])
+def test_ranks_divide_an_epoch(samples, ranks):
+    samplers = [EpochSampler(samples, rank, ranks) for rank in range(ranks)]
+    for epoch in range(3):
+        for sampler in samplers:
+            sampler.epoch = epoch
+        parts = [list(sampler) for sampler in samplers]
+        assert [len(part) for part in parts] == [len(sampler) for sampler in samplers]
+        assert sorted(index for part in parts for index in part) == list(range(epoch * samples, (epoch + 1) * samples))

@@ -15,8 +15,9 @@ from utils.config.preset import load_preset
 from utils.io.checkpoint import read_checkpoint
 from utils.runtime.device import Compute
 from utils.runtime.distributed import DistributedContext
+from utils.training.checkpoint_rotation import CheckpointRotation
 from utils.training.run import TrainingOptions, TrainingRun
-from utils.training.stage import LossStage, Validation
+from utils.training.stage import Objective, Stage, Validation
 from utils.training.step_loader import StepLoader
 from utils.training.trainer import NUM_SANITY_VAL_CASES, Trainer
 
@@ -38,7 +39,7 @@ class Numbers(Dataset):
 
 
 class Epochs(Sampler):
-    """As data_preprocess.dataset.EpochSampler."""
+    """As utils.training.step_loader.EpochSampler."""
 
     epoch = skip = 0
 
@@ -49,7 +50,7 @@ class Epochs(Sampler):
         return STEPS_PER_EPOCH
 
 
-class Part(nn.Module):
+class Network(nn.Module):
     """A weight and batch statistics."""
 
     def __init__(self):
@@ -61,16 +62,16 @@ class Part(nn.Module):
         return self.scale(x) + self.norm(x)
 
 
-class ToyStage(LossStage):
-    """Part "learner" follows part "teacher" with noise from the global random state."""
+class ToyStage(Stage):
+    """Network "learner" follows network "teacher" with noise from the global random state."""
 
     name = "toy"
     trained = ("learner",)
 
     def __init__(self, preset, scores=()):
         torch.manual_seed(0)
-        parts = {"teacher": Part(), "learner": Part()}
-        super().__init__(preset, parts, prepare=self.draw, validate=self.measure)
+        networks = {"teacher": Network(), "learner": Network()}
+        super().__init__(preset, CPU, 0, networks=networks, augment=self.draw)
         self.scores = list(scores)
         self.history = []
         self.loss_factor = 1.0
@@ -79,17 +80,23 @@ class ToyStage(LossStage):
         self.history.append(("step", *sample.case_id))
         return sample.x.repeat(4, 1) + torch.rand(4, 1)
 
+    def build_dataset(self, cases):
+        return Numbers()
+
+    def build_validation(self, cases):
+        return self.measure
+
     def measure(self, num_cases):
-        assert not any(part.training for part in self.parts.values())
+        assert not any(network.training for network in self.networks.values())
         self.history.append(("validation", num_cases))
         score = self.scores.pop(0) if self.scores else 0.0
         return Validation(score=score, metrics={"dice": score}, picture=np.zeros((2, 3, 3), np.uint8))
 
     def training_step(self, batch):
-        assert self.live["learner"].training
-        assert not self.live["teacher"].training
-        error = (self.live["learner"](batch) - self.live["teacher"](batch)).square().mean()
-        return {"loss": self.loss_factor * error, "error": error}
+        assert self.wrapped["learner"].training
+        assert not self.wrapped["teacher"].training
+        error = (self.wrapped["learner"](batch) - self.wrapped["teacher"](batch)).square().mean()
+        yield Objective(self.loss_factor * error, self.trained, {"error": error})
 
 
 SCHEDULE = ("backbone.validation_cases=5", "backbone.validate_every=2", "backbone.epochs=4")
@@ -102,14 +109,23 @@ def preset():
 
 def build(folder, preset, stage=None, **options):
     stage = stage or ToyStage(preset)
-    given = TrainingOptions(cases=folder, run=folder / "run", device="cpu", precision="fp32", **options)
-    run = TrainingRun(options=given, splits={}, compute=CPU, ranks=DistributedContext())
-    feed = StepLoader(lambda: DataLoader(Numbers(), sampler=Epochs(), batch_size=1), given.accumulate)
-    return Trainer(stage, feed, preset.backbone, run)
+    given = TrainingOptions(cases=folder, run_dir=folder / "run", device="cpu", precision="fp32", **options)
+    run = TrainingRun(
+        options=given,
+        compute=CPU,
+        ranks=DistributedContext(),
+        checkpoints=CheckpointRotation(given.run_dir),
+        is_resuming=given.resume is not None,
+    )
+    loader = StepLoader(lambda: DataLoader(Numbers(), sampler=Epochs(), batch_size=1), given.grad_accumulation_steps)
+    trainer = Trainer(stage, loader, stage.build_validation(None), preset.backbone, run, splits={})
+    if run.is_resuming:
+        trainer.resume()
+    return trainer
 
 
-def weights_of(part):
-    return {key: value.clone() for key, value in part.state_dict().items()}
+def weights_of(network):
+    return {key: value.clone() for key, value in network.state_dict().items()}
 
 
 def assert_same_state(left, right):
@@ -128,7 +144,7 @@ def rows_of(folder):
         return list(csv.DictReader(file))
 
 
-def test_two_trial_cases_are_validated_before_the_first_step_and_then_as_scheduled(tmp_path, preset):
+def test_two_cases_are_validated_before_the_first_step_and_then_as_scheduled(tmp_path, preset):
     stage = ToyStage(preset)
     build(tmp_path, preset, stage, epochs=3).fit()
     names = [name for name, _ in stage.history]
@@ -140,25 +156,25 @@ def test_two_trial_cases_are_validated_before_the_first_step_and_then_as_schedul
 
 def test_a_failing_validation_stops_before_the_first_step(tmp_path, preset):
     stage = ToyStage(preset)
-    stage.validate = lambda num_cases: 1 // 0
+    stage.measure = lambda num_cases: 1 // 0
     with pytest.raises(ZeroDivisionError):
         build(tmp_path, preset, stage).fit()
     assert stage.history == []
     assert not (tmp_path / "run" / "last.pt").exists()
 
 
-def test_frozen_parts_do_not_change_by_a_bit(tmp_path, preset):
+def test_frozen_networks_do_not_change_by_a_bit(tmp_path, preset):
     stage = ToyStage(preset)
-    before = {name: weights_of(part) for name, part in stage.parts.items()}
+    before = {name: weights_of(network) for name, network in stage.networks.items()}
     build(tmp_path, preset, stage, max_steps=2).fit()
-    assert_same_state(weights_of(stage.parts["teacher"]), before["teacher"])
-    assert not torch.equal(stage.parts["learner"].scale.weight, before["learner"]["scale.weight"])
-    assert not torch.equal(stage.parts["learner"].norm.running_mean, before["learner"]["norm.running_mean"])
-    assert not any(parameter.requires_grad for parameter in stage.parts["teacher"].parameters())
+    assert_same_state(weights_of(stage.networks["teacher"]), before["teacher"])
+    assert not torch.equal(stage.networks["learner"].scale.weight, before["learner"]["scale.weight"])
+    assert not torch.equal(stage.networks["learner"].norm.running_mean, before["learner"]["norm.running_mean"])
+    assert not any(parameter.requires_grad for parameter in stage.networks["teacher"].parameters())
 
 
 def test_the_best_checkpoint_is_that_of_the_highest_score(tmp_path, preset):
-    stage = ToyStage(preset, scores=[0.9, 0.3, 0.2])  # of the trial, which chooses nothing, of epoch 2 and 4
+    stage = ToyStage(preset, scores=[0.9, 0.3, 0.2])  # of the sanity check, which chooses nothing, of epoch 2 and 4
     build(tmp_path, preset, stage).fit()
     best, last = (read_checkpoint(tmp_path / "run" / name) for name in ("best.pt", "last.pt"))
     assert last["state"]["best_score"] == 0.3
@@ -198,7 +214,7 @@ def test_resumed_is_uninterrupted_bit_for_bit(epochs_done, tmp_path, preset):
     assert read_checkpoint(cut / "run" / "last.pt")["state"]["epoch"] == epochs_done
 
     torch.manual_seed(99)
-    build(cut, preset, resume=True).fit()
+    build(cut, preset, resume="required").fit()
     for name in ("last.pt", "best.pt"):
         left, right = (read_checkpoint(folder / "run" / name) for folder in (whole, cut))
         assert_same_state(left["networks"], right["networks"])
@@ -210,20 +226,20 @@ def test_a_finished_run_resumed_changes_nothing(tmp_path, preset):
     build(tmp_path, preset, epochs=2).fit()
     before = (tmp_path / "run" / "last.pt").read_bytes()
     stage = ToyStage(preset)
-    build(tmp_path, preset, stage, epochs=2, resume=True).fit()
+    build(tmp_path, preset, stage, epochs=2, resume="required").fit()
     assert stage.history == []
     assert (tmp_path / "run" / "last.pt").read_bytes() == before
 
 
-def test_a_run_goes_on_with_a_lower_learning_rate_and_says_so(tmp_path, preset, caplog):
+def test_a_run_continues_with_a_lower_learning_rate_and_says_so(tmp_path, preset, caplog):
     build(tmp_path, preset, epochs=1).fit()
     lower = load_preset("phantom", [*SCHEDULE, "backbone.learning_rate=1e-9", "backbone.warmup_epochs=0"])
     with caplog.at_level(logging.WARNING):
-        trainer = build(tmp_path, lower, epochs=2, resume=True)
-    assert "goes on with other values than it had of backbone.learning_rate, backbone.warmup_epochs\n" in caplog.text
-    before = weights_of(trainer.stage.parts["learner"].scale)
+        trainer = build(tmp_path, lower, epochs=2, resume="required")
+    assert "continues with changed values of backbone.learning_rate, backbone.warmup_epochs\n" in caplog.text
+    before = weights_of(trainer.stage.networks["learner"].scale)
     trainer.fit()
-    after = weights_of(trainer.stage.parts["learner"].scale)
+    after = weights_of(trainer.stage.networks["learner"].scale)
     assert all(torch.allclose(before[key], after[key], atol=1e-7) for key in before)
     assert float(rows_of(tmp_path)[1]["learning_rate"]) < 1e-9
 
@@ -233,14 +249,14 @@ def test_resuming_refuses_another_stage_best_pt_and_other_networks(tmp_path, pre
     other = ToyStage(preset)
     other.name = "sol"
     with pytest.raises(ValueError, match=r"last\.pt: expected the last.pt of stage 'sol', got one of 'toy'"):
-        build(tmp_path, preset, other, resume=True)
+        build(tmp_path, preset, other, resume="required")
     changed = ToyStage(preset)
-    changed.parts["learner"].scale = nn.Linear(1, 1, bias=False)
+    changed.networks["learner"].scale = nn.Linear(1, 1, bias=False)
     with pytest.raises(ValueError, match=r"last\.pt: its learner does not fit"):
-        build(tmp_path, preset, changed, resume=True)
+        build(tmp_path, preset, changed, resume="required")
     (tmp_path / "run" / "best.pt").replace(tmp_path / "run" / "last.pt")
     with pytest.raises(ValueError, match=r"last\.pt: expected the last.pt"):
-        build(tmp_path, preset, resume=True)
+        build(tmp_path, preset, resume="required")
 
 
 def test_the_learning_rate_of_every_step_is_the_schedules(tmp_path, preset):
@@ -250,7 +266,7 @@ def test_the_learning_rate_of_every_step_is_the_schedules(tmp_path, preset):
     step = stage.training_step
 
     def record(batch):
-        rates.append(trainer.update.optimizers["learner"].param_groups[0]["lr"])
+        rates.append(trainer.optimizers.by_network["learner"].param_groups[0]["lr"])
         return step(batch)
 
     stage.training_step = record
@@ -261,3 +277,30 @@ def test_the_learning_rate_of_every_step_is_the_schedules(tmp_path, preset):
     assert rates[2:] == pytest.approx(
         [peak * (1 + math.cos(math.pi * (s / 6 - 0.25) / 0.75)) / 2 for s in (2, 3, 4, 5)]
     )
+
+
+def test_a_run_of_an_earlier_release_is_resumed(tmp_path, preset):
+    """Its checkpoints name the networks "parts" and the loss meter "tally"."""
+    build(tmp_path / "whole", preset, epochs=2).fit()
+    build(tmp_path, preset, epochs=1).fit()
+    path = tmp_path / "run" / "last.pt"
+    content = torch.load(path, weights_only=True)
+    content["parts"] = content.pop("networks")
+    meter = content["state"].pop("loss_meter")
+    content["state"]["tally"] = {
+        "num_steps": meter["num_steps"],
+        "num_skipped": meter["num_discarded"],
+        "skipped_in_a_row": meter["num_discarded_in_a_row"],
+        "sums": meter["sums"],
+    }
+    torch.save(content, path)
+    build(tmp_path, preset, epochs=2, resume="required").fit()
+    left, right = (read_checkpoint(folder / "run" / "last.pt")["networks"] for folder in (tmp_path, tmp_path / "whole"))
+    assert left.keys() == right.keys()
+    for name in left:
+        assert left[name].keys() == right[name].keys()
+
+
+def test_fit_says_whether_the_run_is_finished(tmp_path, preset):
+    assert not build(tmp_path, preset, max_minutes=0).fit()
+    assert build(tmp_path, preset, epochs=1, resume="auto").fit()
