@@ -21,7 +21,7 @@ import torch
 from benchmarks import tasks
 from benchmarks.ab_timing import Measured, alternate, matmul_gflops
 from data_preprocess.sources import RawCase
-from data_preprocess.sources.phantom.source import draw_phantom
+from data_preprocess.sources.phantom.source import generate_phantom
 from utils.config.preset import STAGES
 from utils.io.files import write_json
 from utils.runtime.command_line import run_main
@@ -58,7 +58,7 @@ def chosen_tasks(arguments: argparse.Namespace) -> Iterator[tuple[str, Callable[
 @cache
 def big_phantom() -> RawCase:
     """A CT of 512 x 512 x 145 voxels with contours; to draw it takes half a minute."""
-    return draw_phantom(0, spacing_zyx_mm=CT_SPACING_ZYX_MM, extent_zyx_mm=CT_EXTENT_ZYX_MM)
+    return generate_phantom(0, spacing_zyx_mm=CT_SPACING_ZYX_MM, extent_zyx_mm=CT_EXTENT_ZYX_MM)
 
 
 def to_row(name: str, plain: Measured, ours: Measured, peak_gflops: float) -> dict[str, object]:

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from benchmarks.tasks import save_untrained
-from data_preprocess.sources.phantom.source import draw_phantom
+from data_preprocess.sources.phantom.source import generate_phantom
 from utils.config.preset import load_preset
 from utils.imaging.geometry import Geometry
 from utils.imaging.intensity import AIR_HU
@@ -32,7 +32,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--preset", default="pddca")
     arguments = parser.parse_args(argv)
     arguments.output.mkdir(parents=True, exist_ok=True)
-    head = draw_phantom(4, spacing_zyx_mm=SPACING_ZYX_MM).volume.array
+    head = generate_phantom(4, spacing_zyx_mm=SPACING_ZYX_MM).volume.array
     image = np.full(SIZE_ZYX, AIR_HU, dtype=np.int16)
     depth, height, width = head.shape
     left = (SIZE_ZYX[2] - width) // 2

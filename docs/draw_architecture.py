@@ -21,7 +21,7 @@ from matplotlib.patches import FancyBboxPatch, Polygon, Rectangle
 from scipy import ndimage
 from torch import nn
 
-from data_preprocess.sources.phantom.source import draw_phantom
+from data_preprocess.sources.phantom.source import generate_phantom
 from models.focusnet import build_network
 from utils.config.preset import load_preset
 
@@ -68,7 +68,7 @@ class Pictures(NamedTuple):
 
 def draw_pictures() -> Pictures:
     """Show what goes into the networks and what comes out; the outputs are drawn from the phantom's own masks."""
-    raw = draw_phantom(PHANTOM)
+    raw = generate_phantom(PHANTOM)
     masks = {name: mask.dense() for name, mask in raw.masks.items()}
     z, y, x = (round(float(axis.mean())) for axis in np.nonzero(masks[ORGAN_SHOWN]))
     rows, columns = np.nonzero(raw.volume.array[z] > -300)  # the head, in a square

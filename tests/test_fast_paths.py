@@ -8,7 +8,7 @@ import models.predictor
 from benchmarks import baseline as plain
 from data_preprocess.inference_transform import InferenceTransform, resample_to_label_map
 from data_preprocess.sources import SOURCES
-from data_preprocess.sources.phantom.source import draw_phantom
+from data_preprocess.sources.phantom.source import generate_phantom
 from losses.segmentation import SegmentationLoss
 from models.pretrained import load_model, published_checkpoint
 from utils.config.preset import load_preset
@@ -68,7 +68,7 @@ def test_lower_precision_segments_alike(placed, exact, precision):
 def test_published_weights_find_the_organs_of_a_ct_of_another_kind():
     """A phantom is nothing like a patient; what bone shows should still be there."""
     preset = load_preset("openkbp")
-    label = predict(InferenceTransform.apply(draw_phantom(3).volume, preset.grid), None).label
+    label = predict(InferenceTransform.apply(generate_phantom(3).volume, preset.grid), None).label
     assert (label == preset.organ_names.index("mandible") + 1).any()
 
 

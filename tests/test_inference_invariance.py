@@ -17,7 +17,7 @@ from torch import nn
 import inference
 from data_preprocess.inference_transform import InferenceTransform
 from data_preprocess.scans import list_scans, read_transformed
-from data_preprocess.sources.phantom.source import ORGANS, draw_patient, paint_patient
+from data_preprocess.sources.phantom.source import ORGANS, render_patient, sample_patient
 from models.focusnet import FocusNet
 from models.oom_fallback import OOMFallbackPredictor
 from models.predictor import Predictor
@@ -98,8 +98,8 @@ def patient():
 
     The two organs are grown by 6 to 8 mm: voxels of this size would change smaller ones wherever they are resampled.
     """
-    drawn = draw_patient(np.random.default_rng([4, 0]))
-    image, label = paint_patient(drawn, SPACING, np.random.default_rng(1), (520.0, 330.0, 420.0))
+    drawn = sample_patient(np.random.default_rng([4, 0]))
+    image, label = render_patient(drawn, SPACING, np.random.default_rng(1), (520.0, 330.0, 420.0))
     image = np.minimum(image, OTHERS_HU)
     for name, code in CODES_HU.items():
         grown = ndimage.binary_dilation(label == ORGANS.index(name) + 1, iterations=2)

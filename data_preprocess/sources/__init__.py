@@ -2,7 +2,7 @@
 
 from data_preprocess.sources import dicom, labelmap, masks, masks_only, nnunet, openkbp, pddca
 from data_preprocess.sources.base import RawCase, RawCaseHandle, Source
-from data_preprocess.sources.phantom import source as phantom
+from data_preprocess.sources.phantom import source as phantom_source
 
 __all__ = ["SOURCES", "RawCase", "RawCaseHandle"]
 
@@ -13,7 +13,7 @@ SOURCES: dict[str, Source] = {
     "nnunet": nnunet,
     "openkbp": openkbp,
     "pddca": pddca,
-    "phantom": phantom,
+    "phantom": phantom_source,
     "shapes": masks_only,
 }
 """Name on the command line to the module that reads the layout."""

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from data_preprocess.field_of_view import Region, find_region, region_around, segment_body
-from data_preprocess.sources.phantom.source import draw_phantom
+from data_preprocess.sources.phantom.source import generate_phantom
 from utils.imaging.geometry import Geometry
 from utils.imaging.masks import crop_mask
 
@@ -234,8 +234,8 @@ def test_a_scan_that_begins_at_the_lungs_is_refused():
 @pytest.mark.parametrize("seed", [2, 4])
 def test_a_phantom_with_a_chest_is_cut_where_the_phantom_without_ends(seed):
     spacing = (5.0, 4.0, 4.0)
-    short = draw_phantom(seed, spacing_zyx_mm=spacing).volume
-    long = draw_phantom(seed, spacing_zyx_mm=spacing, extent_zyx_mm=(520.0, 330.0, 420.0)).volume
+    short = generate_phantom(seed, spacing_zyx_mm=spacing).volume
+    long = generate_phantom(seed, spacing_zyx_mm=spacing, extent_zyx_mm=(520.0, 330.0, 420.0)).volume
     usual = find_region(short.array, short.geometry, -40)
     cut = find_region(long.array, long.geometry, -40)
     height, usual_height = (long.array.shape[0], short.array.shape[0])

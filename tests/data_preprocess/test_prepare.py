@@ -14,7 +14,7 @@ from data_preprocess.inference_transform import InferenceTransform
 from data_preprocess.prepare import prepare_case
 from data_preprocess.quality_control.measurements import read_quality
 from data_preprocess.sources.openkbp import list_cases, read_case
-from data_preprocess.sources.phantom.source import draw_phantom
+from data_preprocess.sources.phantom.source import generate_phantom
 from data_preprocess.splits import read_splits
 from tests.conftest import TINY
 from tests.data_preprocess.small_case import BOXES, write_masks
@@ -73,7 +73,7 @@ def test_organs_keep_their_place_and_volume_in_millimetres(raw, tmp_path):
 @pytest.fixture(scope="module")
 def long_phantom():
     """A phantom with chest, in which the spinal cord is contoured all the way down."""
-    return draw_phantom(2, spacing_zyx_mm=(5.0, 4.0, 4.0), extent_zyx_mm=(520.0, 330.0, 420.0))
+    return generate_phantom(2, spacing_zyx_mm=(5.0, 4.0, 4.0), extent_zyx_mm=(520.0, 330.0, 420.0))
 
 
 def test_training_and_validation_see_what_inference_sees(long_phantom, tmp_path):
@@ -107,7 +107,7 @@ def test_contours_below_the_field_of_view_are_cut_and_noted(long_phantom, tmp_pa
 
 
 def test_a_scan_that_cuts_into_the_patient_gets_air_around_it(tmp_path):
-    phantom = draw_phantom(2, spacing_zyx_mm=(5.0, 4.0, 4.0))
+    phantom = generate_phantom(2, spacing_zyx_mm=(5.0, 4.0, 4.0))
     geometry = replace(phantom.geometry, size_zyx=(phantom.geometry.size_zyx[0], 34, phantom.geometry.size_zyx[2]))
     volume = Volume(array=np.ascontiguousarray(phantom.volume.array[:, :34]), geometry=geometry)
     masks = {"brainstem": crop_mask(np.ones((20, 4, 4), dtype=bool), (10, 28, 48), geometry)}

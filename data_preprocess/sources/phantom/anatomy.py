@@ -1,10 +1,10 @@
-"""The template patient: every structure of the head and neck with its shape and tissue, in the order of painting.
+"""The template patient: shape and tissue of every structure of the head and neck, in the order of rendering.
 
-Millimetres (z, y, x) from the middle of the sella, z to the vertex, y to the back, x to the left, head level. Paired
-structures are given for the left side. Distances are those of an average adult.
+Coordinates are (z, y, x) in mm from the middle of the sella: z to the vertex, y to the back, x to the left, head level.
+Paired structures are given for the left side. Distances are those of an average adult.
 """
 
-from data_preprocess.sources.phantom import head as phantom_head
+from data_preprocess.sources.phantom import head
 from data_preprocess.sources.phantom.chest import TRUNK
 from data_preprocess.sources.phantom.shapes import (
     Box,
@@ -263,12 +263,12 @@ def _teeth() -> list[Structure]:
 STRUCTURES: tuple[Structure, ...] = (
     *_muscles_and_vessels(),
     *_spine(),
-    *phantom_head.skull_and_brain(),
-    *phantom_head.facial_bones(),
-    *phantom_head.nose_and_sinuses(),
-    *phantom_head.ears(),
+    *head.skull_and_brain(),
+    *head.facial_bones(),
+    *head.nose_and_sinuses(),
+    *head.ears(),
     *_airway(),
-    *phantom_head.orbits(),
+    *head.orbits(),
     *_brainstem_and_canal(),
     *_organs(),
     *_teeth(),

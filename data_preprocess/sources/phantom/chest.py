@@ -1,6 +1,6 @@
-"""The template's chest, for phantoms that are scanned further down than head and neck.
+"""The template's chest, for scans that reach below the neck.
 
-Coordinates as in `phantom_anatomy`; nothing of it reaches above the lung tops but what goes on from the neck.
+Coordinates as in `anatomy`; only what continues from the neck reaches above the lung apex.
 """
 
 from data_preprocess.sources.phantom.shapes import Column, Difference, Ellipsoid, Tube

@@ -1,6 +1,6 @@
 """The template's head without muscles and organs: skull, brain, face, sinuses, ears and orbits.
 
-Coordinates as in `phantom_anatomy`.
+Coordinates as in `anatomy`.
 """
 
 from data_preprocess.sources.phantom.shapes import (
@@ -124,7 +124,7 @@ def ears() -> list[Structure]:
 
 
 def orbits() -> list[Structure]:
-    """Fat, muscles, lacrimal glands, lids and globes; the optic nerves are organs, painted later."""
+    """Fat, muscles, lacrimal glands, lids and globes; the optic nerves are organs, which are rendered later."""
     inside = Tube(((-2, -64, 34), (-1, -40, 26), (1, -19, 17)), (17.5, 13.5, 4))
     muscles = (
         Tube(((1, -20, 15), (-2, -44, 18.5), (-2, -58, 20.5)), (1.2, 2.2, 1.4), (1.4, 1, 1)),

@@ -1,22 +1,33 @@
-"""Signed distances of the shapes that a phantom is built from, in mm, axes (z up, y posterior, x left)."""
+"""Shapes that a phantom is built from, as signed distances in mm; axes (z up, y posterior, x left)."""
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 Point = tuple[float, float, float]
 Array = np.ndarray
 
 
+class Bounds(NamedTuple):
+    """Opposite corners of a box."""
+
+    low: Point
+    high: Point
+
+    @classmethod
+    def of(cls, low: ArrayLike, high: ArrayLike) -> "Bounds":
+        """Corners given as arrays."""
+        return cls(tuple(low), tuple(high))
+
+
 class Shape(Protocol):
-    """A solid in the template's frame; `low` and `high` are the corners of a box that holds it."""
+    """A solid in the template's coordinates."""
 
     @property
-    def low(self) -> Point: ...
-
-    @property
-    def high(self) -> Point: ...
+    def bounds(self) -> Bounds:
+        """A box that holds the solid."""
 
     def distance(self, z: Array, y: Array, x: Array) -> Array:
         """Approximate distance to the surface in mm, negative inside, for coordinates in mm."""
@@ -30,12 +41,8 @@ class Ellipsoid:
     radii: Point
 
     @property
-    def low(self) -> Point:
-        return tuple(c - r for c, r in zip(self.center, self.radii, strict=True))
-
-    @property
-    def high(self) -> Point:
-        return tuple(c + r for c, r in zip(self.center, self.radii, strict=True))
+    def bounds(self) -> Bounds:
+        return Bounds.of(np.subtract(self.center, self.radii), np.add(self.center, self.radii))
 
     def distance(self, z: Array, y: Array, x: Array) -> Array:
         scaled = [(p - c) / r for p, c, r in zip((z, y, x), self.center, self.radii, strict=True)]
@@ -46,19 +53,16 @@ class Ellipsoid:
 
 @dataclass(frozen=True)
 class Tube:
-    """Round segments between points, with a radius per point; `stretch` widens the section along each axis."""
+    """Cones between points, with a radius per point; `stretch` widens the cross-section along each axis."""
 
     points: tuple[Point, ...]
     radii: tuple[float, ...]
     stretch: Point = (1.0, 1.0, 1.0)
 
     @property
-    def low(self) -> Point:
-        return tuple(np.min(self.points, axis=0) - max(self.radii) * np.array(self.stretch))
-
-    @property
-    def high(self) -> Point:
-        return tuple(np.max(self.points, axis=0) + max(self.radii) * np.array(self.stretch))
+    def bounds(self) -> Bounds:
+        reach = max(self.radii) * np.array(self.stretch)
+        return Bounds.of(np.min(self.points, axis=0) - reach, np.max(self.points, axis=0) + reach)
 
     def distance(self, z: Array, y: Array, x: Array) -> Array:
         coordinates = [p / s for p, s in zip((z, y, x), self.stretch, strict=True)]
@@ -73,12 +77,12 @@ class Tube:
 
 @dataclass(frozen=True)
 class Column:
-    """An upright column whose section is an ellipse, or rounder than a box, that changes with z.
+    """An upright column whose cross-section is a superellipse that changes with z.
 
     Attributes:
         sections: (z, center y, radius y, radius x) from top to bottom.
         x: center.
-        power: 2 is an ellipse, larger is boxier.
+        power: exponent of the superellipse; 2 is an ellipse, a larger one approaches a rectangle.
     """
 
     sections: tuple[tuple[float, float, float, float], ...]
@@ -86,14 +90,12 @@ class Column:
     power: float = 2.0
 
     @property
-    def low(self) -> Point:
+    def bounds(self) -> Bounds:
         z, y, radius_y, radius_x = np.transpose(self.sections)
-        return (z.min(), (y - radius_y).min(), self.x - radius_x.max())
-
-    @property
-    def high(self) -> Point:
-        z, y, radius_y, radius_x = np.transpose(self.sections)
-        return (z.max(), (y + radius_y).max(), self.x + radius_x.max())
+        return Bounds(
+            (z.min(), (y - radius_y).min(), self.x - radius_x.max()),
+            (z.max(), (y + radius_y).max(), self.x + radius_x.max()),
+        )
 
     def distance(self, z: Array, y: Array, x: Array) -> Array:
         heights, *profiles = np.transpose(self.sections)[:, ::-1]
@@ -110,7 +112,7 @@ class Column:
 
 @dataclass(frozen=True)
 class Ribbon:
-    """A wall that stands on a curve in the axial plane, as a jaw does.
+    """A wall on a curve in the axial plane, such as a jaw.
 
     Attributes:
         posts: (y, x, lower z, upper z, half thickness) along the curve.
@@ -119,14 +121,11 @@ class Ribbon:
     posts: tuple[tuple[float, float, float, float, float], ...]
 
     @property
-    def low(self) -> Point:
-        y, x, bottom, _, half = np.transpose(self.posts)
-        return (bottom.min(), (y - half).min(), (x - half).min())
-
-    @property
-    def high(self) -> Point:
-        y, x, _, top, half = np.transpose(self.posts)
-        return (top.max(), (y + half).max(), (x + half).max())
+    def bounds(self) -> Bounds:
+        y, x, bottom, top, half = np.transpose(self.posts)
+        return Bounds(
+            (bottom.min(), (y - half).min(), (x - half).min()), (top.max(), (y + half).max(), (x + half).max())
+        )
 
     def distance(self, z: Array, y: Array, x: Array) -> Array:
         nearest = None
@@ -142,7 +141,7 @@ class Ribbon:
 
 @dataclass(frozen=True)
 class Plate:
-    """A polygon in the sagittal plane, drawn out sideways: `x` at z = 0, leaning by `lean` per mm of z."""
+    """A sagittal polygon with a thickness along x; its center is `x` at z = 0 and shifts by `lean` per mm of z."""
 
     outline_zy: tuple[tuple[float, float], ...]
     x: float
@@ -150,14 +149,12 @@ class Plate:
     half_thickness: float
 
     @property
-    def low(self) -> Point:
-        z, y = np.min(self.outline_zy, axis=0)
-        return (z, y, min(self._center(corner[0]) for corner in self.outline_zy) - self.half_thickness)
-
-    @property
-    def high(self) -> Point:
-        z, y = np.max(self.outline_zy, axis=0)
-        return (z, y, max(self._center(corner[0]) for corner in self.outline_zy) + self.half_thickness)
+    def bounds(self) -> Bounds:
+        z, y = np.transpose(self.outline_zy)
+        x = self._center(z)
+        return Bounds(
+            (z.min(), y.min(), x.min() - self.half_thickness), (z.max(), y.max(), x.max() + self.half_thickness)
+        )
 
     def distance(self, z: Array, y: Array, x: Array) -> Array:
         squared = np.full(z.shape, np.inf, z.dtype)
@@ -176,18 +173,15 @@ class Plate:
 
 @dataclass(frozen=True)
 class Union:
-    """Several shapes, melted together over `blend_mm` where they meet."""
+    """Several shapes; their seams are rounded over `blend_mm`."""
 
     shapes: tuple[Shape, ...]
     blend_mm: float = 0.0
 
     @property
-    def low(self) -> Point:
-        return tuple(np.min([shape.low for shape in self.shapes], axis=0))
-
-    @property
-    def high(self) -> Point:
-        return tuple(np.max([shape.high for shape in self.shapes], axis=0))
+    def bounds(self) -> Bounds:
+        lows, highs = zip(*(shape.bounds for shape in self.shapes), strict=True)
+        return Bounds.of(np.min(lows, axis=0), np.max(highs, axis=0))
 
     def distance(self, z: Array, y: Array, x: Array) -> Array:
         first, *others = (shape.distance(z, y, x) for shape in self.shapes)
@@ -204,12 +198,8 @@ class Difference:
     hole: Shape
 
     @property
-    def low(self) -> Point:
-        return self.shape.low
-
-    @property
-    def high(self) -> Point:
-        return self.shape.high
+    def bounds(self) -> Bounds:
+        return self.shape.bounds
 
     def distance(self, z: Array, y: Array, x: Array) -> Array:
         return np.maximum(self.shape.distance(z, y, x), -self.hole.distance(z, y, x))
@@ -217,18 +207,15 @@ class Difference:
 
 @dataclass(frozen=True)
 class Overlap:
-    """What two shapes have in common."""
+    """The intersection of two shapes."""
 
     shape: Shape
     other: Shape
 
     @property
-    def low(self) -> Point:
-        return tuple(np.maximum(self.shape.low, self.other.low))
-
-    @property
-    def high(self) -> Point:
-        return tuple(np.minimum(self.shape.high, self.other.high))
+    def bounds(self) -> Bounds:
+        own, other = self.shape.bounds, self.other.bounds
+        return Bounds.of(np.maximum(own.low, other.low), np.minimum(own.high, other.high))
 
     def distance(self, z: Array, y: Array, x: Array) -> Array:
         return np.maximum(self.shape.distance(z, y, x), self.other.distance(z, y, x))
@@ -236,10 +223,14 @@ class Overlap:
 
 @dataclass(frozen=True)
 class Box:
-    """A box between two corners, to cut other shapes with."""
+    """A box between two corners, which cuts other shapes."""
 
     low: Point
     high: Point
+
+    @property
+    def bounds(self) -> Bounds:
+        return Bounds(self.low, self.high)
 
     def distance(self, z: Array, y: Array, x: Array) -> Array:
         sides = [np.maximum(a - p, p - b) for p, a, b in zip((z, y, x), self.low, self.high, strict=True)]
@@ -248,7 +239,7 @@ class Box:
 
 @dataclass(frozen=True)
 class Folds:
-    """Winding sheets within a shape's outer `depth_mm`: sulci of the brain, walls of air cells."""
+    """Folded sheets within a shape's outer `depth_mm`: sulci of the brain, walls of air cells."""
 
     shape: Shape
     period_zyx_mm: Point
@@ -256,17 +247,13 @@ class Folds:
     depth_mm: float = np.inf
 
     @property
-    def low(self) -> Point:
-        return self.shape.low
-
-    @property
-    def high(self) -> Point:
-        return self.shape.high
+    def bounds(self) -> Bounds:
+        return self.shape.bounds
 
     def distance(self, z: Array, y: Array, x: Array) -> Array:
         waves = [2 * np.pi / period for period in self.period_zyx_mm]
         phases = [wave * p for wave, p in zip(waves, (z, y, x), strict=True)]
-        # A second, incommensurate wave keeps the gyroid from looking like wallpaper.
+        # A second, incommensurate wave breaks the gyroid's periodicity.
         u, v, w = (
             phase + 0.7 * np.sin(0.37 * other) for phase, other in zip(phases, phases[1:] + phases[:1], strict=True)
         )
@@ -278,11 +265,11 @@ class Folds:
 
 @dataclass(frozen=True)
 class BrainCase:
-    """The inside of the skull, grown by so many mm: an egg-shaped vault on a floor that steps down to the back.
+    """The inside of the skull, enlarged by a margin: an egg-shaped vault on a floor that steps down to the back.
 
     Attributes:
-        vault_mm: growth of the vault.
-        floor_mm: growth of the floor.
+        vault_mm: margin of the vault.
+        floor_mm: margin of the floor.
     """
 
     vault_mm: float = 0.0
@@ -299,12 +286,9 @@ class BrainCase:
     lateral_from_to_mm = (12.0, 26.0)
 
     @property
-    def low(self) -> Point:
-        return (-50.0 - self.floor_mm, *(low - self.vault_mm for low in self.vault.low[1:]))
-
-    @property
-    def high(self) -> Point:
-        return tuple(high + self.vault_mm for high in self.vault.high)
+    def bounds(self) -> Bounds:
+        low, high = self.vault.bounds
+        return Bounds.of((-50.0 - self.floor_mm, *np.subtract(low[1:], self.vault_mm)), np.add(high, self.vault_mm))
 
     def distance(self, z: Array, y: Array, x: Array) -> Array:
         start, end = self.lateral_from_to_mm
@@ -321,8 +305,8 @@ class BrainCase:
 
 
 @dataclass(frozen=True)
-class Placed:
-    """A shape scaled about a pivot, moved, and, for the right side, mirrored."""
+class Transformed:
+    """A shape that is scaled about a pivot, shifted, and mirrored for the right side."""
 
     shape: Shape
     pivot: Point
@@ -331,29 +315,23 @@ class Placed:
     mirrored: bool
 
     @property
-    def low(self) -> Point:
-        return tuple(np.min(self._corners(), axis=0))
-
-    @property
-    def high(self) -> Point:
-        return tuple(np.max(self._corners(), axis=0))
+    def bounds(self) -> Bounds:
+        corners = (np.array(self.shape.bounds) - self.pivot) * self.scale + self.pivot + self.shift
+        corners *= (1, 1, -1) if self.mirrored else 1
+        return Bounds.of(corners.min(axis=0), corners.max(axis=0))
 
     def distance(self, z: Array, y: Array, x: Array) -> Array:
         moved = zip((z, y, -x if self.mirrored else x), self.pivot, self.scale, self.shift, strict=True)
         return self.shape.distance(*((p - shift - pivot) / scale + pivot for p, pivot, scale, shift in moved))
 
-    def _corners(self) -> Array:
-        corners = (np.array([self.shape.low, self.shape.high]) - self.pivot) * self.scale + self.pivot + self.shift
-        return corners * (1, 1, -1) if self.mirrored else corners
-
 
 def arch(posts: tuple[tuple[float, float, float, float, float], ...]) -> Ribbon:
-    """A ribbon that is symmetric about the midline, from the posts of its left half, the last one in the midline."""
+    """A ribbon that is symmetric about the midline; the last of the left half's posts lies in the midline."""
     return Ribbon(posts + tuple((y, -x, *rest) for y, x, *rest in posts[-2::-1]))
 
 
 def smooth_min(first: Array, second: Array, blend: float) -> Array:
-    """Minimum whose corner is rounded over `blend`."""
+    """Minimum with a rounding of width `blend` where the arguments are equal."""
     if blend == 0:
         return np.minimum(first, second)
     overlap = np.maximum(blend - np.abs(first - second), 0)
@@ -361,7 +339,7 @@ def smooth_min(first: Array, second: Array, blend: float) -> Array:
 
 
 def _rounded_corner(first: Array, second: Array) -> Array:
-    """Distance to the common part of two slabs, exact outside its edge."""
+    """Distance to the intersection of two slabs, exact outside of its edge."""
     return np.minimum(np.maximum(first, second), 0) + np.hypot(np.maximum(first, 0), np.maximum(second, 0))
 
 

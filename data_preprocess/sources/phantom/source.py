@@ -1,7 +1,7 @@
-"""Phantoms: drawn head-and-neck CTs with the nine organs of PDDCA, so that everything can be tried without data.
+"""Phantoms: synthetic head-and-neck CTs with the nine organs of PDDCA, to try everything without data.
 
-`draw_patient` draws how one patient differs from the template in `phantom_anatomy`; `paint_patient` paints that patient
-on a voxel grid. Both are deterministic.
+`sample_patient` draws the differences between one patient and the template in `anatomy` from a random generator;
+`render_patient` renders that patient on a voxel grid.
 """
 
 from collections.abc import Mapping
@@ -16,11 +16,11 @@ from scipy.spatial.transform import Rotation
 from data_preprocess.sources.base import RawCase, RawCaseHandle, RawStructures, is_wanted
 from data_preprocess.sources.phantom.anatomy import BODY, STRUCTURES
 from data_preprocess.sources.phantom.chest import CHEST, CHEST_TOP_Z_MM
-from data_preprocess.sources.phantom.shapes import Placed, Shape
+from data_preprocess.sources.phantom.shapes import Shape, Transformed
 from data_preprocess.sources.phantom.tissues import GROUPS, TISSUES, Structure
 from utils.config.preset import Preset
 from utils.imaging.geometry import Geometry
-from utils.imaging.masks import crop_mask
+from utils.imaging.masks import bounding_box, crop_mask
 from utils.io.volumes import Volume
 
 Triple = tuple[float, float, float]
@@ -40,14 +40,14 @@ ORGANS = (
 NOT_CONTOURED_PROBABILITY = 0.1
 EXTENT_ZYX_MM = (260.0, 256.0, 240.0)
 FRONT_MM = -113.0
-"""Where the field of view begins in front of the template's sella."""
+"""Position of the field of view's anterior border, relative to the template's sella."""
 VERTEX_Z_MM = 103.0
 """Of the template."""
 TABLE_TO_HEAD_MM = 5.0
 SKIN_MM = 2.5
 TEXTURE_MM = 2.5
 SEARCH_STRIDE = 4
-"""Where a structure lies is first looked up on every fourth voxel."""
+"""The box of a structure is searched on every fourth voxel."""
 
 
 @dataclass(frozen=True)
@@ -62,17 +62,17 @@ class Wave:
 
 @dataclass(frozen=True)
 class Patient:
-    """How one patient differs from the template, and how the scanner saw them.
+    """The differences between one patient and the template, and properties of the scan.
 
     Attributes:
         scale_zyx: size relative to the template.
         rotation_deg: about the z, y and x axes.
         shift_mm: of the sella in the field of view, (z, y, x).
-        neck_bend_mm: how far the neck leans back 100 mm below the skull.
+        neck_bend_mm: backward shift of the neck 100 mm below the skull.
         waves: smooth deformation.
-        structures: what is painted, in order, each with its place in this patient.
+        structures: in the order of rendering, each with its shape in this patient.
         tissue_hu: CT number per tissue.
-        contoured: names of organs that somebody contoured.
+        contoured: names of the contoured organs.
         has_mask: whether an immobilization mask is worn.
         noise_hu: standard deviation.
         origin_xyz_mm: of the scanner's frame.
@@ -83,7 +83,7 @@ class Patient:
     shift_mm: Triple
     neck_bend_mm: float
     waves: tuple[Wave, ...]
-    structures: tuple[tuple[Structure, Placed], ...]
+    structures: tuple[tuple[Structure, Transformed], ...]
     tissue_hu: Mapping[str, float]
     contoured: frozenset[str]
     has_mask: bool
@@ -93,10 +93,15 @@ class Patient:
 
 @dataclass(frozen=True)
 class Canvas:
-    """What is being painted: CT and organ labels, both (D, H, W), with the template coordinates of their voxels.
+    """A scan that is being rendered; all arrays are (D, H, W).
 
-    `skin_distance` is the distance to the body's surface in mm, negative inside; `texture` is smooth noise of unit
-    variance; `edge_mm` is the width over which a border fades, about a voxel.
+    Attributes:
+        image: CT, float32, HU.
+        label: organ labels.
+        coordinates: z, y and x of each voxel in the template, in mm.
+        skin_distance: to the body's surface in mm, negative inside.
+        texture: smooth noise of unit variance.
+        edge_mm: width of the transition at a border, about a voxel.
     """
 
     image: np.ndarray
@@ -107,8 +112,8 @@ class Canvas:
     edge_mm: float
 
 
-class Painting(NamedTuple):
-    """A painted patient."""
+class RenderedPatient(NamedTuple):
+    """CT and organ labels of a patient."""
 
     image: np.ndarray
     """(D, H, W) int16, HU."""
@@ -125,29 +130,29 @@ def list_cases(folder: Path | None = None) -> list[RawCaseHandle]:
 
 
 def read_case(handle: RawCaseHandle, preset: Preset | None = None) -> RawCase:
-    """Draw the phantom whose seed is the handle's location: see `Source.read_case`."""
-    raw = draw_phantom(handle.location)
+    """Generate the phantom whose seed is the handle's location: see `Source.read_case`."""
+    raw = generate_phantom(handle.location)
     masks = {name: mask for name, mask in raw.masks.items() if is_wanted(name, preset)}
     structures = RawStructures(masks, tuple(name for name in raw.masks if name not in masks))
     return RawCase.of(handle, raw.volume, structures, raw.source)
 
 
-def draw_phantom(
+def generate_phantom(
     seed: int, *, spacing_zyx_mm: Triple = (2.5, 2.0, 2.0), extent_zyx_mm: Triple = EXTENT_ZYX_MM
 ) -> RawCase:
-    """Draw a head-and-neck CT from the vertex to the lower neck, with organ masks.
+    """Generate a head-and-neck CT from the vertex to the lower neck, with organ masks.
 
     Args:
-        seed: the same seed is the same patient and image.
+        seed: determines the patient and the image.
         spacing_zyx_mm: of the voxel grid.
-        extent_zyx_mm: what the grid covers. The default holds head and neck; from about 300 mm (z) on, which then
-            want 400 mm (x), there is a chest.
+        extent_zyx_mm: of the voxel grid. The default covers head and neck. From about 300 mm along z there is a chest,
+            which needs 400 mm along x.
 
     Returns:
-        The case; about a tenth of the organs has no mask, though the image shows them. Masks are disjoint.
+        The case. Masks are disjoint. About a tenth of the organs has no mask, although the image shows them.
     """
-    patient = draw_patient(np.random.default_rng([seed, 0]))
-    image, label = paint_patient(patient, spacing_zyx_mm, np.random.default_rng([seed, 1]), extent_zyx_mm)
+    patient = sample_patient(np.random.default_rng([seed, 0]))
+    image, label = render_patient(patient, spacing_zyx_mm, np.random.default_rng([seed, 1]), extent_zyx_mm)
     geometry = Geometry(size_zyx=image.shape, spacing_zyx_mm=tuple(spacing_zyx_mm), origin_xyz_mm=patient.origin_xyz_mm)
     return RawCase(
         case_id=f"phantom_{seed:03d}",
@@ -157,12 +162,12 @@ def draw_phantom(
             for value, name in enumerate(ORGANS, 1)
             if name in patient.contoured
         },
-        source=f"phantom drawn from seed {seed}",
+        source=f"phantom of seed {seed}",
     )
 
 
-def draw_patient(rng: np.random.Generator) -> Patient:
-    """Draw a patient's size, pose, proportions, tissues and contours."""
+def sample_patient(rng: np.random.Generator) -> Patient:
+    """Draw a patient's size, pose, proportions, tissues and contoured organs from a random generator."""
     scale = rng.uniform(0.94, 1.05) * rng.uniform(0.97, 1.03, 3)
     has_contrast = rng.random() < 0.4
     tissue_hu = {name: tissue.hu + tissue.spread_hu * _bounded_normal(rng) for name, tissue in TISSUES.items()}
@@ -173,8 +178,8 @@ def draw_patient(rng: np.random.Generator) -> Patient:
         rotation_deg=tuple((rng.uniform(-1, 1, 3) * (4, 3, 5)).tolist()),
         shift_mm=(rng.uniform(-4, 4), rng.uniform(-4, 4), rng.uniform(-6, 6)),
         neck_bend_mm=rng.uniform(-10, 12),
-        waves=tuple(_draw_wave(rng, axis) for axis in (0, 1, 2, 0, 1, 2)),
-        structures=_place_structures(rng),
+        waves=tuple(_sample_wave(rng, axis) for axis in (0, 1, 2, 0, 1, 2)),
+        structures=_sample_structures(rng),
         tissue_hu=tissue_hu,
         contoured=frozenset(name for name in ORGANS if rng.random() >= NOT_CONTOURED_PROBABILITY),
         has_mask=bool(rng.random() < 0.6),
@@ -183,19 +188,19 @@ def draw_patient(rng: np.random.Generator) -> Patient:
     )
 
 
-def paint_patient(
+def render_patient(
     patient: Patient, spacing_zyx_mm: Triple, rng: np.random.Generator, extent_zyx_mm: Triple = EXTENT_ZYX_MM
-) -> Painting:
-    """Paint a patient as a CT.
+) -> RenderedPatient:
+    """Render a patient as a CT.
 
     Args:
-        patient: from `draw_patient`.
+        patient: from `sample_patient`.
         spacing_zyx_mm: of the voxel grid.
         rng: for texture and noise.
-        extent_zyx_mm: of the field of view, as for `draw_phantom`.
+        extent_zyx_mm: of the field of view, as for `generate_phantom`.
 
     Returns:
-        CT and labels of all nine organs, contoured or not.
+        CT, and labels of all nine organs, contoured or not.
     """
     size = tuple(max(1, round(extent / spacing)) for extent, spacing in zip(extent_zyx_mm, spacing_zyx_mm, strict=True))
     coordinates = _template_coordinates(patient, size, spacing_zyx_mm, extent_zyx_mm)
@@ -209,23 +214,23 @@ def paint_patient(
     )
     coarse = tuple(axis[::SEARCH_STRIDE, ::SEARCH_STRIDE, ::SEARCH_STRIDE].copy() for axis in coordinates)
     margin_mm = canvas.edge_mm + SEARCH_STRIDE * max(spacing_zyx_mm)
-    _paint_surroundings(canvas, patient, spacing_zyx_mm)
-    _paint_body(canvas, patient.tissue_hu)
-    chest = _place_chest() if coordinates[0].min() < CHEST_TOP_Z_MM else ()
+    _render_surroundings(canvas, patient, spacing_zyx_mm)
+    _render_body(canvas, patient.tissue_hu)
+    chest = _chest() if coordinates[0].min() < CHEST_TOP_Z_MM else ()
     for structure, shape in (*chest, *patient.structures):
         box = _find_box(shape, coarse, margin_mm, size)
         if box is not None:
-            _paint(canvas, box, structure, shape, patient.tissue_hu)
+            _render_structure(canvas, box, structure, shape, patient.tissue_hu)
     noise = _smooth_noise(rng, size, (0.3, 0.6, 0.6))
     image = canvas.image + patient.noise_hu * noise
-    return Painting(np.clip(image.round(), -1024, 3071).astype(np.int16), canvas.label)
+    return RenderedPatient(np.clip(image.round(), -1024, 3071).astype(np.int16), canvas.label)
 
 
 def _bounded_normal(rng: np.random.Generator, size: int | None = None) -> np.ndarray:
     return np.clip(rng.standard_normal(size), -2, 2)
 
 
-def _draw_wave(rng: np.random.Generator, axis: int) -> Wave:
+def _sample_wave(rng: np.random.Generator, axis: int) -> Wave:
     return Wave(
         axis=axis,
         amplitude_mm=rng.uniform(0, 2.0),
@@ -234,28 +239,28 @@ def _draw_wave(rng: np.random.Generator, axis: int) -> Wave:
     )
 
 
-def _place_structures(rng: np.random.Generator) -> tuple[tuple[Structure, Placed], ...]:
-    """Every structure of the template, each side moved and scaled with its group; sides differ by a third of it."""
-    places = {}
+def _sample_structures(rng: np.random.Generator) -> tuple[tuple[Structure, Transformed], ...]:
+    """Scale and shift every structure with its group; a third of the variation differs between the sides."""
+    transforms = {}
     for name, group in GROUPS.items():
         shared_scale, shared_shift = _bounded_normal(rng, 3), _bounded_normal(rng, 3)
         for side in ("left", "right"):
             scale = 1 + group.scale * (shared_scale + _bounded_normal(rng, 3) / 3)
             shift = group.shift_mm * (shared_shift + _bounded_normal(rng, 3) / 3)
-            places[name, side] = {"pivot": group.pivot, "scale": tuple(scale.tolist()), "shift": tuple(shift.tolist())}
-    placed = []
-    for structure in STRUCTURES:
-        for side in ("left", "right") if structure.paired else ("left",):
-            if rng.random() < structure.probability:
-                place = places[structure.group, side]
-                placed.append((structure, Placed(structure.shape, mirrored=side == "right", **place)))
-    return tuple(placed)
+            scale_and_shift = {"scale": tuple(scale.tolist()), "shift": tuple(shift.tolist())}
+            transforms[name, side] = {"pivot": group.pivot, "mirrored": side == "right", **scale_and_shift}
+    return tuple(
+        (structure, Transformed(structure.shape, **transforms[structure.group, side]))
+        for structure in STRUCTURES
+        for side in (("left", "right") if structure.paired else ("left",))
+        if rng.random() < structure.probability
+    )
 
 
-def _place_chest() -> list[tuple[Structure, Placed]]:
-    """The chest is the template's in every patient."""
+def _chest() -> list[tuple[Structure, Transformed]]:
+    """The structures of the chest, which is the same in every patient."""
     return [
-        (structure, Placed(structure.shape, mirrored=mirrored, pivot=(0, 0, 0), scale=(1, 1, 1), shift=(0, 0, 0)))
+        (structure, Transformed(structure.shape, mirrored=mirrored, pivot=(0, 0, 0), scale=(1, 1, 1), shift=(0, 0, 0)))
         for structure in CHEST
         for mirrored in ((False, True) if structure.paired else (False,))
     ]
@@ -264,21 +269,21 @@ def _place_chest() -> list[tuple[Structure, Placed]]:
 def _template_coordinates(
     patient: Patient, size: tuple[int, int, int], spacing_zyx_mm: Triple, extent_zyx_mm: Triple
 ) -> tuple[np.ndarray, ...]:
-    """Where each voxel's center lies in the template, one (D, H, W) array of mm per axis."""
+    """Template coordinates of every voxel's center in mm, one (D, H, W) array per axis."""
     top_mm = VERTEX_Z_MM * patient.scale_zyx[0] + 10 + patient.shift_mm[0]
     start = (top_mm - extent_zyx_mm[0], FRONT_MM + patient.shift_mm[1], -extent_zyx_mm[2] / 2 + patient.shift_mm[2])
     axes = [a + spacing * (np.arange(n) + 0.5) for a, spacing, n in zip(start, spacing_zyx_mm, size, strict=True)]
     z, y, x = np.meshgrid(*axes, indexing="ij", sparse=True)
     angles = np.deg2rad(patient.rotation_deg)
     matrix = Rotation.from_euler("ZYX", angles).as_matrix()[::-1, ::-1] / np.reshape(patient.scale_zyx, (3, 1))
-    moved = [(row[0] * z + row[1] * y + row[2] * x).astype(np.float32) for row in matrix]
+    coordinates = [(row[0] * z + row[1] * y + row[2] * x).astype(np.float32) for row in matrix]
     for wave in patient.waves:
         terms = zip((z, y, x), wave.wavelengths_mm, wave.phases, strict=True)
         sines = [np.sin(2 * np.pi * axis / length + phase).astype(np.float32) for axis, length, phase in terms]
-        moved[wave.axis] += wave.amplitude_mm * (sines[0] * sines[1] * sines[2])
-    below_skull = np.maximum(-40 - moved[0], 0) / 100
-    moved[1] -= patient.neck_bend_mm * below_skull * np.minimum(below_skull, 1)
-    return tuple(moved)
+        coordinates[wave.axis] += wave.amplitude_mm * (sines[0] * sines[1] * sines[2])
+    below_skull = np.maximum(-40 - coordinates[0], 0) / 100
+    coordinates[1] -= patient.neck_bend_mm * below_skull * np.minimum(below_skull, 1)
+    return tuple(coordinates)
 
 
 def _smooth_noise(rng: np.random.Generator, size: tuple[int, int, int], sigma_vox: Triple) -> np.ndarray:
@@ -292,49 +297,49 @@ def _find_box(
 ) -> tuple[slice, slice, slice] | None:
     """Slices that hold a shape, or None if it lies outside the volume."""
     near = np.ones(coarse[0].shape, bool)
-    for axis, low, high in zip(coarse, shape.low, shape.high, strict=True):
+    for axis, low, high in zip(coarse, *shape.bounds, strict=True):
         near &= (axis > low - margin_mm) & (axis < high + margin_mm)
-    box = ndimage.find_objects(near.view(np.uint8))
-    if not box:
+    box = bounding_box(near)
+    if box is None:
         return None
     return tuple(
         slice(max(0, (s.start - 1) * SEARCH_STRIDE + 1), min(n, s.stop * SEARCH_STRIDE))
-        for s, n in zip(box[0], size, strict=True)
+        for s, n in zip(box, size, strict=True)
     )
 
 
-def _paint(
+def _render_structure(
     canvas: Canvas,
     box: tuple[slice, slice, slice],
     structure: Structure,
     shape: Shape,
     tissue_hu: Mapping[str, float],
 ) -> None:
-    """Lay one structure over what is there; a voxel at its border is a mixture."""
+    """Render one structure over the earlier ones; voxels at its border are a mixture of both."""
     distance = shape.distance(*(axis[box] for axis in canvas.coordinates))
     if not structure.outside:
         distance = np.maximum(distance, canvas.skin_distance[box] + SKIN_MM)
-    share = _share(distance, canvas.edge_mm)
+    fraction = _inside_fraction(distance, canvas.edge_mm)
     hu = _textured(structure.tissue, tissue_hu, canvas.texture[box])
     if structure.core is not None:
         tissue, depth_mm = structure.core
         core = _textured(tissue, tissue_hu, canvas.texture[box])
-        hu += _share(distance + depth_mm, canvas.edge_mm) * (core - hu)
+        hu += _inside_fraction(distance + depth_mm, canvas.edge_mm) * (core - hu)
     image, label = canvas.image[box], canvas.label[box]
-    image += share * (hu - image)
+    image += fraction * (hu - image)
     if not structure.keeps_organs:
-        label[share >= 0.5] = _label(structure, shape)
+        label[fraction >= 0.5] = _label(structure, shape)
 
 
-def _paint_body(canvas: Canvas, tissue_hu: Mapping[str, float]) -> None:
-    """Skin over fat, in which everything else is laid."""
+def _render_body(canvas: Canvas, tissue_hu: Mapping[str, float]) -> None:
+    """Skin over fat, which all other structures are rendered into."""
     for tissue, depth_mm in (("skin", 0.0), ("fat", SKIN_MM)):
         hu = _textured(tissue, tissue_hu, canvas.texture)
-        canvas.image[:] += _share(canvas.skin_distance + depth_mm, canvas.edge_mm) * (hu - canvas.image)
+        canvas.image[:] += _inside_fraction(canvas.skin_distance + depth_mm, canvas.edge_mm) * (hu - canvas.image)
 
 
-def _share(distance: np.ndarray, edge_mm: float) -> np.ndarray:
-    """Share of a voxel that lies inside a surface at this distance from its center."""
+def _inside_fraction(distance: np.ndarray, edge_mm: float) -> np.ndarray:
+    """Fraction of a voxel that lies inside a surface at this distance from its center."""
     return np.clip(0.5 - distance / edge_mm, 0, 1)
 
 
@@ -342,7 +347,7 @@ def _textured(tissue: str, tissue_hu: Mapping[str, float], texture: np.ndarray) 
     return tissue_hu[tissue] + TISSUES[tissue].texture_hu * texture
 
 
-def _label(structure: Structure, shape: Placed) -> int:
+def _label(structure: Structure, shape: Transformed) -> int:
     if structure.organ is None:
         return 0
     side = "right" if shape.mirrored else "left"
@@ -350,8 +355,8 @@ def _label(structure: Structure, shape: Placed) -> int:
     return ORGANS.index(name) + 1
 
 
-def _paint_surroundings(canvas: Canvas, patient: Patient, spacing_zyx_mm: Triple) -> None:
-    """Table, head rest and immobilization mask: things that are not the patient."""
+def _render_surroundings(canvas: Canvas, patient: Patient, spacing_zyx_mm: Triple) -> None:
+    """Render table, head rest and immobilization mask."""
     depth, height, width = canvas.image.shape
     back = np.flatnonzero((canvas.skin_distance < 0).any(axis=(0, 2)))[-1] * spacing_zyx_mm[1] + TABLE_TO_HEAD_MM
     y = (spacing_zyx_mm[1] * np.arange(height, dtype=np.float32))[:, None]
@@ -359,7 +364,7 @@ def _paint_surroundings(canvas: Canvas, patient: Patient, spacing_zyx_mm: Triple
     shell = np.maximum(np.abs(y - back - 8) - 8, np.abs(x) - 200)
     foam = np.maximum(np.abs(y - back + 20) - 20, np.abs(x) - 85)
     for solid, hu in ((foam, -935), (shell, -180), (shell + 2.5, -930)):
-        canvas.image[:] += _share(solid, canvas.edge_mm) * (hu - canvas.image)
+        canvas.image[:] += _inside_fraction(solid, canvas.edge_mm) * (hu - canvas.image)
     if patient.has_mask:
         sheet = np.maximum(np.abs(canvas.skin_distance - 3.0) - 1.0, (y - back + 60)[None])
-        canvas.image[:] += _share(sheet, canvas.edge_mm) * (-150 - canvas.image)
+        canvas.image[:] += _inside_fraction(sheet, canvas.edge_mm) * (-150 - canvas.image)

@@ -1,4 +1,4 @@
-"""What a phantom is made of: tissues with their CT numbers, and how structures are described and vary."""
+"""Tissues of a phantom with their CT numbers, and the description of its structures and their variation."""
 
 from dataclasses import dataclass
 
@@ -7,7 +7,7 @@ from data_preprocess.sources.phantom.shapes import Point, Shape
 
 @dataclass(frozen=True)
 class Tissue:
-    """CT number of a tissue: mean, standard deviation between patients, and of its texture within one."""
+    """CT number of a tissue: mean, standard deviation between patients, and standard deviation within a patient."""
 
     hu: float
     spread_hu: float
@@ -16,10 +16,10 @@ class Tissue:
 
 @dataclass(frozen=True)
 class Group:
-    """Structures that vary in place and size together.
+    """Structures whose position and size vary together.
 
     Attributes:
-        pivot: the point that scaling leaves where it is.
+        pivot: fixed point of the scaling.
         shift_mm: standard deviation of the displacement along each axis.
         scale: relative standard deviation of the size along each axis.
     """
@@ -31,18 +31,18 @@ class Group:
 
 @dataclass(frozen=True)
 class Structure:
-    """One painted solid.
+    """One solid of the phantom.
 
     Attributes:
         shape: of the left side if paired.
         tissue: key of `TISSUES`.
         group: key of `GROUPS`.
-        core: (tissue, depth in mm): another tissue below that depth, as marrow within bone.
-        paired: painted on the right as well.
-        organ: name of the organ that it is, "_left" or "_right" still to be added if paired.
-        keeps_organs: what lies in an organ without ending it, as a root in the jaw.
-        outside: what may reach through the skin; all else stays beneath it.
-        probability: of occurring in a patient, on each side.
+        core: (tissue, depth in mm): another tissue below that depth, such as marrow in bone.
+        paired: also on the right side.
+        organ: name of its organ, without "_left" or "_right" if paired.
+        keeps_organs: keeps the organ labels of its voxels, such as a root in the jaw.
+        outside: may reach through the skin; all other structures stay below it.
+        probability: that it occurs in a patient, on each side.
     """
 
     shape: Shape

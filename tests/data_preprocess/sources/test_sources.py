@@ -11,7 +11,7 @@ from data_preprocess.cases import HELD_OUT
 from data_preprocess.label_map import merge_masks
 from data_preprocess.sources import SOURCES, labelmap, masks, nnunet, pddca
 from data_preprocess.sources import masks_only as shapes
-from data_preprocess.sources.phantom.source import draw_phantom
+from data_preprocess.sources.phantom.source import generate_phantom
 from tests.data_preprocess.layouts import (
     PDDCA_NAMES,
     write_dicom,
@@ -35,7 +35,7 @@ NESTED = ("lens left", "orbit left", "spinalcord", "spinalcanal")
 @pytest.fixture(scope="module")
 def phantom():
     """A phantom of 87 x 102 x 86 voxels; not every organ was contoured."""
-    return draw_phantom(3, spacing_zyx_mm=(3.0, 2.5, 2.8))
+    return generate_phantom(3, spacing_zyx_mm=(3.0, 2.5, 2.8))
 
 
 def read_only_case(source, folder, preset=PRESET):

@@ -9,10 +9,10 @@ from data_preprocess.sources.phantom.shapes import (
     Ellipsoid,
     Folds,
     Overlap,
-    Placed,
     Plate,
     Ribbon,
     Shape,
+    Transformed,
     Tube,
     Union,
     arch,
@@ -33,7 +33,7 @@ SHAPES = (
     Overlap(BALL, Box((0.0, 0.0, 0.0), (9.0, 9.0, 9.0))),
     Folds(BALL, (8.0, 8.0, 8.0), 0.5, 3.0),
     BrainCase(2.0, 1.0),
-    Placed(BALL, (0.0, 0.0, 0.0), (1.2, 0.8, 1.0), (1.0, 0.0, -2.0), mirrored=True),
+    Transformed(BALL, (0.0, 0.0, 0.0), (1.2, 0.8, 1.0), (1.0, 0.0, -2.0), mirrored=True),
 )
 
 
@@ -50,7 +50,7 @@ def test_box_holds_the_shape(shape: Shape):
     assert distance.dtype == np.float32
     inside = distance < 0
     assert inside.any()
-    for axis, low, high in zip(grid, shape.low, shape.high, strict=True):
+    for axis, low, high in zip(grid, *shape.bounds, strict=True):
         assert axis[inside].min() >= low - 1e-4
         assert axis[inside].max() <= high + 1e-4
 
@@ -89,9 +89,9 @@ def test_plate_leans_sideways_with_height():
     assert at(plate, 5, 13, 7.5) == pytest.approx(3)
 
 
-def test_placed_right_side_mirrors_the_left():
+def test_the_right_side_mirrors_the_left():
     place = {"pivot": (0, 0, 2), "scale": (1, 1, 2), "shift": (0, 1, 0)}
-    left, right = Placed(BALL, **place, mirrored=False), Placed(BALL, **place, mirrored=True)
+    left, right = Transformed(BALL, **place, mirrored=False), Transformed(BALL, **place, mirrored=True)
     assert at(left, 1, 3, 4) == pytest.approx(-5, abs=1e-4)  # the ball's center 3 moves to (3 - 2) * 2 + 2 = 4
     assert at(right, 1, 3, -4) == pytest.approx(-5, abs=1e-4)
 

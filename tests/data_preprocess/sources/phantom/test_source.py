@@ -7,11 +7,11 @@ from data_preprocess.sources.base import RawCase
 from data_preprocess.sources.phantom.source import (
     EXTENT_ZYX_MM,
     ORGANS,
-    draw_patient,
-    draw_phantom,
+    generate_phantom,
     list_cases,
-    paint_patient,
     read_case,
+    render_patient,
+    sample_patient,
 )
 from utils.config.preset import load_preset
 from utils.imaging.geometry import IDENTITY_DIRECTION
@@ -30,13 +30,13 @@ VOLUME_ML = {
 
 @pytest.fixture(scope="module")
 def phantom() -> RawCase:
-    return draw_phantom(3)
+    return generate_phantom(3)
 
 
 @pytest.fixture(scope="module")
 def full_label(phantom: RawCase) -> np.ndarray:
     """Labels of all nine organs, contoured or not."""
-    return paint_patient(draw_patient(np.random.default_rng([3, 0])), SPACING, np.random.default_rng([3, 1])).label
+    return render_patient(sample_patient(np.random.default_rng([3, 0])), SPACING, np.random.default_rng([3, 1])).label
 
 
 def organ(label: np.ndarray, name: str) -> np.ndarray:
@@ -117,7 +117,7 @@ def test_table_is_apart_from_the_body(phantom: RawCase):
 
 
 def test_same_seed_is_the_same_phantom_and_another_is_not(phantom: RawCase):
-    again, other = draw_phantom(3), read_case(list_cases()[4])
+    again, other = generate_phantom(3), read_case(list_cases()[4])
     assert other.case_id == "phantom_004"
     np.testing.assert_array_equal(again.volume.array, phantom.volume.array)
     assert again.volume.geometry == phantom.volume.geometry
@@ -127,15 +127,15 @@ def test_same_seed_is_the_same_phantom_and_another_is_not(phantom: RawCase):
 
 
 def test_about_a_tenth_of_the_organs_is_not_contoured():
-    contoured = [len(draw_patient(np.random.default_rng(seed)).contoured) for seed in range(100)]
+    contoured = [len(sample_patient(np.random.default_rng(seed)).contoured) for seed in range(100)]
     assert 0.85 < np.mean(contoured) / len(ORGANS) < 0.95
     assert len(set(contoured)) > 1
 
 
 def test_other_spacing_shows_the_same_patient(phantom: RawCase, full_label: np.ndarray):
     spacing = (5.0, 3.0, 4.0)
-    patient = draw_patient(np.random.default_rng([3, 0]))
-    image, label = paint_patient(patient, spacing, np.random.default_rng(0))
+    patient = sample_patient(np.random.default_rng([3, 0]))
+    image, label = render_patient(patient, spacing, np.random.default_rng(0))
     assert image.shape == tuple(round(e / s) for e, s in zip(EXTENT_ZYX_MM, spacing, strict=True))
     for name in ("brainstem", "mandible", "parotid_left"):
         center = (np.array(ndimage.center_of_mass(organ(label, name))) + 0.5) * spacing
