@@ -1,1 +1,1 @@
-"""What FocusNet's networks minimise: segmentation, localization and shape losses."""
+"""The losses of FocusNet's networks: segmentation, localization and shape."""

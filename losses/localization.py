@@ -1,4 +1,7 @@
-"""Heatmap regression loss of SOL-Net (Gao et al., FocusNetv2, Medical Image Analysis 67 (2021) 101831, sec. 3)."""
+"""Heatmap regression loss of SOL-Net.
+
+Gao et al., FocusNetv2, Medical Image Analysis 67 (2021) 101831, sec. 3.
+"""
 
 from torch import Tensor
 
@@ -6,28 +9,28 @@ from utils.runtime.distributed import mean_count
 
 
 def heatmap_loss(heatmaps: Tensor, targets: Tensor, known: Tensor, *, peak_weight: float = 0.0) -> Tensor:
-    """Mean squared error over the heatmaps whose organ was contoured, in float32.
+    """Weighted mean squared error over the heatmaps of contoured organs, in float32.
 
-    A voxel weighs 1 + peak_weight * target, and the sum is divided by the number of voxels, not of weights. Peaks are
-    rare: in the paper's 40 x 192 x 192 crop (sigma 5 voxels, three slices) a network that answers zero everywhere has a
-    mean squared error of just 1.6e-4. Each unit of `peak_weight` adds 1.0e-4, so 1000 makes that answer cost 0.1.
-    Deviation from the paper: its loss has no weight (0).
+    A voxel's weight is 1 + peak_weight * target; the weighted sum is divided by the number of voxels. Peaks are rare:
+    in the paper's 40 x 192 x 192 crop (sigma 5 voxels, three slices) a heatmap of zeros has a mean squared error of
+    only 1.6e-4. Each unit of `peak_weight` adds 1.0e-4, so that zeros cost 0.1 with a weight of 1000.
+    Deviation: the paper's loss has no weight (0).
 
     Args:
-        heatmaps: (B, K, D, H, W) probabilities, one channel per small organ.
+        heatmaps: (B, K, D, H, W) probabilities in 0..1, one channel per small organ.
         targets: as `heatmaps`, Gaussians in 0..1.
-        known: (B, K) bool, which small organs were contoured.
-        peak_weight: additional weight of a voxel where the target is 1.
+        known: (B, K) bool, which small organs are contoured.
+        peak_weight: additional weight of a voxel whose target is 1; at least 0.
 
     Returns:
-        Scalar; 0, with a graph, where nothing is known.
+        Scalar, at least 0; averages over the heatmaps of all ranks. It is 0, with a graph, if no organ is contoured.
 
     Raises:
-        ValueError: shapes do not fit each other.
+        ValueError: the shapes do not match.
     """
     if heatmaps.shape != targets.shape or known.shape != heatmaps.shape[:2]:
         raise ValueError(
-            f"heatmaps {tuple(heatmaps.shape)} need targets of that shape and known {tuple(heatmaps.shape[:2])}, "
+            f"heatmaps {tuple(heatmaps.shape)}: expected targets of that shape and known {tuple(heatmaps.shape[:2])}, "
             f"got {tuple(targets.shape)} and {tuple(known.shape)}"
         )
     targets = targets.float()

@@ -1,1 +1,1 @@
-"""FocusNet's networks, from the building blocks to the prediction of a label map."""
+"""FocusNet's networks, from building blocks to the prediction of label maps."""

@@ -1,7 +1,7 @@
-"""How well FocusNet segments and localizes whole validation cases."""
+"""Validation: scores of FocusNet on whole cases, and of the shape AutoEncoder on masks."""
 
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -22,11 +22,11 @@ from utils.training.stage import Validation
 logger = logging.getLogger(__name__)
 
 NOT_FOUND_MM = 100.0
-"""Largest peak error counted, so that one miss does not hide all others in the mean."""
+"""Upper limit of a peak error, so that one missed organ does not dominate the mean."""
 
 
-class LabelledCase(Protocol):
-    """A CT with its contours."""
+class LabeledCase(Protocol):
+    """A CT with its reference segmentation."""
 
     image: np.ndarray
     """(D, H, W) int16 HU."""
@@ -34,66 +34,72 @@ class LabelledCase(Protocol):
     """(D, H, W) uint8."""
 
     @property
-    def contoured(self) -> Sequence[bool]: ...
+    def contoured(self) -> Sequence[bool]:
+        """Of every organ of the preset, whether the reference contains it."""
+        ...
 
     @property
-    def centers_vox(self) -> np.ndarray: ...
+    def centers_vox(self) -> np.ndarray:
+        """(organs, 3) float: centroids (z, y, x); NaN if not contoured."""
+        ...
 
     @property
-    def inside_fov(self) -> np.ndarray: ...
+    def inside_fov(self) -> np.ndarray:
+        """(D, H, W) bool: whether the scanner measured the voxel."""
+        ...
 
 
-class LabelledCases(Protocol):
-    """Cases of a split, opened on demand."""
+class LabeledCases(Protocol):
+    """The cases of a split; they are opened on access."""
 
     contoured: np.ndarray
-    """(cases, organs) bool, known without opening any."""
+    """(cases, organs) bool, known without opening a case."""
 
     def __len__(self) -> int: ...
 
-    def __getitem__(self, index: int) -> LabelledCase: ...
+    def __getitem__(self, index: int) -> LabeledCase: ...
 
 
 class CaseScores(NamedTuple):
-    """Scores of a set of cases; all arrays (cases, organs), NaN where an organ was not contoured."""
+    """Scores of cases, one row each, NaN where an organ is not contoured."""
 
     dice: np.ndarray
+    """(cases, organs) 0..1."""
     backbone_dice: np.ndarray
-    """Of S-Net alone."""
+    """(cases, organs) 0..1, of S-Net alone."""
     peak_error_mm: np.ndarray
-    """(cases, small organs), capped at `NOT_FOUND_MM`; no columns without SOL-Net."""
+    """(cases, small organs): distance from heatmap peak to centroid, at most `NOT_FOUND_MM`; K = 0 without SOL-Net."""
 
 
 class Example(NamedTuple):
-    """One case to look at."""
+    """A case to render."""
 
-    case: LabelledCase
+    case: LabeledCase
     prediction: Prediction
 
 
 class CaseValidation:
-    """Scores FocusNet on validation cases, shared among the ranks; what the trainer calls.
+    """Scores FocusNet on validation cases, which the ranks share; the trainer calls it.
 
-    A case that has become unreadable is named and left out.
-
-    With SOL-Net, cases without a contoured small organ are passed over: they say nothing of what it was trained for.
+    Cases that have become unreadable are logged and skipped. With SOL-Net, so are cases without a contoured small
+    organ, because they cannot score it.
 
     Args:
-        network: FocusNet; the trainer puts its parts into eval mode.
+        network: FocusNet.
         preset: organs, grid.
         cases: of the validation split.
-        compute: precision.
-        score: metrics of `mean_scores` to the number, the larger the better, by which the best checkpoint is chosen.
+        compute: device and precision.
+        score: maps the metrics of `mean_scores` to one number; the checkpoint with the highest one is the best.
 
     Raises:
-        UserError: no case has an organ contoured by which the networks could be scored.
+        UserError: no case has a contoured organ with which the networks can be scored.
     """
 
     def __init__(
         self,
         network: FocusNet,
         preset: Preset,
-        cases: LabelledCases,
+        cases: LabeledCases,
         compute: Compute,
         score: Callable[[dict[str, float]], float],
     ) -> None:
@@ -106,7 +112,7 @@ class CaseValidation:
             names = ", ".join(preset.organ_names[organ] for organ in organs)
             raise UserError(
                 f"validation: none of {names} is contoured in any of the {len(cases)} cases of the val split; move a "
-                "case that has one into it (splits.json)"
+                "case that has one into the split (splits.json)"
             )
         self.compute = compute
         self.score = score
@@ -115,47 +121,46 @@ class CaseValidation:
         """Score at most `num_cases` cases, evenly spread over the split.
 
         Raises:
-            UserError: none of them can be read any more.
+            UserError: none of them can be read.
         """
-        count, ranks = min(num_cases, len(self.usable)), current_distributed_context()
+        count, context = min(num_cases, len(self.usable)), current_distributed_context()
         indices = [self.usable[i * len(self.usable) // count] for i in range(count)]
-        predictor = Predictor(self.network.eval(), self.preset, autocast=self.compute.autocast())
-        own, example = self._score(predictor, indices[ranks.rank :: ranks.world_size])
+        own, example = self._score_cases(indices[context.rank :: context.world_size])
         device = self.compute.device
         scores = CaseScores(*(gather_rows(torch.from_numpy(x).to(device), count).cpu().numpy() for x in own))
         metrics = mean_scores(scores, self.preset)
         if not metrics:
-            raise UserError(f"validation: none of {count} cases could be read; is the disk still there?")
-        picture = draw_example(example, self.preset) if example is not None and ranks.is_rank_zero else None
+            raise UserError(f"validation: none of {count} cases can be read; check that their disk is mounted")
+        picture = render_example(example, self.preset) if example is not None and context.is_rank_zero else None
         return Validation(score=self.score(metrics), metrics=metrics, picture=picture)
 
-    def _score(self, predictor: Predictor, indices: Sequence[int]) -> tuple[CaseScores, Example | None]:
-        """Scores of these cases, a row each, NaN where the case cannot be read; and the first one to look at."""
+    def _score_cases(self, indices: Sequence[int]) -> tuple[CaseScores, Example | None]:
+        """Scores of these cases, NaN where a case cannot be read; and the first readable case."""
+        predictor = Predictor(self.network.eval(), self.preset, autocast=self.compute.autocast())
         num_organs, num_heatmaps = len(self.preset.organs), len(self.preset.small_organs)
         columns = (num_organs, num_organs, num_heatmaps if self.network.sol_net is not None else 0)
-        scores = CaseScores(*(np.full((len(indices), n), np.nan) for n in columns))
-        first = None
+        scores, first = CaseScores(*(np.full((len(indices), n), np.nan) for n in columns)), None
         for row, index in enumerate(indices):
             try:
                 case = self.cases[index]
-            except (ValueError, OSError) as error:
-                logger.warning("validation: %s; scored without it", error)
+            except UserError as error:
+                logger.warning("validation skips a case: %s", error)
                 continue
-            one, example = score_cases(predictor, [case], self.preset)
-            for target, values in zip(scores, one, strict=True):
-                target[row] = values[0]
-            first = first or example
+            prediction = predictor.predict(torch.tensor(case.image), torch.from_numpy(case.inside_fov))
+            for target, values in zip(scores, score_case(prediction, case, self.preset), strict=True):
+                target[row] = values
+            first = first or Example(case, prediction)
         return scores, first
 
 
 class ShapeValidation:
-    """Scores the AutoEncoder on held-out masks, shared among the ranks; what the trainer calls.
+    """Scores the AutoEncoder on masks of the validation split, which the ranks share; the trainer calls it.
 
     Args:
         autoencoder: the network.
-        preset: names and colors of the small organs.
-        shapes: held-out samples with `mask` and `organ`, any number of them.
-        center: collated sample to masks (R, 1, d, h, w).
+        preset: names of the small organs.
+        shapes: samples with `mask` and `organ`, at least as many as are asked for.
+        center: maps a collated sample to masks (R, 1, d, h, w).
         compute: device and precision.
     """
 
@@ -172,19 +177,20 @@ class ShapeValidation:
         self.compute = compute
 
     def __call__(self, num_cases: int) -> Validation:
-        """Mean Dice between masks and their reconstructions."""
-        count, ranks = num_cases * self.MASKS_PER_CASE, current_distributed_context()
-        device, own = self.compute.device, range(ranks.rank, count, ranks.world_size)
+        """Mean Dice between `num_cases` times two masks and their reconstructions."""
+        count, context = num_cases * self.MASKS_PER_CASE, current_distributed_context()
+        device, own = self.compute.device, range(context.rank, count, context.world_size)
         dice, organs, picture = torch.zeros(0, device=device), torch.zeros(0, device=device), None
         if own:
             sample = default_collate([self.shapes[i] for i in own])
             masks = self.center(sample).to(device)
             with self.compute.autocast():
                 reconstructions = self.autoencoder(masks).reconstruction.float()
-            overlap = (masks * (reconstructions > 0.5)).sum(dim=(1, 2, 3, 4))
-            sizes = masks.sum(dim=(1, 2, 3, 4)) + (reconstructions > 0.5).sum(dim=(1, 2, 3, 4))
+            binary = reconstructions > 0.5
+            overlap = (masks * binary).sum(dim=(1, 2, 3, 4))
+            sizes = masks.sum(dim=(1, 2, 3, 4)) + binary.sum(dim=(1, 2, 3, 4))
             dice, organs = 2 * overlap / sizes.clamp_min(1), sample.organ.float().to(device)
-            picture = draw_shapes(masks[: self.MASKS_SHOWN], reconstructions[: self.MASKS_SHOWN])
+            picture = render_shapes(masks[: self.MASKS_SHOWN], reconstructions[: self.MASKS_SHOWN])
         dice, organs = gather_rows(dice, count).cpu(), gather_rows(organs, count).cpu()
         metrics = {"dice": float(dice.mean())}
         for k, organ in enumerate(self.preset.small_organs):
@@ -193,35 +199,24 @@ class ShapeValidation:
         return Validation(score=metrics["dice"], metrics=metrics, picture=picture)
 
 
-def draw_shapes(masks: torch.Tensor, reconstructions: torch.Tensor, zoom: int = 6) -> np.ndarray:
-    """Projections along z of masks (upper row) and reconstructions (lower row), (R, 1, d, h, w): (h, w, 3) uint8."""
+def render_shapes(masks: torch.Tensor, reconstructions: torch.Tensor, zoom: int = 6) -> np.ndarray:
+    """Render mean projections along z of masks (upper row) and of their reconstructions (lower row).
+
+    Args:
+        masks, reconstructions: (R, 1, d, h, w) in 0..1.
+        zoom: pixels per voxel.
+
+    Returns:
+        (2 * h * zoom, R * w * zoom, 3) uint8.
+    """
     rows = [torch.cat(list(volumes[:, 0].mean(dim=1)), dim=1) for volumes in (masks, reconstructions)]
     picture = torch.cat(rows, dim=0).cpu().numpy()
     picture = (255 * picture / max(picture.max(), 1e-6)).astype(np.uint8)
     return np.repeat(picture.repeat(zoom, axis=0).repeat(zoom, axis=1)[..., None], 3, axis=2)
 
 
-def score_cases(predictor: Predictor, cases: Iterable[LabelledCase], preset: Preset) -> tuple[CaseScores, Example]:
-    """Predict every case and compare it with its contours.
-
-    Args:
-        predictor: with networks in eval mode.
-        cases: at least one.
-        preset: organs and spacing.
-
-    Returns:
-        The scores, and the first case with its prediction.
-    """
-    rows, example = [], None
-    for case in cases:
-        prediction = predictor.predict(torch.tensor(case.image), torch.from_numpy(case.inside_fov))
-        rows.append(_score(prediction, case, preset))
-        example = example or Example(case, prediction)
-    return CaseScores(*(np.stack(column) for column in zip(*rows, strict=True))), example
-
-
-def draw_example(example: Example, preset: Preset) -> np.ndarray:
-    """Slices of a case with truth, prediction and the heatmaps' maximum: (h, w, 3) uint8."""
+def render_example(example: Example, preset: Preset) -> np.ndarray:
+    """Render slices of a case with reference, prediction and the maximum of the heatmaps: (h, w, 3) uint8."""
     case, prediction = example
     return render_case(
         np.asarray(case.image),
@@ -235,7 +230,11 @@ def draw_example(example: Example, preset: Preset) -> np.ndarray:
 
 
 def mean_scores(scores: CaseScores, preset: Preset) -> dict[str, float]:
-    """Means over cases and organs, skipping what was not contoured; organ by organ under "dice/<organ>" and so on."""
+    """Mean scores over the contoured organs: first over the cases of each organ, then over the organs.
+
+    Returns:
+        Scores by name, without NaN; those of one organ are named "dice/<organ>" and "peak_error_mm/<organ>".
+    """
     small = list(preset.small_organs)
     large = [i for i in range(len(preset.organs)) if i not in small]
     per_organ = np.array([_nanmean(column) for column in scores.dice.T])
@@ -250,7 +249,8 @@ def mean_scores(scores: CaseScores, preset: Preset) -> dict[str, float]:
     return {name: value for name, value in metrics.items() if not np.isnan(value)}
 
 
-def _score(prediction: Prediction, case: LabelledCase, preset: Preset) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def score_case(prediction: Prediction, case: LabeledCase, preset: Preset) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """One row of each array of `CaseScores`."""
     reference, contoured = np.asarray(case.label), np.asarray(case.contoured)
     dice, backbone_dice = (
         np.where(contoured, dice_per_label(label.cpu().numpy(), reference, len(preset.organs)), np.nan)
@@ -259,7 +259,7 @@ def _score(prediction: Prediction, case: LabelledCase, preset: Preset) -> tuple[
     centers = case.centers_vox[list(preset.small_organs)]
     error_mm = [
         np.linalg.norm((np.unravel_index(int(heatmap.argmax()), heatmap.shape) - center) * preset.grid.spacing_zyx_mm)
-        for heatmap, center in zip(prediction.heatmaps, centers, strict=False)
+        for heatmap, center in zip(prediction.heatmaps, centers, strict=False)  # there are none without SOL-Net
     ]
     return dice, backbone_dice, np.minimum(error_mm, NOT_FOUND_MM)
 

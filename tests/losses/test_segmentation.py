@@ -227,9 +227,9 @@ def test_rejects_what_does_not_fit():
     with pytest.raises(ValueError, match="expected 4 focal_alpha"):
         SegmentationLoss(focal_alpha=(0.5, 1.0), missing_contours="marginal")(logits, label, present)
     loss = SegmentationLoss(focal_alpha=ALPHA, missing_contours="marginal")
-    with pytest.raises(ValueError, match="need labels"):
+    with pytest.raises(ValueError, match="expected labels"):
         loss(logits, label[:, :2], present)
-    with pytest.raises(ValueError, match="need labels"):
+    with pytest.raises(ValueError, match="expected labels"):
         loss(logits, label, present[:, :2])
     with pytest.raises(ValueError, match="missing_contours"):
         SegmentationLoss(focal_alpha=ALPHA, missing_contours="ignore")

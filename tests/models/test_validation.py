@@ -14,7 +14,8 @@ from models.autoencoder import ShapeEncoding
 from models.focusnet import FocusNet
 from models.predictor import Predictor
 from models.s_net import SNetOutput
-from models.validation import NOT_FOUND_MM, CaseScores, CaseValidation, ShapeValidation, draw_shapes, mean_scores
+from models.validation import NOT_FOUND_MM, CaseScores, CaseValidation, ShapeValidation, mean_scores, render_shapes
+from utils.errors import UserError
 from utils.runtime.device import Compute
 
 CPU = Compute(device=torch.device("cpu"), precision="fp32")
@@ -25,7 +26,7 @@ ORGANS = 9
 
 @dataclass
 class DrawnCase:
-    """A case whose image says what networks answer: HU 1000 k - 100 is class k."""
+    """A case whose image says the networks' output: HU 1000 k - 100 is class k."""
 
     image: np.ndarray
     label: np.ndarray
@@ -103,7 +104,7 @@ def test_read_only_images_raise_no_warning(half_right, tiny_preset):
         validation_of(tiny_preset, [half_right], lambda metrics: metrics["dice"])(1)
 
 
-def test_peak_errors_are_millimetres_and_capped(tiny_preset):
+def test_peak_errors_are_in_mm_and_capped(tiny_preset):
     predicted = np.zeros(SIZE, int)
     predicted[3, 9, 6] = 3  # the brightest voxel
     near, far = (2, 9, 8), (3, 9, 6 + 200)
@@ -180,6 +181,31 @@ def test_a_split_that_can_score_nothing_is_refused(tiny_preset):
         validation_of(tiny_preset, numbered_cases([[], []]), None)
 
 
+class PartlyUnreadable(DrawnCases):
+    """Opening case 1 raises an error."""
+
+    def __init__(self, cases, error):
+        super().__init__(cases)
+        self.error = error
+
+    def __getitem__(self, index):
+        if index == 1:
+            raise self.error
+        return super().__getitem__(index)
+
+
+def test_an_unreadable_case_is_skipped_but_a_bug_is_not(tiny_preset, caplog):
+    def validate(error):
+        cases = PartlyUnreadable(numbered_cases([[0]] * 3), error)
+        network = FocusNet(tiny_preset, s_net=EncodedSNet())
+        return CaseValidation(network, tiny_preset, cases, CPU, lambda metrics: metrics["dice"])(3)
+
+    assert validate(UserError("case_1/image.npy: cannot be read")).score == 1
+    assert "validation skips a case: case_1/image.npy: cannot be read" in caplog.text
+    with pytest.raises(ValueError, match="operands could not be broadcast"):
+        validate(ValueError("operands could not be broadcast"))
+
+
 class Shape(NamedTuple):
     mask: torch.Tensor
     organ: int
@@ -207,11 +233,11 @@ def test_reconstructions_are_scored_by_organ(tiny_preset):
     assert result.picture.shape == (2 * 12 * 6, 4 * 8 * 6, 3)
 
 
-def test_shapes_are_drawn_as_projections_side_by_side():
+def test_shapes_are_rendered_as_projections_side_by_side():
     masks = torch.zeros(2, 1, 2, 3, 4)
     masks[0, 0, :, 0, 0] = 1
     masks[1, 0, 0, 2, 3] = 1
-    picture = draw_shapes(masks, torch.zeros_like(masks), zoom=1)
+    picture = render_shapes(masks, torch.zeros_like(masks), zoom=1)
     assert picture.shape == (6, 8, 3)
     assert picture[0, 0].tolist() == [255] * 3
     assert picture[2, 7].tolist() == [127] * 3
