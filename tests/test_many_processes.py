@@ -230,3 +230,13 @@ def test_a_killed_rank_and_a_loss_that_is_not_finite_on_one_rank(case_folder, tm
     assert json.loads((run / "status.json").read_text())["state"] == "finished"
     with (run / "metrics.csv").open(newline="") as file:
         assert [row["discarded_steps"] for row in csv.DictReader(file)] == ["1", ""]
+
+
+def test_ranks_may_normalize_their_own_crops_and_accumulate_gradients(case_folder, tmp_path):
+    options = ["--no-sync-batchnorm", "--grad-accumulation-steps", 2, "--max-steps", 2]
+    command = [ROOT / "train_backbone.py", *arguments_of("backbone", case_folder, tmp_path, "two", 1), *options]
+    finished = torchrun(*command)
+    assert finished.returncode == 0, finished.stderr
+    assert "samples per step: 4 (batch size 1 x 2 ranks x 2 accumulation steps)" in finished.stderr
+    assert "batch norm over each rank's batch" in finished.stderr
+    assert read_checkpoint(tmp_path / "two" / "backbone" / "last.pt")["state"]["step"] == 2

@@ -6,9 +6,11 @@ import json
 import logging
 import math
 import os
+import re
 import resource
 import shutil
 import signal
+import traceback
 from pathlib import Path
 
 import numpy as np
@@ -305,3 +307,17 @@ def test_accumulated_batches_are_a_step(case_folder, tmp_path):
 def losses_of(run):
     with (run / "metrics.csv").open(newline="") as file:
         return [row["loss"] for row in csv.DictReader(file)]
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_bug_in_a_data_set_shows_its_file_and_line(workers, case_folder, tmp_path, monkeypatch):
+    """numpy raises ValueError for it, which must not pass for a case that cannot be read, nor for the user's error."""
+
+    def draw_with_bug(dataset, rng, index):
+        return np.zeros(3).reshape(2, 2)
+
+    monkeypatch.setattr(CaseDataset, "_draw", draw_with_bug)
+    with pytest.raises(ValueError, match="cannot reshape") as caught:
+        train(case_folder, tmp_path / "run", "--workers", workers)
+    text = "".join(traceback.format_exception(caught.value))
+    assert re.search(r'test_training_faults\.py", line \d+, in draw_with_bug\n +return np\.zeros', text)

@@ -289,3 +289,15 @@ def test_a_wrong_key_on_the_command_line_is_named(runs, case_folder, tmp_path, c
     assert "loss.dice_wieght: unknown key" in error
     assert "backbone.epochs: expected int, got 'x'" in error
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
+def test_compiled_networks_train_and_are_saved_under_their_own_names(runs, case_folder, tmp_path):
+    arguments = arguments_of("autoencoder", case_folder, runs, run_dir=tmp_path / "run")
+    assert train("autoencoder", [*arguments, "--compile"]) == 0
+    plain, compiled = (read_checkpoint(run / "last.pt")["networks"] for run in (runs / "autoencoder", tmp_path / "run"))
+    assert plain["autoencoder"].keys() == compiled["autoencoder"].keys()
+    assert [float(row["loss"]) for row in rows_of(tmp_path / "run")] == pytest.approx(
+        [float(row["loss"]) for row in rows_of(runs / "autoencoder")], rel=1e-3
+    )
