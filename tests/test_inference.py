@@ -47,7 +47,7 @@ def checkpoint(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def ct():
-    """An ellipsoid "head" of 90 x 110 x 80 mm with structure inside, in air."""
+    """A "head" in air: an ellipsoid of 90 x 110 x 80 mm with a denser part."""
     rng = np.random.default_rng(0)
     z, y, x = np.meshgrid(np.linspace(-1, 1, 30), np.linspace(-1, 1, 44), np.linspace(-1, 1, 36), indexing="ij")
     inside = (z / 0.8) ** 2 + (y / 0.9) ** 2 + (x / 0.85) ** 2 < 1
@@ -90,12 +90,12 @@ def test_output_lies_on_the_grid_of_the_input_and_names_its_organs(ct, checkpoin
 @pytest.mark.parametrize("code", ["SRA"])
 def test_orientation_of_the_file_does_not_change_the_segmentation(code, ct, checkpoint, tmp_path):
     write_volume(tmp_path / "lps.nii.gz", ct)
-    turned = sitk.DICOMOrient(sitk.ReadImage(str(tmp_path / "lps.nii.gz")), code)
-    sitk.WriteImage(turned, str(tmp_path / "turned.mha"))
-    for name in ("lps.nii.gz", "turned.mha"):
+    reoriented = sitk.DICOMOrient(sitk.ReadImage(str(tmp_path / "lps.nii.gz")), code)
+    sitk.WriteImage(reoriented, str(tmp_path / "reoriented.mha"))
+    for name in ("lps.nii.gz", "reoriented.mha"):
         segment_file(tmp_path / name, checkpoint, tmp_path / "out")
 
-    back = sitk.DICOMOrient(sitk.ReadImage(str(tmp_path / "out" / "turned.nii.gz")), "LPS")
+    back = sitk.DICOMOrient(sitk.ReadImage(str(tmp_path / "out" / "reoriented.nii.gz")), "LPS")
     expected = sitk.ReadImage(str(tmp_path / "out" / "lps.nii.gz"))
     assert len(np.unique(sitk.GetArrayFromImage(expected))) > 2
     np.testing.assert_array_equal(sitk.GetArrayFromImage(back), sitk.GetArrayFromImage(expected))
@@ -159,10 +159,10 @@ def test_every_output_of_a_dicom_folder(ct, checkpoint, tmp_path, caplog):
     assert before == {path: path.stat().st_mtime_ns for path in before}
 
 
-def test_shards_share_a_cohort(checkpoint, tmp_path):
-    for name in ("a", "b", "c"):  # none of them is read as a CT: what counts is who is asked to
+def test_shards_divide_a_cohort(checkpoint, tmp_path):
+    for name in ("a", "b", "c"):  # they cannot be read: the test is about which cases a shard takes
         (tmp_path / "in").mkdir(exist_ok=True)
-        (tmp_path / "in" / f"{name}.mha").write_text("no CT")
+        (tmp_path / "in" / f"{name}.mha").write_text("not a CT")
     for number, cases in ((1, ["a", "c"]), (2, ["b"])):
         arguments = ("--checkpoint", checkpoint, "--input", tmp_path / "in", "--output", tmp_path / "out")
         assert run(*arguments, "--shard", f"{number}/2") == 2
@@ -275,7 +275,7 @@ def test_the_documented_example_runs(tmp_path, real_data, monkeypatch, capsys):
 
 
 @pytest.mark.parametrize("broken", ["input", "checkpoint", "empty folder", "air"])
-def test_errors_are_one_line_and_leave_nothing(broken, ct, checkpoint, tmp_path, capsys, caplog):
+def test_errors_are_one_line_and_leave_no_files(broken, ct, checkpoint, tmp_path, capsys, caplog):
     source = tmp_path / "head.mha"
     write_volume(source, Volume(array=np.full_like(ct.array, -1000), geometry=ct.geometry) if broken == "air" else ct)
     (tmp_path / "empty").mkdir()

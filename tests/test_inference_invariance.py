@@ -1,6 +1,6 @@
-"""inference.py: one patient, however the scan was written, padded, turned or continued, gets the same organs.
+"""inference.py: the format, padding, rotation and length of a scan do not change the patient's organs.
 
-The phantom's organs are painted in CT numbers of their own, and networks with fixed weights know them by these.
+Each organ of the phantom is painted in its own CT number, by which networks with fixed weights segment it.
 """
 
 from contextlib import nullcontext
@@ -32,11 +32,11 @@ from utils.io.volumes import Volume, write_volume
 from utils.runtime.device import choose_compute
 
 SPACING = (4.0, 3.0, 3.3)
-TURNED_SPACING = (3.0, 2.5, 2.5)
+ROTATED_SPACING = (3.0, 2.5, 2.5)
 LARGE, SMALL = "parotid_right", "submandibular_left"
 CODES_HU = {LARGE: 1000, SMALL: 2900}
 OTHERS_HU = 150
-"""Everything else is at most as dense."""
+"""The highest HU of everything else."""
 
 
 def two_organs():
@@ -52,13 +52,13 @@ PRESET = two_organs()
 
 
 def excess(image, name):
-    """How much denser a voxel is than one that is half the organ; soft, so that borders are found within a voxel."""
+    """Normalized intensity above that of a voxel which is half organ; gives borders with subvoxel precision."""
     half_hu = (CODES_HU[name] + OTHERS_HU) / 2
     return image - (half_hu + PRESET.intensity.shift_hu) / PRESET.intensity.scale_hu
 
 
 class FixedSNet(nn.Module):
-    """Knows the large organ as what is dense, but for the small one and its border."""
+    """Segments dense voxels as the large organ, except near the small organ."""
 
     def __init__(self):
         super().__init__()
@@ -72,14 +72,14 @@ class FixedSNet(nn.Module):
 
 
 class FixedSOLNet(nn.Module):
-    """Warm in the small organ, most in its middle."""
+    """Its heatmap is high in the small organ and highest in its center."""
 
     def forward(self, features):
         return F.avg_pool3d(excess(features, SMALL).clamp(0, 1), 5, stride=1, padding=2)
 
 
 class FixedSOSNet(nn.Module):
-    """Knows the small organ by its image, the last channel."""
+    """Segments the small organ by its intensity in the last channel, the image."""
 
     def forward(self, rois, organ_index):
         return 4 * excess(rois[:, -1:], SMALL)
@@ -94,9 +94,9 @@ def model():
 
 @pytest.fixture(scope="module")
 def patient():
-    """CT and true label map (D, H, W) of a patient down to the chest.
+    """CT and reference label map (D, H, W) of a patient down to the chest.
 
-    The two organs are grown by 6 to 8 mm: voxels of this size would change smaller ones wherever they are resampled.
+    The two organs are dilated by 6 to 8 mm, since resampling at this voxel size changes smaller ones.
     """
     drawn = sample_patient(np.random.default_rng([4, 0]))
     image, label = render_patient(drawn, SPACING, np.random.default_rng(1), (520.0, 330.0, 420.0))
@@ -129,7 +129,7 @@ def cut_out(volume, box):
 
 
 def head_and_neck(array):
-    """The box of the upper 260 mm of the patient, as a scan of head and neck shows them."""
+    """The box of the upper 260 mm of the patient: a scan of head and neck."""
     depth, _, width = array.shape
     return np.s_[depth - 65 : depth, 0:85, width // 2 - 36 : width // 2 + 36]
 
@@ -154,9 +154,9 @@ def expected(plain, model):
 def dice_of(label, expected):
     """Per organ, on the grid of the plain scan."""
     scores = {}
-    for name, truth in expected.items():
+    for name, reference in expected.items():
         mask = crop_mask(label.array == PRESET.organ_names.index(name) + 1, (0, 0, 0), label.geometry)
-        one, other = crop_to_common_box(truth, resample_mask(mask, truth.geometry))
+        one, other = crop_to_common_box(reference, resample_mask(mask, reference.geometry))
         scores[name] = 2 * np.sum(one & other) / (one.sum() + other.sum())
     return scores
 
@@ -172,7 +172,7 @@ def padded(volume, pads):
 
 
 def with_table_moved(volume):
-    """Everything behind the patient 12 mm further back."""
+    """The scan with everything behind the patient moved back by 12 mm."""
     dense = (volume.array > -200) & (np.arange(volume.array.shape[1]) < 66)[:, None]
     behind = int(np.flatnonzero(dense.any(axis=(0, 2)))[-1]) + 1
     array = np.full_like(volume.array, -1000)
@@ -181,16 +181,17 @@ def with_table_moved(volume):
     return Volume(array=array, geometry=volume.geometry)
 
 
-def turned(volume, angles_deg):
-    """The scan as a turned scanner would see it, on a grid that holds all of it."""
+def rotated(volume, angles_deg):
+    """The scan on a rotated grid that contains all of it."""
     matrix = Rotation.from_euler("zyx", angles_deg, degrees=True).as_matrix()
     old = volume.geometry
-    size = tuple(int(1.3 * n * s / t) for n, s, t in zip(old.size_zyx, old.spacing_zyx_mm, TURNED_SPACING, strict=True))
-    half_mm = np.array([(n - 1) / 2 * s for n, s in zip(size, TURNED_SPACING, strict=True)])[::-1]
+    spacings = zip(old.spacing_zyx_mm, ROTATED_SPACING, strict=True)
+    size = tuple(int(1.3 * n * before / after) for n, (before, after) in zip(old.size_zyx, spacings, strict=True))
+    half_mm = np.array([(n - 1) / 2 * s for n, s in zip(size, ROTATED_SPACING, strict=True)])[::-1]
     center = np.array(old.world_mm(tuple((n - 1) / 2 for n in old.size_zyx)))
     geometry = Geometry(
         size_zyx=size,
-        spacing_zyx_mm=TURNED_SPACING,
+        spacing_zyx_mm=ROTATED_SPACING,
         origin_xyz_mm=tuple((center - matrix @ half_mm).tolist()),
         direction=tuple(matrix.ravel().tolist()),
     )
@@ -205,7 +206,7 @@ def turned(volume, angles_deg):
     return Volume(array=array, geometry=geometry)
 
 
-def test_in_all_48_orientations_the_networks_see_the_same_and_labels_find_back(plain):
+def test_all_48_orientations_give_the_networks_one_image_and_labels_return_to_the_ct(plain):
     spacing = tuple(2 * value for value in SPACING)
     array = np.ascontiguousarray(plain.array[::2, ::2, ::2])
     coarse = Volume(array=array, geometry=Geometry(size_zyx=array.shape, spacing_zyx_mm=spacing))
@@ -221,16 +222,16 @@ def test_in_all_48_orientations_the_networks_see_the_same_and_labels_find_back(p
         np.testing.assert_array_equal(placed.transform.to_ct(region_label), expected.array)
 
 
-def test_the_plain_scan_is_segmented_as_the_patient_is(plain, patient, model, expected):
-    truth = patient[1][head_and_neck(patient[1])]
+def test_the_plain_scan_is_segmented_correctly(plain, patient, model, expected):
+    reference = patient[1][head_and_neck(patient[1])]
     for name, mask in expected.items():
-        true = crop_mask(truth == ORGANS.index(name) + 1, (0, 0, 0), plain.geometry)
-        one, other = crop_to_common_box(mask, true)
+        drawn = crop_mask(reference == ORGANS.index(name) + 1, (0, 0, 0), plain.geometry)
+        one, other = crop_to_common_box(mask, drawn)
         assert 2 * np.sum(one & other) / (one.sum() + other.sum()) > 0.9, name
 
 
 @pytest.mark.parametrize("form", ["dicom", "scan.nrrd", "scan.mha", "scan.nii.gz"])
-def test_the_form_of_the_file_changes_nothing(form, plain, tmp_path):
+def test_the_file_format_changes_nothing(form, plain, tmp_path):
     path = tmp_path / form
     if form == "dicom":
         save_all(ct_slices(plain), path)
@@ -259,5 +260,5 @@ def test_what_surrounds_the_head_changes_nothing(change, plain, with_chest, mode
 
 @pytest.mark.parametrize("angles_deg", [(8, 0, 6), pytest.param((25, -10, 12), marks=pytest.mark.slow)])
 def test_an_oblique_scan_gets_the_same_organs(angles_deg, plain, model, expected):
-    scores = dice_of(segment(turned(plain, angles_deg), model), expected)
+    scores = dice_of(segment(rotated(plain, angles_deg), model), expected)
     assert min(scores.values()) >= 0.95, scores

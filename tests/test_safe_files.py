@@ -1,4 +1,4 @@
-"""Files that anybody may have written: nothing in them is executed, and no name in them leads out of their folder."""
+"""Untrusted files: nothing in them is executed, and no name in them leads out of their folder."""
 
 import io
 import json
@@ -25,7 +25,7 @@ from utils.runtime.command_line import run_main
 
 
 class Trap:
-    """Creates a file when it is unpickled."""
+    """An object that creates a file when it is unpickled."""
 
     def __init__(self, path):
         self.path = path
@@ -36,7 +36,7 @@ class Trap:
 
 @pytest.fixture
 def trap(tmp_path):
-    """What must not be unpickled; afterwards it was not."""
+    """An object that creates a file when it is unpickled; the test fails if it was."""
     sprung = tmp_path / "sprung"
     yield Trap(sprung)
     assert not sprung.exists()
@@ -110,7 +110,7 @@ def test_a_case_is_not_written_outside_its_folder(name, tmp_path, tiny_preset):
     assert list(folder.iterdir()) == []
 
 
-def test_members_of_archives_are_not_unpacked_anywhere(tmp_path):
+def test_members_of_archives_are_not_unpacked(tmp_path):
     """The archive names files above its folder, an absolute one, and a link to a secret."""
     folder = tmp_path / "train-pats"
     folder.mkdir()

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 
 SYSTEM_ERRORS = ("ENOSPC", "EDQUOT", "EFBIG", "EACCES", "EPERM", "EROFS", "EIO", "ENAMETOOLONG", "EPIPE")
-"""A full disk, missing permission, a broken disk, a name that is too long, a closed pipe: no bugs."""
+"""Full disk, missing permission, broken disk, too long name, closed pipe: none of these is a bug."""
 USER_ERRNOS = {getattr(errno, name) for name in SYSTEM_ERRORS if hasattr(errno, name)}
 OUT_OF_MEMORY = "out of memory; close other programs or use a machine with more memory"
 ALLOCATION_FAILED = ("can't allocate memory", "Failed to allocate memory")
@@ -15,7 +15,7 @@ ALLOCATION_FAILED = ("can't allocate memory", "Failed to allocate memory")
 
 
 class UserError(ValueError):
-    """The user's input cannot be used: the message says what, which file, expected and got, and what to do.
+    """The user's input cannot be used. The message names the problem, the file, expected and found, and the remedy.
 
     A script prints it as one line and ends with status 2. Every other exception is a bug and shows its traceback.
     """

@@ -1,4 +1,4 @@
-"""organ_report.py: measures and flags that a person can work out."""
+"""utils/reporting/organ_report.py: measurements and flags that a person can work out."""
 
 import numpy as np
 import pytest
@@ -23,7 +23,7 @@ def label():
     return label
 
 
-def test_measures_by_hand(label, tiny_preset):
+def test_measurements_are_those_by_hand(label, tiny_preset):
     report = build_organ_report(label, GEOMETRY, tiny_preset, {})
     brainstem = report["brainstem"]
     assert (brainstem["label"], brainstem["num_voxels"], brainstem["components"]) == (BRAINSTEM, 13, 2)
@@ -39,7 +39,7 @@ def test_voxels_that_touch_by_a_corner_are_one_component(label, tiny_preset):
     assert build_organ_report(label, GEOMETRY, tiny_preset, {})["chiasm"]["components"] == 1
 
 
-def test_what_is_not_there_is_said(label, tiny_preset):
+def test_a_missing_organ_is_reported(label, tiny_preset):
     mandible = build_organ_report(label, GEOMETRY, tiny_preset, {"mandible": OrganConfidence(peak=0.1)})["mandible"]
     assert mandible["flags"] == ["not found"]
     assert mandible["num_voxels"] == mandible["components"] == 0

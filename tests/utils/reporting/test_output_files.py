@@ -19,7 +19,7 @@ def files(tmp_path):
     return OutputFiles(folder=tmp_path, case_id="pt", format="nii.gz")
 
 
-def test_a_case_is_done_with_the_same_ct_and_settings_only(files):
+def test_a_case_is_up_to_date_only_with_the_same_ct_and_settings(files):
     assert load_if_up_to_date(files, RUN) is None
     write_json(files.report, {**RUN, "organs": {}})
     assert load_if_up_to_date(files, RUN) is None  # the label map is missing
@@ -31,7 +31,7 @@ def test_a_case_is_done_with_the_same_ct_and_settings_only(files):
     assert load_if_up_to_date(files, RUN) is None
 
 
-def test_remains_of_a_killed_run_are_removed_and_other_cases_are_not(files, tmp_path):
+def test_temp_files_of_a_killed_run_are_removed_and_those_of_other_cases_are_not(files, tmp_path):
     for name in ("pt.json", ".pt.nii.gz.77.partial.nii.gz", ".pt.json.77.partial", ".pt.png.5.partial.png"):
         (tmp_path / name).write_text("")
     kept = {"pt_2.json", ".pt_2.nii.gz.77.partial.nii.gz", "pt.nii.gz"}
@@ -53,7 +53,7 @@ def test_masks_are_one_file_per_organ(files, tiny_preset):
     assert not read_volume(files.masks / "chiasm.nii.gz").array.any()
 
 
-def test_half_written_masks_never_get_their_name(files, tiny_preset):
+def test_half_written_masks_never_get_their_final_name(files, tiny_preset):
     geometry = Geometry(size_zyx=(1, 1, 1), spacing_zyx_mm=(1.0, 1.0, 1.0))
 
     def break_off():

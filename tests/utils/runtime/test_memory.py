@@ -1,4 +1,4 @@
-"""Tests of utils/runtime/memory.py."""
+"""utils/runtime/memory.py: peak memory, and freed memory that is reused."""
 
 import multiprocessing
 import platform
@@ -30,7 +30,7 @@ def test_half_a_gibibyte_raises_the_peak_and_stays_in_it():
 
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells the two apart")
-def test_a_new_process_does_not_begin_with_the_peak_of_its_parent():
+def test_the_peak_of_a_new_process_is_not_that_of_its_parent():
     block = np.ones(2**30, dtype=np.uint8)
     with multiprocessing.get_context("spawn").Pool(1) as pool:
         assert pool.apply(peak_ram_gib) < 0.9 < peak_ram_gib()
@@ -55,8 +55,8 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 @pytest.mark.slow
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another C library than glibc")
 @pytest.mark.parametrize(
-    ("way", "touches_new_pages"), [("default", True), ("keep", False), ("129", False), ("128", True)]
+    ("mode", "touches_new_pages"), [("default", True), ("keep", False), ("129", False), ("128", True)]
 )
-def test_the_second_allocation_of_128_mib_touches_no_new_page_where_it_is_kept(way, touches_new_pages):
-    run = subprocess.run([sys.executable, "-c", COUNT_FAULTS, way], capture_output=True, check=True)
+def test_reused_memory_of_128_mib_touches_no_new_page(mode, touches_new_pages):
+    run = subprocess.run([sys.executable, "-c", COUNT_FAULTS, mode], capture_output=True, check=True)
     assert (int(run.stdout) > 100) == touches_new_pages  # one for each page, or for each huge page, of 1.25 GiB
