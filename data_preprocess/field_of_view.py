@@ -162,12 +162,13 @@ def segment_body(image: np.ndarray, geometry: Geometry, below_lung_apex_mm: floa
         UserError: nothing is denser than air, or the scan begins at the lungs.
     """
     grid = CoarseGrid.of(geometry)
-    dense = grid.sample(image) > MIN_TISSUE_HU
+    sample = grid.sample(image)
+    dense = sample > MIN_TISSUE_HU
     if not dense.any():
         raise UserError(f"expected a patient, but no voxel is denser than {MIN_TISSUE_HU} HU: is this a CT in HU?")
     occupied = bounding_box(dense)[0]  # without empty slices, which say nothing about the patient
     dense, grid = dense[occupied], grid.without_lowest(occupied.start)
-    first = _first_slice(dense, grid, below_lung_apex_mm)
+    first = _first_slice(dense, sample[occupied], grid, below_lung_apex_mm)
     dense, grid = dense[first or 0 :], grid.without_lowest(first or 0)
     opened = morphological_opening(dense, grid.spacing_zyx_mm, OPENING_RADIUS_MM)
     return Body(largest_component(opened, connectivity=1), grid, first is not None)
@@ -209,12 +210,13 @@ def morphological_opening(mask: np.ndarray, spacing_zyx_mm: Triple, radius_mm: f
     return ndimage.binary_dilation(core, ball)[1:-1, 1:-1, 1:-1]
 
 
-def find_lung_apex(dense: np.ndarray, spacing_zyx_mm: Triple) -> int | None:
+def find_lung_apex(dense: np.ndarray, spacing_zyx_mm: Triple, image: np.ndarray | None = None) -> int | None:
     """The topmost slice with lung, or None if the scan shows no lung.
 
     Args:
         dense: (D, H, W) bool, denser than air; z up.
         spacing_zyx_mm: its spacing, a few mm.
+        image: HU on the same grid; if given, cavities of pure air are not lungs.
     """
     air = np.stack([ndimage.binary_fill_holes(plane) for plane in dense]) & ~dense
     if not air.any():
@@ -223,6 +225,8 @@ def find_lung_apex(dense: np.ndarray, spacing_zyx_mm: Triple) -> int | None:
     components = connected_components(opened, connectivity=1)
     volumes_ml = components.sizes * (np.prod(spacing_zyx_mm) / 1000)
     is_lung = volumes_ml >= MIN_LUNG_ML
+    if image is not None:
+        is_lung &= ndimage.median(image, components.labels, np.arange(1, len(is_lung) + 1)) > AIR_HU
     if volumes_ml[is_lung].sum() < MIN_LUNGS_ML:
         return None
     lungs = components.select(is_lung)
@@ -238,17 +242,22 @@ def _ball(spacing_zyx_mm: Triple, radius_mm: float) -> np.ndarray:
     return z**2 + y**2 + x**2 <= radius_mm**2
 
 
-def _first_slice(dense: np.ndarray, grid: CoarseGrid, below_lung_apex_mm: float) -> int | None:
+def _first_slice(dense: np.ndarray, image: np.ndarray, grid: CoarseGrid, below_lung_apex_mm: float) -> int | None:
     """The lowest coarse slice of the field of view, or None if all slices belong to it."""
+    slice_mm = grid.spacing_zyx_mm[0]
+
+    def above_mm(apex: int) -> float:
+        return (len(dense) - 1 - apex) * slice_mm
+
     apex = find_lung_apex(dense, grid.spacing_zyx_mm)
+    if apex is not None and above_mm(apex) < MIN_ABOVE_LUNGS_MM:  # perhaps slices that were blanked within the skin
+        apex = find_lung_apex(dense, grid.spacing_zyx_mm, image)
     if apex is None:
         return None
-    slice_mm = grid.spacing_zyx_mm[0]
-    above_mm = (len(dense) - 1 - apex) * slice_mm
-    if above_mm < MIN_ABOVE_LUNGS_MM:
+    if above_mm(apex) < MIN_ABOVE_LUNGS_MM:
         raise UserError(
-            f"expected head and neck, but the lungs begin {above_mm:.0f} mm below the top of the patient in this scan: "
-            "give a scan that shows the neck"
+            f"expected head and neck, but the lungs begin {above_mm(apex):.0f} mm below the top of the patient in this "
+            "scan: give a scan that shows the neck"
         )
     first = apex - round(below_lung_apex_mm / slice_mm)
     return first if first > 0 else None

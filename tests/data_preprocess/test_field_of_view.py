@@ -5,6 +5,7 @@ import pytest
 
 from data_preprocess.field_of_view import Region, find_region, region_around, segment_body
 from data_preprocess.sources.phantom.source import generate_phantom
+from utils.errors import UserError
 from utils.imaging.geometry import Geometry
 from utils.imaging.masks import crop_mask
 
@@ -229,6 +230,20 @@ def test_voxels_below_the_cut_do_not_count_as_outside_of_the_body():
 def test_a_scan_that_begins_at_the_lungs_is_refused():
     with pytest.raises(ValueError, match="lungs begin 24 mm below the top .* give a scan that shows the neck"):
         region_of(trunk()[: LUNG_TOP + 7])
+
+
+def test_blanked_slices_within_the_skin_are_no_lungs():
+    """Some scans of OpenKBP hold nothing but the skin of their uppermost slices."""
+    image = trunk(lungs=False)
+    z, y, x = np.ogrid[: TRUNK_SIZE[0], : TRUNK_SIZE[1], : TRUNK_SIZE[2]]
+    inner = (np.hypot((y - 35) * TRUNK_SPACING[1], (x - 50) * TRUNK_SPACING[2]) < 34) & (z >= 70) & (z < 84)
+    image[np.broadcast_to(inner, TRUNK_SIZE)] = -1000
+    region = region_of(image)
+    assert region.start_zyx[0] == region.cut_mm == 0
+    assert region.stop_zyx[0] >= 70
+    image[np.broadcast_to(inner, TRUNK_SIZE)] = -850
+    with pytest.raises(UserError, match="lungs begin"):
+        region_of(image)
 
 
 @pytest.mark.parametrize("seed", [2, 4])
