@@ -8,17 +8,11 @@ import re
 from pathlib import Path
 
 from data_preprocess.sources.base import RawCase, RawCaseHandle
-from data_preprocess.sources.common import (
-    find_case_folders,
-    folders_below,
-    only_ct,
-    read_label_file,
-    require_folder,
-)
+from data_preprocess.sources.common import find_case_folders, folders_below, only_ct, read_label_file, require_folder
 from utils.config.preset import Preset
 from utils.errors import UserError
-from utils.io.segmentations import CaseFiles, read_lps
-from utils.io.volumes import volume_stem, volumes_in
+from utils.io.segmentations import CaseFiles
+from utils.io.volumes import read_lps, volume_stem, volumes_in
 
 IMAGES, LABELS = "images", "labels"
 LABEL_NAME = re.compile(r"(?:^|.*[\W_])(?:labels?|label_?maps?|seg|segmentation|mask)", re.IGNORECASE)

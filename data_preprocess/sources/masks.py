@@ -11,15 +11,10 @@ from functools import partial
 from pathlib import Path
 
 from data_preprocess.sources.base import RawCase, RawCaseHandle
-from data_preprocess.sources.common import (
-    find_case_folders,
-    name_files,
-    only_ct,
-    read_mask_files,
-)
+from data_preprocess.sources.common import find_case_folders, name_files, only_ct, read_mask_files
 from utils.config.preset import Preset
-from utils.io.segmentations import MASK_FOLDERS, read_lps
-from utils.io.volumes import volume_stem, volumes_in
+from utils.io.segmentations import MASK_FOLDERS
+from utils.io.volumes import read_lps, volume_stem, volumes_in
 
 FOLDERS = (*MASK_FOLDERS, "masks")
 CT_NAME = re.compile(r"(?:^|.*[\W_])(?:ct|image|img|ct[\W_]?image)(?:[\W_]0000)?", re.IGNORECASE)

@@ -11,7 +11,8 @@ from data_preprocess.sources.common import read_label_file, require_folder
 from utils.config.preset import Preset
 from utils.errors import UserError
 from utils.io.files import read_json
-from utils.io.segmentations import CaseFiles, read_lps
+from utils.io.segmentations import CaseFiles
+from utils.io.volumes import read_lps
 
 DATASET = "dataset.json"
 SPLITS = {"labelsTr": "train", "labelsTs": "test"}

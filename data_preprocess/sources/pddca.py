@@ -11,8 +11,7 @@ from data_preprocess.cases import HELD_OUT
 from data_preprocess.sources.base import RawCase, RawCaseHandle
 from data_preprocess.sources.common import find_case_folders, name_files, read_mask_files
 from utils.config.preset import Preset
-from utils.io.segmentations import read_lps
-from utils.io.volumes import volumes_in
+from utils.io.volumes import read_lps, volumes_in
 
 IMAGE = "img.nrrd"
 STRUCTURES = "structures"

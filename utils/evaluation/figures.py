@@ -17,7 +17,8 @@ from utils.evaluation.metrics import COUNTED, METRICS, Metric, ScoreRow
 from utils.imaging.geometry import Geometry
 from utils.imaging.masks import Mask, bounding_box, resample_mask
 from utils.io.files import atomic_write
-from utils.io.segmentations import OrganNameResolver, case_ct, open_structures, read_lps
+from utils.io.segmentations import OrganNameResolver, case_ct, open_structures
+from utils.io.volumes import read_lps
 from utils.reporting.overlay import RGB, render_case, save_png
 from utils.runtime.process_pool import run_cases
 

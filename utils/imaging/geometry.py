@@ -1,4 +1,4 @@
-"""Where a voxel grid lies in the patient."""
+"""The position of a voxel grid in the patient."""
 
 from dataclasses import dataclass
 
@@ -11,8 +11,7 @@ IDENTITY_DIRECTION = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0)
 class Geometry:
     """Size, spacing, origin and direction of a voxel grid.
 
-    Sizes and spacings are in array order (z, y, x). Origin and direction keep ITK's order (x, y, z), since they are
-    only ever handed back to ITK.
+    Sizes and spacings are in array order (z, y, x). Origin and direction keep ITK's order (x, y, z).
     """
 
     size_zyx: tuple[int, int, int]
@@ -27,7 +26,7 @@ class Geometry:
             index_zyx: voxel index (z, y, x), may be fractional.
 
         Returns:
-            (x, y, z) in mm, LPS: growing to the patient's left, back and head.
+            (x, y, z) in mm, LPS: they increase to the patient's left, back and head.
         """
         offset_xyz = np.multiply(index_zyx, self.spacing_zyx_mm)[::-1]
         point = np.asarray(self.origin_xyz_mm) + np.reshape(self.direction, (3, 3)) @ offset_xyz
@@ -39,17 +38,17 @@ class Geometry:
         return np.column_stack([columns, self.origin_xyz_mm])
 
     def origin_vox(self) -> tuple[float, float, float]:
-        """The first voxel's place (z, y, x) in the patient, in voxels along the grid's own axes."""
+        """Position (z, y, x) of the first voxel in the patient, in voxels along the grid's own axes."""
         along_xyz_mm = np.reshape(self.direction, (3, 3)).T @ np.asarray(self.origin_xyz_mm)
         return tuple((along_xyz_mm[::-1] / self.spacing_zyx_mm).tolist())
 
     def obliqueness_deg(self) -> float:
-        """Largest angle between an axis of the grid and the axis of the patient that it is closest to."""
+        """Largest angle between an axis of the grid and the closest axis of the patient."""
         cosines = np.abs(np.reshape(self.direction, (3, 3))).max(axis=0)
         return float(np.rad2deg(np.arccos(np.clip(cosines, 0, 1))).max())
 
     def index_zyx(self, points_mm: np.ndarray) -> np.ndarray:
-        """Voxel indices of points; undoes `world_mm`.
+        """Voxel indices of points; the inverse of `world_mm`.
 
         Args:
             points_mm: (N, 3), (x, y, z) in mm, LPS.

@@ -1,4 +1,4 @@
-"""Masks that know their place: cropped to their voxels, joined, resampled onto another grid."""
+"""Masks on a voxel grid, cropped to their voxels; bounding boxes, connected components, resampling."""
 
 from typing import NamedTuple
 
@@ -9,7 +9,7 @@ from utils.imaging.geometry import Geometry
 
 
 class Mask(NamedTuple):
-    """A binary mask, cropped to its bounding box; most organs fill a thousandth of the scan."""
+    """A binary mask, stored cropped to its bounding box, since most organs fill a thousandth of the scan."""
 
     voxels: np.ndarray
     """bool (d, h, w); (0, 0, 0) if the mask is empty."""
@@ -20,7 +20,7 @@ class Mask(NamedTuple):
 
     @property
     def box(self) -> tuple[slice, slice, slice]:
-        """Where its voxels lie in the whole grid."""
+        """The bounding box in the whole grid."""
         return tuple(slice(c, c + n) for c, n in zip(self.corner_zyx, self.voxels.shape, strict=True))
 
     def dense(self) -> np.ndarray:
@@ -39,8 +39,8 @@ def crop_mask(voxels: np.ndarray, corner_zyx: tuple[int, int, int], geometry: Ge
     """Crop a mask to its bounding box.
 
     Args:
-        voxels: (d, h, w), non-zero = inside; may be a part of the grid.
-        corner_zyx: where that part begins.
+        voxels: (d, h, w), non-zero = inside; a part of the grid.
+        corner_zyx: index of the part's first voxel in the grid.
         geometry: of the whole grid.
     """
     box = bounding_box(voxels)
@@ -51,7 +51,7 @@ def crop_mask(voxels: np.ndarray, corner_zyx: tuple[int, int, int], geometry: Ge
 
 
 def bounding_box(voxels: np.ndarray) -> tuple[slice, slice, slice] | None:
-    """The smallest box that holds every non-zero voxel, or None if there is none."""
+    """The smallest box that holds every non-zero voxel of a (D, H, W) array, or None if it has none."""
     z = _extent(voxels.reshape(len(voxels), -1).max(axis=1, initial=0))
     if z is None:
         return None
@@ -105,7 +105,7 @@ def largest_component(mask: np.ndarray, *, connectivity: int) -> np.ndarray:
 
 
 def crop_to_common_box(*masks: Mask) -> list[np.ndarray]:
-    """Masks of one grid, cut to their joint bounding box.
+    """Crop masks of one grid to the bounding box of their union.
 
     Returns:
         bool (d, h, w) each, all of one shape; (0, 0, 0) if every mask is empty.
@@ -123,11 +123,11 @@ def crop_to_common_box(*masks: Mask) -> list[np.ndarray]:
 
 
 def resample_mask(mask: Mask, geometry: Geometry) -> Mask:
-    """Carry a mask over to another grid: a voxel belongs to it where the linearly interpolated mask reaches one half.
+    """Resample a mask to another grid by linear interpolation and a threshold of one half.
 
     Args:
         mask: on any grid.
-        geometry: the target grid; what lies outside of it is lost.
+        geometry: the target grid; voxels outside of it are lost.
     """
     if not mask.voxels.size:
         return empty_mask(geometry)
@@ -141,14 +141,14 @@ def resample_mask(mask: Mask, geometry: Geometry) -> Mask:
     stop = np.clip(np.ceil(reached.max(axis=0)).astype(int) + 1, 0, geometry.size_zyx)
     if np.any(stop <= start):
         return empty_mask(geometry)
-    share = ndimage.affine_transform(
+    interpolated = ndimage.affine_transform(
         np.pad(mask.voxels, 1).astype(np.float32),
         to_own,
         offset=to_own @ start + shift - mask.corner_zyx + 1,
         output_shape=tuple(stop - start),
         order=1,
     )
-    return crop_mask(share >= 0.5, tuple(start.tolist()), geometry)
+    return crop_mask(interpolated >= 0.5, tuple(start.tolist()), geometry)
 
 
 def _extent(occupied: np.ndarray) -> slice | None:

@@ -27,18 +27,8 @@ MAGIC_OFFSET = 128
 MAGIC = b"DICM"
 FIRST_GROUPS = (b"\x02\x00", b"\x08\x00")
 """First bytes of a file without preamble: little-endian groups 0002 and 0008."""
-SCANNED_TAGS = (
-    "SOPClassUID",
-    "SOPInstanceUID",
-    "Modality",
-    "ImageType",
-    "PatientID",
-    "SeriesInstanceUID",
-    "SeriesDescription",
-    "FrameOfReferenceUID",
-    "Rows",
-)
 NEEDED_TAGS = ("SOPClassUID", "SOPInstanceUID", "Modality", "SeriesInstanceUID")
+OTHER_TAGS = ("ImageType", "PatientID", "SeriesDescription", "FrameOfReferenceUID", "Rows")
 UNDEFINED_LENGTH = 0xFFFFFFFF
 DECODE_ERRORS = (OSError, EOFError, ValueError, TypeError, KeyError, AttributeError, NotImplementedError, RuntimeError)
 """What pydicom raises for damaged bytes, besides its own errors, which are ValueErrors or OSErrors."""
@@ -245,7 +235,7 @@ def _looks_like_dicom(path: Path) -> bool:
 def _read_header(path: Path) -> FileDataset | None:
     """The fields that identify a series, or None if the file cannot be read."""
     try:
-        header = pydicom.dcmread(path, force=True, stop_before_pixels=True, specific_tags=list(SCANNED_TAGS))
+        header = pydicom.dcmread(path, force=True, stop_before_pixels=True, specific_tags=[*NEEDED_TAGS, *OTHER_TAGS])
         needed = (*NEEDED_TAGS, "Rows") if header.get("Modality") == "CT" else NEEDED_TAGS  # rows come after the UIDs
         return header if _is_index(header) or all(header.get(tag) for tag in needed) else None
     except DECODE_ERRORS:

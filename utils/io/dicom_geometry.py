@@ -11,16 +11,8 @@ from pydicom.dataset import Dataset
 from utils.errors import UserError
 from utils.imaging.geometry import Geometry
 
-NUM_VALUES = {
-    "Rows": 1,
-    "Columns": 1,
-    "BitsAllocated": 1,
-    "PixelSpacing": 2,
-    "ImagePositionPatient": 3,
-    "ImageOrientationPatient": 6,
-    "RescaleSlope": 1,
-    "RescaleIntercept": 1,
-}
+SINGLE_VALUES = dict.fromkeys(("Rows", "Columns", "BitsAllocated", "RescaleSlope", "RescaleIntercept"), 1)
+NUM_VALUES = SINGLE_VALUES | {"PixelSpacing": 2, "ImagePositionPatient": 3, "ImageOrientationPatient": 6}
 """Attributes that every slice needs, and their numbers of values."""
 SAME_POSITION_MM = 1e-3
 OFF_GRID_MM = 0.1

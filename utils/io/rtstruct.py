@@ -18,20 +18,10 @@ from utils.imaging.geometry import Geometry
 from utils.io.dicom import CtSeries, read_dataset
 from utils.io.files import atomic_write
 
-COPIED = (
-    "StudyDate",
-    "StudyTime",
-    "StudyID",
-    "AccessionNumber",
-    "ReferringPhysicianName",
-    "PatientName",
-    "PatientID",
-    "PatientBirthDate",
-    "PatientSex",
-    "PositionReferenceIndicator",
-)
-"""Attributes of patient, study and frame of reference of type 2: must be there, and are empty if the CT lacks them."""
-COPIED_IF_PRESENT = ("StudyDescription", "PatientAge", "PatientSize", "PatientWeight")
+PATIENT = ("PatientName", "PatientID", "PatientBirthDate", "PatientSex", "PositionReferenceIndicator")
+STUDY = ("StudyDate", "StudyTime", "StudyID", "AccessionNumber", "ReferringPhysicianName")
+"""Attributes of the CT of type 2: they must be present, and are empty if the CT lacks them."""
+OPTIONAL = ("StudyDescription", "PatientAge", "PatientSize", "PatientWeight")
 DETACHED_STUDY_MANAGEMENT = "1.2.840.10008.3.1.2.3.1"
 """SOP class of a reference to a study; retired, but the one that planning systems write and expect."""
 DECIMALS = 3
@@ -109,11 +99,11 @@ def _header(image: Dataset) -> Dataset:
         StructureSetTime=time,
         ApprovalStatus="UNAPPROVED",
     )
-    for keyword in (*COPIED, *COPIED_IF_PRESENT):
+    for keyword in (*PATIENT, *STUDY):
+        setattr(structures, keyword, "")
+    for keyword in (*PATIENT, *STUDY, *OPTIONAL):
         if keyword in image:
             structures[keyword] = image[keyword]
-        elif keyword in COPIED:
-            setattr(structures, keyword, "")
     structures.file_meta = FileMetaDataset()
     structures.file_meta.TransferSyntaxUID = ImplicitVRLittleEndian  # with explicit VRs a contour ends at 64 KiB
     return structures

@@ -13,7 +13,7 @@ from utils.config.preset import Preset
 from utils.errors import UserError
 from utils.imaging.masks import Mask, crop_mask, empty_mask
 from utils.io.color_table import COLOR_TABLE_NAME, read_color_table
-from utils.io.volumes import SUFFIXES, Volume, read_volume, to_lps, volume_stem, volume_suffix, volumes_in
+from utils.io.volumes import SUFFIXES, read_lps, read_volume, volume_stem, volume_suffix, volumes_in
 
 MASK_FOLDERS = ("segmentations", "structures")
 """Folders of this name hold the masks of the case whose folder they lie in."""
@@ -46,15 +46,11 @@ class OrganNameResolver:
 
     def __init__(self, preset: Preset | None) -> None:
         self.preset = preset
-        organs = preset.organs if preset else ()
-        self._keys = {organ_key(alias): organ_key(organ.name) for organ in organs for alias in organ.aliases}
 
     def key(self, name: str) -> str:
         """The same text for all names of an organ."""
         index = self.preset.find_organ(name) if self.preset else None
-        if index is not None:
-            return organ_key(self.preset.organ_names[index])
-        return self._keys.get(organ_key(name), organ_key(name))
+        return organ_key(name if index is None else self.preset.organ_names[index])
 
     def knows(self, name: str) -> bool:
         """Whether the text names an organ: one of the preset, or one that is common in this field."""
@@ -149,17 +145,6 @@ def read_mask(path: Path) -> Mask:
                 "as <case>.nii.gz, not in a folder of masks"
             )
     return mask
-
-
-def read_lps(path: Path) -> Volume:
-    """Read a volume with its axes in LPS order, so that files with differently stored axes have the same grid."""
-    volume = read_volume(path)
-    axes = np.reshape(volume.geometry.direction, (3, 3))
-    is_lps = all(axes[i, i] > 0 and abs(axes[i, i]) == np.abs(axes[:, i]).max() for i in range(3))
-    if is_lps:
-        return volume
-    oriented = to_lps(volume)
-    return Volume(array=oriented.array, geometry=oriented.geometry, metadata=volume.metadata)
 
 
 def value_names(path: Path, metadata: Mapping[str, str], preset: Preset | None) -> dict[int, str]:

@@ -4,7 +4,7 @@ import gzip
 import math
 import zlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -105,6 +105,11 @@ def read_volume(path: str | Path) -> Volume:
     return from_sitk(image)
 
 
+def read_lps(path: Path) -> Volume:
+    """Read a volume with its axes in LPS order, so that files with differently stored axes have the same grid."""
+    return to_lps(read_volume(path))
+
+
 def write_volume(path: str | Path, volume: Volume, metadata: Mapping[str, str] | None = None) -> None:
     """Write a volume to a temporary file and rename it, so that a killed run leaves no incomplete file.
 
@@ -153,7 +158,7 @@ def to_lps(volume: Volume) -> Volume:
 
     The direction of an oblique volume keeps the remaining rotation.
     """
-    return from_sitk(sitk.DICOMOrient(to_sitk(volume), "LPS"))
+    return replace(from_sitk(sitk.DICOMOrient(to_sitk(volume), "LPS")), metadata=volume.metadata)
 
 
 def match_orientation(volume: Volume, like: Geometry) -> Volume:

@@ -87,9 +87,7 @@ MUSCLES = (
     Ellipsoid((-61, -10, 37), (22, 13, 6.5)),  # medial pterygoid
     Ellipsoid((-33, -12, 34), (9, 18, 12)),  # lateral pterygoid
     Tube(
-        ((-42, 40, 57), (-80, 26, 55), (-110, 8, 47), (-150, -14, 29), (-230, -30, 14)),
-        (7, 9, 9, 8, 7),
-        (1, 1.3, 0.75),
+        ((-42, 40, 57), (-80, 26, 55), (-110, 8, 47), (-150, -14, 29), (-230, -30, 14)), (7, 9, 9, 8, 7), (1, 1.3, 0.75)
     ),  # sternocleidomastoid
     Tube(((-45, 82, 8), (-100, 80, 20), (-150, 82, 48), (-200, 70, 90)), (4, 5, 7, 9)),  # trapezius
     Tube(((-55, 40, 34), (-100, 44, 37), (-170, 56, 55)), (6, 7.5, 9)),  # levator scapulae
@@ -127,15 +125,11 @@ def _spine_y(z: float) -> float:
 def _muscles_and_vessels() -> list[Structure]:
     nape = Column(
         (
-            (-16, 84, 14, 40),
-            (-44, 66, 25, 46),
-            (-70, 59, 24, 45),
-            (-100, 57, 27, 45),
-            (-150, 57, 32, 52),
+            (-16, 84, 14, 40), (-44, 66, 25, 46), (-70, 59, 24, 45), (-100, 57, 27, 45), (-150, 57, 32, 52),
             (-230, 62, 36, 90),
         ),
         power=2.4,
-    )
+    )  # fmt: skip
     carotid = Tube(((-38, 14, 27), (-90, 11, 26), (-120, 10, 25), (-170, 10, 20)), (2.6, 3.0, 3.6, 3.6))
     jugular = Tube(((-38, 22, 31), (-90, 17, 33), (-150, 8, 32), (-190, 4, 26)), (4.5, 5.5, 6.5, 7))
     walls = Column(tuple((z, y, ry + 5, rx + 5) for z, y, ry, rx in PHARYNX))
@@ -153,20 +147,15 @@ def _muscles_and_vessels() -> list[Structure]:
 
 
 def _spine() -> list[Structure]:
-    c1 = Ribbon(
-        (
-            (17, 0, -52, -44, 3),
-            (21, 13, -53, -43, 3.5),
-            (32, 22, -54, -42, 6),
-            (48, 20, -52, -46, 3),
-            (58, 0, -52, -44, 3),
-        )
-    )
+    c1 = (
+        (17, 0, -52, -44, 3), (21, 13, -53, -43, 3.5), (32, 22, -54, -42, 6), (48, 20, -52, -46, 3),
+        (58, 0, -52, -44, 3),
+    )  # fmt: skip
     bone = {"tissue": "cortical_bone", "group": "neck", "core": ("marrow", 1.8)}
     parts = [
         Structure(_along_spine(-56, -230, 0, 8.5, 11.5), "disc", "neck"),
         Structure(Union((Tube(((-66, 27, 0), (-43, 25.5, 0)), (8, 5)), _along_spine(-58, -72, 0, 8, 11)), 3), **bone),
-        Structure(c1, **bone, paired=True),
+        Structure(Ribbon(c1), **bone, paired=True),
         Structure(Ellipsoid((-39, 33, 18), (7, 11, 6)), **bone, paired=True),
     ]
     for z, y in ((-64, 27), *VERTEBRAE):

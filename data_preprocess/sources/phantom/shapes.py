@@ -1,6 +1,7 @@
 """Shapes that a phantom is built from, as signed distances in mm; axes (z up, y posterior, x left)."""
 
 from dataclasses import dataclass
+from functools import partial, reduce
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -67,12 +68,11 @@ class Tube:
     def distance(self, z: Array, y: Array, x: Array) -> Array:
         coordinates = [p / s for p, s in zip((z, y, x), self.stretch, strict=True)]
         points = np.asarray(self.points) / self.stretch
-        nearest = None
+        distances = []
         for start, end, radius, end_radius in zip(points, points[1:], self.radii, self.radii[1:], strict=False):
             along, squared = _project(coordinates, start.tolist(), end.tolist())
-            distance = np.sqrt(squared) - (radius + along * (end_radius - radius))
-            nearest = distance if nearest is None else np.minimum(nearest, distance)
-        return nearest * min(self.stretch)
+            distances.append(np.sqrt(squared) - (radius + along * (end_radius - radius)))
+        return reduce(np.minimum, distances) * min(self.stretch)
 
 
 @dataclass(frozen=True)
@@ -128,15 +128,14 @@ class Ribbon:
         )
 
     def distance(self, z: Array, y: Array, x: Array) -> Array:
-        nearest = None
+        distances = []
         for start, end in zip(self.posts, self.posts[1:], strict=False):
             along, squared = _project((y, x), start[:2], end[:2])
             bottom, top, half = (a + along * (b - a) for a, b in zip(start[2:], end[2:], strict=True))
             beside = np.sqrt(squared) - half
             above = np.abs(z - (bottom + top) / 2) - (top - bottom) / 2
-            distance = _rounded_corner(beside, above)
-            nearest = distance if nearest is None else np.minimum(nearest, distance)
-        return nearest
+            distances.append(_rounded_corner(beside, above))
+        return reduce(np.minimum, distances)
 
 
 @dataclass(frozen=True)
@@ -184,10 +183,8 @@ class Union:
         return Bounds.of(np.min(lows, axis=0), np.max(highs, axis=0))
 
     def distance(self, z: Array, y: Array, x: Array) -> Array:
-        first, *others = (shape.distance(z, y, x) for shape in self.shapes)
-        for other in others:
-            first = smooth_min(first, other, self.blend_mm)
-        return first
+        distances = (shape.distance(z, y, x) for shape in self.shapes)
+        return reduce(partial(smooth_min, blend=self.blend_mm), distances)
 
 
 @dataclass(frozen=True)

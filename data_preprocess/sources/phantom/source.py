@@ -309,11 +309,7 @@ def _find_box(
 
 
 def _render_structure(
-    canvas: Canvas,
-    box: tuple[slice, slice, slice],
-    structure: Structure,
-    shape: Shape,
-    tissue_hu: Mapping[str, float],
+    canvas: Canvas, box: tuple[slice, slice, slice], structure: Structure, shape: Shape, tissue_hu: Mapping[str, float]
 ) -> None:
     """Render one structure over the earlier ones; voxels at its border are a mixture of both."""
     distance = shape.distance(*(axis[box] for axis in canvas.coordinates))
