@@ -103,7 +103,7 @@ def _finish(child: multiprocessing.Process) -> None:
 
 
 def _compare(child: multiprocessing.Process, whole: Path, cut: Path) -> int:
-    """Wait for a run's end and compare its results; returns 1, the number of runs compared."""
+    """Wait for a run's end and compare its results: 1, the number of runs compared."""
     _finish(child)
     for name in ("last.pt", "best.pt"):
         left, right = (read_checkpoint(run / name) for run in (whole, cut))

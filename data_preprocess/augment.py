@@ -1,4 +1,4 @@
-"""Random changes of training crops: drawn by one function, applied by another, in one resampling on any device."""
+"""Augmentation: one function draws the changes, another applies them in one resampling, on any device."""
 
 import math
 from collections.abc import Sequence
@@ -18,14 +18,14 @@ Size = tuple[int, int, int]
 
 @dataclass(frozen=True, kw_only=True)
 class AugmentationDraw:
-    """What happens to each crop of a batch; all (B,) tensors on the CPU unless said otherwise."""
+    """The changes of each crop of a batch: tensors on the CPU, (B,) unless another shape is given."""
 
     rotation_rad: torch.Tensor
     """(B, 3): about z (axial), y (tilt) and x (nod)."""
     zoom: torch.Tensor
     """(B, 3) magnification along z, y, x."""
     mirrored: torch.Tensor
-    """bool: left and right exchanged."""
+    """bool: left and right are exchanged."""
     intensity_scale: torch.Tensor
     intensity_shift_hu: torch.Tensor
     noise_hu: torch.Tensor
@@ -33,11 +33,11 @@ class AugmentationDraw:
     noise_seed: torch.Tensor
     """int64."""
     roi_jitter: torch.Tensor
-    """(B, N, 3) in -1..1: displaces the organs' boxes in the adversarial stage."""
+    """(B, N, 3) in -1..1: displacement of the organs' boxes in the adversarial stage, relative to the largest one."""
 
 
 class Batch(NamedTuple):
-    """What a training step sees."""
+    """The input of a training step."""
 
     image: torch.Tensor
     """(B, 1, D, H, W) float32, normalized."""
@@ -48,18 +48,18 @@ class Batch(NamedTuple):
     centers_vox: torch.Tensor
     """(B, N, 3) float32 in voxels of the crop; NaN where not contoured."""
     roi_jitter: torch.Tensor
-    """(B, N, 3) in -1..1: displacement of the organs' boxes, as a share of the largest one."""
+    """As in `AugmentationDraw`."""
     case_ids: list[str]
 
 
 def draw_augmentation(
     settings: AugmentationSettings, seeds: Sequence[tuple[int, ...]], num_organs: int
 ) -> AugmentationDraw:
-    """Draw the changes of a batch, sample by sample: they do not depend on which samples make up the batch.
+    """Draw the changes of a batch.
 
     Args:
         settings: ranges.
-        seeds: of the run and the sample's index, one per sample: each sample's draw is a function of it.
+        seeds: one per sample; its draw is a function of this seed alone, and independent of the rest of the batch.
         num_organs: N.
     """
     draws = [_draw_one(settings, seed, num_organs) for seed in seeds]
@@ -87,14 +87,14 @@ def _draw_one(settings: AugmentationSettings, seed: tuple[int, ...], num_organs:
 
 
 def padded_patch_size(crop_size_vox: Size, settings: AugmentationSettings, spacing_zyx_mm: tuple[float, ...]) -> Size:
-    """Size of the box to read so that no change drawn from `settings` looks beyond it.
+    """Size of a box that contains the source of every crop, whatever is drawn from `settings`.
 
-    It is odd where the crop is odd and even where it is even: so both have their middle at the same place of the voxel
-    grid, and an unchanged crop is the voxels themselves rather than values halfway between them.
+    It is odd where the crop's size is odd, and even where it is even: an unchanged crop then consists of the voxels
+    themselves, not of values halfway between them.
     """
     sin_axial = math.sin(math.radians(settings.rotation_axial_deg))
     sin_tilt = math.sin(math.radians(settings.rotation_tilt_deg))
-    tilted, turned = sin_tilt * (1 + sin_axial), sin_axial + sin_tilt**2  # bounds of the composed rotation's entries
+    tilted, turned = sin_tilt * (1 + sin_axial), sin_axial + sin_tilt**2  # bounds of the rotation matrix's entries
     reach = torch.tensor([[1, tilted, tilted], [tilted, 1, turned], [tilted, turned, 1]])
     spacing = torch.tensor(spacing_zyx_mm)
     zoom_min = torch.tensor([settings.zoom_z[0], settings.zoom_in_plane[0], settings.zoom_in_plane[0]])
@@ -104,9 +104,9 @@ def padded_patch_size(crop_size_vox: Size, settings: AugmentationSettings, spaci
 
 
 def voxel_matrices(draw: AugmentationDraw, spacing_zyx_mm: tuple[float, ...]) -> torch.Tensor:
-    """The linear maps from crop voxels to source voxels, both counted from the center of their box.
+    """The linear maps from crop voxels to source voxels, both relative to the center of their box.
 
-    Rotation and zoom act in millimetres, so that anisotropic voxels do not shear.
+    Rotation and zoom act in millimeters, so that anisotropic voxels do not cause shear.
 
     Returns:
         (B, 3, 3) float32, axes (z, y, x).
@@ -120,20 +120,20 @@ def voxel_matrices(draw: AugmentationDraw, spacing_zyx_mm: tuple[float, ...]) ->
 
 
 def resample_affine(volume: torch.Tensor, matrices: torch.Tensor, size: Size, mode: str) -> torch.Tensor:
-    """Sample a box about the center of each volume.
+    """Sample a box at the center of each volume.
 
     Args:
         volume: (B, C, D, H, W) float.
         matrices: (B, 3, 3) from `voxel_matrices`.
         size: (d, h, w) of the result.
-        mode: "bilinear" (trilinear, that is) or "nearest".
+        mode: "bilinear" (trilinear in 3-D) or "nearest".
 
     Returns:
-        (B, C, d, h, w); beyond the volume its border is repeated.
+        (B, C, d, h, w); outside of the volume its border is repeated.
     """
-    to_mm_half = matrices.new_tensor([(n - 1) / 2 for n in size])
+    size_half = matrices.new_tensor([(n - 1) / 2 for n in size])
     source_half = matrices.new_tensor([max(n - 1, 1) / 2 for n in volume.shape[2:]])
-    normalized = matrices * to_mm_half[None, None, :] / source_half[None, :, None]
+    normalized = matrices * size_half[None, None, :] / source_half[None, :, None]
     theta = F.pad(normalized.flip(1, 2), (0, 1))  # grid_sample's order is (x, y, z); no translation
     grid = F.affine_grid(theta.to(volume), [len(volume), volume.shape[1], *size], align_corners=True)
     return F.grid_sample(volume, grid, mode=mode, padding_mode="border", align_corners=True)
@@ -142,13 +142,12 @@ def resample_affine(volume: torch.Tensor, matrices: torch.Tensor, size: Size, mo
 def apply_augmentation(sample: CropSample, draw: AugmentationDraw, preset: Preset) -> Batch:
     """Apply a draw to a collated batch of crops, on the crops' device.
 
+    In mirrored crops the left and right organs are swapped in labels, `present` and centers.
+
     Args:
         sample: collated `CropSample`, boxes of `padded_patch_size`.
         draw: from `draw_augmentation`.
         preset: crop size, spacing, intensity, left/right pairs.
-
-    Returns:
-        The training batch; labels, contoured organs and centers of mirrored crops have left and right swapped.
     """
     device, size = sample.image_hu.device, preset.grid.crop_size_vox
     matrices = voxel_matrices(draw, preset.grid.spacing_zyx_mm)
@@ -169,57 +168,45 @@ def apply_augmentation(sample: CropSample, draw: AugmentationDraw, preset: Prese
     )
 
 
-class CropAugmentation:
-    """Draws and applies; what the trainer calls on every batch.
-
-    Args:
-        preset: ranges, organs, sizes.
-        seed: of the run.
-    """
+class _Augmentation:
+    """Draws the changes of a batch from the run's seed and the samples' indices."""
 
     def __init__(self, preset: Preset, seed: int) -> None:
         self.preset = preset
         self.seed = seed
+
+    def draw(self, sample: CropSample | ShapeSample) -> AugmentationDraw:
+        """Draw the changes of a collated batch."""
+        seeds = [(self.seed, index) for index in sample.index.tolist()]
+        return draw_augmentation(self.preset.augmentation, seeds, len(self.preset.organs))
+
+
+class CropAugmentation(_Augmentation):
+    """Augments collated batches of crops."""
 
     def __call__(self, sample: CropSample) -> Batch:
-        """Augment a collated batch of crops."""
-        return apply_augmentation(sample, _draw_for(sample, self.preset, self.seed), self.preset)
+        """Draw and apply."""
+        return apply_augmentation(sample, self.draw(sample), self.preset)
 
 
-class ShapeAugmentation:
-    """Draws and applies the geometric changes to masks of small organs.
+class ShapeAugmentation(_Augmentation):
+    """Augments collated masks of small organs, by geometric changes only.
 
-    Args:
-        preset: ranges, organs, sizes.
-        seed: of the run.
+    The results are (B, 1, d, h, w) float32, 0 or 1, of the preset's ROI size.
     """
 
-    def __init__(self, preset: Preset, seed: int) -> None:
-        self.preset = preset
-        self.seed = seed
-
     def __call__(self, sample: ShapeSample) -> torch.Tensor:
-        """Augment collated masks.
-
-        Returns:
-            (B, 1, d, h, w) float32, 0 or 1, of the preset's ROI size.
-        """
-        draw = _draw_for(sample, self.preset, self.seed)
-        return self.resample(sample.mask, voxel_matrices(draw, self.preset.grid.spacing_zyx_mm))
+        """Draw and apply."""
+        return self.resample(sample.mask, voxel_matrices(self.draw(sample), self.preset.grid.spacing_zyx_mm))
 
     def center(self, sample: ShapeSample) -> torch.Tensor:
-        """The middle of the boxes, unchanged; shape as from a call."""
+        """The middle of the boxes, unchanged."""
         return self.resample(sample.mask, torch.eye(3).expand(len(sample.mask), 3, 3))
 
     def resample(self, mask: torch.Tensor, matrices: torch.Tensor) -> torch.Tensor:
-        """(B, D, H, W) masks to (B, 1, d, h, w)."""
+        """Resample (B, D, H, W) masks."""
         size = self.preset.grid.roi_size_vox
         return resample_affine(mask[:, None].float(), matrices.to(mask.device), size, "nearest")
-
-
-def _draw_for(sample: CropSample | ShapeSample, preset: Preset, seed: int) -> AugmentationDraw:
-    seeds = [(seed, index) for index in sample.index.tolist()]
-    return draw_augmentation(preset.augmentation, seeds, len(preset.organs))
 
 
 def _change_intensity(image_hu: torch.Tensor, draw: AugmentationDraw, preset: Preset) -> torch.Tensor:

@@ -15,8 +15,8 @@ from data_preprocess.cases import Case, open_case, read_case_info
 from data_preprocess.splits import read_splits
 from utils.config.preset import Preset
 from utils.errors import UserError
+from utils.imaging.intensity import AIR_HU
 
-AIR_HU = -1000
 NUM_CHECKED = 8
 """Cases opened at the start, to notice a wrong or unreachable folder before the first step."""
 NUM_CACHED_INFOS = 64
@@ -109,12 +109,43 @@ class CaseFolder:
         return open_case(folder, _cached_case_info(folder), self.organ_names)
 
 
-class CaseDataset(Dataset[CropSample]):
-    """Random crops; item i is a function of the seed and i alone, as long as all cases can be read.
+class _OrganDataset(Dataset):
+    """Random samples; item i is a function of the seed and i alone, as long as all cases can be read.
 
-    A fraction of the crops is centered near a voxel of a contoured organ. The organ is drawn first, all with equal
-    probability, then one of the cases that have it; otherwise rarely contoured organs would be seen rarely. The other
-    crops lie anywhere in the cases that have one of the organs.
+    Args:
+        cases: of the split.
+        box_size_vox: size of the boxes to read, including augmentation's margin.
+        organ_names: organs to center on.
+        seed: of all random draws.
+
+    Raises:
+        UserError: none of the organs is contoured in any case.
+    """
+
+    def __init__(
+        self, cases: CaseFolder, box_size_vox: tuple[int, int, int], organ_names: Sequence[str], seed: int
+    ) -> None:
+        self.cases = cases
+        self.box_size_vox = np.asarray(box_size_vox)
+        self.seed = seed
+        columns = {name: cases.contoured[:, cases.organ_names.index(name)] for name in organ_names}
+        self.cases_with = {name: np.flatnonzero(column) for name, column in columns.items() if column.any()}
+        if not self.cases_with:
+            raise UserError(f"{cases.folder}: none of {', '.join(columns)} is contoured in any case of this split")
+
+    def __getitem__(self, index: int) -> CropSample | ShapeSample:
+        return sample_with_retry(lambda rng: self._draw(rng, index), self.seed, index)
+
+    def _draw_organ(self, rng: np.random.Generator) -> tuple[str, Case]:
+        """Draw an organ, then a case that has it, so that rarely contoured organs are not seen rarely."""
+        name = rng.choice(sorted(self.cases_with))
+        return name, self.cases[rng.choice(self.cases_with[name])]
+
+
+class CaseDataset(_OrganDataset):
+    """Random crops.
+
+    A fraction of them is centered near a voxel of an organ. The others lie anywhere in the cases that have one.
 
     Args:
         cases: the training cases.
@@ -144,30 +175,20 @@ class CaseDataset(Dataset[CropSample]):
                 f"{cases.folder}: {len(cases.without_image)} cases have no CT, for example {cases.without_image[0]}; "
                 "cases with only masks serve train_autoencoder.py alone"
             )
-        self.cases = cases
-        self.box_size_vox = np.asarray(box_size_vox)
+        super().__init__(cases, box_size_vox, [preset.organ_names[organ] for organ in organs], seed)
         self.crop_size_vox = np.asarray(preset.grid.crop_size_vox)
         self.jitter_vox = self.crop_size_vox * CENTER_JITTER
         self.organ_fraction = organ_fraction
-        self.seed = seed
-        self.cases_with = _cases_by_organ(cases, [preset.organ_names[organ] for organ in organs])
         self.eligible = np.unique(np.concatenate(list(self.cases_with.values())))
-
-    def __getitem__(self, index: int) -> CropSample:
-        return sample_with_retry(lambda rng: self._draw(rng, index), self.seed, index)
 
     def _draw(self, rng: np.random.Generator, index: int) -> CropSample:
         if rng.random() < self.organ_fraction:
-            name = rng.choice(sorted(self.cases_with))
-            case = self.cases[rng.choice(self.cases_with[name])]
+            name, case = self._draw_organ(rng)
             voxels = case.organ(name).voxels
             center = voxels[rng.integers(len(voxels))] + rng.uniform(-1, 1, 3) * self.jitter_vox
         else:
             case = self.cases[rng.choice(self.eligible)]
             center = rng.uniform(0, case.info.size_zyx)
-        return self._crop(case, center, index)
-
-    def _crop(self, case: Case, center: np.ndarray, index: int) -> CropSample:
         size = self.box_size_vox
         start = _inside(center, self.crop_size_vox, np.asarray(case.info.size_zyx)) - (size - self.crop_size_vox) // 2
         return CropSample(
@@ -180,36 +201,22 @@ class CaseDataset(Dataset[CropSample]):
         )
 
 
-class ShapeDataset(Dataset[ShapeSample]):
-    """Reference masks of small organs, for the shape AutoEncoder; item i is a function of the seed and i alone.
-
-    Args:
-        cases: the training cases.
-        preset: organs.
-        box_size_vox: size of the boxes to read, including augmentation's margin.
-        seed: of all random draws.
-    """
+class ShapeDataset(_OrganDataset):
+    """Reference masks of small organs, for the shape AutoEncoder; arguments as for `CaseDataset`."""
 
     def __init__(self, cases: CaseFolder, preset: Preset, *, box_size_vox: tuple[int, int, int], seed: int) -> None:
-        self.cases = cases
-        self.box_size_vox = np.asarray(box_size_vox)
-        self.jitter_vox = np.asarray(preset.roi.jitter_vox)
-        self.seed = seed
         self.labels = {preset.organ_names[organ]: organ + 1 for organ in preset.small_organs}
-        self.cases_with = _cases_by_organ(cases, list(self.labels))
-
-    def __getitem__(self, index: int) -> ShapeSample:
-        return sample_with_retry(lambda rng: self._draw(rng, index), self.seed, index)
+        super().__init__(cases, box_size_vox, list(self.labels), seed)
+        self.jitter_vox = np.asarray(preset.roi.jitter_vox)
 
     def _draw(self, rng: np.random.Generator, index: int) -> ShapeSample:
-        name = rng.choice(sorted(self.cases_with))
-        case = self.cases[rng.choice(self.cases_with[name])]
+        name, case = self._draw_organ(rng)
         jitter = rng.integers(-self.jitter_vox, self.jitter_vox, endpoint=True)
         start = np.round(case.organ(name).center_vox).astype(int) + jitter - self.box_size_vox // 2
         label = read_box(case.label, start, self.box_size_vox, fill=0)
-        mask = (label == self.labels[name]).astype(np.uint8)
+        mask = torch.from_numpy((label == self.labels[name]).astype(np.uint8))
         organ = list(self.labels).index(name)
-        return ShapeSample(mask=torch.from_numpy(mask), organ=organ, case_id=case.info.case_id, index=index)
+        return ShapeSample(mask=mask, organ=organ, case_id=case.info.case_id, index=index)
 
 
 def sample_with_retry(draw: Callable[[np.random.Generator], Sample], seed: int, index: int) -> Sample:
@@ -259,15 +266,6 @@ def _inside(center: np.ndarray, size: np.ndarray, volume_size: np.ndarray) -> np
     start = np.round(center - size / 2).astype(int)
     room = volume_size - size
     return np.where(room >= 0, np.clip(start, 0, np.maximum(room, 0)), room // 2)
-
-
-def _cases_by_organ(cases: CaseFolder, names: Sequence[str]) -> dict[str, np.ndarray]:
-    """For every organ contoured in some case, the indices of those cases."""
-    columns = {name: cases.contoured[:, cases.organ_names.index(name)] for name in names}
-    found = {name: np.flatnonzero(column) for name, column in columns.items() if column.any()}
-    if not found:
-        raise UserError(f"{cases.folder}: none of {', '.join(names)} is contoured in any case of this split")
-    return found
 
 
 def _spread(items: Sequence, limit: int) -> list:

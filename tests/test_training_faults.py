@@ -213,7 +213,7 @@ def test_a_lost_folder_of_cases_stops_the_run(own_cases, tmp_path, monkeypatch, 
 def test_a_validation_case_that_vanishes_is_left_out(own_cases, tmp_path, monkeypatch, capsys):
     before_step(monkeypatch, 1, lambda: shutil.rmtree(own_cases / "case_5"))
     assert train(own_cases, tmp_path / "run") == 2  # it was the only one
-    assert "validation: none of 1 cases could be read" in capsys.readouterr().err
+    assert "validation: none of 1 cases can be read" in capsys.readouterr().err
 
 
 @pytest.mark.slow

@@ -7,6 +7,9 @@ from pathlib import Path
 
 from utils.errors import UserError, is_out_of_memory
 
+TORCH_WRITER = "inline_container.cc"
+"""Source file in the text of the RuntimeError that torch.save raises when the system refuses a write."""
+
 
 @contextmanager
 def reraise_out_of_memory(stage: str, batch_size: int, crop_size_vox: tuple[int, int, int]) -> Iterator[None]:
@@ -40,7 +43,9 @@ def reraise_write_failure(path: Path) -> Iterator[None]:
     """
     try:
         yield
-    except (OSError, RuntimeError) as error:  # a RuntimeError where torch's zip writer fails
+    except (OSError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and TORCH_WRITER not in str(error):
+            raise
         free_mib = shutil.disk_usage(path.parent).free / 2**20
         kept = "the previous checkpoint is intact" if path.is_file() else "there is no previous one"
         reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error).splitlines()[0]

@@ -9,8 +9,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-from utils.runtime.distributed import DistributedContext
-
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 logger = logging.getLogger(__name__)
@@ -83,8 +81,3 @@ def was_restarted() -> bool:
 def runs_under_torchrun() -> bool:
     """Whether torchrun started this process; it takes any exit status but 0 for a failure."""
     return "TORCHELASTIC_RUN_ID" in os.environ
-
-
-def any_rank_requested_stop(stop: StopRequest, ranks: DistributedContext, device: object) -> bool:
-    """Whether any rank was requested to stop; the same answer on all ranks."""
-    return ranks.any(stop.requested(), device)

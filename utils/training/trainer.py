@@ -5,6 +5,7 @@ import math
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -20,7 +21,7 @@ from utils.runtime.sync_batchnorm import convert_sync_batchnorm
 from utils.training.errors import reraise_out_of_memory, reraise_write_failure
 from utils.training.loss_meter import LossMeter
 from utils.training.optimization import BatchNormSnapshot, NonFiniteError, Optimizers, build_optimizer, learning_rate
-from utils.training.preemption import StopRequest, StopTraining, any_rank_requested_stop
+from utils.training.preemption import StopRequest, StopTraining
 from utils.training.run import TrainingRun
 from utils.training.run_log import RunLog, write_configuration, write_status
 from utils.training.stage import Stage, Validation
@@ -148,12 +149,20 @@ class Trainer:
                 self._train_epoch(progress)
                 self._end_epoch(log)
 
+    def _stop_requested(self) -> bool:
+        """Whether any rank was requested to stop; the same answer on all ranks."""
+        return self.ranks.any(self.stop.requested(), self.device)
+
     def _is_finished(self) -> bool:
         """Whether all steps are made and the epoch of the last one has ended."""
         return self.step >= self.total_steps and self.meter.num_steps == 0
 
     def _train_epoch(self, progress: tqdm) -> None:
-        """Make the remaining steps of the epoch."""
+        """Make the remaining steps of the epoch.
+
+        Raises:
+            StopTraining: a rank was asked to stop; the state is saved.
+        """
         self.started = time.perf_counter()
         for name, network in self.stage.wrapped.items():
             network.train(name in self.stage.trained)
@@ -166,8 +175,11 @@ class Trainer:
                 progress.set_postfix(epoch=self.epoch, loss=f"{float(losses['loss']):.4f}", refresh=False)
             if self.step == self.total_steps:
                 break
-            if any_rank_requested_stop(self.stop, self.ranks, self.device):
-                self._save_and_stop()
+            if self._stop_requested():
+                self.meter.all_reduce_mean(self.ranks)
+                self._save_last()
+                self.ranks.barrier()
+                raise StopTraining
 
     def _make_step(self, microbatches: list[Any]) -> dict[str, torch.Tensor] | None:
         """Make one step of the optimizers; mean losses, or None if the step was discarded as not finite."""
@@ -210,7 +222,7 @@ class Trainer:
         validation = None
         if is_last or (self.epoch + 1) % self.schedule.validate_every == 0:
             self._save_last()  # a validation may be long, and is repeated if it is interrupted
-            if self.step > self.first_step and any_rank_requested_stop(self.stop, self.ranks, self.device):
+            if self.step > self.first_step and self._stop_requested():
                 raise StopTraining
             with self.stop.immediate():
                 validation = self._validate(self.schedule.validation_cases)
@@ -224,7 +236,7 @@ class Trainer:
         self.meter = LossMeter(num_discarded_in_a_row=self.meter.num_discarded_in_a_row)
         self._save_last()
         self.ranks.barrier()
-        if not is_last and any_rank_requested_stop(self.stop, self.ranks, self.device):
+        if not is_last and self._stop_requested():
             raise StopTraining
 
     def _validate(self, num_cases: int) -> Validation:
@@ -245,31 +257,19 @@ class Trainer:
             text = "  ".join(f"{name} {value:.4f}" for name, value in metrics.items() if "/" not in name)
             logger.info("epoch %d  step %d  %s", self.epoch + 1, self.step, text)
 
-    def _save_and_stop(self) -> None:
-        """Save in the middle of an epoch.
-
-        Raises:
-            StopTraining: always.
-        """
-        self.meter.all_reduce_mean(self.ranks)
-        self._save_last()
-        self.ranks.barrier()
-        raise StopTraining
-
     def _save_last(self) -> None:
         if self.ranks.is_rank_zero:
-            stage, state = self.stage, self.state_dict()
-            self.run.checkpoints.write(
-                lambda path: save_checkpoint(
-                    path, stage=stage.name, preset=stage.preset, networks=stage.networks, state=state
-                )
-            )
+            self.run.checkpoints.write(lambda path: self._save(path, self.state_dict()))
 
     def _save_best(self) -> None:
+        path = self.run_dir / "best.pt"
         if self.ranks.is_rank_zero:
-            path, stage = self.run_dir / "best.pt", self.stage
             with reraise_write_failure(path):
-                save_checkpoint(path, stage=stage.name, preset=stage.preset, networks=stage.networks)
+                self._save(path)
+
+    def _save(self, path: Path, state: dict[str, Any] | None = None) -> None:
+        stage = self.stage
+        save_checkpoint(path, stage=stage.name, preset=stage.preset, networks=stage.networks, state=state)
 
     def _wrap_networks(self) -> None:
         """Wrap the networks for training on several ranks, and compile them if asked."""

@@ -66,10 +66,10 @@ def test_int8_is_for_cpus_that_sum_in_32_bits(monkeypatch, two_gpus):
         assert compute.precision == "int8"
         with compute.autocast():
             assert nn.Conv3d(2, 3, 1)(torch.zeros(1, 2, 4, 5, 6)).dtype == dtype
-    with pytest.raises(ValueError, match="--precision int8: it needs a CPU with VNNI"):
+    with pytest.raises(ValueError, match="--precision int8: needs a CPU with VNNI"):
         choose_compute("cuda", "int8")
     say(avx512_bf16=True)
-    with pytest.raises(ValueError, match="--precision int8: it needs a CPU with VNNI"):
+    with pytest.raises(ValueError, match="--precision int8: needs a CPU with VNNI"):
         choose_compute("cpu", "int8")
 
 

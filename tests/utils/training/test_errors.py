@@ -52,3 +52,8 @@ def test_a_write_failure_says_why_and_what_is_left(kept, tmp_path):
     message = rf"last\.pt: could not be written \(No space left.* MiB free\); {expected}"
     with pytest.raises(UserError, match=message), reraise_write_failure(path):
         raise OSError(errno.ENOSPC, "No space left on device")
+
+
+def test_a_bug_while_writing_stays_what_it_is(tmp_path):
+    with pytest.raises(RuntimeError, match="no such key"), reraise_write_failure(tmp_path / "last.pt"):
+        raise RuntimeError("no such key")
