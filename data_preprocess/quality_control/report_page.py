@@ -2,7 +2,8 @@
 
 import base64
 import io
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -77,27 +78,25 @@ def write_report_page(
     Args:
         path: of the page.
         cases: from `inspect_cases`.
-        preset: for the organs' names and colors.
+        preset: organs and their colors.
         failures: case id to reason, of cases that could not be prepared.
     """
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(TEMPLATE.parent), autoescape=True, undefined=jinja2.StrictUndefined
-    )
-    page = environment.get_template(TEMPLATE.name).render(
+    template = jinja2.Template(TEMPLATE.read_text(encoding="utf-8"), autoescape=True, undefined=jinja2.StrictUndefined)
+    page = template.render(
         cases=sorted(cases, key=lambda case: (not case.findings, case.info.case_id)),
         num_to_check=sum(bool(case.findings) for case in cases),
         preset=preset,
         summary=summary_table(cases, preset),
         failures=failures,
         facts=_facts,
-        organ_rows=_organ_rows,
+        format_ml=format_ml,
         picture=_picture,
     )
     write_text(path, page)
 
 
 def _scan_notes(cases: Sequence[InspectedCase]) -> list[str]:
-    counts = {name: sum(case.split == name for case in cases) for name in dict.fromkeys(c.split for c in cases)}
+    counts = Counter(case.split for case in cases)
     patients = {case.info.patient or case.info.case_id for case in cases}
     spacings = np.array([case.info.original.spacing_zyx_mm for case in cases])
     sizes = np.array([case.info.original.size_zyx for case in cases])
@@ -140,28 +139,6 @@ def _facts(case: InspectedCase) -> list[str]:
     if info.unmatched_structures:
         facts.append(f"not in the preset: {', '.join(info.unmatched_structures)}")
     return facts
-
-
-class OrganRow(NamedTuple):
-    """An organ in a case's table."""
-
-    name: str
-    color: tuple[int, int, int]
-    volume: str
-    num_voxels: str
-    is_flagged: bool
-
-
-def _organ_rows(case: InspectedCase, preset: Preset) -> Iterator[OrganRow]:
-    flagged = {finding.organ for finding in case.findings}
-    measured = case.quality.organs if case.quality else {}
-    for organ in preset.organs:
-        volume, num_voxels = "not contoured", ""
-        if organ.name in measured:
-            volume, num_voxels = format_ml(measured[organ.name].volume_ml), str(measured[organ.name].num_voxels)
-        elif organ.name in case.info.organs:
-            volume, num_voxels = "-", str(case.info.organs[organ.name].num_voxels)
-        yield OrganRow(organ.name, organ.color, volume, num_voxels, organ.name in flagged)
 
 
 def _picture(case: InspectedCase) -> str:
