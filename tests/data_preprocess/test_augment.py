@@ -138,7 +138,7 @@ def test_mirroring_twice_changes_nothing(tiny_preset):
     torch.testing.assert_close(twice.image[:, 0], (sample.image_hu.float() + 100) / 1000, atol=1e-5, rtol=0)
 
 
-def test_quarter_turn_keeps_millimetres():
+def test_quarter_turn_keeps_millimeters():
     volume = torch.zeros(9, 21, 21)
     volume[4, 10, 10 + 4] = 1  # 6 mm to the left
     (spot,) = voxels_of_spots(volume, draw(rotation_deg=(90.0, 0.0, 0.0)))
@@ -170,7 +170,7 @@ def test_a_ball_stays_a_ball():
         assert (covariance - covariance.diag().diag()).abs().max() < 0.02 * expected
 
 
-def test_rotations_are_rigid_in_millimetres():
+def test_rotations_are_rigid_in_millimeters():
     matrices = voxel_matrices(draw(rotation_deg=(30.0, 20.0, -40.0), mirrored=(False, True)), SPACING).double()
     scale = torch.tensor(SPACING).diag().double()
     in_mm = scale @ matrices @ scale.inverse()

@@ -39,8 +39,8 @@ def rewrite(path, change_array=lambda array: array, **geometry):
     write_volume(path, Volume(array=change_array(volume.array), geometry=replace(volume.geometry, **geometry)))
 
 
-def cut(path, share):
-    path.write_bytes(path.read_bytes()[: int(share * path.stat().st_size)])
+def cut(path, fraction):
+    path.write_bytes(path.read_bytes()[: int(fraction * path.stat().st_size)])
 
 
 def with_nan(array):
@@ -236,7 +236,7 @@ def refused(arguments, capsys):
 
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows takes a backslash for a folder")
-def test_names_that_no_file_should_have_are_refused(tmp_path, capsys):
+def test_names_that_cannot_name_a_file_are_refused(tmp_path, capsys):
     write_masks(tmp_path / "raw" / "head\\neck")
     arguments = ["--source", "masks", "--preset", "pddca", "--input", tmp_path / "raw", "--output", tmp_path / "cases"]
     assert r"neck: 'head\\neck' cannot name a file; rename it" in refused(arguments, capsys)
@@ -265,7 +265,7 @@ def test_nnunet_folders_that_say_too_little_are_refused(content, message, tmp_pa
 
 
 @pytest.mark.parametrize("change_label", [lambda a: a - 0.5, lambda a: a.astype(np.int16) - 1])
-def test_a_label_map_that_is_none_is_refused(change_label, tmp_path, log):
+def test_invalid_label_maps_are_refused(change_label, tmp_path, log):
     raw = small_case()
     write_volume(tmp_path / "raw" / "images" / "p.nii.gz", raw.volume)
     label = change_label(raw.masks["mandible"].dense().astype(np.float32))

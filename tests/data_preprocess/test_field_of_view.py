@@ -76,7 +76,7 @@ def test_detached_couch_is_excluded():
     assert find_box(image, SPACING) == bare
 
 
-def test_thin_lines_and_specks_are_excluded():
+def test_thin_lines_and_small_objects_are_excluded():
     image = scan()
     bare = find_box(image, SPACING)
     image[:, 5, 5] = 500
@@ -84,7 +84,7 @@ def test_thin_lines_and_specks_are_excluded():
     image[12, :15, 40] = 300  # a tube from the mouth to the edge of the scan
     found = find_box(image, SPACING)
     assert (found[0], found[2]) == (bare[0], bare[2])
-    assert bare[1].start - 1 <= found[1].start  # all but the tube's first millimetres
+    assert bare[1].start - 1 <= found[1].start  # all but the tube's first millimeters
     assert found[1].stop == bare[1].stop
 
 
@@ -135,7 +135,7 @@ def test_nothing_but_air_is_an_error():
 
 TRUNK_SPACING = (4.0, 3.0, 2.5)
 TRUNK_SIZE = (90, 70, 100)
-TRUNK_TOP, LUNG_TOP = 50, 38
+TRUNK_TOP, LUNG_APEX = 50, 38
 
 
 def trunk(lungs=True):
@@ -147,7 +147,7 @@ def trunk(lungs=True):
     image[np.broadcast_to((radius < 80) & (z < TRUNK_TOP), TRUNK_SIZE)] = 40
     if lungs:
         for middle in (35, 65):
-            lung = (np.hypot((y - 35) * TRUNK_SPACING[1], (x - middle) * TRUNK_SPACING[2]) < 28) & (z <= LUNG_TOP)
+            lung = (np.hypot((y - 35) * TRUNK_SPACING[1], (x - middle) * TRUNK_SPACING[2]) < 28) & (z <= LUNG_APEX)
             image[np.broadcast_to(lung, TRUNK_SIZE)] = -850
     return image
 
@@ -158,8 +158,8 @@ def region_of(image, below_mm=0.0, start=(0, 0, 0)):
     return find_region(image, geometry, below_mm)
 
 
-@pytest.mark.parametrize(("below_mm", "bottom"), [(0, LUNG_TOP), (60, LUNG_TOP - 15), (-20, LUNG_TOP + 5)])
-def test_a_long_scan_is_cut_relative_to_the_lung_tops(below_mm, bottom):
+@pytest.mark.parametrize(("below_mm", "bottom"), [(0, LUNG_APEX), (60, LUNG_APEX - 15), (-20, LUNG_APEX + 5)])
+def test_a_long_scan_is_cut_relative_to_the_lung_apex(below_mm, bottom):
     region = region_of(trunk(), below_mm)
     assert abs(region.start_zyx[0] - bottom) <= 1
     assert region.cut_mm == region.start_zyx[0] * TRUNK_SPACING[0]
@@ -229,7 +229,7 @@ def test_voxels_below_the_cut_do_not_count_as_outside_of_the_body():
 
 def test_a_scan_that_begins_at_the_lungs_is_refused():
     with pytest.raises(ValueError, match="lungs begin 24 mm below the top .* give a scan that shows the neck"):
-        region_of(trunk()[: LUNG_TOP + 7])
+        region_of(trunk()[: LUNG_APEX + 7])
 
 
 def test_blanked_slices_within_the_skin_are_no_lungs():

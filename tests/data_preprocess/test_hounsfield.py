@@ -38,7 +38,7 @@ def test_fractions_survive_an_offset():
 
 
 @pytest.mark.parametrize("padding", [-2000, -3024, -1500])
-def test_padding_becomes_air_and_is_said(padding):
+def test_padding_becomes_air_and_is_noted(padding):
     array = ct()
     array[:, :, :3] = padding
     checked = validate_hounsfield(array, correct_offset=False)
@@ -64,7 +64,7 @@ def test_an_offset_is_refused_with_the_peaks_and_the_remedy(dtype):
         validate_hounsfield(array, correct_offset=False)
 
 
-def test_an_offset_is_subtracted_when_asked_for_and_said():
+def test_an_offset_is_subtracted_on_request_and_noted():
     array = np.clip(ct().astype(np.int32) + 1024, 0, None).astype(np.uint16)
     checked = validate_hounsfield(array, correct_offset=True)
     np.testing.assert_array_equal(checked.array, np.maximum(ct(), -1024))
@@ -96,13 +96,13 @@ def test_correcting_leaves_proper_hu_alone():
     ids=["8 bit", "0 to 1", "PET", "zeros", "air", "scaled"],
 )
 @pytest.mark.parametrize("correct_offset", [False, True])
-def test_what_is_not_hu_is_refused(wrong, correct_offset):
+def test_values_that_are_not_hu_are_refused(wrong, correct_offset):
     with pytest.raises(ValueError, match="values are not HU: 98 % of them lie between .* give a CT in HU"):
         validate_hounsfield(wrong, correct_offset=correct_offset)
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
-def test_voxels_that_are_no_numbers_are_counted(bad):
+def test_nan_and_infinite_voxels_are_counted(bad):
     array = ct(np.float32)
     array[0, 1, 2:5] = bad
     with pytest.raises(ValueError, match="3 of 4800 voxels are NaN or infinite"):

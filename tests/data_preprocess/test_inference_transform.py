@@ -30,9 +30,9 @@ def head(size=(24, 50, 36), spacing=(4.0, 2.5, 3.0), direction=None):
     return Volume(array=values.reshape(size).astype(np.int16), geometry=geometry)
 
 
-def region_labels(placed):
-    """A label of three layers of HU on the placed region."""
-    return np.digitize(placed.region_hu, (0, 50, 100)).astype(np.uint8)
+def region_labels(seen):
+    """A label of three layers of HU on the seen region."""
+    return np.digitize(seen.region_hu, (0, 50, 100)).astype(np.uint8)
 
 
 def test_there_are_48_orientations():
@@ -41,37 +41,37 @@ def test_there_are_48_orientations():
 
 @pytest.mark.parametrize(("order", "flips"), ALL_48)
 def test_every_orientation_is_the_same_image_and_gets_its_own_voxels_back(order, flips):
-    plain = head()
-    expected = InferenceTransform.apply(plain, GRID)
-    volume = reoriented(plain, order, flips)
-    placed = InferenceTransform.apply(volume, GRID)
-    np.testing.assert_array_equal(placed.image, expected.image)
-    label = placed.transform.to_ct(region_labels(placed))
+    unchanged = head()
+    expected = InferenceTransform.apply(unchanged, GRID)
+    volume = reoriented(unchanged, order, flips)
+    seen = InferenceTransform.apply(volume, GRID)
+    np.testing.assert_array_equal(seen.image, expected.image)
+    label = seen.transform.to_ct(region_labels(seen))
     np.testing.assert_array_equal(label, np.digitize(volume.array, (0, 50, 100)))
-    point, other = (p.transform.world_mm((3, 2, 1)) for p in (placed, expected))
+    point, other = (p.transform.world_mm((3, 2, 1)) for p in (seen, expected))
     np.testing.assert_allclose(point, other, atol=1e-6)
 
 
 @pytest.mark.parametrize("angles_deg", [(10, 0, 0), (0, 20, 0), (12, -25, 33), (44, 3, 0)])
-def test_an_oblique_scan_is_turned_to_the_axes_of_the_patient_and_back(angles_deg):
+def test_an_oblique_scan_is_rotated_to_the_axes_of_the_patient_and_back(angles_deg):
     matrix = Rotation.from_euler("zyx", angles_deg, degrees=True).as_matrix()
     volume = head((60, 66, 62), (2.0, 2.0, 2.0), direction=tuple(matrix.ravel().tolist()))
-    placed = InferenceTransform.apply(volume, GRID)
-    straight = InferenceTransform.apply(head((60, 66, 62), (2.0, 2.0, 2.0)), GRID)
-    assert "rotated by" in placed.notes[0]
-    sizes = zip(placed.image.shape, straight.image.shape, strict=True)
+    seen = InferenceTransform.apply(volume, GRID)
+    aligned = InferenceTransform.apply(head((60, 66, 62), (2.0, 2.0, 2.0)), GRID)
+    assert "rotated by" in seen.notes[0]
+    sizes = zip(seen.image.shape, aligned.image.shape, strict=True)
     assert all(abs(own - other) <= 3 for own, other in sizes)
-    label = placed.transform.to_ct((placed.region_hu > -300).astype(np.uint8))
-    truth = volume.array > -300
-    dice = 2 * np.sum((label > 0) & truth) / (np.sum(label) + np.sum(truth))
+    label = seen.transform.to_ct((seen.region_hu > -300).astype(np.uint8))
+    reference = volume.array > -300
+    dice = 2 * np.sum((label > 0) & reference) / (np.sum(label) + np.sum(reference))
     assert label.shape == volume.array.shape
     assert dice > 0.97
 
 
 def test_probabilities_come_back_interpolated():
     volume = head()
-    placed = InferenceTransform.apply(volume, GRID)
-    values = placed.transform.to_ct(placed.region_hu.astype(np.float32) / 1000)
+    seen = InferenceTransform.apply(volume, GRID)
+    values = seen.transform.to_ct(seen.region_hu.astype(np.float32) / 1000)
     assert values.dtype == np.float32
     inside = volume.array > -300
     np.testing.assert_allclose(values[inside], volume.array[inside] / 1000, atol=1e-6)
@@ -101,17 +101,17 @@ def test_invert_undoes_orientation_crop_and_spacing(angle_deg):
 def test_any_spacing_reaches_the_networks_spacing(spacing):
     size = tuple(int(n / s) for n, s in zip((90.0, 110.0, 96.0), spacing, strict=True))
     volume = head(size, spacing)
-    placed = InferenceTransform.apply(volume, GRID)
-    extent = np.multiply(placed.image.shape, GRID.spacing_zyx_mm)
-    np.testing.assert_allclose(extent, np.multiply(placed.region_hu.shape, spacing), atol=4)
+    seen = InferenceTransform.apply(volume, GRID)
+    extent = np.multiply(seen.image.shape, GRID.spacing_zyx_mm)
+    np.testing.assert_allclose(extent, np.multiply(seen.region_hu.shape, spacing), atol=4)
     np.testing.assert_allclose(extent, (76 + 20, 100 + 20, 84 + 20), atol=10)
 
 
 def test_one_thick_slice_is_enough():
     volume = head((1, 50, 36), (6.0, 2.5, 3.0))
-    placed = InferenceTransform.apply(volume, GRID)
-    assert placed.region_hu.shape[0] == 1
-    assert placed.transform.to_ct(region_labels(placed)).shape == volume.array.shape
+    seen = InferenceTransform.apply(volume, GRID)
+    assert seen.region_hu.shape[0] == 1
+    assert seen.transform.to_ct(region_labels(seen)).shape == volume.array.shape
 
 
 @pytest.mark.parametrize("angle_deg", [0, 15])
@@ -127,12 +127,12 @@ def test_added_air_is_known(angle_deg):
             direction=full.geometry.direction,
         ),
     )
-    placed = InferenceTransform.apply(narrow, GRID)
-    inside_fov = placed.transform.inside_fov(placed.image.shape)
+    seen = InferenceTransform.apply(narrow, GRID)
+    inside_fov = seen.transform.inside_fov(seen.image.shape)
     assert 0 < inside_fov.mean() < 1
     back = np.linalg.inv(np.reshape(narrow.geometry.direction, (3, 3)))
     for index in [(0, 0, 0), (5, 12, 11), (9, 20, 3), tuple(n - 1 for n in inside_fov.shape)]:
-        point = np.subtract(placed.transform.world_mm(index), narrow.geometry.origin_xyz_mm)
+        point = np.subtract(seen.transform.world_mm(index), narrow.geometry.origin_xyz_mm)
         voxel = (back @ point)[::-1] / narrow.geometry.spacing_zyx_mm
         within = all(-0.5 <= v <= n - 0.5 for v, n in zip(voxel, narrow.array.shape, strict=True))
         assert inside_fov[index] == within

@@ -41,6 +41,6 @@ def test_no_structure_gives_an_empty_map(tiny_preset):
     assert not label.any()
 
 
-def test_two_claims_to_one_organ_are_refused(tiny_preset):
+def test_two_structures_of_one_organ_are_refused(tiny_preset):
     with pytest.raises(ValueError, match=r"'Parotid_L' and 'parotid left' are both parotid_left"):
         merge_masks({"Parotid_L": mask((0,)), "parotid left": mask((1,))}, tiny_preset, SHAPE)

@@ -58,7 +58,7 @@ def test_prepared_case_by_hand(raw, tmp_path):
     assert (tmp_path / "pt_2" / "preview.png").stat().st_size > 1000
 
 
-def test_organs_keep_their_place_and_volume_in_millimetres(raw, tmp_path):
+def test_organs_keep_their_place_and_volume_in_millimeters(raw, tmp_path):
     info = prepare_case(raw, PRESET, tmp_path)
     corner_mm = np.multiply([start for start, _ in info.crop_box], raw.volume.geometry.spacing_zyx_mm)
     for name, alias in (("brainstem", "Brainstem"), ("mandible", "Mandible")):
@@ -169,7 +169,7 @@ def test_failing_case_does_not_stop_the_others(openkbp, tmp_path, caplog):
     assert read_splits(output) == {"train": ["pt_1", "pt_2"], "val": [], "test": ["pt_201"]}
 
 
-def test_left_overs_of_a_killed_run_are_no_cases(openkbp, tmp_path):
+def test_temporary_files_of_a_killed_run_are_ignored(openkbp, tmp_path):
     output = tmp_path / "cases"
     assert run(openkbp, output, "--limit", "1") == 0
     (output / "pt_1").rename(output / ".pt_1.4711.partial")
@@ -212,10 +212,10 @@ def test_another_preset_is_refused_before_any_work(openkbp, tmp_path, capsys):
     assert not (output / "pt_2").exists()
 
 
-def test_shares_prepare_everything_between_them_and_a_last_run_closes(openkbp, tmp_path):
+def test_shards_prepare_all_cases_and_a_last_run_writes_the_splits(openkbp, tmp_path):
     output = tmp_path / "cases"
-    for share, case_id in (("1/2", ["pt_1", "pt_201"]), ("2/2", ["pt_1", "pt_2", "pt_201"])):
-        assert run(openkbp, output, "--shard", share) == 0
+    for shard, case_id in (("1/2", ["pt_1", "pt_201"]), ("2/2", ["pt_1", "pt_2", "pt_201"])):
+        assert run(openkbp, output, "--shard", shard) == 0
         assert sorted(path.name for path in output.iterdir() if path.is_dir()) == case_id
     assert not (output / "splits.json").exists()
     assert run(openkbp, output) == 0
@@ -223,10 +223,10 @@ def test_shares_prepare_everything_between_them_and_a_last_run_closes(openkbp, t
     assert (output / "report.html").is_file()
 
 
-@pytest.mark.parametrize("share", ["0/2", "3/2", "x", "1/0"])
-def test_shares_that_are_none_are_refused(share, openkbp, tmp_path, capsys):
+@pytest.mark.parametrize("shard", ["0/2", "3/2", "x", "1/0"])
+def test_invalid_shards_are_refused(shard, openkbp, tmp_path, capsys):
     with pytest.raises(SystemExit) as stopped:
-        run(openkbp, tmp_path / "cases", "--shard", share)
+        run(openkbp, tmp_path / "cases", "--shard", shard)
     assert stopped.value.code == 2
     assert "expected I/N with I from 1 to N" in capsys.readouterr().err
 

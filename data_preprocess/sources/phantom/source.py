@@ -20,6 +20,7 @@ from data_preprocess.sources.phantom.shapes import Shape, Transformed
 from data_preprocess.sources.phantom.tissues import GROUPS, TISSUES, Structure
 from utils.config.preset import Preset
 from utils.imaging.geometry import Geometry
+from utils.imaging.intensity import AIR_HU
 from utils.imaging.masks import bounding_box, crop_mask
 from utils.io.volumes import Volume
 
@@ -205,7 +206,7 @@ def render_patient(
     size = tuple(max(1, round(extent / spacing)) for extent, spacing in zip(extent_zyx_mm, spacing_zyx_mm, strict=True))
     coordinates = _template_coordinates(patient, size, spacing_zyx_mm, extent_zyx_mm)
     canvas = Canvas(
-        image=np.full(size, -1000, np.float32),
+        image=np.full(size, AIR_HU, np.float32),
         label=np.zeros(size, np.uint8),
         coordinates=coordinates,
         skin_distance=BODY.distance(*coordinates),

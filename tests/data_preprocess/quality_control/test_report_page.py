@@ -82,7 +82,7 @@ def open_in_browser(page, folder):
 
 
 @pytest.mark.skipif(BROWSER is None, reason="no Chromium on this machine")
-def test_the_page_in_a_browser_asks_for_nothing_and_shows_pictures_and_marks(page, tmp_path):
+def test_the_page_in_a_browser_asks_for_nothing_and_shows_pictures_and_findings(page, tmp_path):
     assert open_in_browser(page, tmp_path) == set()
     pixels = np.asarray(Image.open(tmp_path / "page.png").convert("RGB")).reshape(-1, 3).astype(int)
     assert (np.abs(pixels - RED).max(axis=1) < 20).sum() > 100  # what is to be checked is red
