@@ -1,4 +1,4 @@
-"""DICOM files for tests: CT series as a scanner writes them, with any field changed, and structure sets."""
+"""DICOM files for tests: CT series as a scanner writes them, with changed fields, and structure sets."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
@@ -111,7 +111,7 @@ def structure_set(
 
 
 def trace(mask: np.ndarray, geometry: Geometry) -> Iterator[np.ndarray]:
-    """Contours (N, 3) in mm around a mask (D, H, W), half way to the voxels outside of it."""
+    """Contours (N, 3) in mm around a mask (D, H, W), halfway to the voxels outside."""
     for index, plane in enumerate(mask):
         for outline in find_contours(np.pad(plane, 1).astype(float), 0.5):
             yield np.array([geometry.world_mm((index, y - 1, x - 1)) for y, x in outline[:-1]])

@@ -1,4 +1,4 @@
-"""sources/dicom.py: which CT a structure set belongs to, what cases are called, what is left out and what refused."""
+"""sources/dicom.py: the CT of a structure set, names of cases, notes, and refused files."""
 
 from dataclasses import replace
 
@@ -26,12 +26,12 @@ def slices():
 
 
 def read_only_case(folder):
-    (reference,) = dicom.list_cases(folder)
-    return dicom.read_case(reference, PRESET)
+    (handle,) = dicom.list_cases(folder)
+    return dicom.read_case(handle, PRESET)
 
 
 def refusal(folder, slices, structures):
-    """What is said of a structure set that cannot be read."""
+    """The error message for a structure set that cannot be read."""
     save_all([*slices, structures], folder)
     with pytest.raises(ValueError, match=r"^[^\n]*$") as caught:
         read_only_case(folder)
@@ -99,13 +99,13 @@ def test_cases_are_called_like_their_patients(tmp_path):
     assert [patient for name, patient in found.items() if name.startswith("B_")] == ["B", "B"]
 
 
-def test_a_copy_of_a_structure_set_is_no_second_case(slices, tmp_path):
+def test_a_copy_of_a_structure_set_is_not_a_second_case(slices, tmp_path):
     structures = structure_set(slices, {"Brainstem": contours()})
     save_all([*slices, structures, structures], tmp_path)
     assert len(dicom.list_cases(tmp_path)) == 1
 
 
-def test_what_cannot_be_drawn_is_noted(slices, tmp_path):
+def test_contours_that_cannot_be_filled_are_noted(slices, tmp_path):
     far = [points + (0, 0, 500) for points in contours()[:2]]
     structures = structure_set(slices, {"Brainstem": contours() + far, "Parotid_L": [], "Isocenter": contours()[:1]})
     structures.ROIContourSequence[2].ContourSequence[0].ContourGeometricType = "POINT"
@@ -120,8 +120,8 @@ def test_what_cannot_be_drawn_is_noted(slices, tmp_path):
 
 
 @pytest.mark.parametrize("undefined_length", [False, True])
-@pytest.mark.parametrize("share", [0.3, 0.5, 0.7, 0.8, 0.9, 0.95, 0.999])
-def test_structure_sets_that_were_cut_short_are_refused(share, undefined_length, slices, tmp_path):
+@pytest.mark.parametrize("fraction", [0.3, 0.5, 0.7, 0.8, 0.9, 0.95, 0.999])
+def test_structure_sets_that_were_cut_short_are_refused(fraction, undefined_length, slices, tmp_path):
     rois = {name: contours(((5, 9), (10, 16), (x, x + 4))) for x, name in ((24, "Parotid_L"), (6, "Parotid_R"))}
     structures = structure_set(slices, rois)
     for sequence in (structures["ROIContourSequence"], structures["StructureSetROISequence"]):
@@ -131,7 +131,7 @@ def test_structure_sets_that_were_cut_short_are_refused(share, undefined_length,
     save_all(slices, tmp_path)
     save_all([structures], tmp_path, lambda _: "structures.dcm")
     path = tmp_path / "structures.dcm"
-    path.write_bytes(path.read_bytes()[: int(share * path.stat().st_size)])
+    path.write_bytes(path.read_bytes()[: int(fraction * path.stat().st_size)])
     with pytest.raises(ValueError, match=r"structures\.dcm|found none beside 1 CT series|found no CT series"):
         read_only_case(tmp_path)
 

@@ -1,4 +1,4 @@
-"""sources/openkbp.py: axes, HU, both forms of a patient, damage; and real patients where there are any."""
+"""sources/openkbp.py: axes, HU, both forms of a patient, damage, and real patients."""
 
 import tarfile
 
@@ -19,7 +19,7 @@ def archive(folder, path):
     return path
 
 
-def reference(path, case_id="pt_1"):
+def handle(path, case_id="pt_1"):
     return RawCaseHandle(case_id=case_id, location=path, split="train")
 
 
@@ -57,7 +57,7 @@ def test_axes_hu_and_geometry(form, patient, tmp_path):
     y, x, z_down = 60, 70, 30
     with (patient / "ct.csv").open("a") as file:
         file.write(f"{(y * 128 + x) * 128 + z_down},1500.0\n")
-    raw = read_case(reference(patient if form == "folder" else archive(patient, tmp_path / "pt_1.tar.xz")))
+    raw = read_case(handle(patient if form == "folder" else archive(patient, tmp_path / "pt_1.tar.xz")))
 
     image = raw.volume.array
     assert image.dtype == np.int16
@@ -80,7 +80,7 @@ def test_axes_hu_and_geometry(form, patient, tmp_path):
 
 def test_a_structure_without_voxels_counts_as_not_contoured(patient):
     (patient / "Larynx.csv").write_text(",data\n")
-    raw = read_case(reference(patient))
+    raw = read_case(handle(patient))
     assert "Larynx" not in raw.masks
     assert raw.notes == ("Larynx: the mask is empty, so it counts as not contoured",)
 
@@ -89,7 +89,7 @@ def test_missing_structure_is_no_entry_and_doses_are_none(openkbp):
     folder = openkbp / "provided-data" / "train-pats" / "pt_2"
     (folder / "dose.csv").write_text(",data\n5,60.5\n")
     (folder / "possible_dose_mask.csv").write_text(",data\n5,\n")
-    assert sorted(read_case(reference(folder)).masks) == ["Brainstem", "Mandible"]
+    assert sorted(read_case(handle(folder)).masks) == ["Brainstem", "Mandible"]
 
 
 @pytest.mark.parametrize(
@@ -105,14 +105,14 @@ def test_missing_structure_is_no_entry_and_doses_are_none(openkbp):
 def test_damaged_csv_is_an_error(name, content, message, patient):
     (patient / name).write_text(content)
     with pytest.raises(ValueError, match=message):
-        read_case(reference(patient))
+        read_case(handle(patient))
 
 
 @pytest.mark.parametrize("name", ["ct", "voxel_dimensions"])
 def test_missing_csv_is_an_error(name, patient):
     (patient / f"{name}.csv").unlink()
     with pytest.raises(ValueError, match=rf"pt_1: holds no {name}\.csv; download the patient again"):
-        read_case(reference(patient))
+        read_case(handle(patient))
 
 
 @pytest.mark.parametrize("damage", ["cut", "overwritten", "empty", "text"])
@@ -128,7 +128,7 @@ def test_damaged_archive_is_an_error_of_one_line(damage, patient, tmp_path):
     }
     path.write_bytes(damaged[damage])
     with pytest.raises(ValueError, match=r"pt_1\.tar\.xz: cannot be unpacked, the archive is damaged") as caught:
-        read_case(reference(path))
+        read_case(handle(path))
     assert "\n" not in str(caught.value)
 
 

@@ -1,4 +1,4 @@
-"""contours.py: polygons in millimetres to voxels."""
+"""sources/rtstruct_contours.py: polygons in mm to voxels."""
 
 import numpy as np
 import pytest
@@ -44,16 +44,16 @@ def test_inner_contours_are_holes_and_islands_in_them_are_not():
 
 
 def test_a_hole_drawn_on_the_organs_voxels_spares_them():
-    """As OpenCV draws it: both contours run through centers of voxels that belong to the organ."""
+    """Some programs draw it so: both contours run through centers of voxels that belong to the organ."""
     mask = drawn(square(1, 3, 13), square(1, 6, 10))
     assert mask.sum() == 11 * 11 - 3 * 3
 
 
-def test_a_contour_stored_twice_is_no_hole():
+def test_a_contour_stored_twice_is_not_a_hole():
     np.testing.assert_array_equal(drawn(square(1, 3.5, 8.5), square(1, 3.5, 8.5)), drawn(square(1, 3.5, 8.5)))
 
 
-def test_what_lies_beyond_the_grid_is_cut_off_or_counted():
+def test_contours_beyond_the_grid_are_cut_off_or_counted():
     found = rasterize([square(0, -4.0, 3.5), square(-2, 3, 8), square(7, 3, 8)], GRID)
     assert found.num_outside == 2
     assert found.mask.dense().sum() == 4 * 4
@@ -73,7 +73,7 @@ def test_contours_across_the_slices_are_refused():
         rasterize([upright], GRID)
 
 
-def test_no_contours_are_no_mask():
+def test_no_contours_are_an_empty_mask():
     assert rasterize([], GRID).mask.voxels.shape == (0, 0, 0)
 
 

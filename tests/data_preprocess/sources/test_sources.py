@@ -1,5 +1,6 @@
-"""One phantom in every raw layout is the same case out of each; what the readers say of layouts that are wrong."""
+"""sources: every layout of one phantom gives the same case; wrong layouts are named."""
 
+import inspect
 import json
 from dataclasses import replace
 
@@ -39,12 +40,12 @@ def phantom():
 
 
 def read_only_case(source, folder, preset=PRESET):
-    (reference,) = SOURCES[source].list_cases(folder)
-    return SOURCES[source].read_case(reference, preset)
+    (handle,) = SOURCES[source].list_cases(folder)
+    return SOURCES[source].read_case(handle, preset)
 
 
 def assert_same_case(found, phantom):
-    """The same voxels, whatever the structures are called."""
+    """The same voxels, under any names of structures."""
     np.testing.assert_array_equal(found.volume.array, phantom.volume.array)
     assert found.volume.array.dtype == np.int16
     assert found.volume.geometry.matches(phantom.volume.geometry, tolerance_mm=1e-3)
@@ -53,6 +54,12 @@ def assert_same_case(found, phantom):
         own = phantom.masks[PRESET.organ_names[PRESET.find_organ(name)]]
         np.testing.assert_array_equal(mask.dense(), own.dense())
         assert mask.geometry == found.volume.geometry
+
+
+def test_every_source_follows_the_protocol():
+    for module in SOURCES.values():
+        assert list(inspect.signature(module.list_cases).parameters) == ["folder"]
+        assert list(inspect.signature(module.read_case).parameters) == ["handle", "preset"]
 
 
 def test_pddca(phantom, tmp_path):
@@ -89,7 +96,7 @@ def test_label_map_beside_its_ct(phantom, tmp_path):
     (tmp_path / "labels" / "organs.ctbl").unlink()
     (tmp_path / "labels").rmdir()
     found = read_only_case("labelmap", tmp_path)
-    assert_same_case(found, phantom)  # nobody names the values: they are in the preset's order
+    assert_same_case(found, phantom)  # without names the values have the preset's order
     assert found.case_id == "case_1"
 
 
@@ -127,10 +134,10 @@ def test_nnunet_in_both_directions(phantom, tmp_path):
         *(f"labelsTr/{case_id}.nii.gz" for case_id in train),
         "labelsTs/0522c0746.nii.gz",
     ]
-    references = nnunet.list_cases(folder)
-    assert [(r.case_id, r.split) for r in references] == [*((c, "train") for c in train), ("0522c0746", "test")]
-    for reference in (references[0], references[-1]):
-        assert_same_case(nnunet.read_case(reference, PRESET), phantom)
+    handles = nnunet.list_cases(folder)
+    assert [(r.case_id, r.split) for r in handles] == [*((c, "train") for c in train), ("0522c0746", "test")]
+    for handle in (handles[0], handles[-1]):
+        assert_same_case(nnunet.read_case(handle, PRESET), phantom)
 
 
 def test_nnunet_gets_the_split_of_the_prepared_cases(phantom, tmp_path):
@@ -197,7 +204,7 @@ def test_shapes_need_no_ct(phantom, tmp_path):
     assert shapes.list_cases(tmp_path) == masks.list_cases(tmp_path)
 
 
-def test_a_mask_that_was_cut_to_its_extent_is_put_in_its_place(phantom, tmp_path):
+def test_a_mask_that_was_cropped_to_its_extent_is_moved_to_the_grid(phantom, tmp_path):
     folder = write_pddca(tmp_path, phantom)
     path = folder / "structures" / "Mandible.nrrd"
     mask = phantom.masks["mandible"]
@@ -208,9 +215,9 @@ def test_a_mask_that_was_cut_to_its_extent_is_put_in_its_place(phantom, tmp_path
     assert_same_case(read_only_case("pddca", tmp_path), phantom)
 
 
-def test_structures_that_nobody_asks_for_are_listed_and_not_read(phantom, tmp_path):
+def test_unwanted_structures_are_listed_and_not_read(phantom, tmp_path):
     folder = write_pddca(tmp_path, phantom)
-    (folder / "structures" / "PTV70.nrrd").write_text("no volume, but nobody reads it")
+    (folder / "structures" / "PTV70.nrrd").write_text("not a volume, but it is not read")
     assert read_only_case("pddca", tmp_path).unmatched_structures == ("PTV70",)
 
 
@@ -226,9 +233,9 @@ def test_an_empty_mask_counts_as_not_contoured(phantom, tmp_path):
 def test_label_files_take_the_ct_of_their_name(phantom, tmp_path):
     write_label_maps(tmp_path, phantom, PRESET)
     (tmp_path / "images" / "p7.nii.gz").rename(tmp_path / "images" / "p8.nii.gz")
-    (reference,) = labelmap.list_cases(tmp_path)
+    (handle,) = labelmap.list_cases(tmp_path)
     with pytest.raises(ValueError, match=r"p7\.nii\.gz: has no CT; expected .*images/p7\.nii\.gz"):
-        labelmap.read_case(reference, PRESET)
+        labelmap.read_case(handle, PRESET)
 
 
 def test_a_real_patients_nested_organs_are_read_as_stored(real_data, tmp_path):

@@ -1,4 +1,4 @@
-"""utils/imaging/geometry.py: places in the patient, against SimpleITK."""
+"""utils/imaging/geometry.py: positions in the patient, compared with SimpleITK."""
 
 from dataclasses import replace
 
@@ -30,7 +30,7 @@ def test_world_coordinates_are_simpleitks(index_zyx):
     np.testing.assert_allclose(GRID.world_mm(index_zyx), expected, atol=1e-9)
 
 
-def test_grids_match_within_a_hundredth_of_a_millimetre():
+def test_grids_match_within_a_hundredth_of_a_millimeter():
     assert GRID.matches(GRID)
     assert GRID.matches(replace(GRID, origin_xyz_mm=(-10.005, 20.0, 30.5)))
     assert not GRID.matches(replace(GRID, origin_xyz_mm=(-10.02, 20.0, 30.5)))

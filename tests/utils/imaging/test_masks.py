@@ -1,4 +1,4 @@
-"""utils/imaging/masks.py: masks keep their place when cropped, joined and resampled."""
+"""utils/imaging/masks.py: cropping, joining and resampling keep the position; connected components."""
 
 import numpy as np
 
@@ -115,6 +115,6 @@ def test_resampling_onto_finer_voxels_rounds_the_corners_alone():
     np.testing.assert_array_equal(whole(resample_mask(mask, fine)), expected)
 
 
-def test_what_lies_outside_of_the_target_is_lost():
+def test_voxels_outside_of_the_target_are_lost():
     far = Geometry(size_zyx=(3, 3, 3), spacing_zyx_mm=(1.0, 1.0, 1.0), origin_xyz_mm=(500.0, 0.0, 0.0))
     assert not resample_mask(box((1, 4), (2, 6), (3, 8)), far).voxels.size

@@ -1,4 +1,4 @@
-"""utils/io/dicom.py: series in a tree, exact geometry, and everything that keeps slices from being a volume."""
+"""utils/io/dicom.py: series in a tree, exact geometry, and every reason why slices do not form a volume."""
 
 import shutil
 from dataclasses import replace
@@ -37,7 +37,7 @@ def read_only_series(folder):
 
 
 def broken(folder, slices):
-    """What reading the slices says is wrong."""
+    """The error message for these slices."""
     save_all(slices, folder)
     with pytest.raises(ValueError, match="CT series 'planning'|MR series") as caught:
         read_only_series(folder)
@@ -45,7 +45,7 @@ def broken(folder, slices):
 
 
 @pytest.mark.parametrize("direction", [np.eye(3), OBLIQUE], ids=["axial", "oblique"])
-def test_voxels_and_grid_are_those_of_the_scanner_whatever_the_files_are_called(direction, tmp_path):
+def test_voxels_and_grid_do_not_depend_on_file_names(direction, tmp_path):
     volume = numbered_ct(direction)
     save_all(ct_slices(volume), tmp_path, lambda i: f"{'bdaec'[i]}/IM{7 * (5 - i)}")
     found = read_only_series(tmp_path)
@@ -121,7 +121,7 @@ def test_truncated_compressed_slices_are_refused(tmp_path):
         read_only_series(tmp_path / "series")
 
 
-def test_a_tree_of_patients_series_and_strangers(tmp_path):
+def test_a_tree_of_several_patients_and_other_files(tmp_path):
     volume = numbered_ct()
     save_all(ct_slices(volume, patient="P2"), tmp_path, "{:d}".format)
     save_all(ct_slices(volume, patient="P1"), tmp_path, "same_folder_{:d}".format)
@@ -130,7 +130,7 @@ def test_a_tree_of_patients_series_and_strangers(tmp_path):
     structures.Modality, structures.PatientID, structures.SeriesInstanceUID = "RTSTRUCT", "P1", uid_of("s")
     save_all([structures], tmp_path / "deep", lambda _: "plan.bin")
     (tmp_path / "notes.txt").write_text("not DICOM")
-    (tmp_path / "._slice000.dcm").write_text("what macOS leaves behind")
+    (tmp_path / "._slice000.dcm").write_text("a file that macOS leaves behind")
     found = find_series(tmp_path)
     assert [(s.patient_id, s.modality, len(s.paths)) for s in found] == [
         ("P1", "CT", 5),
@@ -179,7 +179,7 @@ def test_localizers_and_copies_are_left_out_and_noted(tmp_path):
         (4, {"RescaleSlope": "99"}, "expected Hounsfield units, got values from"),
     ],
 )
-def test_what_is_wrong_with_slices_is_named(index, fields, message, tmp_path):
+def test_problems_of_slices_are_named(index, fields, message, tmp_path):
     slices = ct_slices(numbered_ct())
     change(slices, index, **fields)
     if message is None:  # a series of two modalities is found as two
@@ -230,7 +230,7 @@ def test_varying_distances_are_named(tmp_path):
     assert "slice distances vary from 2.50 to 3.10 mm" in broken(tmp_path, slices)
 
 
-def test_rounded_positions_are_no_varying_distances(tmp_path):
+def test_rounded_positions_are_accepted(tmp_path):
     save_all(moved(numbered_ct(np.eye(3)), [(0, 0, z) for z in (0, 0.05, -0.05, 0.05, 0)]), tmp_path)
     assert read_only_series(tmp_path).volume.geometry.spacing_zyx_mm[0] == pytest.approx(2.5)
 
@@ -246,15 +246,15 @@ def test_a_shifted_slice_is_named(tmp_path):
     assert "slices are shifted against each other: slice002.dcm by 4.00 mm" in broken(tmp_path, slices)
 
 
-def test_a_single_slice_is_no_volume(tmp_path):
+def test_a_single_slice_is_refused(tmp_path):
     assert "holds a single slice" in broken(tmp_path, ct_slices(numbered_ct())[:1])
 
 
-@pytest.mark.parametrize("share", [0.0, 0.02, 0.3, 0.6, 0.9, 0.99])
-def test_truncated_files_are_never_passed_over(share, tmp_path):
+@pytest.mark.parametrize("fraction", [0.0, 0.02, 0.3, 0.6, 0.9, 0.99])
+def test_truncated_files_are_never_skipped(fraction, tmp_path):
     save_all(ct_slices(numbered_ct()), tmp_path)
     path = tmp_path / "slice004.dcm"  # the last one: without it no gap would show
-    path.write_bytes(path.read_bytes()[: int(share * path.stat().st_size)])
+    path.write_bytes(path.read_bytes()[: int(fraction * path.stat().st_size)])
     with pytest.raises(ValueError, match=r"slice004\.dcm"):
         read_only_series(tmp_path)
 
@@ -264,7 +264,7 @@ def test_folders_without_dicom_are_named(tmp_path):
         find_series(tmp_path / "nowhere")
     with pytest.raises(ValueError, match="expected DICOM files .* found none"):
         find_series(tmp_path)
-    (tmp_path / "a.dcm").write_text("this is no DICOM")
+    (tmp_path / "a.dcm").write_text("this is not DICOM")
     with pytest.raises(ValueError, match=r"found 1 damaged file\(s\), for example .*a\.dcm"):
         find_series(tmp_path)
 

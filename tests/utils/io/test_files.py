@@ -1,4 +1,4 @@
-"""utils/io/files.py: complete or not at all."""
+"""utils/io/files.py: files are complete or absent; names cannot lead elsewhere."""
 
 import os
 

@@ -59,7 +59,7 @@ def contours_of(structures, number):
 
 
 def read_mask(structures, number, series, inside):
-    """Whatever pixel centers lie in the contours, given in (row, column); `inside` says which."""
+    """Fill the contours: `inside` tells which pixel centers lie in corners (row, column)."""
     geometry = series.volume.geometry
     matrix = geometry.index_to_world()
     mask = np.zeros(SIZE, dtype=bool)
@@ -129,7 +129,7 @@ TYPE_2 = (
     "StructureSetDate",
     "StructureSetTime",
 )
-"""What an RT Structure Set must hold, if only empty."""
+"""Attributes that an RT Structure Set must have, even if empty."""
 
 
 def test_attributes_that_the_standard_asks_for_are_there(structures, series):

@@ -1,4 +1,4 @@
-"""utils/io/segmentations.py: which files are which organs of which cases."""
+"""utils/io/segmentations.py: cases, their files, and the names of organs."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""utils/io/volumes.py: files in, files out, and back."""
+"""utils/io/volumes.py: round trips, orientation and damaged files."""
 
 import numpy as np
 import pytest
@@ -72,7 +72,7 @@ def test_an_array_that_does_not_fit_its_geometry_is_refused_and_nothing_written(
 
 
 def test_lps_by_hand():
-    """All three axes of a RAI file run against LPS: they turn round, and the origin goes to the far corner."""
+    """All three axes of a RAI file are opposite to LPS: they are flipped, and the origin moves to the far corner."""
     volume = numbered_volume(direction_of("RAI"))
     lps = to_lps(volume)
     np.testing.assert_array_equal(lps.array, volume.array[::-1, ::-1, ::-1])
@@ -97,21 +97,21 @@ def test_to_lps_and_back_is_the_identity(code, tilt):
 
 @pytest.mark.parametrize("suffix", SUFFIXES)
 @pytest.mark.parametrize("compressed", [True, False])
-@pytest.mark.parametrize("share", [0.0, 0.1, 0.6, 0.99])
-def test_truncated_files_are_refused(suffix, compressed, share, tmp_path):
+@pytest.mark.parametrize("fraction", [0.0, 0.1, 0.6, 0.99])
+def test_truncated_files_are_refused(suffix, compressed, fraction, tmp_path):
     noise = np.random.default_rng(0).integers(-1000, 1000, (8, 20, 30)).astype(np.int16)
     path = tmp_path / f"ct{suffix}"
     sitk.WriteImage(sitk.GetImageFromArray(noise), str(path), useCompression=compressed)
     np.testing.assert_array_equal(read_volume(path).array, noise)
-    path.write_bytes(path.read_bytes()[: int(share * path.stat().st_size)])
+    path.write_bytes(path.read_bytes()[: int(fraction * path.stat().st_size)])
     with pytest.raises(ValueError, match=f"ct{suffix}: (cannot be read|is truncated)"):
         read_volume(path)
 
 
 @pytest.mark.parametrize("suffix", SUFFIXES)
-def test_files_of_something_else_are_refused(suffix, tmp_path):
+def test_files_of_other_formats_are_refused(suffix, tmp_path):
     path = tmp_path / f"ct{suffix}"
-    path.write_text("this is no CT")
+    path.write_text("this is not a CT")
     with pytest.raises(ValueError, match=f"ct{suffix}: cannot be read as a volume"):
         read_volume(path)
 

@@ -91,7 +91,7 @@ def test_positions_are_anatomical(full_label: np.ndarray):
     assert mandible[1] < center_mm(full_label, "parotid_left")[1]
 
 
-def test_every_organ_is_in_one_piece(full_label: np.ndarray):
+def test_every_organ_is_one_component(full_label: np.ndarray):
     for name in ORGANS:
         assert ndimage.label(organ(full_label, name), np.ones((3, 3, 3)))[1] == 1, name
 
@@ -108,7 +108,7 @@ def test_ct_numbers_are_those_of_tissues(phantom: RawCase, full_label: np.ndarra
     assert 4 < brain.std() < 25
 
 
-def test_table_is_apart_from_the_body(phantom: RawCase):
+def test_table_is_separate_from_the_body(phantom: RawCase):
     image = phantom.volume.array
     behind = find_region(image, phantom.volume.geometry, 0).stop_zyx[1]
     assert behind < image.shape[1]
@@ -143,6 +143,6 @@ def test_other_spacing_shows_the_same_patient(phantom: RawCase, full_label: np.n
 
 
 def test_listed_cases_have_their_own_names_and_a_fifth_is_for_testing():
-    references = list_cases(None)
-    assert len({reference.case_id for reference in references}) == len(references)
-    assert sum(reference.split == "test" for reference in references) == len(references) / 5
+    handles = list_cases(None)
+    assert len({handle.case_id for handle in handles}) == len(handles)
+    assert sum(handle.split == "test" for handle in handles) == len(handles) / 5
