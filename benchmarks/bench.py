@@ -124,7 +124,7 @@ def main(argv: list[str] | None = None) -> int:
     print(f"{'task':<24}{'plain s':>10}{'ours s':>10}{'ratio':>8}{'GiB':>8}{'GiB':>8}{'GFLOP/s':>10}{'of peak':>8}")
     rows = []
     for name, build in chosen_tasks(arguments):
-        results = alternate(build, {"plain": {"plain": True}, "ours": {"plain": False}}, arguments.repeats)
+        results = alternate(build, {"plain": {"baseline": True}, "ours": {"baseline": False}}, arguments.repeats)
         rows.append(to_row(name, results["plain"], results["ours"], peaks["bfloat16"]))
         print(show(rows[-1]), flush=True)
         if arguments.output is not None:

@@ -1,4 +1,4 @@
-"""What benchmarks/bench.py times, each the plain way and ours."""
+"""The tasks that benchmarks/bench.py times, each as in the baseline and as in this program."""
 
 import math
 import tempfile
@@ -61,24 +61,26 @@ class BaselineCompute(Compute):
         return network.to(self.device)
 
 
-def prepare_process(*, plain: bool, device: str | None, precision: Precision | None = None) -> Compute:
+def prepare_process(*, baseline: bool, device: str | None, precision: Precision | None = None) -> Compute:
     """Seed torch and choose the device and precision: float32 for the baseline, else as asked or as in the scripts."""
     torch.manual_seed(0)
-    if plain:
+    if baseline:
         return BaselineCompute(device=choose_compute(device, "fp32").device, precision="fp32")
     keep_freed_memory()
     return choose_compute(device, precision)
 
 
-def forward(preset: str, overrides: list[str], device: str | None, precision: Precision | None, *, plain: bool) -> Task:
+def forward(
+    preset: str, overrides: list[str], device: str | None, precision: Precision | None, *, baseline: bool
+) -> Task:
     """S-Net on one crop."""
-    compute = prepare_process(plain=plain, device=device, precision=precision)
+    compute = prepare_process(baseline=baseline, device=device, precision=precision)
     settings = load_preset(preset, overrides)
     network = compute.place(build_network("s_net", settings)).eval()
     if compute.precision == "int8":
         quantize_convolutions(network)
     image = torch.randn(1, 1, *settings.grid.crop_size_vox, device=compute.device)
-    if not plain:
+    if not baseline:
         image = image.contiguous(memory_format=torch.channels_last_3d)
 
     def run() -> None:
@@ -88,18 +90,18 @@ def forward(preset: str, overrides: list[str], device: str | None, precision: Pr
     return Task(run, run)
 
 
-def step(stage: str, preset: str, overrides: list[str], device: str | None, *, plain: bool) -> Task:
+def step(stage: str, preset: str, overrides: list[str], device: str | None, *, baseline: bool) -> Task:
     """One training step of a stage on one crop, or on the preset's batch of masks."""
-    compute, settings = prepare_process(plain=plain, device=device), load_preset(preset, overrides)
-    if not plain:
+    compute, settings = prepare_process(baseline=baseline, device=device), load_preset(preset, overrides)
+    if not baseline:
         keep_freed_memory(limit_mib=TRAINING_LIMIT_MIB)
     script, name = STAGES[stage]
     built: Stage = getattr(import_module(script), name)(settings, compute, seed=0)
-    if plain and hasattr(built, "segmentation_loss"):
+    if baseline and hasattr(built, "segmentation_loss"):
         built.segmentation_loss = OneHotLoss.from_preset(settings).to(compute.device)
     batch = _masks(settings, compute) if stage == "autoencoder" else _crop(settings, compute)
     built.augment = lambda _sample: batch
-    step_of = _training_of(built, fused=not plain)
+    step_of = _training_of(built, fused=not baseline)
 
     def run() -> None:
         step_of([()])
@@ -107,14 +109,14 @@ def step(stage: str, preset: str, overrides: list[str], device: str | None, *, p
     return Task(run, run)
 
 
-def loading(cases: Path, overrides: list[str], device: str | None, *, plain: bool, num_steps: int = 12) -> Task:
+def loading(cases: Path, overrides: list[str], device: str | None, *, baseline: bool, num_steps: int = 12) -> Task:
     """Steps of S-Net that read a folder of cases; the baseline reads in the same process.
 
     Its result is the fraction of the time spent waiting for crops.
     """
-    compute = prepare_process(plain=False, device=device)
+    compute = prepare_process(baseline=False, device=device)
     keep_freed_memory(limit_mib=TRAINING_LIMIT_MIB)
-    words = ["--cases", str(cases), "--run-dir", str(_new_folder()), "--workers", "0" if plain else "1"]
+    words = ["--cases", str(cases), "--run-dir", str(_new_folder()), "--workers", "0" if baseline else "1"]
     options = parse_training_options("", [*words, *(word for value in overrides for word in ("--set", value))])
     run = start_or_resume_run(options)
     opened = open_training_cases(run)
@@ -180,21 +182,21 @@ def whole_ct(
     device: str | None,
     precision: Precision | None,
     *,
-    plain: bool,
+    baseline: bool,
 ) -> Task:
-    """From the file of a CT to the file of its label map, the model being loaded."""
-    compute, folder = prepare_process(plain=plain, device=device, precision=precision), _new_folder()
+    """From a CT file to the file of its label map, with the model loaded."""
+    compute, folder = prepare_process(baseline=baseline, device=device, precision=precision), _new_folder()
     path = folder / "ct.nii.gz"
     write_volume(path, raw.volume)
     if checkpoint is None:
         checkpoint = folder / "untrained.pt"
         save_untrained(checkpoint, load_preset(preset, overrides))
-    model = load_model(checkpoint, compute, overlap=0.5 if plain else OVERLAP)
-    if plain:
+    model = load_model(checkpoint, compute, overlap=0.5 if baseline else OVERLAP)
+    if baseline:
         inference_transform.resample_to_label_map = resample_to_label_map
         models.predictor.MIN_TISSUE_HU = -math.inf
         network = model.predictor.predictor.network.to(memory_format=torch.contiguous_format)
-        network.s_net.register_forward_pre_hook(lambda part, images: (images[0].contiguous(),))
+        network.s_net.register_forward_pre_hook(lambda _network, images: (images[0].contiguous(),))
     scan = list_scans(path)[0]
 
     def run() -> None:
@@ -211,12 +213,12 @@ def save_untrained(path: Path, preset: Preset) -> None:
     save_checkpoint(path, stage="adversarial", preset=everywhere, networks=networks)
 
 
-def preparation(raw: RawCase, preset: str, overrides: list[str], *, plain: bool) -> Task:
-    """One CT with contours to a case; plainly SimpleITK on the whole volume and each mask."""
-    prepare_process(plain=plain, device="cpu")
+def preparation(raw: RawCase, preset: str, overrides: list[str], *, baseline: bool) -> Task:
+    """One CT with contours to a case; the baseline resamples whole volumes by SimpleITK."""
+    prepare_process(baseline=baseline, device="cpu")
     settings, folder = load_preset(preset, overrides), _new_folder()
-    if plain:
-        return Task(lambda: _resample_plainly(raw, settings, folder))
+    if baseline:
+        return Task(lambda: _resample_baseline(raw, settings, folder))
 
     def run() -> None:
         prepare_case(raw, settings, Path(tempfile.mkdtemp(dir=folder)))
@@ -224,7 +226,7 @@ def preparation(raw: RawCase, preset: str, overrides: list[str], *, plain: bool)
     return Task(run)
 
 
-def _resample_plainly(raw: RawCase, preset: Preset, folder: Path) -> None:
+def _resample_baseline(raw: RawCase, preset: Preset, folder: Path) -> None:
     spacing = preset.grid.spacing_zyx_mm
     size = [
         round(n * a / b) for n, a, b in zip(raw.geometry.size_zyx, raw.geometry.spacing_zyx_mm, spacing, strict=True)
@@ -246,18 +248,18 @@ def _resample_plainly(raw: RawCase, preset: Preset, folder: Path) -> None:
     np.save(folder / "label.npy", label)
 
 
-def evaluation(raw: RawCase, preset: str, overrides: list[str], *, plain: bool) -> Task:
-    """All scores of one label map; plainly the surface-distance package on whole masks."""
-    prepare_process(plain=plain, device="cpu")
+def evaluation(raw: RawCase, preset: str, overrides: list[str], *, baseline: bool) -> Task:
+    """All scores of one label map; the baseline uses the surface-distance package on whole masks."""
+    prepare_process(baseline=baseline, device="cpu")
     settings, folder = load_preset(preset, overrides), _new_folder()
     export_case(raw, settings, folder)
-    truth = folder / "labels" / f"{raw.case_id}.nii.gz"
-    volume, shifted = read_volume(truth), folder / truth.name
+    reference = folder / "labels" / f"{raw.case_id}.nii.gz"
+    volume, shifted = read_volume(reference), folder / reference.name
     write_volume(shifted, replace(volume, array=ndimage.shift(volume.array, (1, 2, 1), order=0)))
-    if plain:
-        return Task(lambda: _score_plainly(shifted, truth))
+    if baseline:
+        return Task(lambda: _score_baseline(shifted, reference))
     names = dict(enumerate(settings.organ_names, 1))
-    files = [CaseFiles(case_id=raw.case_id, label_map=path, label_names=names) for path in (shifted, truth)]
+    files = [CaseFiles(case_id=raw.case_id, label_map=path, label_names=names) for path in (shifted, reference)]
     how = EvaluationSettings(preset=settings, tolerances=Tolerances([], settings), resample=False)
 
     def run() -> None:
@@ -266,7 +268,7 @@ def evaluation(raw: RawCase, preset: str, overrides: list[str], *, plain: bool) 
     return Task(run)
 
 
-def _score_plainly(prediction: Path, reference: Path) -> None:
+def _score_baseline(prediction: Path, reference: Path) -> None:
     predicted, true = (read_volume(path) for path in (prediction, reference))
     for label in np.unique(true.array)[1:]:
         masks = true.array == label, predicted.array == label

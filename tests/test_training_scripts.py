@@ -14,6 +14,7 @@ import train_autoencoder
 import train_backbone
 import train_backbone_heatmap
 import train_SOL
+from benchmarks import tasks
 from models.focusnet import build_network
 from utils.config.preset import load_preset
 from utils.io.checkpoint import read_checkpoint, save_checkpoint
@@ -301,3 +302,14 @@ def test_compiled_networks_train_and_are_saved_under_their_own_names(runs, case_
     assert [float(row["loss"]) for row in rows_of(tmp_path / "run")] == pytest.approx(
         [float(row["loss"]) for row in rows_of(runs / "autoencoder")], rel=1e-3
     )
+
+
+@pytest.mark.parametrize("baseline", [True, False])
+@pytest.mark.parametrize("stage", SCRIPTS)
+def test_the_benchmark_of_a_step_runs(stage, baseline):
+    overrides = ["grid.crop_size_vox=[16,32,24]", "networks.width=0.25"]
+    tasks.step(stage, "phantom", overrides, "cpu", baseline=baseline).run()
+
+
+def test_the_benchmark_of_loading_measures_the_fraction_of_time_spent_waiting(case_folder):
+    assert 0 <= tasks.loading(case_folder, [], "cpu", baseline=True, num_steps=2).run() <= 1
