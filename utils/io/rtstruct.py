@@ -79,7 +79,7 @@ def _header(image: Dataset) -> Dataset:
     now = datetime.now()
     date, time = now.strftime("%Y%m%d"), now.strftime("%H%M%S")
     structures = _item(
-        SpecificCharacterSet=image.get("SpecificCharacterSet", "ISO_IR 192"),
+        SpecificCharacterSet=image.get("SpecificCharacterSet") or "ISO_IR 192",
         SOPClassUID=RTStructureSetStorage,
         SOPInstanceUID=generate_uid(),
         InstanceCreationDate=date,
