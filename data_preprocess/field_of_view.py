@@ -111,9 +111,8 @@ class Region(NamedTuple):
 
     def crop(self, image: np.ndarray, fill: int = AIR_HU) -> np.ndarray:
         """The region's voxels; beyond the CT they are `fill`."""
-        padding = [
-            (max(0, -a), max(0, b - n)) for a, b, n in zip(self.start_zyx, self.stop_zyx, image.shape, strict=True)
-        ]
+        bounds = zip(self.start_zyx, self.stop_zyx, image.shape, strict=True)
+        padding = [(max(0, -a), max(0, b - n)) for a, b, n in bounds]
         inside = image[self._inside(image.shape)]
         return np.pad(inside, padding, constant_values=fill) if np.any(padding) else inside
 

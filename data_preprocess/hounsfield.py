@@ -37,14 +37,11 @@ def validate_hounsfield(array: np.ndarray, *, correct_offset: bool) -> Hounsfiel
     Raises:
         UserError: a voxel is NaN or infinite, or the values are not HU.
     """
-    if np.issubdtype(array.dtype, np.floating):
-        num_bad = int(array.size - np.isfinite(array).sum())
-        if num_bad:
-            raise UserError(f"{num_bad} of {array.size} voxels are NaN or infinite: export the CT again")
+    if np.issubdtype(array.dtype, np.floating) and (num_bad := int(array.size - np.isfinite(array).sum())):
+        raise UserError(f"{num_bad} of {array.size} voxels are NaN or infinite: export the CT again")
     sample = array.reshape(-1)[:: max(1, array.size // MAX_SAMPLES)]
     sample = sample[sample > PADDING_HU]
-    notes = []
-    offset = 0
+    notes, offset = [], 0
     if not _is_hu(sample, 0):
         if not _is_hu(sample, OFFSET_HU):
             raise UserError(_not_hu(sample))

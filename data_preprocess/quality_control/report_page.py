@@ -133,8 +133,8 @@ def _facts(case: InspectedCase) -> list[str]:
     if info.patient and info.patient != info.case_id:
         facts.append(f"patient {info.patient}")
     if case.quality and case.quality.body_hu is not None:
-        quality = case.quality
-        facts.append(f"HU {quality.lowest_hu:.0f} to {quality.highest_hu:.0f}, body's median {quality.body_hu:.0f}")
+        low, high, median = case.quality.lowest_hu, case.quality.highest_hu, case.quality.body_hu
+        facts.append(f"HU {low:.0f} to {high:.0f}, median of the body {median:.0f}")
     facts += info.notes
     if info.unmatched_structures:
         facts.append(f"not in the preset: {', '.join(info.unmatched_structures)}")
