@@ -13,7 +13,7 @@ $(INSTALLED): requirements.txt requirements-train.txt requirements-test.txt
 	$(BIN)/python -m pip install --quiet --requirement requirements-test.txt
 	touch $@
 
-# Prepares phantoms, trains every stage briefly, segments held-out phantoms, prints scores, draws an overlay.
+# Prepares phantoms, trains every stage briefly, segments the test phantoms, prints scores and draws overlays.
 demo: $(INSTALLED)
 	rm -rf $(DEMO)
 	$(BIN)/python -m data_preprocess.prepare --source phantom --output $(DEMO)/cases
@@ -32,12 +32,12 @@ demo: $(INSTALLED)
 	@echo "S-Net alone:"
 	$(BIN)/python evaluate.py --prediction $(DEMO)/backbone --reference $(DEMO)/test/labels --preset phantom \
 		--output $(DEMO)/scores_backbone
-	@echo "FocusNet (small organs by SOS-Net):"
+	@echo "FocusNet (SOS-Net segments the small organs):"
 	$(BIN)/python evaluate.py --prediction $(DEMO)/focusnet --reference $(DEMO)/test/labels --preset phantom \
 		--output $(DEMO)/scores_focusnet
-	@echo "The published model on 33 real patients (docs/model_card.md):"
-	@sed -n '/^## Results/,/^Left and right/{/^|/p}' docs/model_card.md
-	@echo "Outlined organs: $(DEMO)/focusnet/*.png   Scores: $(DEMO)/scores_focusnet   Training: tensorboard --logdir $(DEMO)/runs"
+	@echo "The published model on 33 test patients (docs/model_card.md):"
+	@sed -n '/^## Results on the 33/,/^## Independent/{/^|/p}' docs/model_card.md
+	@echo "Pictures: $(DEMO)/focusnet/*.png   Scores: $(DEMO)/scores_focusnet   Training: tensorboard --logdir $(DEMO)/runs"
 
 # Repeats the training of weights/openkbp.pt from a clone of github.com/ababier/open-kbp into runs/openkbp.
 openkbp: $(INSTALLED)
