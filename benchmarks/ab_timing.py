@@ -1,4 +1,4 @@
-"""Two ways of doing the same, timed in turns, each in a process of its own."""
+"""Timing of variants of a task: they run alternately, each in its own process."""
 
 import multiprocessing
 import sys
@@ -15,74 +15,74 @@ from utils.runtime.memory import peak_ram_gib
 
 
 class Task(NamedTuple):
-    """Something to time."""
+    """A task to time."""
 
     run: Callable[[], object]
-    """Returns a number where there is one to report besides the time, else None."""
+    """Returns a number to report besides the time, or None."""
     warm_up: Callable[[], object] | None = None
-    """Done once before, untimed; None does nothing."""
+    """Called once before, not timed."""
 
 
-class Measured(NamedTuple):
-    """One way of doing a task."""
+class Measurement(NamedTuple):
+    """Time and memory of one variant."""
 
     seconds: float
     """Median."""
     peak_gib: float
-    """Largest resident size of the process; on a GPU the largest allocation there."""
+    """Largest resident size of the process, or the largest allocation on a GPU."""
     gflop: float
-    """Of the warm-up, multiply and add counted apart; 0 where nothing was counted."""
+    """Operations of the warm-up, where a multiply-add counts two; 0 without a warm-up."""
     extra: float | None
-    """What the last run returned."""
+    """Return value of the last run."""
 
 
-def alternate(build: Callable[..., Task], ways: dict[str, dict], repeats: int) -> dict[str, Measured]:
-    """Run several ways of a task in turns, so that a noisy machine disturbs all of them alike.
+def time_alternately(build: Callable[..., Task], variants: dict[str, dict], repeats: int) -> dict[str, Measurement]:
+    """Run the variants of a task alternately, so that other load on the machine affects all of them alike.
 
     Args:
-        build: makes the task in its process; a function of a module.
-        ways: name to the keyword arguments of `build`.
-        repeats: timed runs of each way.
+        build: makes the task in its process; it must be picklable.
+        variants: name to the keyword arguments of `build`.
+        repeats: number of timed runs of each variant.
 
     Raises:
-        ValueError: a process ended before it was asked to.
+        RuntimeError: a process ended too early.
     """
     context = multiprocessing.get_context("spawn")
     pipes: dict[str, Connection] = {}
     processes = []
-    seconds: dict[str, list[float]] = {name: [] for name in ways}
+    seconds: dict[str, list[float]] = {name: [] for name in variants}
     try:
-        for name, arguments in ways.items():
+        for name, arguments in variants.items():
             pipes[name], theirs = context.Pipe()
             processes.append(context.Process(target=_serve, args=(theirs, build, arguments)))
             processes[-1].start()
             theirs.close()
-            _answer(pipes[name])  # ready: the ways set up one after the other
+            _receive(pipes[name])  # ready: the variants are set up one after the other
         for _ in range(repeats):
             for name, pipe in pipes.items():
                 seconds[name].append(_ask(pipe, "run"))
-        return {name: Measured(median(seconds[name]), *_ask(pipe, "end")) for name, pipe in pipes.items()}
+        return {name: Measurement(median(seconds[name]), *_ask(pipe, "end")) for name, pipe in pipes.items()}
     finally:
         for pipe in pipes.values():
-            pipe.close()  # a process that still waits ends by it
+            pipe.close()  # ends a process that still waits
         for process in processes:
             process.join()
 
 
 def _ask(pipe: Connection, request: str) -> Any:
     pipe.send(request)
-    return _answer(pipe)
+    return _receive(pipe)
 
 
-def _answer(pipe: Connection) -> Any:
+def _receive(pipe: Connection) -> Any:
     try:
         return pipe.recv()
     except EOFError as error:
-        raise ValueError("the process of a task ended; what it said stands above") from error
+        raise RuntimeError("the process of a task ended; see its traceback above") from error
 
 
 def _serve(pipe: Connection, build: Callable[..., Task], arguments: dict) -> None:
-    """Set the task up, run it whenever asked, and say in the end what it took besides time."""
+    """Build the task, run it on request and in the end send memory, operations and the return value."""
     task = build(**arguments)
     gflop, extra = 0.0, None
     if task.warm_up is not None:
@@ -102,7 +102,7 @@ def _serve(pipe: Connection, build: Callable[..., Task], arguments: dict) -> Non
 
 
 def _requests(pipe: Connection) -> Iterator[str]:
-    """What is asked for until the end, or until nobody asks any more."""
+    """Requests until "end", or until the other process is gone."""
     try:
         yield from iter(pipe.recv, "end")
     except EOFError:
@@ -110,7 +110,7 @@ def _requests(pipe: Connection) -> Iterator[str]:
 
 
 def matmul_gflops(device: torch.device, dtype: torch.dtype, size: int = 4096) -> float:
-    """What a large matrix product reaches: the measured peak of the machine."""
+    """Speed of a large matrix product, as the measured peak of the machine."""
     left, right = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
     result = torch.empty_like(left)
     times = []

@@ -1,8 +1,8 @@
-"""Time the plain way (eager float32, one-hot losses, half-overlapping windows, one by one) and ours in turns.
+"""Compare FocusNet's speed and memory with a baseline (float32, one-hot losses, windows that overlap by one half).
 
     python -m benchmarks.bench --output bench.json
 
-Prints what a task takes either way, the ratio, and how near ours comes to what a large bf16 matrix product reaches.
+Prints the time of both, their ratio, and FocusNet's speed as a fraction of that of a large bf16 matrix product.
 """
 
 import argparse
@@ -19,7 +19,7 @@ from typing import get_args
 import torch
 
 from benchmarks import tasks
-from benchmarks.ab_timing import Measured, alternate, matmul_gflops
+from benchmarks.ab_timing import Measurement, matmul_gflops, time_alternately
 from data_preprocess.sources import RawCase
 from data_preprocess.sources.phantom.source import generate_phantom
 from utils.config.preset import STAGES
@@ -29,6 +29,8 @@ from utils.runtime.device import Precision, choose_compute
 
 NAMES = ("forward", *(f"step/{stage}" for stage in STAGES), "whole CT", "preparation", "evaluation", "loading")
 
+VARIANTS = {"baseline": {"baseline": True}, "focusnet": {"baseline": False}}
+
 CT_SPACING_ZYX_MM = (2.5, 0.98, 0.98)
 CT_EXTENT_ZYX_MM = (362.5, 501.76, 501.76)
 
@@ -36,7 +38,7 @@ logger = logging.getLogger(__name__)
 
 
 def chosen_tasks(arguments: argparse.Namespace) -> Iterator[tuple[str, Callable[..., tasks.Task]]]:
-    """Name and builder of the tasks that the command line asks for."""
+    """Names and builders of the chosen tasks."""
     preset, overrides, device = arguments.preset, arguments.set, arguments.device
     for name in arguments.tasks:
         kind, _, stage = name.partition("/")
@@ -48,7 +50,7 @@ def chosen_tasks(arguments: argparse.Namespace) -> Iterator[tuple[str, Callable[
             model = (arguments.checkpoint, preset, overrides, device, arguments.precision)
             yield name, partial(tasks.whole_ct, big_phantom(), *model)
         elif kind == "loading" and arguments.cases is None:
-            logger.info("loading: left out, it needs --cases")
+            logger.info("loading is skipped: it needs --cases")
         elif kind == "loading":
             yield name, partial(tasks.loading, arguments.cases, overrides, device)
         else:
@@ -57,42 +59,44 @@ def chosen_tasks(arguments: argparse.Namespace) -> Iterator[tuple[str, Callable[
 
 @cache
 def big_phantom() -> RawCase:
-    """A CT of 512 x 512 x 145 voxels with contours; to draw it takes half a minute."""
+    """A CT of 512 x 512 x 145 voxels with contours; rendering it takes half a minute."""
     return generate_phantom(0, spacing_zyx_mm=CT_SPACING_ZYX_MM, extent_zyx_mm=CT_EXTENT_ZYX_MM)
 
 
-def to_row(name: str, plain: Measured, ours: Measured, peak_gflops: float) -> dict[str, object]:
-    """Everything to say of a task."""
+def to_row(name: str, baseline: Measurement, focusnet: Measurement, peak_gflops: float) -> dict[str, object]:
+    """The results of a task for the JSON file."""
     row = {
         "task": name,
-        "plain_s": plain.seconds,
-        "ours_s": ours.seconds,
-        "ratio": plain.seconds / ours.seconds,
-        "plain_peak_gib": plain.peak_gib,
-        "ours_peak_gib": ours.peak_gib,
+        "baseline_s": baseline.seconds,
+        "focusnet_s": focusnet.seconds,
+        "ratio": baseline.seconds / focusnet.seconds,
+        "baseline_peak_gib": baseline.peak_gib,
+        "focusnet_peak_gib": focusnet.peak_gib,
     }
-    if ours.gflop:
+    if focusnet.gflop:
         row |= {
-            "gflop": ours.gflop,
-            "plain_gflops": ours.gflop / plain.seconds,
-            "ours_gflops": ours.gflop / ours.seconds,
-            "share_of_peak": ours.gflop / ours.seconds / peak_gflops,
+            "gflop": focusnet.gflop,
+            "baseline_gflops": focusnet.gflop / baseline.seconds,
+            "focusnet_gflops": focusnet.gflop / focusnet.seconds,
+            "fraction_of_peak": focusnet.gflop / focusnet.seconds / peak_gflops,
         }
-    if ours.extra is not None:
-        row |= {"plain_waited_share": plain.extra, "ours_waited_share": ours.extra}
+    if focusnet.extra is not None:
+        row |= {"baseline_waiting_fraction": baseline.extra, "focusnet_waiting_fraction": focusnet.extra}
     return row
 
 
-def show(row: dict[str, object]) -> str:
+def format_row(row: dict[str, object]) -> str:
     """One line of the table."""
     line = (
-        f"{row['task']:<24}{row['plain_s']:>10.3f}{row['ours_s']:>10.3f}{row['ratio']:>8.2f}"
-        f"{row['plain_peak_gib']:>8.2f}{row['ours_peak_gib']:>8.2f}"
+        f"{row['task']:<24}{row['baseline_s']:>11.3f}{row['focusnet_s']:>11.3f}{row['ratio']:>8.2f}"
+        f"{row['baseline_peak_gib']:>8.2f}{row['focusnet_peak_gib']:>8.2f}"
     )
     if "gflop" in row:
-        line += f"{row['ours_gflops']:>10.0f}{row['share_of_peak']:>8.0%}"
-    if "ours_waited_share" in row:
-        line += f"   waited {row['plain_waited_share']:.1%} and {row['ours_waited_share']:.1%} of the time"
+        line += f"{row['focusnet_gflops']:>10.0f}{row['fraction_of_peak']:>8.0%}"
+    if "focusnet_waiting_fraction" in row:
+        line += (
+            f"   waiting: {row['baseline_waiting_fraction']:.1%}, {row['focusnet_waiting_fraction']:.1%} of the time"
+        )
     return line
 
 
@@ -102,12 +106,12 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--tasks", nargs="+", choices=NAMES, default=list(NAMES), metavar="TASK", help=", ".join(NAMES))
     parser.add_argument("--preset", default="pddca")
     parser.add_argument("--set", action="append", default=[], metavar="SECTION.KEY=VALUE", help="override the preset")
-    parser.add_argument("--checkpoint", type=Path, help="of the whole CT; without it, random weights of the preset")
+    parser.add_argument("--checkpoint", type=Path, help="for whole CT; without it, random weights of the preset")
     parser.add_argument("--cases", type=Path, help="prepared cases, for loading")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--device")
     parser.add_argument(
-        "--precision", choices=get_args(Precision), help="ours, of forward and whole CT; else the default"
+        "--precision", choices=get_args(Precision), help="FocusNet's, of forward and whole CT; default: of the scripts"
     )
     parser.add_argument("--output", type=Path, help="JSON file for the numbers")
     arguments = parser.parse_args(argv)
@@ -121,12 +125,14 @@ def main(argv: list[str] | None = None) -> int:
         "matrix_product_gflops": peaks,
     }
     print(json.dumps(machine))
-    print(f"{'task':<24}{'plain s':>10}{'ours s':>10}{'ratio':>8}{'GiB':>8}{'GiB':>8}{'GFLOP/s':>10}{'of peak':>8}")
+    print(
+        f"{'task':<24}{'baseline s':>11}{'FocusNet s':>11}{'ratio':>8}{'GiB':>8}{'GiB':>8}{'GFLOP/s':>10}{'of peak':>8}"
+    )
     rows = []
     for name, build in chosen_tasks(arguments):
-        results = alternate(build, {"plain": {"baseline": True}, "ours": {"baseline": False}}, arguments.repeats)
-        rows.append(to_row(name, results["plain"], results["ours"], peaks["bfloat16"]))
-        print(show(rows[-1]), flush=True)
+        results = time_alternately(build, VARIANTS, arguments.repeats)
+        rows.append(to_row(name, results["baseline"], results["focusnet"], peaks["bfloat16"]))
+        print(format_row(rows[-1]), flush=True)
         if arguments.output is not None:
             write_json(arguments.output, {"machine": machine, "preset": arguments.preset, "tasks": rows})
     return 0

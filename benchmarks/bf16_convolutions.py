@@ -1,12 +1,12 @@
-"""Find the slices from which on 3D convolutions are right in bfloat16 on this machine's CPU.
+"""Check for which numbers of slices 3D convolutions are correct in bfloat16 on this machine's CPU.
 
-    python -m benchmarks.bf16_convolutions                     # torch's gradients of weights
-    python -m benchmarks.bf16_convolutions --what ours         # those of models/layers.py
-    python -m benchmarks.bf16_convolutions --what features     # torch's gradients of what is convolved
-    python -m benchmarks.bf16_convolutions --what result       # torch's result
+    python -m benchmarks.bf16_convolutions                     # torch's weight gradient
+    python -m benchmarks.bf16_convolutions --of layers         # the weight gradient of models/layers.py
+    python -m benchmarks.bf16_convolutions --of input          # torch's input gradient
+    python -m benchmarks.bf16_convolutions --of output         # torch's output
 
-Each shape has a process of its own, whose memory is full of large numbers before it is handed out (glibc's M_PERTURB).
-ONEDNN_MAX_CPU_ISA=AVX512_CORE_BF16 shows what a CPU without AMX does.
+Each shape runs in its own process, whose memory glibc fills with large numbers when it is allocated (M_PERTURB).
+ONEDNN_MAX_CPU_ISA=AVX512_CORE_BF16 shows the results of a CPU without AMX.
 """
 
 import argparse
@@ -27,13 +27,13 @@ from utils.runtime.command_line import run_main
 M_PERTURB = -6
 """Of glibc's malloc.h."""
 LARGEST_ERROR = 0.02
-"""Relative to the largest value; bfloat16's rounding takes 0.004."""
+"""Relative to the largest value; bfloat16 rounds by 0.004."""
 WRONG = 1
 TIMEOUT_S = 90
 
 
 class Shape(NamedTuple):
-    """A convolution of a cubic kernel, its result as large as what it reads."""
+    """A convolution with a cubic kernel whose output has the size of its input."""
 
     batch_size: int
     in_channels: int
@@ -53,19 +53,19 @@ SHAPES = [
 NUM_SLICES = (1, 2, 3, 4, 6, 8, 10, 16, 20, 32, 40)
 
 
-def torchs_gradient(
+def torch_gradient(
     features: Tensor, gradient: Tensor, weight: Tensor, params: ConvParams, *, of_weight: bool
 ) -> Tensor:
-    """What `nn.Conv3d` hands back, arguments as of `models.layers.weight_gradient`."""
+    """Gradient that `nn.Conv3d` computes; arguments as of `models.layers.weight_gradient`."""
     how = (None, *params, False, [0, 0, 0], 1, [not of_weight, of_weight, False])
     return torch.ops.aten.convolution_backward(gradient, features, weight, *how)[int(of_weight)]
 
 
 COMPUTED = {
-    "weights": partial(torchs_gradient, of_weight=True),
-    "ours": weight_gradient,
-    "features": partial(torchs_gradient, of_weight=False),
-    "result": lambda features, gradient, weight, params: F.conv3d(features, weight, None, *params),
+    "weights": partial(torch_gradient, of_weight=True),
+    "layers": weight_gradient,
+    "input": partial(torch_gradient, of_weight=False),
+    "output": lambda features, gradient, weight, params: F.conv3d(features, weight, None, *params),
 }
 
 
@@ -87,7 +87,7 @@ def compare(compute: Callable[..., Tensor], shape: Shape, num_slices: int) -> No
 
 
 def judge(compute: Callable[..., Tensor], shape: Shape, num_slices: int) -> str:
-    """Word for what became of a shape's process."""
+    """Whether a shape is "right" or "wrong", or makes its process "crash" or "hang"."""
     process = multiprocessing.get_context("fork").Process(target=compare, args=(compute, shape, num_slices))
     process.start()
     process.join(TIMEOUT_S)
@@ -101,8 +101,8 @@ def judge(compute: Callable[..., Tensor], shape: Shape, num_slices: int) -> str:
 def main(argv: list[str] | None = None) -> int:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--what", choices=COMPUTED, default="weights", help="torch's gradients of weights by default")
-    compute = COMPUTED[parser.parse_args(argv).what]
+    parser.add_argument("--of", choices=COMPUTED, default="weights", help="default: torch's weight gradient")
+    compute = COMPUTED[parser.parse_args(argv).of]
     print(f"{'batch, channels, kernel, plane':<34}" + "".join(f"{count:>7}" for count in NUM_SLICES) + "  slices")
     for shape in SHAPES:
         name = f"{shape.batch_size}, {shape.in_channels} to {shape.out_channels}, {shape.kernel_size}, {shape.extent}"

@@ -1,9 +1,9 @@
-"""Write a CT of 512 x 512 x 200 voxels and a network of the paper's width, to see what memory inference takes.
+"""Write a CT of 512 x 512 x 200 voxels and networks of the paper's width, to measure the memory of inference.
 
     python -m benchmarks.big_ct --output big
     /usr/bin/time -v python inference.py --checkpoint big/untrained.pt --input big/ct.mha --output big/out
 
-The weights are random, and every small organ is found: SOS-Net runs for all of them.
+The weights are random, and every small organ is localized, so that SOS-Net runs for all of them.
 """
 
 import argparse

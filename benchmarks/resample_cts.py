@@ -1,4 +1,4 @@
-"""Write CTs at another spacing, to see whether a model depends on the grid of the scans.
+"""Write CTs at another spacing, to test whether a model depends on the scans' grid.
 
 python -m benchmarks.resample_cts --input nifti/images --output coarse --spacing 3 1 1
 python inference.py --model openkbp --input coarse --output predictions

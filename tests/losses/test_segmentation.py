@@ -3,6 +3,7 @@ import math
 import pytest
 import torch
 
+from benchmarks.baseline import OneHotLoss
 from losses.segmentation import (
     SegmentationLoss,
     SegmentationTerms,
@@ -94,6 +95,14 @@ def test_equals_naive_reference(mode):
     terms.total.backward()
     reference.total.backward()
     torch.testing.assert_close(fast.grad, naive.grad, rtol=1e-4, atol=1e-7)
+
+
+def test_equals_the_one_hot_baseline_of_the_benchmarks():
+    logits, label, _ = random_batch()
+    present = torch.ones(2, 3, dtype=torch.bool)
+    losses = [kind(focal_alpha=ALPHA, missing_contours="marginal") for kind in (SegmentationLoss, OneHotLoss)]
+    terms, baseline = (torch.stack(loss(logits, label, present)) for loss in losses)
+    torch.testing.assert_close(terms, baseline, rtol=1e-4, atol=0)
 
 
 @pytest.mark.parametrize("mode", MODES)
