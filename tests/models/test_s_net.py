@@ -94,3 +94,23 @@ def test_s_net_runs_in_bfloat16_and_channels_last():
     assert output.logits.dtype == torch.bfloat16
     error = (output.logits.float() - expected).norm() / expected.norm()
     assert error < 0.03
+
+
+@pytest.mark.slow
+def test_compiled_s_net_learns_like_the_eager_one():
+    """With the backend that traces as --compile does, but generates no code: compilation would take a minute."""
+    torch.manual_seed(0)
+    eager = SNet(num_classes=3, width=0.25)
+    network = copy.deepcopy(eager)
+    compiled = torch.compile(network, backend="aot_eager", fullgraph=True)
+    image = torch.randn(2, 1, 3, 8, 10)
+
+    expected, output = eager(image), compiled(image)
+    for logits in (expected.logits, output.logits):
+        logits.square().mean().backward()
+
+    torch.testing.assert_close(output.logits, expected.logits, rtol=1e-4, atol=1e-5)
+    for (name, parameter), own in zip(network.named_parameters(), eager.parameters(), strict=True):
+        torch.testing.assert_close(parameter.grad, own.grad, rtol=1e-3, atol=1e-5, msg=name)
+    for name, value in eager.state_dict().items():
+        torch.testing.assert_close(network.state_dict()[name], value, rtol=1e-4, atol=1e-5, msg=name)
