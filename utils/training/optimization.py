@@ -83,9 +83,7 @@ class Optimizers:
     def discard_step(self) -> None:
         """Drop the gradients of a step that is not made."""
         self.zero_grad()
-        if (
-            self._num_steps_since_scaler_update
-        ):  # an earlier objective was minimized: the scaler must know its step ended
+        if self._num_steps_since_scaler_update:  # of an earlier objective: the scaler must know that it ended
             self.update_scaler()
 
     def state_dict(self) -> dict[str, dict]:
