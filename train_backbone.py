@@ -29,8 +29,8 @@ class BackboneStage(Stage):
 
     def training_step(self, batch: Batch) -> Iterator[Objective]:
         """Segment the crops."""
-        output = self.wrapped["s_net"](batch.image)
-        terms = self.segmentation_loss(output.logits, batch.label, batch.present)
+        logits = self.wrapped["s_net"](batch.image).logits
+        terms = self.segmentation_loss(logits, batch.label, batch.present)
         yield Objective(terms.total, self.trained, {"focal": terms.focal, "dice_loss": terms.dice})
 
     def build_dataset(self, cases: CaseFolder) -> CaseDataset:

@@ -71,7 +71,7 @@ def soak(cases: Path, folder: Path, *, kills: int, overrides: tuple[str, ...] = 
             child.kill()
             child.join()
             killed += 1
-            logger.info("kill %d of %d: %s", killed, kills, _progress(cut))
+            logger.info("kill %d of %d", killed, kills)
         else:
             finished += _compare(child, whole, cut)
             shortest = min(shortest, time.monotonic() - launched) if is_new else shortest
@@ -123,13 +123,6 @@ def _equal(left: object, right: object) -> bool:
     if isinstance(left, list | tuple):
         return len(left) == len(right) and all(_equal(*pair) for pair in zip(left, right, strict=True))
     return torch.equal(left, right) if torch.is_tensor(left) else left == right
-
-
-def _progress(run: Path) -> str:
-    if not (run / "last.pt").is_file():
-        return "no checkpoint yet"
-    state = read_checkpoint(run / "last.pt")["state"]
-    return f"epoch {state['epoch']}, step {state['step']} are saved"
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -68,7 +68,6 @@ class CaseFolder:
         folder: folder of cases.
         split: "train", "val" or "test".
         organ_names: of the preset, in label order.
-        limit: use at most so many cases, evenly spread over the split.
         splits: case ids by split; by default those of splits.json.
 
     Attributes:
@@ -84,7 +83,6 @@ class CaseFolder:
         folder: Path,
         split: str,
         organ_names: tuple[str, ...],
-        limit: int | None = None,
         splits: dict[str, list[str]] | None = None,
     ) -> None:
         case_ids = (splits or read_splits(folder)).get(split, [])
@@ -92,11 +90,11 @@ class CaseFolder:
             raise UserError(f"{folder}/splits.json: the {split} split is empty; prepare more cases, or edit the file")
         self.folder = folder
         self.organ_names = organ_names
-        self.case_ids = _spread(case_ids, len(case_ids) if limit is None else limit)
+        self.case_ids = case_ids
         entries = read_index(folder, self.case_ids)
         self.contoured = np.array([[name in entry.organs for name in organ_names] for entry in entries])
         self.without_image = [name for name, entry in zip(self.case_ids, entries, strict=True) if not entry.has_image]
-        for index in _spread(range(len(self)), NUM_CHECKED):
+        for index in {i * len(self) // NUM_CHECKED for i in range(NUM_CHECKED)}:
             self[index]
 
     def __len__(self) -> int:
@@ -266,9 +264,3 @@ def _inside(center: np.ndarray, size: np.ndarray, volume_size: np.ndarray) -> np
     start = np.round(center - size / 2).astype(int)
     room = volume_size - size
     return np.where(room >= 0, np.clip(start, 0, np.maximum(room, 0)), room // 2)
-
-
-def _spread(items: Sequence, limit: int) -> list:
-    """At most `limit` of the items, evenly spread."""
-    count = min(limit, len(items))
-    return [items[i * len(items) // count] for i in range(count)]

@@ -42,13 +42,6 @@ def test_cases_know_what_was_contoured(train, tiny_preset):
     assert np.isnan(case.centers_vox[CHIASM]).all()
 
 
-def test_limit_spreads_evenly(case_folder, tiny_preset):
-    limited = CaseFolder(case_folder, "train", tiny_preset.organ_names, limit=2)
-    assert limited.case_ids == ["case_0", "case_2"]
-    assert len(CaseFolder(case_folder, "train", tiny_preset.organ_names, limit=50)) == 5
-    assert [case.info.case_id for case in limited] == ["case_0", "case_2"]
-
-
 def test_unknown_split_is_an_error(case_folder, tiny_preset):
     with pytest.raises(ValueError, match="the holdout split is empty"):
         CaseFolder(case_folder, "holdout", tiny_preset.organ_names)
