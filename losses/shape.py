@@ -18,17 +18,10 @@ from utils.runtime.distributed import mean_count
 class Encoding(Protocol):
     """The AutoEncoder's outputs for R masks; see `models.autoencoder.ShapeEncoding`."""
 
-    @property
-    def code(self) -> Tensor: ...
-
-    @property
-    def feature_1(self) -> Tensor: ...
-
-    @property
-    def feature_2(self) -> Tensor: ...
-
-    @property
-    def reconstruction(self) -> Tensor: ...
+    code: Tensor
+    feature_1: Tensor
+    feature_2: Tensor
+    reconstruction: Tensor
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,4 +1,4 @@
-"""Make the file of a trained model that is given to others: a checkpoint without training state, in half precision.
+"""Write a checkpoint for publication: without training state, and in half precision.
 
 python -m models.publish --checkpoint runs/focusnet/best.pt --output weights/mine.pt
 """
@@ -8,7 +8,7 @@ import logging
 import sys
 from pathlib import Path
 
-from torch import Tensor, nn
+from torch import nn
 
 from models.focusnet import build_network
 from utils.config.preset import preset_from_table
@@ -20,28 +20,27 @@ logger = logging.getLogger(__name__)
 
 
 def halve(network: nn.Module) -> None:
-    """Round a network's convolutions and matrices to half precision; norms, which are few and may be large, stay."""
-    for parameter in network.parameters():
+    """Round convolutions and matrices to half precision; norms stay, which are small and may have large values."""
+    for name, parameter in network.named_parameters():
         if parameter.ndim > 1:
-            parameter.data = _finite_half(parameter.data)
-
-
-def _finite_half(weights: Tensor) -> Tensor:
-    half = weights.half()
-    if not half.isfinite().all():
-        raise UserError(f"a weight of {weights.abs().max():.3g} has no half-precision number; train again")
-    return half
+            half = parameter.data.half()
+            if not half.isfinite().all():
+                largest = parameter.abs().max()
+                raise UserError(f"{name}: its weight {largest:.3g} exceeds the range of half precision; train again")
+            parameter.data = half
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Write the file."""
+    """Write the checkpoint."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--checkpoint", type=Path, required=True, help="best.pt of adv_train.py or of an earlier stage")
+    parser.add_argument("--output", type=Path, required=True, help="new file; weights/NAME.pt becomes --model NAME")
     parser.add_argument(
-        "--checkpoint", type=Path, required=True, help="best.pt of adv_train.py, or of an earlier stage"
-    )
-    parser.add_argument("--output", type=Path, required=True, help="the file; weights/NAME.pt is --model NAME")
-    parser.add_argument(
-        "--set", action="append", default=[], metavar="SECTION.KEY=VALUE", help="of the preset, what inference goes by"
+        "--set",
+        action="append",
+        default=[],
+        metavar="SECTION.KEY=VALUE",
+        help="override the preset that inference reads",
     )
     arguments = parser.parse_args(argv)
     content = read_checkpoint(arguments.checkpoint)

@@ -26,34 +26,24 @@ NOT_FOUND_MM = 100.0
 
 
 class LabeledCase(Protocol):
-    """A CT with its reference segmentation."""
+    """A CT (D, H, W) with its reference segmentation."""
 
     image: np.ndarray
-    """(D, H, W) int16 HU."""
+    """int16 HU."""
     label: np.ndarray
-    """(D, H, W) uint8."""
-
-    @property
-    def contoured(self) -> Sequence[bool]:
-        """Of every organ of the preset, whether the reference contains it."""
-        ...
-
-    @property
-    def centers_vox(self) -> np.ndarray:
-        """(organs, 3) float: centroids (z, y, x); NaN if not contoured."""
-        ...
-
-    @property
-    def inside_fov(self) -> np.ndarray:
-        """(D, H, W) bool: whether the scanner measured the voxel."""
-        ...
+    """uint8."""
+    inside_fov: np.ndarray
+    """bool: whether the scanner measured the voxel."""
+    contoured: Sequence[bool]
+    """Of every organ of the preset, whether the reference contains it."""
+    centers_vox: np.ndarray
+    """(organs, 3) float: centroids (z, y, x); NaN if not contoured."""
 
 
 class LabeledCases(Protocol):
-    """The cases of a split; they are opened on access."""
+    """The cases of a split, opened on access; `contoured` (cases, organs) bool is known without opening them."""
 
     contoured: np.ndarray
-    """(cases, organs) bool, known without opening a case."""
 
     def __len__(self) -> int: ...
 

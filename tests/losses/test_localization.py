@@ -5,7 +5,7 @@ from losses.localization import heatmap_loss
 
 
 def two_channels():
-    """Batch 2, two organs, one row of two voxels; every channel answers (0.5, 0.5) where (1, 0) is true."""
+    """Batch 2, two organs, one row of two voxels; every heatmap is (0.5, 0.5), every target (1, 0)."""
     heatmaps = torch.full((2, 2, 1, 1, 2), 0.5)
     targets = torch.zeros(2, 2, 1, 1, 2)
     targets[..., 0] = 1.0
@@ -47,7 +47,7 @@ def test_nothing_known_gives_zero_with_a_graph():
     assert torch.equal(heatmaps.grad, torch.zeros_like(heatmaps))
 
 
-def test_cost_of_answering_zero_everywhere():
+def test_loss_of_zero_heatmaps():
     """The numbers that the docstring names."""
     z, y, x = torch.meshgrid(torch.arange(40), torch.arange(192), torch.arange(192), indexing="ij")
     square_distance = (z - 20) ** 2 + (y - 90) ** 2 + (x - 100) ** 2
@@ -68,7 +68,7 @@ def test_computes_in_float32():
     assert loss.item() == pytest.approx(0.25)
 
 
-def test_rejects_what_does_not_fit():
+def test_rejects_shapes_that_do_not_match():
     heatmaps, targets = two_channels()
     with pytest.raises(ValueError, match="known"):
         heatmap_loss(heatmaps, targets[:, :1], torch.ones(2, 2, dtype=torch.bool))

@@ -231,7 +231,7 @@ def test_sums_keep_precision_over_a_whole_crop():
     assert terms.dice.item() == pytest.approx(0.024 / 0.994, rel=1e-4)
 
 
-def test_rejects_what_does_not_fit():
+def test_rejects_shapes_that_do_not_match():
     logits, label, present = random_batch()
     with pytest.raises(ValueError, match="expected 4 focal_alpha"):
         SegmentationLoss(focal_alpha=(0.5, 1.0), missing_contours="marginal")(logits, label, present)

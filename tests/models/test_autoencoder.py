@@ -32,7 +32,7 @@ def test_autoencoder_derives_its_shapes_from_the_roi(roi_size, size_1, size_2):
     assert encoding.reconstruction.shape == (3, 1, *roi_size)
 
 
-def test_autoencoder_reconstructs_probabilities_and_keeps_features_rectified():
+def test_autoencoder_reconstructs_probabilities_and_has_no_negative_features():
     torch.manual_seed(0)
     network = ShapeAutoEncoder(roi_size=(4, 8, 12), code_length=16, width=0.125)
 
@@ -74,7 +74,7 @@ def test_autoencoder_rejects_another_size():
         network(torch.rand(1, 1, 4, 12, 8))
 
 
-def test_autoencoder_in_bfloat16_says_the_same_as_in_float32():
+def test_autoencoder_in_bfloat16_agrees_with_float32():
     torch.manual_seed(0)
     network = ShapeAutoEncoder(roi_size=(4, 8, 12), code_length=16, width=0.125).eval()
     mask = (torch.rand(2, 1, 4, 8, 12) > 0.5).float()

@@ -14,7 +14,7 @@ SIZE = (8, 16, 12)
 
 
 class Recorder(nn.Module):
-    """Stands for SOS-Net and keeps what it was given."""
+    """Replaces SOS-Net and records its inputs."""
 
     def forward(self, rois, organ_index):
         self.rois, self.organ_index = rois, organ_index
@@ -48,7 +48,7 @@ def test_networks_of_the_papers_preset_have_the_papers_size(name, count):
     ("sos_input", "width", "channels"),
     [("features", 1.0, 32 + 32 + 1 + 1), ("features", 0.25, 8 + 8 + 1 + 1), ("image", 1.0, 1), ("image", 0.25, 1)],
 )
-def test_sos_net_sees_the_papers_features_or_the_image_alone(sos_input, width, channels):
+def test_sos_net_reads_the_papers_features_or_the_image_alone(sos_input, width, channels):
     preset = load_preset("phantom", [f"networks.sos_input={sos_input}", f"networks.width={width}"])
     sos_net = build_network("sos_net", preset)
     assert first_channels(sos_net) == channels
@@ -112,7 +112,7 @@ def test_pooled_channels_are_features_stem_own_heatmap_and_image(tiny_preset):
     assert recorder.organ_index.tolist() == [2, 0, 1]
 
 
-def test_image_alone_is_cut_at_every_rois_own_place():
+def test_image_alone_is_cut_at_every_rois_own_position():
     preset = load_preset("phantom", ["networks.sos_input=image", "grid.roi_size_vox=[4,12,8]"])
     image = torch.arange(2 * 8 * 16 * 12.0).reshape(2, 1, *SIZE)
     empty = torch.zeros(2, 0, *SIZE)

@@ -1,6 +1,6 @@
-"""models/predictor.py, with networks that answer what the image encodes: results are known voxel by voxel.
+"""models/predictor.py, with networks whose output is encoded in the image: results are known voxel by voxel.
 
-Normalized intensity k means class k; 2.3, 2.4 and 2.6 are marks of the three small organs, where heatmaps are warm.
+Normalized intensity k means class k; 2.3, 2.4 and 2.6 mark the peaks of the three small organs' heatmaps.
 """
 
 from contextlib import nullcontext
@@ -24,7 +24,7 @@ CHIASM = 2
 
 @pytest.fixture(autouse=True)
 def _every_voxel_counts(monkeypatch):
-    """Labels are drawn voxel by voxel here: every voxel is a speck."""
+    """Labels are random per voxel here: almost every voxel is a small component."""
     monkeypatch.setattr(models.predictor, "remove_small_components", lambda probabilities: None)
 
 
@@ -41,14 +41,14 @@ class EncodedSNet(nn.Module):
 
 
 class EncodedSOLNet(nn.Module):
-    """Warm at an organ's mark, and elsewhere hardly."""
+    """Heatmaps with a peak at the organ's mark."""
 
-    def __init__(self, warmth=0.9, air=0.0):
+    def __init__(self, peak=0.9, air=0.0):
         super().__init__()
-        self.warmth, self.air = warmth, air
+        self.peak, self.air = peak, air
 
     def forward(self, features):
-        heats = [self.warmth * (features - mark).abs().lt(0.01) + self.air * features.lt(-0.85) for mark in MARKS]
+        heats = [self.peak * (features - mark).abs().lt(0.01) + self.air * features.lt(-0.85) for mark in MARKS]
         return torch.cat(heats, dim=1)
 
 
@@ -60,7 +60,7 @@ class FullSOSNet(nn.Module):
 
 
 class EmptySOSNet(nn.Module):
-    """Sees no organ anywhere."""
+    """Segments nothing."""
 
     def forward(self, rois, organ_index):
         return torch.full_like(rois[:, :1], -20.0)
@@ -109,7 +109,7 @@ def test_without_a_peak_every_voxel_is_s_nets(labels, tiny_preset):
         ((1, 18, 3), (0, 8, 0)),
     ],
 )
-def test_the_roi_lies_around_the_peak_and_replaces_s_nets_answer(peak, corner, labels, tiny_preset):
+def test_the_roi_lies_around_the_peak_and_replaces_s_nets_segmentation(peak, corner, labels, tiny_preset):
     prediction = encoded_predictor(tiny_preset).predict(encoded_image(labels, [(0, peak)]))
     chiasm = prediction.small_organs[0]
     assert (chiasm.organ, chiasm.peak_vox, chiasm.segmented) == (1, peak, True)
@@ -143,7 +143,7 @@ def test_probabilities_sum_to_one_after_merging_overlapping_rois(labels, tiny_pr
 def test_a_peak_below_the_threshold_keeps_s_nets_voxels(labels, tiny_preset):
     image = encoded_image(labels, [(0, (5, 10, 15))])
     threshold = tiny_preset.heatmap.peak_threshold
-    below, above = (encoded_predictor(tiny_preset, warmth=threshold + off).predict(image) for off in (-1e-3, 1e-3))
+    below, above = (encoded_predictor(tiny_preset, peak=threshold + off).predict(image) for off in (-1e-3, 1e-3))
     assert torch.equal(below.label, below.backbone_label)
     assert below.small_organs[0] == SmallOrganResult(1, (5, 10, 15), pytest.approx(threshold - 1e-3), False, False)
     assert above.small_organs[0].segmented
@@ -151,7 +151,7 @@ def test_a_peak_below_the_threshold_keeps_s_nets_voxels(labels, tiny_preset):
 
 
 def test_the_peak_is_the_highest_of_the_whole_volume(labels, tiny_preset):
-    """Three warm voxels, in different windows; the hottest is neither the first nor the last."""
+    """Three maxima in different windows; the highest is neither the first nor the last."""
     heats = {(1, 1, 1): 0.4, (5, 17, 29): 0.8, (10, 2, 16): 0.6}
 
     class Localized(nn.Module):
@@ -181,7 +181,7 @@ def test_a_volume_smaller_than_the_window_is_padded_and_cut_back(tiny_preset):
 
 def test_no_peak_lies_in_the_padding(tiny_preset):
     image = encoded_image(torch.zeros(3, 20, 5, dtype=torch.long), [(0, (2, 7, 1))])
-    prediction = encoded_predictor(tiny_preset, warmth=0.5, air=0.9).predict(image)
+    prediction = encoded_predictor(tiny_preset, peak=0.5, air=0.9).predict(image)
     assert prediction.small_organs[0].peak_vox == (2, 7, 1)
     assert prediction.small_organs[0].peak_value == pytest.approx(0.5)
 
@@ -203,11 +203,11 @@ def test_s_net_alone_predicts_without_heatmaps(labels, tiny_preset):
 @pytest.fixture(scope="module")
 def real_network(tiny_preset):
     torch.manual_seed(0)
-    parts = {name: build_network(name, tiny_preset) for name in ("s_net", "sol_net", "sos_net")}
-    return FocusNet(tiny_preset, **parts).eval()
+    networks = {name: build_network(name, tiny_preset) for name in ("s_net", "sol_net", "sos_net")}
+    return FocusNet(tiny_preset, **networks).eval()
 
 
-def test_what_was_predicted_before_does_not_matter(real_network, tiny_preset):
+def test_predictions_do_not_depend_on_earlier_ones(real_network, tiny_preset):
     predictor = Predictor(real_network, tiny_preset, autocast=nullcontext())
     images = torch.randint(-200, 300, (2, 9, 18, 14), generator=torch.Generator().manual_seed(0))
     first = predictor.predict(images[0])
@@ -273,23 +273,23 @@ def test_an_empty_mask_of_sos_net_keeps_s_nets_voxels(labels, tiny_preset):
     assert (prediction.small_organs[0].localized, prediction.small_organs[0].segmented) == (True, False)
 
 
-@pytest.mark.parametrize("share", [0.0, 0.25, 1.0])
-def test_a_small_organ_is_sos_nets_by_its_share(share, labels, tiny_preset):
-    preset = replace(tiny_preset, roi=replace(tiny_preset.roi, sos_blend_weight=share))
+@pytest.mark.parametrize("weight", [0.0, 0.25, 1.0])
+def test_sos_blend_weight_blends_sos_net_with_s_net(weight, labels, tiny_preset):
+    preset = replace(tiny_preset, roi=replace(tiny_preset.roi, sos_blend_weight=weight))
     peak = (5, 10, 15)
     prediction = encoded_predictor(preset).predict(encoded_image(labels, [(0, peak)]))
     inside = prediction.probabilities[CHIASM, 4, 8, 14]  # in the ROI, where S-Net sees another class
-    assert inside.item() == pytest.approx(share, abs=1e-4)
+    assert inside.item() == pytest.approx(weight, abs=1e-4)
     assert prediction.probabilities[CHIASM][peak] > 0.99  # both see it there
 
 
-def test_specks_of_s_net_are_removed(tiny_preset, monkeypatch):
+def test_small_components_of_s_net_are_removed(tiny_preset, monkeypatch):
     monkeypatch.setattr(models.predictor, "remove_small_components", remove_small_components)
     label = torch.zeros(SIZE, dtype=torch.long)
     label[2:6, 3:9, 3:9] = 1
     alone = encoded_predictor(tiny_preset).predict(encoded_image(label))
-    with_speck = label.clone()
-    with_speck[9:11, 17:19, 25:28] = 1
-    prediction = encoded_predictor(tiny_preset).predict(encoded_image(with_speck))
+    with_small = label.clone()
+    with_small[9:11, 17:19, 25:28] = 1
+    prediction = encoded_predictor(tiny_preset).predict(encoded_image(with_small))
     assert torch.equal(prediction.label, alone.label)
     assert torch.equal(prediction.backbone_label, alone.backbone_label)

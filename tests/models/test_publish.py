@@ -1,4 +1,4 @@
-"""publish.py: the file that is given to others."""
+"""models/publish.py: the checkpoint for publication."""
 
 import pytest
 import torch
@@ -14,8 +14,8 @@ PRESET = load_preset("phantom", ["networks.width=0.25"])
 @pytest.fixture
 def checkpoint(tmp_path):
     torch.manual_seed(0)
-    parts = {name: build_network(name, PRESET) for name in ("s_net", "sol_net")}
-    save_checkpoint(tmp_path / "best.pt", stage="sol", preset=PRESET, networks=parts, state={"epoch": 3})
+    networks = {name: build_network(name, PRESET) for name in ("s_net", "sol_net")}
+    save_checkpoint(tmp_path / "best.pt", stage="sol", preset=PRESET, networks=networks, state={"epoch": 3})
     return tmp_path / "best.pt"
 
 
@@ -38,6 +38,6 @@ def test_weights_too_large_for_half_precision_are_refused(checkpoint, tmp_path):
     content = read_checkpoint(checkpoint)
     content["networks"]["s_net"]["head.weight"][0] = 1e6
     torch.save(content, checkpoint)
-    with pytest.raises(ValueError, match="no half-precision number"):
+    with pytest.raises(ValueError, match="head.weight: its weight 1e.06 exceeds the range of half precision"):
         run(checkpoint, tmp_path / "mine.pt")
     assert not (tmp_path / "mine.pt").exists()

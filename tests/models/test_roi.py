@@ -65,7 +65,7 @@ def test_box_lies_around_its_center_and_in_the_volume(center, start):
     assert corners.tolist() == list(start)
 
 
-def test_boxes_are_placed_each_on_its_own():
+def test_every_box_has_its_own_position():
     centers = torch.tensor([[[2, 3, 5], [0, 0, 0]], [[4, 6, 10], [4, 0, 5]]])
 
     corners = roi_corners(centers, ROI_SIZE, VOLUME_SIZE)
@@ -113,7 +113,7 @@ def test_no_boxes_give_no_rois():
     assert rois.shape == (0, 3, *ROI_SIZE)
 
 
-def test_neighbours_share_a_window_with_all_their_rois_in_the_middle():
+def test_neighbors_share_a_window_with_all_their_rois_in_the_middle():
     corners = [[10, 20, 20], [12, 26, 30], [40, 20, 20]]
     windows = group_rois_into_windows(corners, (8, 16, 16), (16, 32, 32), (60, 60, 60))
     assert windows == [([7, 15, 17], [0, 1]), ([36, 12, 12], [2])]

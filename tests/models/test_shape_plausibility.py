@@ -11,7 +11,7 @@ ROI = (4, 8, 6)
 
 
 class Remembers(nn.Module):
-    """Gives back what of a mask lies in its upper half."""
+    """Reconstructs the upper half of a mask."""
 
     def __init__(self):
         super().__init__()

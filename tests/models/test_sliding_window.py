@@ -1,4 +1,4 @@
-"""models/sliding_window.py: every voxel is seen, and overlaps blend."""
+"""models/sliding_window.py: windows cover every voxel, and overlaps are blended."""
 
 import tempfile
 
@@ -102,7 +102,7 @@ def test_a_voxelwise_function_blends_to_itself():
     assert sizes == [(1, 3, *WINDOW_SIZE)] * len(boxes)
 
 
-def test_where_no_window_lies_is_said():
+def test_voxels_outside_of_all_windows_are_reported():
     boxes = [(slice(0, 1), slice(0, 1), slice(2, 6))]
     blended, seen = blend_windows(torch.ones(1, 1, 1, 6), (1, 1, 4), boxes, lambda window: 3 * window, num_channels=1)
     assert blended.flatten().tolist() == pytest.approx([0, 0, 3, 3, 3, 3])

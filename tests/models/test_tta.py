@@ -19,7 +19,7 @@ LEFT, RIGHT = 6, 7
 
 
 class SidedSNet(nn.Module):
-    """Calls what is bright the left parotid in the window's left half (large x) and the right one in the other."""
+    """Segments bright voxels as the left parotid in the window's left half (large x), else as the right one."""
 
     def __init__(self):
         super().__init__()
@@ -35,7 +35,7 @@ class SidedSNet(nn.Module):
 
 
 class SidedSOLNet(nn.Module):
-    """Warm at the brightest voxel: 0.8 for the left optic nerve, 0.4 for the right one, nothing for the chiasm."""
+    """Peaks at the brightest voxel: 0.8 for the left optic nerve, 0.4 for the right one, none for the chiasm."""
 
     def forward(self, features):
         warm = features.ge(1.9)
@@ -47,8 +47,8 @@ class FullSOSNet(nn.Module):
         return torch.full_like(rois[:, :1], 20.0)
 
 
-def predictor(preset, **parts):
-    network = FocusNet(preset, s_net=SidedSNet(), **parts).eval()
+def predictor(preset, **networks):
+    network = FocusNet(preset, s_net=SidedSNet(), **networks).eval()
     return OOMFallbackPredictor(Predictor(network, preset, autocast=nullcontext()), choose_compute("cpu", "fp32"))
 
 
@@ -61,14 +61,14 @@ def image():
     return image
 
 
-def test_a_mirrored_image_is_the_mirrored_answer_with_sides_swapped(image, tiny_preset):
+def test_a_mirrored_image_has_the_mirrored_result_with_sides_swapped(image, tiny_preset):
     mirroring = FlipTTAPredictor(predictor(tiny_preset))
     answer, mirrored = mirroring.predict(image), mirroring.predict(image.flip(-1))
     swapped = answer.probabilities.flip(-1)[[0, *(organ + 1 for organ in tiny_preset.mirrored_organs)]]
     torch.testing.assert_close(mirrored.probabilities, swapped)
 
 
-def test_the_answer_is_the_mean_of_two(image, tiny_preset):
+def test_the_result_is_the_mean_of_two(image, tiny_preset):
     plain = predictor(tiny_preset)
     one, other = plain.predict(image), plain.predict(image.flip(-1))
     both = FlipTTAPredictor(plain).predict(image)
@@ -88,10 +88,12 @@ def test_peaks_are_those_of_the_mean_heatmap(image, tiny_preset):
     assert not nothing.segmented
 
 
-def test_no_peak_lies_outside_of_what_was_scanned(image, tiny_preset):
+def test_no_peak_lies_outside_of_the_field_of_view(image, tiny_preset):
     inside_fov = torch.ones(SIZE, dtype=torch.bool)
     inside_fov[:, :, 9:] = False
-    parts = {"sol_net": SidedSOLNet(), "sos_net": FullSOSNet()}
-    assert predictor(tiny_preset, **parts).predict(image).small_organs[1].peak_value == pytest.approx(0.8)
-    assert predictor(tiny_preset, **parts).predict(image, inside_fov).small_organs[1].peak_value == 0
-    assert FlipTTAPredictor(predictor(tiny_preset, **parts)).predict(image, inside_fov).small_organs[1].peak_value == 0
+    networks = {"sol_net": SidedSOLNet(), "sos_net": FullSOSNet()}
+    assert predictor(tiny_preset, **networks).predict(image).small_organs[1].peak_value == pytest.approx(0.8)
+    assert predictor(tiny_preset, **networks).predict(image, inside_fov).small_organs[1].peak_value == 0
+    assert (
+        FlipTTAPredictor(predictor(tiny_preset, **networks)).predict(image, inside_fov).small_organs[1].peak_value == 0
+    )

@@ -26,7 +26,7 @@ ORGANS = 9
 
 @dataclass
 class DrawnCase:
-    """A case whose image says the networks' output: HU 1000 k - 100 is class k."""
+    """A case whose image encodes the networks' output: HU 1000 k - 100 is class k."""
 
     image: np.ndarray
     label: np.ndarray
@@ -68,7 +68,7 @@ class HottestWhereBrightest(nn.Module):
 
 
 class DrawnCases(list):
-    """Cases that know what they show."""
+    """A list of cases with `contoured`."""
 
     @property
     def contoured(self):
