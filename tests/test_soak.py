@@ -3,8 +3,10 @@
 import pytest
 
 from benchmarks.soak_training import soak
+from tests.posix import POSIX_ONLY
 
 
+@POSIX_ONLY
 @pytest.mark.slow
 def test_a_training_killed_at_random_moments_ends_as_an_undisturbed_one(case_folder, tmp_path):
     report = soak(case_folder, tmp_path, kills=3, overrides=(), seed=1)

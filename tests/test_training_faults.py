@@ -7,10 +7,10 @@ import logging
 import math
 import os
 import re
-import resource
 import shutil
 import signal
 import traceback
+from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +21,7 @@ import train_backbone
 from data_preprocess.case_index import write_index
 from data_preprocess.cases import read_case_info
 from data_preprocess.dataset import CaseDataset
+from tests.posix import POSIX_ONLY, limited_file_size
 from utils.io.checkpoint import read_checkpoint
 from utils.runtime.command_line import run_main
 from utils.training.trainer import Trainer
@@ -94,7 +95,7 @@ def test_a_signal_ends_the_step_and_the_run_goes_on_as_if_nothing_had_been(
 ):
     run = tmp_path / "run"
     with monkeypatch.context() as patch:
-        before_step(patch, step, lambda: os.kill(os.getpid(), number))
+        before_step(patch, step, lambda: signal.raise_signal(number))
         assert train(case_folder, run) == 75
     status = state_of(run)
     assert (status["state"], status["step"], status["reason"]) == ("stopped", step + 1, signal.Signals(number).name)
@@ -109,7 +110,7 @@ def test_a_signal_during_validation_loses_nothing(case_folder, undisturbed, tmp_
 
     def validate_and_be_stopped(trainer, num_cases):
         if trainer.step == STEPS_PER_EPOCH:
-            os.kill(os.getpid(), signal.SIGTERM)
+            signal.raise_signal(signal.SIGTERM)
         return validate(trainer, num_cases)
 
     with monkeypatch.context() as patch:
@@ -135,7 +136,7 @@ def test_time_is_up_after_each_step_until_the_run_is_done(case_folder, undisturb
 def test_a_damaged_last_pt_costs_an_epoch_at_most(case_folder, undisturbed, tmp_path, monkeypatch, caplog):
     run = tmp_path / "run"
     with monkeypatch.context() as patch:
-        before_step(patch, 4, lambda: os.kill(os.getpid(), signal.SIGTERM))
+        before_step(patch, 4, lambda: signal.raise_signal(signal.SIGTERM))
         assert train(case_folder, run) == 75
     (run / "last.pt").write_bytes((run / "last.pt").read_bytes()[:5000])
     assert train(case_folder, run, "--resume") == 0
@@ -216,6 +217,7 @@ def test_a_validation_case_that_vanishes_is_left_out(own_cases, tmp_path, monkey
     assert "validation: none of 1 cases can be read" in capsys.readouterr().err
 
 
+@POSIX_ONLY
 @pytest.mark.slow
 def test_a_killed_worker_changes_nothing(case_folder, undisturbed, tmp_path, monkeypatch, caplog):
     draw, flag = CaseDataset._draw, tmp_path / "kill"
@@ -234,18 +236,15 @@ def test_a_killed_worker_changes_nothing(case_folder, undisturbed, tmp_path, mon
     assert_same_run(tmp_path / "run", undisturbed)
 
 
+@POSIX_ONLY
 def test_a_full_disk_leaves_the_checkpoint_before_and_nothing_half_written(
     case_folder, undisturbed, tmp_path, monkeypatch, capsys
 ):
     """The limit on file sizes makes the kernel refuse a write in the middle, as a full disk does."""
-    run, limits = tmp_path / "run", resource.getrlimit(resource.RLIMIT_FSIZE)
-    size = (undisturbed / "last.pt").stat().st_size
-    with monkeypatch.context() as patch:
-        before_step(patch, 4, lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (size // 2, limits[1])))
-        try:
-            assert train(case_folder, run) == 2
-        finally:
-            resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    run, limit = tmp_path / "run", limited_file_size((undisturbed / "last.pt").stat().st_size // 2)
+    with monkeypatch.context() as patch, ExitStack() as stack:
+        before_step(patch, 4, lambda: stack.enter_context(limit))
+        assert train(case_folder, run) == 2
     error = capsys.readouterr().err.splitlines()[-1]
     assert "last.pt: could not be written (" in error
     assert "the previous checkpoint is intact. Free some space and --resume" in error

@@ -6,7 +6,6 @@ docs/bad_input.md lists what is tried here.
 import logging
 import os
 import re
-import resource
 import shutil
 import signal
 import subprocess
@@ -26,6 +25,7 @@ from data_preprocess.sources.base import RawCaseHandle
 from data_preprocess.splits import read_splits
 from tests.data_preprocess.small_case import GEOMETRY, SIZE, small_case, write_masks
 from tests.dicom_files import change, ct_slices, save_all, structure_set, trace, uid_of
+from tests.posix import IS_ROOT, POSIX_ONLY, limited_file_size
 from utils.errors import UserError
 from utils.io.files import write_json
 from utils.io.volumes import Volume, read_volume, write_volume
@@ -282,7 +282,7 @@ def test_layouts_of_any_organs_want_a_preset(tmp_path, capsys):
     assert "--source masks: this layout may hold any organs; choose them with --preset" in message
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody who may not read a file")
+@pytest.mark.skipif(not IS_ROOT, reason="only root can become somebody who may not read a file")
 def test_files_that_may_not_be_read_are_named(tmp_path_factory):
     folder = write_masks(tmp_path_factory.mktemp("raw") / "case")
     for parent in [folder, folder / "segmentations", *list(folder.parents)[:4]]:
@@ -296,6 +296,7 @@ def test_files_that_may_not_be_read_are_named(tmp_path_factory):
         os.seteuid(0)
 
 
+@POSIX_ONLY
 @pytest.mark.parametrize("module", [prepare, export])
 def test_a_full_disk_leaves_no_half_case(module, tmp_path, caplog):
     """A limit on the size of files stops a writer in the middle of one, as a full disk does."""
@@ -303,31 +304,24 @@ def test_a_full_disk_leaves_no_half_case(module, tmp_path, caplog):
     noise = np.random.default_rng(0).integers(-9, 9, SIZE, np.int16)
     rewrite(folder / "ct.nrrd", lambda a: a + noise)
     arguments = ["--source", "masks", "--preset", "pddca", "--workers", "1", "--input", str(tmp_path / "raw")]
-    usual = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (9000, usual[1]))
-    try:
+    with limited_file_size(9000):
         status = run_main(module.main, [*arguments, "--output", str(tmp_path / "out")])
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, usual)
     assert status == 2
     assert re.search(r"error: case: .*cannot be written completely: is the disk full", caplog.text)
     left = [p for p in (tmp_path / "out").rglob("*") if p.suffix in (".npy", ".png", ".gz") and "labels" not in str(p)]
     assert left == []
 
 
+@POSIX_ONLY
 @pytest.mark.parametrize("suffix", [".nii.gz", ".nii", ".nrrd", ".mha"])
 def test_a_volume_that_does_not_fit_the_disk_is_no_file(suffix, tmp_path):
     noise = np.random.default_rng(0).integers(-900, 900, SIZE).astype(np.int16)
-    usual = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (9000, usual[1]))
-    try:
-        with pytest.raises(UserError, match=f"ct{suffix}: cannot be written completely"):
-            write_volume(tmp_path / f"ct{suffix}", Volume(array=noise, geometry=GEOMETRY))
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, usual)
+    with limited_file_size(9000), pytest.raises(UserError, match=f"ct{suffix}: cannot be written completely"):
+        write_volume(tmp_path / f"ct{suffix}", Volume(array=noise, geometry=GEOMETRY))
     assert list(tmp_path.iterdir()) == []
 
 
+@POSIX_ONLY
 @pytest.mark.slow
 def test_a_killed_run_goes_on_where_it_stopped(tmp_path, caplog):
     for number in range(5):

@@ -8,6 +8,7 @@ import sys
 import numpy as np
 import pytest
 
+from tests.posix import POSIX_ONLY
 from utils.runtime.memory import peak_ram_gib
 
 PRINT_PEAKS = """
@@ -21,6 +22,7 @@ print(before, during, peak_memory_gib()["ram"])
 """
 
 
+@POSIX_ONLY
 def test_half_a_gibibyte_raises_the_peak_and_stays_in_it():
     run = subprocess.run([sys.executable, "-c", PRINT_PEAKS], capture_output=True, check=True)
     before, during, after = map(float, run.stdout.split())

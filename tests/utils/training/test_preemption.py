@@ -1,6 +1,5 @@
 """utils/training/preemption.py: signals and the time limit."""
 
-import os
 import signal
 
 import pytest
@@ -8,27 +7,23 @@ import pytest
 from utils.training.preemption import StopRequest, StopTraining, runs_under_torchrun, was_restarted
 
 
-def send(number):
-    os.kill(os.getpid(), number)
-
-
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_requests_a_stop_and_a_second_one_ends_at_once(number):
     before = signal.getsignal(number)
     with StopRequest() as stop:
         assert not stop.requested()
-        send(number)
+        signal.raise_signal(number)
         assert stop.requested()
         assert stop.reason == signal.Signals(number).name
         with pytest.raises(KeyboardInterrupt):
-            send(number)
+            signal.raise_signal(number)
     assert signal.getsignal(number) is before
 
 
 def test_where_nothing_is_lost_a_signal_stops_immediate():
     with StopRequest() as stop:
         with stop.immediate(), pytest.raises(StopTraining):
-            send(signal.SIGTERM)
+            signal.raise_signal(signal.SIGTERM)
         with pytest.raises(StopTraining), stop.immediate():
             pytest.fail("the request from before is still there")
 

@@ -12,6 +12,7 @@ import pytest
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from tests.posix import POSIX_ONLY
 from utils.errors import UserError
 from utils.training.step_loader import MAX_WORKER_CRASHES, EpochSampler, StepLoader, start_worker
 
@@ -84,6 +85,7 @@ def test_an_epoch_left_in_its_middle_does_not_disturb_the_next(tmp_path):
     assert values(source.steps(3, 4)) == [[[44, 45]], [[46, 47]]]
 
 
+@POSIX_ONLY
 @pytest.mark.slow
 def test_a_worker_that_dies_is_replaced_and_no_sample_is_lost_or_seen_twice(tmp_path, caplog):
     (tmp_path / "kill_5").touch()
@@ -94,6 +96,7 @@ def test_a_worker_that_dies_is_replaced_and_no_sample_is_lost_or_seen_twice(tmp_
     assert "new workers read its samples again" in caplog.text
 
 
+@POSIX_ONLY
 @pytest.mark.slow
 def test_workers_that_keep_dying_stop_the_run(tmp_path, monkeypatch):
     monkeypatch.setattr("pathlib.Path.unlink", lambda *_: None)  # the item stays deadly
