@@ -154,7 +154,7 @@ def test_two_ranks_with_batch_1_are_one_rank_with_batch_2(stage, both):
     assert one.keys() == two.keys()
     for key, value in one.items():
         torch.testing.assert_close(two[key], value, atol=2e-5, rtol=1e-5, msg=lambda text, key=key: f"{key}: {text}")
-    assert largest_change(one, stage, both) > 2e-4  # ten times what the ranks may differ by
+    assert largest_change(one, stage, both) > 5e-4  # 25 times what the ranks may differ by
 
 
 @pytest.mark.parametrize("stage", SCRIPTS)

@@ -8,6 +8,7 @@ from torch import nn
 
 from models.focusnet import NETWORK_NAMES, SEGMENTATION_NETWORKS, FocusNet, LocalizationOutput, build_network
 from models.roi import Rois
+from models.sol_net import SOLNet
 from utils.config.preset import load_preset
 
 SIZE = (8, 16, 12)
@@ -33,6 +34,17 @@ def test_lists_of_networks_follow_from_the_registry_and_fit_focusnets_arguments(
     assert set(NETWORK_NAMES) == {*SEGMENTATION_NETWORKS, "autoencoder"}
     for name in NETWORK_NAMES:
         assert isinstance(build_network(name, tiny_preset), nn.Module)
+
+
+def test_a_seed_gives_the_weights_of_version_0_1(tiny_preset):
+    """There every other network was built after an S-Net."""
+    torch.manual_seed(0)
+    build_network("s_net", tiny_preset)
+    expected = SOLNet(in_channels=8, num_organs=3)
+    torch.manual_seed(0)
+    sol_net = build_network("sol_net", tiny_preset)
+    for name, value in expected.state_dict().items():
+        assert torch.equal(sol_net.state_dict()[name], value), name
 
 
 def first_channels(sos_net):
