@@ -213,6 +213,7 @@ def test_when_every_case_fails_nothing_is_written(tmp_path):
     assert not (tmp_path / "scores").exists()
 
 
+@pytest.mark.slow
 def test_two_observers_get_the_scores_of_the_package(real_data, tmp_path):
     case, organs = "0522c0331", ("Lens-Rt", "Brainstem", "Parotid-Lt")
     for side, observer in (("pred", "radiographer"), ("ref", "oncologist")):

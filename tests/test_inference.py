@@ -262,6 +262,7 @@ for value, name in enumerate(model.preset.organ_names, 1):
 """
 
 
+@pytest.mark.slow
 def test_the_documented_example_runs(tmp_path, real_data, monkeypatch, capsys):
     source = SOURCES["openkbp"]
     patient = next(case for case in source.list_cases(real_data / "openkbp" / "validation-pats"))

@@ -246,7 +246,9 @@ def test_the_file_format_changes_nothing(form, plain, tmp_path):
     )
 
 
-@pytest.mark.parametrize("change", ["air", "table", "chest"])
+@pytest.mark.parametrize(
+    "change", ["air", *(pytest.param(name, marks=pytest.mark.slow) for name in ("table", "chest"))]
+)
 def test_what_surrounds_the_head_changes_nothing(change, plain, with_chest, model, expected):
     volume = {
         "air": lambda: padded(plain, ((7, 13), (9, 20), (31, 5))),
@@ -258,7 +260,8 @@ def test_what_surrounds_the_head_changes_nothing(change, plain, with_chest, mode
     assert min(scores.values()) >= 0.98, scores
 
 
-@pytest.mark.parametrize("angles_deg", [(8, 0, 6), pytest.param((25, -10, 12), marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("angles_deg", [(8, 0, 6), (25, -10, 12)])
 def test_an_oblique_scan_gets_the_same_organs(angles_deg, plain, model, expected):
     scores = dice_of(segment(rotated(plain, angles_deg), model), expected)
     assert min(scores.values()) >= 0.95, scores

@@ -152,7 +152,11 @@ def required_modules(name):
 
 
 @pytest.mark.parametrize(
-    ("modules", "file"), [(TRAINING_SCRIPTS, "requirements-train.txt"), (COMMANDS, "requirements.txt")]
+    ("modules", "file"),
+    [
+        (TRAINING_SCRIPTS, "requirements-train.txt"),
+        pytest.param(COMMANDS, "requirements.txt", marks=pytest.mark.slow),
+    ],
 )
 def test_a_requirements_file_is_enough_for_its_commands(modules, file):
     every = set().union(*(required_modules(path.name) for path in ROOT.glob("requirements*.txt")))

@@ -105,6 +105,7 @@ def test_a_signal_ends_the_step_and_the_run_goes_on_as_if_nothing_had_been(
     assert_same_run(run, undisturbed)
 
 
+@pytest.mark.slow
 def test_a_signal_during_validation_loses_nothing(case_folder, undisturbed, tmp_path, monkeypatch):
     run, validate = tmp_path / "run", Trainer._validate
 
@@ -133,6 +134,7 @@ def test_time_is_up_after_each_step_until_the_run_is_done(case_folder, undisturb
     assert_same_run(tmp_path / "run", undisturbed)
 
 
+@pytest.mark.slow
 def test_a_damaged_last_pt_costs_an_epoch_at_most(case_folder, undisturbed, tmp_path, monkeypatch, caplog):
     run = tmp_path / "run"
     with monkeypatch.context() as patch:
@@ -296,6 +298,7 @@ def test_a_fold_trains_on_the_others(case_folder, tmp_path):
     assert sorted(seen) == [f"case_{i}" for i in range(6)]  # case_6 is for testing
 
 
+@pytest.mark.slow
 def test_accumulated_batches_are_a_step(case_folder, tmp_path):
     assert train(case_folder, tmp_path / "run", "--grad-accumulation-steps", "2", "--batch-size", "1") == 0
     state = read_checkpoint(tmp_path / "run" / "last.pt")["state"]

@@ -131,6 +131,7 @@ def test_frozen_networks_do_not_change_by_a_bit(stage, frozen, runs):
         assert_same(before[name], after[name])
 
 
+@pytest.mark.slow
 def test_the_autoencoder_learns_on_in_the_adversarial_stage(runs):
     before, after = (
         read_checkpoint(runs / name)["networks"]["autoencoder"]
@@ -304,6 +305,7 @@ def test_compiled_networks_train_and_are_saved_under_their_own_names(runs, case_
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("baseline", [True, False])
 @pytest.mark.parametrize("stage", SCRIPTS)
 def test_the_benchmark_of_a_step_runs(stage, baseline):

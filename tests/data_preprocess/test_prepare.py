@@ -240,6 +240,7 @@ def test_the_run_ends_with_a_table_and_what_to_check(openkbp, tmp_path, caplog):
     assert "0 of 3 cases to check" in caplog.text
 
 
+@pytest.mark.slow
 def test_masks_alone_train_the_autoencoder_and_nothing_else(tmp_path, capsys):
     for number in range(6):
         write_masks(tmp_path / "raw" / f"case_{number}")

@@ -107,6 +107,7 @@ for channels, kernel, size in [(32, 3, (2, 128, 130)), (32, 1, (4, 128, 64)), (2
 """
 
 
+@pytest.mark.slow
 def test_weight_gradients_of_few_wide_slices_in_bfloat16_equal_those_of_float32():
     finished = subprocess.run(
         [sys.executable, "-c", LEARN_IN_DIRTY_MEMORY],

@@ -81,6 +81,7 @@ def open_in_browser(page, folder):
     return {url for url in requests if not url.startswith("file:")}
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(BROWSER is None, reason="no Chromium on this machine")
 def test_the_page_in_a_browser_asks_for_nothing_and_shows_pictures_and_findings(page, tmp_path):
     assert open_in_browser(page, tmp_path) == set()

@@ -58,6 +58,7 @@ def test_a_bug_is_not_caught(error):
         run_main(raising(error), [])
 
 
+@pytest.mark.slow
 def test_a_bug_shows_file_and_line_and_has_status_1(tmp_path):
     script = tmp_path / "script.py"
     script.write_text(

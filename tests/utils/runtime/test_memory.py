@@ -22,6 +22,7 @@ print(before, during, peak_memory_gib()["ram"])
 """
 
 
+@pytest.mark.slow
 @POSIX_ONLY
 def test_half_a_gibibyte_raises_the_peak_and_stays_in_it():
     run = subprocess.run([sys.executable, "-c", PRINT_PEAKS], capture_output=True, check=True)

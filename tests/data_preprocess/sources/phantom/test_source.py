@@ -116,6 +116,7 @@ def test_table_is_separate_from_the_body(phantom: RawCase):
     assert not (image[:, behind:] > 0).any()
 
 
+@pytest.mark.slow
 def test_same_seed_is_the_same_phantom_and_another_is_not(phantom: RawCase):
     again, other = generate_phantom(3), read_case(list_cases()[4])
     assert other.case_id == "phantom_004"
