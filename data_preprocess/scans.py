@@ -8,7 +8,7 @@ from typing import NamedTuple
 from data_preprocess.hounsfield import validate_hounsfield
 from data_preprocess.inference_transform import InferenceTransform, TransformedImage
 from utils.config.preset import GridSettings
-from utils.errors import UserError, user_message
+from utils.errors import UserError, shorten, user_message
 from utils.io.dicom import CtSeries, DicomSeries, find_series, read_ct
 from utils.io.files import validate_file_name
 from utils.io.volumes import SUFFIXES, Volume, read_volume, volume_stem, volume_suffix, volumes_in
@@ -182,8 +182,7 @@ def _in_folder(folder: Path) -> list[Scan]:
         return [Scan(case_id=_case_id(path.parent / volume_stem(path), folder), source=path) for path in volumes]
     cts = [one for one in series if one.modality == "CT"]
     if not cts:
-        found = "; ".join(map(str, series[:3])) + ("; ..." if len(series) > 3 else "")
-        raise UserError(f"{folder}: expected a CT, found {found}")
+        raise UserError(f"{folder}: expected a CT, found {shorten(series, '; ')}")
     folders = Counter(ct.paths[0].parent for ct in cts)
     scans = []
     for ct in cts:

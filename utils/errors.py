@@ -2,6 +2,7 @@
 
 import errno
 import traceback
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
@@ -19,6 +20,12 @@ class UserError(ValueError):
 
     A script prints it as one line and ends with status 2. Every other exception is a bug and shows its traceback.
     """
+
+
+def shorten(items: Iterable[object], separator: str = ", ") -> str:
+    """Join the first four of many items for a message."""
+    texts = [str(item) for item in items]
+    return separator.join(texts[:4] + ["..."] * (len(texts) > 4))
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -42,15 +42,10 @@ Phys 100 (2018) 1057-1066), which clinics use."""
 
 
 def organ_key(name: str) -> str:
-    """Return a key that is the same for all spellings of an organ's name.
+    """A key that is the same for all spellings of an organ's name, for example "opticnerve left".
 
-    It ignores case, blanks, hyphens, underscores and dots. A word for the side may come first or last.
-
-    Args:
-        name: name in a file, label map or preset.
-
-    Returns:
-        For example "opticnerve left"; it contains both sides if the name does.
+    It ignores case, blanks, hyphens, underscores and dots. A word for the side may come first or last; the key contains
+    both sides if the name does.
     """
     spaced = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", name)
     words = [word for word in re.split(r"[\W_]+", spaced.casefold()) if word]
@@ -60,7 +55,7 @@ def organ_key(name: str) -> str:
 
 
 def common_key(name: str) -> str:
-    """Return a key that is also the same for all `SYNONYMS`: "Glnd_Submand_L" and "submandibular_left"."""
+    """A key that is also the same for all `SYNONYMS`: "Glnd_Submand_L" and "submandibular_left"."""
     rest, space, side = organ_key(name).partition(" ")
     return _COMMON.get(rest, rest) + space + side
 

@@ -1,5 +1,6 @@
 """The preset of a data set: its organs, grid, networks, losses and schedules, read from configs/*.toml."""
 
+import copy
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -186,6 +187,7 @@ class Preset:
     name: str
     description: str
     organs: tuple[Organ, ...]
+    """In the order of their labels."""
     left_right_pairs: tuple[tuple[str, str], ...]
     """(left, right) organ names."""
     grid: GridSettings
@@ -226,7 +228,7 @@ class Preset:
         return tuple(self.organ_names.index(partner[name]) for name in self.organ_names)
 
     def find_organ(self, raw_name: str) -> int | None:
-        """Return the index of the organ with this name in raw data, or None.
+        """The index of the organ with this name in raw data, or None.
 
         Names and aliases of the preset come before the synonyms of `organ_names.py`. `organ_key` unifies spellings.
         """
@@ -280,20 +282,21 @@ RENAMED_KEYS = {
 
 def _update_old_keys(table: Table) -> Table:
     """Copy a preset's table and give keys and values of version 0.1 their new names."""
-    table = {name: dict(section) if isinstance(section, dict) else section for name, section in table.items()}
+    table = copy.deepcopy(table)
+    sections = {name: section for name, section in table.items() if isinstance(section, dict)}
     for (section, old), new in RENAMED_KEYS.items():
-        if isinstance(table.get(section), dict) and old in table[section]:
-            table[section][new] = table[section].pop(old)
-    if isinstance(table.get("roi"), dict) and table["roi"].get("center") == "true":
-        table["roi"]["center"] = "reference"
+        if old in sections.get(section, {}):
+            sections[section][new] = sections[section].pop(old)
+    if sections.get("roi", {}).get("center") == "true":
+        sections["roi"]["center"] = "reference"
     return table
 
 
 def preset_from_table(table: Table, source: str, overrides: Sequence[str] = ()) -> Preset:
-    """Build a preset from a table: parsed TOML, or the preset stored with prepared cases or in a checkpoint.
+    """Build a preset from parsed TOML, or from the table that is stored with prepared cases and in checkpoints.
 
     Args:
-        table: its `organs` is a table of tables keyed by organ name, in label order.
+        table: its `organs` are sections named like the organs, in label order.
         source: name of the table in error messages.
         overrides: as for `load_preset`.
 
@@ -303,12 +306,8 @@ def preset_from_table(table: Table, source: str, overrides: Sequence[str] = ()) 
     table = _update_old_keys(table)
     problems = apply_overrides(table, [override for override in overrides if not _renamed(override)])
     problems += [problem for problem in map(_renamed, overrides) if problem]
-    organs = []
-    if isinstance(table.get("organs"), dict):
-        organs = [_build_organ(name, section, problems) for name, section in table["organs"].items()]
-        table["organs"] = [organ for organ in organs if organ is not None]
     preset = build(Preset, table, problems)
-    if preset is not None and None not in organs:
+    if preset is not None:
         problems += _contradictions(preset)
     if problems:
         raise UserError(f"{source}: {len(problems)} problem(s) in the configuration:\n  " + "\n  ".join(problems))
@@ -323,19 +322,10 @@ def _renamed(override: str) -> str | None:
 
 
 def preset_to_table(preset: Preset) -> Table:
-    """Convert a preset to a table that `preset_from_table` reads back: dictionaries, lists, numbers and text."""
+    """The table that `preset_from_table` reads back: dictionaries, lists, numbers and text."""
     table = to_table(preset)
     table["organs"] = {organ.pop("name"): organ for organ in table["organs"]}
     return table
-
-
-def _build_organ(name: str, section: object, problems: list[str]) -> Organ | None:
-    if not isinstance(section, dict):
-        problems.append(f"organs.{name}: expected a section, got {section!r}")
-        return None
-    if "name" in section:
-        problems.append(f"organs.{name}.name: unknown key")
-    return build(Organ, {**section, "name": name}, problems, f"organs.{name}.")
 
 
 def _contradictions(preset: Preset) -> list[str]:

@@ -76,8 +76,8 @@ def build(cls: type, table: Table, problems: list[str], where: str = "") -> typi
 
     Args:
         cls: a dataclass whose fields are numbers, text, booleans, tuples of them, or other dataclasses.
-        table: parsed TOML. Lists become tuples, integers become floats where a float is expected; an instance may
-            stand where a dataclass is expected.
+        table: parsed TOML. Lists become tuples, and integers become floats where a float is expected. A tuple of
+            dataclasses may be given as sections: the name of a section becomes the field `name`.
         problems: one line is added per unknown key, missing key, wrong type and value outside its `Range`.
         where: dotted name of the section, for the messages.
 
@@ -98,7 +98,7 @@ def build(cls: type, table: Table, problems: list[str], where: str = "") -> typi
 
 
 def changed_keys(old: Table, new: Table, where: str = "") -> list[str]:
-    """List the dotted names of keys whose values differ between two tables, or that only one of them has."""
+    """The dotted names of keys whose values differ between two tables, or that only one of them has."""
     names = []
     for key in dict.fromkeys([*old, *new]):
         before, after = old.get(key), new.get(key)
@@ -110,14 +110,12 @@ def changed_keys(old: Table, new: Table, where: str = "") -> list[str]:
 
 
 def to_table(instance: typing.Any) -> Table:
-    """Convert an instance to the table from which `build` makes an equal one: dictionaries, lists, numbers, text."""
+    """The table from which `build` makes an equal instance: dictionaries, lists, numbers, text."""
     return json.loads(json.dumps(dataclasses.asdict(instance)))  # tuples become lists
 
 
 def _convert(expected: typing.Any, value: typing.Any, problems: list[str], where: str) -> typing.Any:
     if dataclasses.is_dataclass(expected):
-        if isinstance(value, expected):
-            return value
         if isinstance(value, dict):
             return build(expected, value, problems, f"{where}.")
         problems.append(f"{where}: expected a section, got {value!r}")
@@ -125,9 +123,8 @@ def _convert(expected: typing.Any, value: typing.Any, problems: list[str], where
     origin, arguments = typing.get_origin(expected), typing.get_args(expected)
     if origin is typing.Annotated:
         return _convert_in_range(*arguments, value, problems, where)
-    if origin is types.UnionType:
-        expected = next(argument for argument in arguments if argument is not types.NoneType)
-        return None if value is None else _convert(expected, value, problems, where)
+    if origin is types.UnionType:  # X | None
+        return None if value is None else _convert(arguments[0], value, problems, where)
     if origin is typing.Literal:
         if value not in arguments:
             problems.append(f"{where}: expected one of {', '.join(map(repr, arguments))}, got {value!r}")
@@ -146,21 +143,29 @@ def _convert_in_range(
 ) -> typing.Any:
     before = len(problems)
     converted = _convert(expected, value, problems, where)
-    numbers = converted if isinstance(converted, tuple) else (converted,)
+    numbers = list(converted) if isinstance(converted, tuple) else [converted]
     if len(problems) == before and not all(number in allowed for number in numbers):
-        shown = list(converted) if isinstance(converted, tuple) else converted
-        problems.append(f"{where}: expected {allowed}, got {shown}")
+        problems.append(f"{where}: expected {allowed}, got {numbers if isinstance(converted, tuple) else converted}")
     return converted
 
 
 def _convert_tuple(arguments: tuple, value: typing.Any, problems: list[str], where: str) -> tuple | None:
     variadic = len(arguments) == 2 and arguments[1] is Ellipsis
+    if isinstance(value, dict) and dataclasses.is_dataclass(arguments[0]):
+        return tuple(_convert_named(arguments[0], *item, problems, where) for item in value.items())
     if not isinstance(value, list | tuple) or (not variadic and len(value) != len(arguments)):
         count = "a list" if variadic else f"a list of {len(arguments)}"
         problems.append(f"{where}: expected {count}, got {value!r}")
         return None
     types_ = [arguments[0]] * len(value) if variadic else arguments
     return tuple(_convert(t, v, problems, f"{where}[{i}]") for i, (t, v) in enumerate(zip(types_, value, strict=True)))
+
+
+def _convert_named(cls: type, name: str, section: object, problems: list[str], where: str) -> typing.Any:
+    if isinstance(section, dict):
+        problems += [f"{where}.{name}.name: unknown key"] * ("name" in section)
+        section = {**section, "name": name}
+    return _convert(cls, section, problems, f"{where}.{name}")
 
 
 def _parse_value(text: str) -> typing.Any:

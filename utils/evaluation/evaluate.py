@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from utils.config.organ_names import organ_key
 from utils.config.preset import Preset
-from utils.errors import CaseFailure, UserError
+from utils.errors import CaseFailure, UserError, shorten
 from utils.evaluation.metrics import ScoreRow, Status
 from utils.evaluation.surface import score_masks
 from utils.evaluation.tolerances import Tolerances
@@ -73,8 +73,8 @@ def match_cases(predictions: Mapping[str, CaseFiles], references: Mapping[str, C
     pairs = {name: CasePair(predictions[name], case) for name, case in references.items() if name in predictions}
     if not pairs:
         raise UserError(
-            f"no case occurs on both sides: predictions are {_examples(predictions)}, references are "
-            f"{_examples(references)}; give the files or folders of a case the same name"
+            f"no case occurs on both sides: predictions are {shorten(predictions)}, references are "
+            f"{shorten(references)}; give the files or folders of a case the same name"
         )
     return pairs
 
@@ -99,29 +99,21 @@ def evaluate_case(pair: CasePair, settings: EvaluationSettings) -> CaseResult:
 def evaluate_cases(
     pairs: Mapping[str, CasePair], settings: EvaluationSettings, num_workers: int, description: str | None = None
 ) -> Evaluation:
-    """Score all cases in worker processes. A case that fails does not stop the others.
+    """Score the cases of `match_cases` in worker processes, with a progress bar that `description` labels.
 
-    Args:
-        pairs: of `match_cases`.
-        settings: of every case.
-        num_workers: number of processes; 1 uses this process.
-        description: label of the progress bar.
+    A case that fails does not stop the others.
     """
     outcome = run_cases(partial(evaluate_case, settings=settings), pairs, num_workers, description)
     return _collect(outcome.results.values(), outcome.failures, settings.preset)
 
 
 def load_aligned_masks(key: str, prediction: Structures, reference: Structures, *, resample: bool) -> tuple[Mask, Mask]:
-    """Read the predicted and the reference mask of an organ, on the reference's grid.
+    """Read the predicted and the reference mask of an organ that the reference has, on the reference's grid.
 
-    Args:
-        key: of the organ.
-        prediction: an organ that is not among its names gets an empty mask.
-        reference: has the organ.
-        resample: resample the prediction if its grid differs.
+    The predicted mask is empty if the prediction does not have the organ.
 
     Raises:
-        UserError: the grids differ and `resample` is false.
+        UserError: the grids differ and `resample`, which resamples the prediction, is false.
     """
     reference_mask = reference.load(key)
     geometry = reference_mask.geometry
@@ -180,8 +172,3 @@ def _collect(results: Iterable[CaseResult], failures: Mapping[str, CaseFailure],
     return Evaluation(
         rows=tuple(rows), organs=organs, failures=failures, unmatched_structures=tuple(sorted(unmatched.values()))
     )
-
-
-def _examples(names: Iterable[str], limit: int = 3) -> str:
-    names = list(names)
-    return ", ".join(names[:limit]) + (f", ... ({len(names)} in all)" if len(names) > limit else "")

@@ -23,8 +23,6 @@ from utils.reporting.overlay import RGB, render_case, save_png
 from utils.runtime.process_pool import run_cases
 
 PLOT_COLORS = ("#4477aa", "#ee9944")
-ROW_INCHES = 0.34
-WIDTH_INCHES = 8.0
 MARGIN_MM = 30.0
 """Shown around an organ, so that a reader sees where it lies."""
 OVERLAY_COLOR: RGB = (255, 190, 60)
@@ -47,12 +45,12 @@ def write_box_plots(folder: Path, predictions: Mapping[str, Sequence[ScoreRow]],
 def plot_metric(predictions: Mapping[str, Sequence[ScoreRow]], organs: Sequence[str], metric: Metric) -> Figure:
     """Plot a box and a dot per case for every organ; the number of infinite values stands at the right margin."""
     num = len(predictions)
-    figure = Figure(figsize=(WIDTH_INCHES, 1.2 + ROW_INCHES * len(organs) * (1 + num) / 2), layout="constrained")
+    figure = Figure(figsize=(8.0, 1.2 + 0.34 * len(organs) * (1 + num) / 2), layout="constrained")
     axes = figure.subplots()
+    height = 0.7 / num
     for i, (name, rows) in enumerate(predictions.items()):
         values = [[getattr(row.scores, metric.key) for row in rows if row.organ == organ] for organ in organs]
-        positions = [organ + (i - (num - 1) / 2) * 0.7 / num for organ in range(len(organs))]
-        _plot_boxes(axes, values, positions, PLOT_COLORS[i], height=0.7 / num)
+        _plot_boxes(axes, values, np.arange(len(organs)) + (i - (num - 1) / 2) * height, PLOT_COLORS[i], height)
         axes.plot([], [], color=PLOT_COLORS[i], linewidth=6, alpha=0.5, label=name)
     axes.set_yticks(range(len(organs)), organs)
     axes.set_ylim(len(organs) - 0.4, -0.6)
@@ -72,7 +70,7 @@ def plot_metric(predictions: Mapping[str, Sequence[ScoreRow]], organs: Sequence[
 
 
 def _plot_boxes(
-    axes: Axes, values: Sequence[Sequence[float]], positions: Sequence[float], color: str, *, height: float
+    axes: Axes, values: Sequence[Sequence[float]], positions: np.ndarray, color: str, height: float
 ) -> None:
     """Plot one prediction: a box, dots and the number of infinite values for every organ."""
     finite = [[value for value in own if math.isfinite(value)] for own in values]
@@ -109,7 +107,7 @@ def write_overlays(
 
     Args:
         folder: target.
-        ct_folder: contains the CT of every case, by name.
+        ct_folder: contains the CT of every case, by name: see `case_ct`.
         pairs: by case id.
         worst: cases and organs to render.
         settings: of the evaluation.
@@ -121,15 +119,16 @@ def write_overlays(
     organs: dict[str, set[str]] = {}
     for case in worst:
         organs.setdefault(case.case_id, set()).add(case.organ)
-    items = {case_id: (case_id, pairs[case_id], sorted(names)) for case_id, names in organs.items()}
+    items = {case_id: (pairs[case_id], sorted(names)) for case_id, names in organs.items()}
     task = partial(_write_case_overlays, folder=folder, ct_folder=ct_folder, settings=settings)
     return run_cases(task, items, num_workers, "overlays").failures
 
 
 def _write_case_overlays(
-    item: tuple[str, CasePair, Sequence[str]], folder: Path, ct_folder: Path, settings: EvaluationSettings
+    item: tuple[CasePair, Sequence[str]], folder: Path, ct_folder: Path, settings: EvaluationSettings
 ) -> None:
-    case_id, pair, organs = item
+    pair, organs = item
+    case_id = pair.reference.case_id
     ct = read_lps(case_ct(ct_folder, case_id))
     resolver = OrganNameResolver(settings.preset)
     prediction, reference = (open_structures(files, resolver) for files in pair)
@@ -140,13 +139,13 @@ def _write_case_overlays(
 
 
 def render_organ(image: np.ndarray, geometry: Geometry, prediction: Mask, reference: Mask, name: str) -> np.ndarray:
-    """Render one organ with its surroundings.
+    """Render one organ with its surroundings, the prediction with solid and the reference with dashed lines.
 
     Args:
         image: (D, H, W), HU.
         geometry: of the image; masks on another grid are resampled to it.
-        prediction: drawn with solid lines.
-        reference: drawn with dashed lines.
+        prediction: on any grid.
+        reference: on any grid.
         name: for the legend.
 
     Returns:

@@ -84,23 +84,26 @@ class Metric:
         return 2 if self.key.endswith("_mm") else 3
 
 
-METRICS = (
-    Metric("dice", "Dice", 1, "2 |P and R| / (|P| + |R|), counted in voxels"),
-    Metric(
-        "hd95_mm",
-        "HD95",
-        -1,
-        "95th percentile, weighted by surface area, of the distances from every surface element of one mask to the "
-        "nearest surface element of the other; the larger of the two directions",
-    ),
-    Metric("hd_mm", "HD", -1, "the largest distance from a surface element of either mask to the other surface"),
-    Metric("assd_mm", "ASSD", -1, "mean of the two directed average surface distances, each weighted by surface area"),
-    Metric(
-        "surface_dice", "Surface Dice", 1, "fraction of both surfaces' area within the tolerance of the other surface"
-    ),
-    Metric("relative_volume_error", "Volume error", 0, "(predicted volume - reference volume) / reference volume"),
-    Metric("centroid_distance_mm", "Centroid distance", -1, "distance between the two centroids"),
+DICE = Metric("dice", "Dice", 1, "2 |P and R| / (|P| + |R|), counted in voxels")
+HD95 = Metric(
+    "hd95_mm",
+    "HD95",
+    -1,
+    "95th percentile, weighted by surface area, of the distances from every surface element of one mask to the nearest "
+    "surface element of the other; the larger of the two directions",
 )
+HD = Metric("hd_mm", "HD", -1, "the largest distance from a surface element of either mask to the other surface")
+ASSD = Metric(
+    "assd_mm", "ASSD", -1, "mean of the two directed average surface distances, each weighted by surface area"
+)
+SURFACE_DICE = Metric(
+    "surface_dice", "Surface Dice", 1, "fraction of both surfaces' area within the tolerance of the other surface"
+)
+VOLUME_ERROR = Metric(
+    "relative_volume_error", "Volume error", 0, "(predicted volume - reference volume) / reference volume"
+)
+CENTROID_DISTANCE = Metric("centroid_distance_mm", "Centroid distance", -1, "distance between the two centroids")
 
-COMPARED_METRICS = tuple(metric for metric in METRICS if metric.key in ("dice", "hd95_mm", "assd_mm", "surface_dice"))
+METRICS = (DICE, HD95, HD, ASSD, SURFACE_DICE, VOLUME_ERROR, CENTROID_DISTANCE)
+COMPARED_METRICS = (DICE, HD95, ASSD, SURFACE_DICE)
 """Metrics of the printed table and of comparisons."""

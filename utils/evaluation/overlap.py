@@ -4,23 +4,20 @@ Every metric treats empty masks alike. If both are empty, it is NaN. If one is e
 best, infinite if 0 is best. docs/metrics.md lists all cases.
 """
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
 
 
 def dice(prediction: np.ndarray, reference: np.ndarray) -> float:
-    """Dice coefficient 2 |P and R| / (|P| + |R|).
-
-    Args:
-        prediction: bool, any shape.
-        reference: bool, same shape.
+    """Dice coefficient 2 |P and R| / (|P| + |R|) of two bool masks of one shape.
 
     Returns:
         In [0, 1]; 0 if one mask is empty, NaN if both are.
     """
     sizes = int(np.count_nonzero(prediction)) + int(np.count_nonzero(reference))
-    return 2 * int(np.count_nonzero(prediction & reference)) / sizes if sizes else float("nan")
+    return 2 * int(np.count_nonzero(prediction & reference)) / sizes if sizes else math.nan
 
 
 def dice_per_label(prediction: np.ndarray, reference: np.ndarray, num_labels: int) -> np.ndarray:
@@ -28,7 +25,7 @@ def dice_per_label(prediction: np.ndarray, reference: np.ndarray, num_labels: in
 
     Args:
         prediction: unsigned integers, any shape, 0 = background.
-        reference: unsigned integers, same shape.
+        reference: the same.
         num_labels: the labels are 1 to `num_labels`; others are ignored.
 
     Returns:
@@ -56,22 +53,13 @@ def relative_volume_error(prediction_ml: float, reference_ml: float) -> float:
     """(prediction - reference) / reference; infinite if the reference is empty, NaN if both are."""
     if reference_ml > 0:
         return (prediction_ml - reference_ml) / reference_ml
-    return float("inf") if prediction_ml > 0 else float("nan")
+    return math.inf if prediction_ml > 0 else math.nan
 
 
 def centroid_distance_mm(prediction: np.ndarray, reference: np.ndarray, spacing_zyx_mm: Sequence[float]) -> float:
-    """Distance between the centroids of two masks.
-
-    Args:
-        prediction: bool (D, H, W).
-        reference: bool (D, H, W).
-        spacing_zyx_mm: voxel spacing.
-
-    Returns:
-        Distance in mm; infinite if one mask is empty, NaN if both are.
-    """
+    """Distance between the centroids of two bool (D, H, W) masks; infinite if one mask is empty, NaN if both are."""
     is_empty = [not mask.any() for mask in (prediction, reference)]
     if any(is_empty):
-        return float("nan") if all(is_empty) else float("inf")
+        return math.nan if all(is_empty) else math.inf
     centroids = [np.mean(np.nonzero(mask), axis=1) for mask in (prediction, reference)]
     return float(np.linalg.norm((centroids[0] - centroids[1]) * np.asarray(spacing_zyx_mm, dtype=float)))

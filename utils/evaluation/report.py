@@ -3,7 +3,7 @@
 import math
 import platform
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,7 @@ from typing import Any
 from utils.evaluation.aggregate import (
     Comparison,
     OrganSummary,
+    Statistics,
     WorstCase,
     compare_predictions,
     find_low_cases,
@@ -19,7 +20,7 @@ from utils.evaluation.aggregate import (
     summarize_organs,
 )
 from utils.evaluation.evaluate import Evaluation
-from utils.evaluation.metrics import COMPARED_METRICS, METRICS, Metric, OrganScores, Status
+from utils.evaluation.metrics import COMPARED_METRICS, DICE, HD95, METRICS, SURFACE_DICE, Metric, OrganScores, Status
 from utils.evaluation.significance import CONFIDENCE, NUM_RESAMPLES
 from utils.io.files import write_json, write_text
 from utils.reporting.tables import Table, format_mean, format_number, to_csv, to_latex, to_markdown, to_text
@@ -83,25 +84,22 @@ def build_report(
     """Aggregate an evaluation and compare it with the `other` one, if there is one."""
     rows, organs = evaluation.rows, evaluation.organs
     summaries = summarize_organs(rows, organs)
-    by_key = {metric.key: metric for metric in METRICS}
     return EvaluationReport(
         evaluation=evaluation,
         organs=summaries,
         groups=summarize_groups(summaries, small_organs),
         comparisons=compare_predictions(rows, other.rows, organs) if other else [],
-        worst=[case for key in ("dice", "hd95_mm") for case in find_worst_cases(rows, organs, by_key[key])],
+        worst=[case for metric in (DICE, HD95) for case in find_worst_cases(rows, organs, metric)],
         low_cases=find_low_cases(rows),
         origin=origin,
     )
 
 
 def score_table(report: EvaluationReport, metrics: Sequence[Metric] = COMPARED_METRICS) -> Table:
-    """Build the table of scores: a row per organ, with n, missed, and mean ± std and median of each metric."""
+    """A row per organ, with n, missed, and mean ± std and median of each metric."""
     headings = ["organ", "n", "missed"]
     for metric in metrics:
-        headings += [f"{metric.heading} mean ± std", "median"]
-        if metric.key == "surface_dice":
-            headings.append("tolerance (mm)")
+        headings += [f"{metric.heading} mean ± std", "median", *(["tolerance (mm)"] if metric is SURFACE_DICE else [])]
     return Table(
         headings=headings,
         rows=[_score_row(organ, metrics) for organ in report.organs if organ.n],
@@ -111,15 +109,15 @@ def score_table(report: EvaluationReport, metrics: Sequence[Metric] = COMPARED_M
 
 
 def comparison_table(report: EvaluationReport, metric: Metric) -> Table:
-    """Build the table of paired differences in one metric: a row per organ."""
+    """Paired differences in one metric, a row per organ."""
     headings = [metric.heading, "n", "missed", "other missed", "mean difference", "95 % interval", "p", "p (Holm)"]
     own = [comparison for comparison in report.comparisons if comparison.metric == metric.key]
     return Table(headings=headings, rows=[_comparison_row(comparison, metric.digits + 1) for comparison in own])
 
 
 def worst_table(report: EvaluationReport) -> Table:
-    """Build the table of the worst case of each organ."""
-    dice, hd95 = ({case.organ: case for case in report.worst if case.metric == key} for key in ("dice", "hd95_mm"))
+    """The worst case of each organ; the cases with the lowest Dice stand below."""
+    dice, hd95 = ({case.organ: case for case in report.worst if case.metric == metric.key} for metric in (DICE, HD95))
     rows = [
         [organ, low.case_id, format_number(low.value, 3), hd95[organ].case_id, format_number(hd95[organ].value, 2)]
         for organ, low in dice.items()
@@ -133,7 +131,7 @@ def worst_table(report: EvaluationReport) -> Table:
 
 
 def format_console_report(report: EvaluationReport) -> str:
-    """Format the tables that are printed after the run."""
+    """The tables that are printed after the run."""
     parts = [to_text(score_table(report)), to_text(worst_table(report))]
     if report.comparisons:
         parts.append(f"Prediction - {report.origin['compare']}")
@@ -169,7 +167,7 @@ def _score_row(summary: OrganSummary, metrics: Sequence[Metric]) -> list[str]:
         own = summary.statistics[metric.key]
         cells.append(format_mean(own.mean, own.std, metric.digits))
         cells.append("" if is_group else format_number(own.median, metric.digits))
-        if metric.key == "surface_dice":
+        if metric is SURFACE_DICE:
             cells.append("" if is_group else f"{summary.tolerance_mm:g}")
     return cells
 
@@ -209,36 +207,30 @@ def _format_p(p: float) -> str:
 
 
 def _scores_csv(report: EvaluationReport) -> str:
-    fields = list(OrganScores.__dataclass_fields__)
+    columns = ["case", "organ", "status", "tolerance_mm", *(field.name for field in fields(OrganScores))]
     rows = [
-        [row.case_id, row.organ, row.status.value, row.tolerance_mm]
-        + [math.nan if row.scores is None else getattr(row.scores, name) for name in fields]
-        for row in report.evaluation.rows
+        {**vars(row), "case": row.case_id, **(vars(row.scores) if row.scores else {})} for row in report.evaluation.rows
     ]
-    return to_csv(["case", "organ", "status", "tolerance_mm", *fields], rows)
+    return to_csv(columns, rows)
 
 
 def _comparison_csv(report: EvaluationReport) -> str:
-    columns = [name for name in Comparison.__dataclass_fields__ if name != "interval"]
-    rows = [[*(getattr(c, name) for name in columns), *c.interval] for c in report.comparisons]
+    columns = [field.name for field in fields(Comparison) if field.name != "interval"]
+    rows = [{**vars(c), "interval_low": c.interval.low, "interval_high": c.interval.high} for c in report.comparisons]
     return to_csv([*columns, "interval_low", "interval_high"], rows)
 
 
 def _summary_csv(report: EvaluationReport) -> str:
-    statistics = ("mean", "std", "median", "n")
-    headings = ["organ", "n", *(status.value for status in Status), "tolerance_mm"]
-    headings += [f"{metric.key}_{name}" for metric in METRICS for name in statistics]
-    rows = [
-        [
-            summary.name,
-            summary.n,
-            *(summary.counts.get(status, 0) for status in Status),
-            summary.tolerance_mm,
-            *(getattr(summary.statistics[metric.key], name) for metric in METRICS for name in statistics),
-        ]
-        for summary in [*report.organs, *report.groups]
-    ]
-    return to_csv(headings, rows)
+    columns = ["organ", "n", *Status, "tolerance_mm"]
+    columns += [f"{metric.key}_{name.name}" for metric in METRICS for name in fields(Statistics)]
+    rows = []
+    for summary in [*report.organs, *report.groups]:
+        row = {"organ": summary.name, "n": summary.n, "tolerance_mm": summary.tolerance_mm}
+        row |= dict.fromkeys(Status, 0) | summary.counts
+        for key, statistics in summary.statistics.items():
+            row |= {f"{key}_{name}": value for name, value in vars(statistics).items()}
+        rows.append(row)
+    return to_csv(columns, rows)
 
 
 def _summary_json(report: EvaluationReport) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """Confidence intervals and significance tests for paired differences, and their correction for many organs."""
 
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -22,7 +23,7 @@ class Interval(NamedTuple):
 
 
 def paired_bootstrap_interval(differences: Sequence[float], *, num_resamples: int = NUM_RESAMPLES) -> Interval:
-    """Compute the studentized bootstrap interval of the mean of paired differences.
+    """The 95 % studentized bootstrap interval of the mean of paired differences.
 
     The mean of every resample is divided by its own standard error. This keeps the coverage near 95 % for the ten to
     thirty cases of a test set; percentile intervals, also bias-corrected ones, cover only 90 to 93 %.
@@ -32,17 +33,17 @@ def paired_bootstrap_interval(differences: Sequence[float], *, num_resamples: in
         num_resamples: number of resamples of the cases, with replacement.
 
     Returns:
-        The 95 % interval. It is a single point if all differences are equal. It is NaN for fewer than `MIN_CASES`, or
-        if more than half of the differences are equal, because the standard errors of resamples are then near zero.
+        A single point if all differences are equal. NaN for fewer than `MIN_CASES`, or if more than half of the
+        differences are equal, because the standard errors of resamples are then near zero.
     """
     values = np.asarray(differences, dtype=float)
     if len(values) < MIN_CASES:
-        return Interval(float("nan"), float("nan"))
-    mean, error = values.mean(), stats.sem(values)
+        return Interval(math.nan, math.nan)
     if np.ptp(values) == 0:
         return Interval(float(values[0]), float(values[0]))
     if np.unique(values, return_counts=True)[1].max() > len(values) / 2:
-        return Interval(float("nan"), float("nan"))
+        return Interval(math.nan, math.nan)
+    mean, error = values.mean(), stats.sem(values)
     resamples = values[np.random.default_rng(SEED).integers(0, len(values), (num_resamples, len(values)))]
     resamples = resamples[np.ptp(resamples, axis=1) > 0]  # the standard error of equal values is 0
     tail = (1 - CONFIDENCE) / 2
@@ -52,7 +53,7 @@ def paired_bootstrap_interval(differences: Sequence[float], *, num_resamples: in
 
 
 def signed_rank_p(differences: Sequence[float]) -> float:
-    """Compute the two-sided p-value of Wilcoxon's signed-rank test.
+    """The two-sided p-value of Wilcoxon's signed-rank test.
 
     Zero differences are left out, as in Wilcoxon's definition. Infinite differences (one method missed the organ) get
     the largest ranks. The test is exact for up to 50 cases without ties.
@@ -65,7 +66,7 @@ def signed_rank_p(differences: Sequence[float]) -> float:
     """
     values = np.asarray(differences, dtype=float)
     if not len(values):
-        return float("nan")
+        return math.nan
     values = values[values != 0]
     if not len(values):
         return 1.0
@@ -74,13 +75,10 @@ def signed_rank_p(differences: Sequence[float]) -> float:
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """Apply Holm's correction, which controls the probability of one or more false positives among all tests.
+    """Holm's correction, which controls the probability of one or more false positives among all tests.
 
     Args:
-        p_values: one per test; NaN entries are ignored.
-
-    Returns:
-        Corrected values in the same order; NaN stays NaN.
+        p_values: one per test; a NaN counts as no test and stays NaN.
     """
     p = np.asarray(p_values, dtype=float)
     tested = np.flatnonzero(~np.isnan(p))

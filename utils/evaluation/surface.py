@@ -28,8 +28,8 @@ def score_masks(
         tolerance_mm: of the surface Dice.
 
     Returns:
-        All metrics. If one mask is empty, Dice and surface Dice are 0, distances are infinite, and the relative volume
-        error is -1 (empty prediction) or infinite (empty reference). If both are empty, all are NaN.
+        If one mask is empty, Dice and surface Dice are 0, distances are infinite, and the relative volume error is -1
+        (empty prediction) or infinite (empty reference). If both are empty, all are NaN, but the volumes are 0.
 
     Raises:
         ValueError: the shapes differ, or a mask is not boolean.

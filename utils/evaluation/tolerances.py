@@ -1,5 +1,6 @@
 """The tolerance of the surface Dice for every organ."""
 
+import math
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
@@ -8,8 +9,6 @@ from utils.config.preset import Preset
 from utils.errors import UserError
 
 DEFAULT_TOLERANCE_MM = 2.0
-"""Tolerance of organs without any other."""
-
 NIKOLOV_2021 = "Nikolov et al., J Med Internet Res 2021;23(7):e26151"
 PUBLISHED_TOLERANCES_MM = {
     "Brain": 1.01,
@@ -58,13 +57,13 @@ class Tolerances:
             try:
                 value = float(number)
             except ValueError:
-                value = float("nan")
-            if not 0 <= value < float("inf"):
+                value = math.nan
+            if not 0 <= value < math.inf:
                 raise UserError(f"--tolerance {argument}: expected millimeters, or ORGAN=millimeters")
             self._given[organ_key(name)] = value
 
     def of(self, organ: str) -> Tolerance:
-        """Return the tolerance of the organ with this name."""
+        """The tolerance of the organ with this name."""
         key = organ_key(organ)
         for own in (key, ""):
             if own in self._given:
@@ -78,5 +77,5 @@ class Tolerances:
         return Tolerance(DEFAULT_TOLERANCE_MM, "default")
 
     def unused(self, organs: Iterable[str]) -> list[str]:
-        """Return the organs named on the command line that are not among `organs`."""
+        """Names on the command line that are not among `organs`."""
         return [key for key in self._given if key not in {"", *map(organ_key, organs)}]

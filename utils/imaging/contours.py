@@ -49,17 +49,14 @@ def trace_polygons(mask: np.ndarray) -> list[np.ndarray]:
     A cut of no width joins each hole to the outline around it: both readers that fill every contour and readers that
     count crossings understand such a polygon.
 
-    Args:
-        mask: (h, w) bool.
-
     Returns:
-        (n, 2) arrays of corners (row, column), the first not repeated; pixel (0, 0) has the corners (0, 0) and (1, 1).
+        Polygons like the outlines of `trace_outlines`.
     """
     components = connected_components(mask, connectivity=1).labels
     polygons = []
     for value, box in enumerate(ndimage.find_objects(components), 1):
         outlines = [_without_midpoints(outline) for outline in trace_outlines(components[box] == value)]
-        outer, *holes = sorted(outlines, key=lambda outline: -abs(_area(outline)))
+        outer, *holes = sorted(outlines, key=lambda outline: -np.ptp(outline, axis=0).sum())
         for hole in holes:
             outer = _join(outer, hole)
         polygons.append(outer + [axis.start for axis in box])
@@ -70,11 +67,6 @@ def _without_midpoints(outline: np.ndarray) -> np.ndarray:
     """Corners at which the outline turns."""
     before, after = outline - np.roll(outline, 1, axis=0), np.roll(outline, -1, axis=0) - outline
     return outline[(before != after).any(axis=1)]
-
-
-def _area(outline: np.ndarray) -> float:
-    following = np.roll(outline, -1, axis=0)
-    return float((outline[:, 0] * following[:, 1] - outline[:, 1] * following[:, 0]).sum()) / 2
 
 
 def _join(outer: np.ndarray, hole: np.ndarray) -> np.ndarray:

@@ -1,5 +1,6 @@
 """The position of a voxel grid in the patient."""
 
+import itertools
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,10 +21,7 @@ class Geometry:
     direction: tuple[float, ...] = IDENTITY_DIRECTION
 
     def world_mm(self, index_zyx: tuple[float, float, float]) -> tuple[float, float, float]:
-        """Patient coordinates of a voxel.
-
-        Args:
-            index_zyx: voxel index (z, y, x), may be fractional.
+        """Patient coordinates of a voxel, whose index may be fractional.
 
         Returns:
             (x, y, z) in mm, LPS: they increase to the patient's left, back and head.
@@ -48,14 +46,7 @@ class Geometry:
         return float(np.rad2deg(np.arccos(np.clip(cosines, 0, 1))).max())
 
     def index_zyx(self, points_mm: np.ndarray) -> np.ndarray:
-        """Voxel indices of points; the inverse of `world_mm`.
-
-        Args:
-            points_mm: (N, 3), (x, y, z) in mm, LPS.
-
-        Returns:
-            (N, 3) fractional indices (z, y, x).
-        """
+        """Fractional voxel indices (N, 3) of points (N, 3) in mm; the inverse of `world_mm`."""
         offsets = np.asarray(points_mm) - self.origin_xyz_mm
         return np.linalg.solve(np.reshape(self.direction, (3, 3)), offsets.T).T[:, ::-1] / self.spacing_zyx_mm
 
@@ -63,12 +54,12 @@ class Geometry:
         """Whether two grids have equal size and every corner within `tolerance_mm` of each other."""
         if self.size_zyx != other.size_zyx:
             return False
-        corners = np.stack(np.meshgrid(*[(0, n - 1) for n in self.size_zyx], indexing="ij"), -1).reshape(-1, 3)
-        distances = [np.subtract(self.world_mm(c), other.world_mm(c)) for c in corners]
+        corners = itertools.product(*[(0, n - 1) for n in self.size_zyx])
+        distances = [np.subtract(self.world_mm(corner), other.world_mm(corner)) for corner in corners]
         return bool(np.abs(distances).max() <= tolerance_mm)
 
     def __str__(self) -> str:
-        size = " x ".join(str(n) for n in self.size_zyx)
+        size = " x ".join(map(str, self.size_zyx))
         spacing = " x ".join(f"{s:.4g}" for s in self.spacing_zyx_mm)
         origin = ", ".join(f"{o:.2f}" for o in self.origin_xyz_mm)
         direction = ", ".join(f"{d:.4g}" for d in self.direction)

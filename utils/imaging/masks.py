@@ -1,5 +1,6 @@
 """Masks on a voxel grid, cropped to their voxels; bounding boxes, connected components, resampling."""
 
+import itertools
 from typing import NamedTuple
 
 import numpy as np
@@ -40,7 +41,7 @@ def crop_mask(voxels: np.ndarray, corner_zyx: tuple[int, int, int], geometry: Ge
 
     Args:
         voxels: (d, h, w), non-zero = inside; a part of the grid.
-        corner_zyx: index of the part's first voxel in the grid.
+        corner_zyx: index of this part's first voxel in the grid.
         geometry: of the whole grid.
     """
     box = bounding_box(voxels)
@@ -52,12 +53,13 @@ def crop_mask(voxels: np.ndarray, corner_zyx: tuple[int, int, int], geometry: Ge
 
 def bounding_box(voxels: np.ndarray) -> tuple[slice, slice, slice] | None:
     """The smallest box that holds every non-zero voxel of a (D, H, W) array, or None if it has none."""
-    z = _extent(voxels.reshape(len(voxels), -1).max(axis=1, initial=0))
-    if z is None:
-        return None
-    y = _extent(voxels[z].max(axis=(0, 2)))
-    x = _extent(voxels[z, y].max(axis=(0, 1)))
-    return z, y, x
+    box = ()
+    for others in ((1, 2), (0, 2), (0, 1)):  # one axis after the other, in what the axes before it leave
+        occupied = np.flatnonzero(voxels[box].max(axis=others, initial=0))
+        if not len(occupied):
+            return None
+        box += (slice(int(occupied[0]), int(occupied[-1]) + 1),)
+    return box
 
 
 class Components(NamedTuple):
@@ -69,14 +71,7 @@ class Components(NamedTuple):
     """(num_components,) int: voxels of each."""
 
     def select(self, selected: np.ndarray) -> np.ndarray:
-        """The union of some components.
-
-        Args:
-            selected: (num_components,) bool.
-
-        Returns:
-            bool of the mask's shape.
-        """
+        """The union of the components that a (num_components,) bool selects, bool of the mask's shape."""
         return np.concatenate([[False], selected])[self.labels]
 
 
@@ -94,12 +89,7 @@ def connected_components(mask: np.ndarray, *, connectivity: int) -> Components:
 
 
 def largest_component(mask: np.ndarray, *, connectivity: int) -> np.ndarray:
-    """The connected component with the most voxels, of equals the first; a bool mask as it is if it has only one.
-
-    Args:
-        mask: bool.
-        connectivity: as in `connected_components`.
-    """
+    """The connected component of a bool mask with the most voxels, of equals the first; the mask if it has only one."""
     components = connected_components(mask, connectivity=connectivity)
     return mask if len(components.sizes) < 2 else components.labels == 1 + components.sizes.argmax()
 
@@ -117,25 +107,18 @@ def crop_to_common_box(*masks: Mask) -> list[np.ndarray]:
     stop = np.max([np.add(mask.corner_zyx, mask.voxels.shape) for mask in filled], axis=0)
     joined = [np.zeros(stop - start, dtype=bool) for _ in masks]
     for target, mask in zip(joined, masks, strict=True):
-        place = zip(mask.corner_zyx, start, mask.voxels.shape, strict=True)
-        target[tuple(slice(corner - low, corner - low + size) for corner, low, size in place)] = mask.voxels
+        target[mask._replace(corner_zyx=np.subtract(mask.corner_zyx, start)).box] = mask.voxels
     return joined
 
 
 def resample_mask(mask: Mask, geometry: Geometry) -> Mask:
-    """Resample a mask to another grid by linear interpolation and a threshold of one half.
-
-    Args:
-        mask: on any grid.
-        geometry: the target grid; voxels outside of it are lost.
-    """
+    """Resample a mask to another grid, which cuts it off, by linear interpolation and a threshold of one half."""
     if not mask.voxels.size:
         return empty_mask(geometry)
     own, target = mask.geometry.index_to_world(), geometry.index_to_world()
     to_own = np.linalg.solve(own[:3, :3], target[:3, :3])
     shift = np.linalg.solve(own[:3, :3], target[:3, 3] - own[:3, 3])
-    ends = zip(mask.corner_zyx, mask.voxels.shape, strict=True)
-    corners = np.stack(np.meshgrid(*[(c - 1, c + n) for c, n in ends], indexing="ij"), -1).reshape(-1, 3)
+    corners = np.array(list(itertools.product(*[(axis.start - 1, axis.stop) for axis in mask.box])))
     reached = np.linalg.solve(to_own, (corners - shift).T).T
     start = np.clip(np.floor(reached.min(axis=0)).astype(int), 0, geometry.size_zyx)
     stop = np.clip(np.ceil(reached.max(axis=0)).astype(int) + 1, 0, geometry.size_zyx)
@@ -149,8 +132,3 @@ def resample_mask(mask: Mask, geometry: Geometry) -> Mask:
         order=1,
     )
     return crop_mask(interpolated >= 0.5, tuple(start.tolist()), geometry)
-
-
-def _extent(occupied: np.ndarray) -> slice | None:
-    found = np.flatnonzero(occupied)
-    return slice(int(found[0]), int(found[-1]) + 1) if len(found) else None

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from utils.config.preset import Preset, preset_from_table, preset_to_table
-from utils.errors import UserError
+from utils.errors import UserError, shorten
 from utils.io.files import atomic_write
 
 FORMAT_VERSION = 1
@@ -24,8 +24,8 @@ def save_checkpoint(
 
     Args:
         path: target, replaced only when the new file is complete.
-        stage: which script wrote it: "backbone", "sol", "backbone_heatmap", "autoencoder" or "adversarial".
-        preset: organs, grid, intensity window and the rest, resolved.
+        stage: of the script that writes it: "backbone", "sol", "backbone_heatmap", "autoencoder" or "adversarial".
+        preset: with all overrides.
         networks: by name ("s_net", "sol_net", "sos_net", "autoencoder").
         state: what only a resumed training needs: optimizers, epoch, random states.
     """
@@ -100,9 +100,8 @@ def load_networks(
             if key in got and expected[key].shape != got[key].shape
         ]
         if wrong:
-            first = "; ".join(wrong[:3] + ["..."] * (len(wrong) > 3))
             raise UserError(
-                f"{path}: its {name} does not fit this preset ({first}): "
+                f"{path}: its {name} does not fit this preset ({shorten(wrong, '; ')}): "
                 "the number of organs, networks.width, networks.sos_input or grid.roi_size_vox differ"
             )
         networks[name].load_state_dict(got)
@@ -123,7 +122,7 @@ def load_initial_networks(
         paths: checkpoints.
         preset: of this run; a checkpoint of other organs, or of the same in another order, is refused.
         required: names of networks that some checkpoint must provide.
-        remedy: what to do if none does.
+        remedy: ends the message if none does.
 
     Raises:
         UserError: a checkpoint is unreadable, holds none of `networks` or does not fit, or a required network is
@@ -150,10 +149,9 @@ def load_initial_networks(
 
 def git_commit() -> str:
     """The commit of this code, with "+" if files were changed since; "unknown" outside of a repository."""
-    folder = Path(__file__).resolve().parent
-    command = ["git", "-C", str(folder), "describe", "--always", "--dirty=+", "--abbrev=12", "--exclude=*"]
+    command = ["git", "describe", "--always", "--dirty=+", "--abbrev=12", "--exclude=*"]
     try:
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+        return subprocess.check_output(command, cwd=Path(__file__).parent, stderr=subprocess.DEVNULL, text=True).strip()
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
 

@@ -47,9 +47,7 @@ def segment_metadata(preset: Preset) -> dict[str, str]:
     """Header fields by which 3D Slicer names and colors the segments of an NRRD label map."""
     fields = {"Segmentation_MasterRepresentation": "Binary labelmap"}
     for i, organ in enumerate(preset.organs):
-        fields[f"Segment{i}_ID"] = organ.name
-        fields[f"Segment{i}_Name"] = organ.name
-        fields[f"Segment{i}_LabelValue"] = str(i + 1)
-        fields[f"Segment{i}_Layer"] = "0"
-        fields[f"Segment{i}_Color"] = " ".join(f"{channel / 255:.4f}" for channel in organ.color)
+        color = " ".join(f"{channel / 255:.4f}" for channel in organ.color)
+        segment = {"ID": organ.name, "Name": organ.name, "LabelValue": str(i + 1), "Layer": "0", "Color": color}
+        fields |= {f"Segment{i}_{name}": value for name, value in segment.items()}
     return fields

@@ -18,13 +18,12 @@ from pydicom.config import disable_value_validation
 from pydicom.dataset import FileDataset
 from pydicom.uid import MediaStorageDirectoryStorage
 
-from utils.errors import UserError
+from utils.errors import UserError, shorten
 from utils.io.dicom_geometry import SliceGeometry, check_images, stack_slices
 from utils.io.volumes import Volume, read_dicom_pixels
 
 DICOM_SUFFIXES = (".dcm", ".dicom", ".ima")
-MAGIC_OFFSET = 128
-MAGIC = b"DICM"
+PREAMBLE_BYTES = 128
 FIRST_GROUPS = (b"\x02\x00", b"\x08\x00")
 """First bytes of a file without preamble: little-endian groups 0002 and 0008."""
 NEEDED_TAGS = ("SOPClassUID", "SOPInstanceUID", "Modality", "SeriesInstanceUID")
@@ -36,27 +35,21 @@ DECODE_ERRORS = (OSError, EOFError, ValueError, TypeError, KeyError, AttributeEr
 
 @dataclass(frozen=True, kw_only=True)
 class DicomSeries:
-    """Files that share a series UID.
-
-    Attributes:
-        uid: SeriesInstanceUID.
-        modality: "CT", "RTSTRUCT", ...
-        patient_id: as the files say, may be empty.
-        frame_of_reference_uid: shared by all images in one coordinate system; may be empty.
-        description: SeriesDescription, may be empty.
-        paths: the files, sorted by name; localizers (scouts) that share the series are left out.
-        localizers: those scouts.
-        damaged: unreadable DICOM files in the same folders; they may be slices of this series.
-    """
+    """Files that share a SeriesInstanceUID; texts that the files lack are empty."""
 
     uid: str
     modality: str
+    """ "CT", "RTSTRUCT", ..."""
     patient_id: str
     frame_of_reference_uid: str
+    """Shared by all images in one coordinate system."""
     description: str
     paths: tuple[Path, ...]
+    """Sorted by name, without `localizers`."""
     localizers: tuple[Path, ...] = ()
+    """Localizers (scouts) that share the series."""
     damaged: tuple[Path, ...] = ()
+    """Unreadable DICOM files in the same folders; they may be slices of this series."""
 
     def __str__(self) -> str:
         described = f" {self.description!r}" if self.description else ""
@@ -91,12 +84,13 @@ def find_series(folder: Path) -> list[DicomSeries]:
         raise UserError(f"{folder}: no such folder; give a folder of DICOM files")
     groups: dict[tuple[str, ...], list[FileDataset]] = defaultdict(list)
     damaged: dict[Path, list[Path]] = defaultdict(list)
-    for path in _files_below(folder):
-        header = _read_header(path) if _looks_like_dicom(path) else None
-        if header is not None and not _is_index(header):
-            groups[_series_key(header)].append(header)
-        elif header is None and _looks_like_dicom(path):
+    for path in filter(_looks_like_dicom, _files_below(folder)):
+        header = _read_header(path)
+        if header is None:
             damaged[path.parent].append(path)
+        elif not _is_index(header):  # some writers change the UID of the study within a series
+            key = tuple(_text(header, name) for name in ("PatientID", "Modality", "SeriesInstanceUID"))
+            groups[key].append(header)
     if not groups:
         lost = sum(damaged.values(), [])
         found = f"{len(lost)} damaged file(s), for example {lost[0]}" if lost else "none"
@@ -105,10 +99,7 @@ def find_series(folder: Path) -> list[DicomSeries]:
 
 
 def read_ct(series: DicomSeries) -> CtSeries:
-    """Read a CT series.
-
-    Returns:
-        Its volume, on the grid given by the slices' positions and orientations.
+    """Read a CT series on the grid that the positions and orientations of its slices give.
 
     Raises:
         UserError: the slices do not form one volume in HU: another modality than CT, color, several images in a file,
@@ -161,7 +152,7 @@ def _check_complete(dataset: FileDataset, path: Path) -> None:
 
 def _read_ct(series: DicomSeries) -> CtSeries:
     if series.damaged:
-        names = ", ".join(path.name for path in series.damaged[:3])
+        names = shorten(path.name for path in series.damaged)
         raise UserError(f"{len(series.damaged)} damaged file(s) beside it may be its slices: {names}; copy them again")
     datasets, notes = _drop_copies(series.paths)
     if series.localizers:
@@ -226,10 +217,10 @@ def _looks_like_dicom(path: Path) -> bool:
         return True
     try:
         with path.open("rb") as stream:
-            start = stream.read(MAGIC_OFFSET + len(MAGIC))
+            start = stream.read(PREAMBLE_BYTES + 4)
     except OSError:
         return False
-    return start[MAGIC_OFFSET:] == MAGIC or (start[:2] in FIRST_GROUPS and len(start) > MAGIC_OFFSET)
+    return start[PREAMBLE_BYTES:] == b"DICM" or (start[:2] in FIRST_GROUPS and len(start) > PREAMBLE_BYTES)
 
 
 def _read_header(path: Path) -> FileDataset | None:
@@ -245,11 +236,6 @@ def _read_header(path: Path) -> FileDataset | None:
 def _is_index(header: FileDataset) -> bool:
     """Whether the file is a DICOMDIR."""
     return header.file_meta.get("MediaStorageSOPClassUID") == MediaStorageDirectoryStorage
-
-
-def _series_key(header: FileDataset) -> tuple[str, ...]:
-    """The values that the files of a series share and series are sorted by; some writers change the study's UID."""
-    return tuple(_text(header, name) for name in ("PatientID", "Modality", "SeriesInstanceUID"))
 
 
 def _series(headers: Sequence[FileDataset], damaged: Mapping[Path, Sequence[Path]]) -> DicomSeries:

@@ -1,14 +1,13 @@
 """The voxel grid that DICOM slices form, or why they do not form one."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 from pydicom.dataset import Dataset
 
-from utils.errors import UserError
+from utils.errors import UserError, shorten
 from utils.imaging.geometry import Geometry
 
 SINGLE_VALUES = dict.fromkeys(("Rows", "Columns", "BitsAllocated", "RescaleSlope", "RescaleIntercept"), 1)
@@ -21,26 +20,19 @@ MISSING_SLICE_RATIO = 1.5
 """A distance is a gap if its ratio to the median distance is larger."""
 ORIENTATION_TOLERANCE = 1e-3
 TILT_TOLERANCE_DEG = 0.1
-NUM_SHOWN = 4
 
 
-@dataclass(frozen=True, kw_only=True)
-class SliceGeometry:
-    """Position, orientation and size of one slice.
-
-    Attributes:
-        name: of the file, for messages.
-        size_yx: rows and columns.
-        spacing_yx_mm: between rows and between columns.
-        position_mm: (x, y, z) of the first pixel's center, LPS.
-        axes: (2, 3) unit vectors (x, y, z): along a row, and along a column.
-    """
+class SliceGeometry(NamedTuple):
+    """Position, orientation and size of one slice."""
 
     name: str
+    """Of the file, for messages."""
     size_yx: tuple[int, int]
     spacing_yx_mm: tuple[float, float]
     position_mm: np.ndarray
+    """(x, y, z) of the first pixel's center, LPS."""
     axes: np.ndarray
+    """(2, 3) unit vectors (x, y, z): along a row, and along a column."""
 
     @classmethod
     def of(cls, dataset: Dataset) -> "SliceGeometry":
@@ -99,7 +91,8 @@ def stack_slices(slices: Sequence[SliceGeometry]) -> Stack:
     if len(slices) < 2:
         raise UserError("holds a single slice; expected at least two, which show their distance")
     _check_alike(slices)
-    axes = _perpendicular(np.mean([slice_.axes for slice_ in slices], axis=0))
+    left, _, right = np.linalg.svd(np.mean([slice_.axes for slice_ in slices], axis=0), full_matrices=False)
+    axes = left @ right  # the perpendicular unit vectors that are closest to the rounded ones
     normal = np.cross(*axes)
     positions = np.stack([slice_.position_mm for slice_ in slices])
     heights = positions @ normal
@@ -149,11 +142,11 @@ def _check_steps(heights: np.ndarray, names: Sequence[str]) -> None:
     steps = np.diff(heights)
     repeated = [f"{names[i]} and {names[i + 1]}" for i in np.flatnonzero(steps < SAME_POSITION_MM)]
     if repeated:
-        raise UserError(f"{len(repeated)} slice(s) repeat a position: {_shorten(repeated)}; keep one of each")
+        raise UserError(f"{len(repeated)} slice(s) repeat a position: {shorten(repeated)}; keep one of each")
     usual = float(np.median(steps))
     gaps = [f"after {names[i]} ({steps[i]:.2f} mm)" for i in np.flatnonzero(steps > MISSING_SLICE_RATIO * usual)]
     if gaps:
-        raise UserError(f"slices are missing: {_shorten(gaps)}; the others are {usual:.2f} mm apart; add them")
+        raise UserError(f"slices are missing: {shorten(gaps)}; the others are {usual:.2f} mm apart; add them")
     off_grid = heights - np.linspace(heights[0], heights[-1], len(heights))
     if np.abs(off_grid).max() > OFF_GRID_MM:
         raise UserError(
@@ -172,16 +165,6 @@ def _check_tilt(line: np.ndarray, normal: np.ndarray, axes: np.ndarray) -> None:
         )
 
 
-def _perpendicular(axes: np.ndarray) -> np.ndarray:
-    """The perpendicular unit vectors that are closest to two rounded ones."""
-    left, _, right = np.linalg.svd(axes, full_matrices=False)
-    return left @ right
-
-
 def _list(problem: str, datasets: Iterable[Dataset]) -> list[str]:
     names = [Path(dataset.filename).name for dataset in datasets]
-    return [f"{len(names)} file(s) {problem}: {_shorten(names)}"] if names else []
-
-
-def _shorten(items: Sequence[str]) -> str:
-    return ", ".join(items[:NUM_SHOWN]) + (", ..." if len(items) > NUM_SHOWN else "")
+    return [f"{len(names)} file(s) {problem}: {shorten(names)}"] if names else []

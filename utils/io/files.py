@@ -13,9 +13,7 @@ from utils.errors import UserError
 
 @contextmanager
 def atomic_write(path: Path, suffix: str | None = None, *, durable: bool = False) -> Iterator[Path]:
-    """Yield a temporary path beside `path`, which is renamed to `path` on success and removed on failure.
-
-    The caller creates a file or a folder at the temporary path.
+    """Yield a temporary path, at which the caller creates a file or a folder: renamed on success, removed on failure.
 
     Args:
         path: the final path; its folder is created.
@@ -102,14 +100,11 @@ UNSAFE = re.compile(r'[\x00-\x1f/\\<>:"|?*]' if os.name == "nt" else r"[\x00-\x1
 
 
 def validate_file_name(name: object, where: object) -> str:
-    """Check that the name of a case or an organ can name a file, and cannot lead out of its folder.
+    """Return the name of a case or an organ if it can name a file that does not lie outside of its folder.
 
     Args:
         name: from an untrusted file, folder or list.
-        where: begins the message: the file that holds the name, and what it names.
-
-    Returns:
-        The name, unchanged.
+        where: begins the message: the file that holds the name, and the case or organ.
 
     Raises:
         UserError: it is not text, blank, hidden, or holds a slash, a backslash or a control character.

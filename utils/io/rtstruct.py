@@ -41,8 +41,7 @@ def write_rtstruct(path: Path, label: np.ndarray, series: CtSeries, preset: Pres
     structures = _header(image)
     frame_uid = series.frame_of_reference_uid or generate_uid()
     references = [
-        {"ReferencedSOPClassUID": image.SOPClassUID, "ReferencedSOPInstanceUID": uid}
-        for uid in series.sop_instance_uids
+        _item(ReferencedSOPClassUID=image.SOPClassUID, ReferencedSOPInstanceUID=uid) for uid in series.sop_instance_uids
     ]
     _refer_to_images(structures, image, frame_uid, references)
     structures.StructureSetROISequence = []
@@ -52,14 +51,9 @@ def write_rtstruct(path: Path, label: np.ndarray, series: CtSeries, preset: Pres
     for number, (organ, box) in enumerate(zip(preset.organs, boxes, strict=True), 1):
         if box is None:
             continue
-        structures.StructureSetROISequence.append(
-            _item(
-                ROINumber=number,
-                ReferencedFrameOfReferenceUID=frame_uid,
-                ROIName=organ.name,
-                ROIGenerationAlgorithm="AUTOMATIC",
-            )
-        )
+        roi = _item(ROINumber=number, ReferencedFrameOfReferenceUID=frame_uid, ROIName=organ.name)
+        roi.ROIGenerationAlgorithm = "AUTOMATIC"
+        structures.StructureSetROISequence.append(roi)
         contours = [
             _contour(points, references[index])
             for index, points in _trace_slices(label[box] == number, box, series.volume.geometry)
@@ -109,9 +103,9 @@ def _header(image: Dataset) -> Dataset:
     return structures
 
 
-def _refer_to_images(structures: Dataset, image: Dataset, frame_uid: str, references: list[dict]) -> None:
+def _refer_to_images(structures: Dataset, image: Dataset, frame_uid: str, references: list[Dataset]) -> None:
     """The module Frame of Reference, and the images that the contours lie on."""
-    series = _item(SeriesInstanceUID=image.SeriesInstanceUID, ContourImageSequence=[_item(**r) for r in references])
+    series = _item(SeriesInstanceUID=image.SeriesInstanceUID, ContourImageSequence=references)
     study = _item(
         ReferencedSOPClassUID=DETACHED_STUDY_MANAGEMENT,
         ReferencedSOPInstanceUID=structures.StudyInstanceUID,
@@ -123,9 +117,9 @@ def _refer_to_images(structures: Dataset, image: Dataset, frame_uid: str, refere
     ]
 
 
-def _contour(points_mm: np.ndarray, reference: dict) -> Dataset:
+def _contour(points_mm: np.ndarray, reference: Dataset) -> Dataset:
     return _item(
-        ContourImageSequence=[_item(**reference)],
+        ContourImageSequence=[reference],
         ContourGeometricType="CLOSED_PLANAR",
         NumberOfContourPoints=len(points_mm),
         ContourData=points_mm.ravel().tolist(),

@@ -23,18 +23,15 @@ MAX_LABEL = 1000
 
 @dataclass(frozen=True, kw_only=True)
 class CaseFiles:
-    """Where the organs of a case are stored; exactly one of the two is given.
-
-    Attributes:
-        label_map: one volume with a value per organ.
-        masks: organ name to a volume with that organ alone.
-        label_names: names of the label map's values; None looks for them in the usual places: see `value_names`.
-    """
+    """Where the organs of a case are stored: in a label map or in masks."""
 
     case_id: str
     label_map: Path | None = None
+    """One volume with a value per organ."""
     masks: Mapping[str, Path] = field(default_factory=dict)
+    """Organ name to a volume with that organ alone."""
     label_names: Mapping[int, str] | None = None
+    """Names of the label map's values; None looks for them in the usual places: see `value_names`."""
 
 
 class OrganNameResolver:
@@ -63,17 +60,14 @@ class OrganNameResolver:
 
 @dataclass(frozen=True)
 class Structures:
-    """The organs of a case.
-
-    Attributes:
-        names: organ key to the name that the files give it.
-        load: reads the mask of an organ, by its key.
-        explicit: whether an organ without voxels (an empty mask file) is known to be absent, not just uncontoured.
-    """
+    """The organs of a case."""
 
     names: Mapping[str, str]
+    """Organ key to the name that the files give it."""
     load: Callable[[str], Mask]
+    """Reads the mask of an organ, by its key."""
     explicit: bool
+    """Whether an organ without voxels (an empty mask file) is known to be absent, not just uncontoured."""
 
 
 def find_cases(paths: Sequence[Path], resolver: OrganNameResolver) -> dict[str, CaseFiles]:
@@ -82,10 +76,6 @@ def find_cases(paths: Sequence[Path], resolver: OrganNameResolver) -> dict[str, 
     A path may be a label map, a folder of label maps, a case's folder of masks (one file per organ), or a folder of
     such case folders, with the masks in them or in `segmentations` or `structures` below. A folder of volumes holds the
     masks of one case if a volume is named like an organ and no color table lies beside them.
-
-    Args:
-        paths: files and folders.
-        resolver: recognizes names of organs.
 
     Returns:
         Case id (file or folder name) to its files, sorted.
@@ -113,7 +103,7 @@ def open_structures(case: CaseFiles, resolver: OrganNameResolver) -> Structures:
         return Structures(keys, lambda key: read_mask(case.masks[keys[key]]), explicit=True)
     volume = read_lps(case.label_map)
     labels = _as_labels(volume.array, case.label_map)
-    names = case.label_names or value_names(case.label_map, volume.metadata or {}, resolver.preset)
+    names = case.label_names or value_names(case.label_map, volume.metadata, resolver.preset)
     boxes = ndimage.find_objects(labels)
     found = {value for value, box in enumerate(boxes, 1) if box}
     value_of = {names.get(value, f"label {value}"): value for value in sorted(found | set(names))}
@@ -155,9 +145,6 @@ def value_names(path: Path, metadata: Mapping[str, str], preset: Preset | None) 
         metadata: its header fields; 3D Slicer writes Segment<i>_Name and Segment<i>_LabelValue.
         preset: or None.
 
-    Returns:
-        Value to name; empty if the names are found nowhere.
-
     Raises:
         UserError: the header or the color table is damaged.
     """
@@ -184,7 +171,7 @@ def require_names(cases: Iterable[CaseFiles], resolver: OrganNameResolver) -> No
     first = next((case.label_map for case in cases if case.label_map), None)
     if first is None or resolver.preset or (first.parent / COLOR_TABLE_NAME).is_file():
         return
-    if not value_names(first, read_volume(first).metadata or {}, None):
+    if not value_names(first, read_volume(first).metadata, None):
         raise UserError(f"{first}: its values have no names; give --preset, or put {COLOR_TABLE_NAME} beside it")
 
 

@@ -4,7 +4,7 @@ import gzip
 import math
 import zlib
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,7 +16,6 @@ from utils.imaging.geometry import Geometry
 from utils.io.files import atomic_write
 
 NIFTI_SUFFIXES = (".nii.gz", ".nii")
-CHUNK_BYTES = 1 << 24
 NIFTI_FLOATS = {"16": "f4", "64": "f8"}
 """NIfTI's codes of floating-point voxels."""
 NIFTI_HEADER_SIZES = (348, 540)
@@ -24,32 +23,27 @@ NIFTI_HEADER_SIZES = (348, 540)
 NOT_WRITTEN = "cannot be written completely: is the disk full, or the folder write-protected?"
 SUFFIXES = (*NIFTI_SUFFIXES, ".seg.nrrd", ".nrrd", ".mha")
 """Not .mhd: its voxels lie in a second file, which can be truncated or left behind unnoticed."""
-
 SitkImage = sitk.Image
 
 
 @dataclass(frozen=True, kw_only=True)
 class Volume:
-    """A voxel array and its grid in the patient.
-
-    Attributes:
-        array: (D, H, W), any numeric dtype.
-        geometry: its grid; `geometry.size_zyx == array.shape`.
-        metadata: the file's header fields as text, for example segment names in NRRD.
-    """
+    """A voxel array and its grid in the patient."""
 
     array: np.ndarray
+    """(D, H, W), any numeric dtype."""
     geometry: Geometry
-    metadata: Mapping[str, str] | None = None
+    metadata: Mapping[str, str] = field(default_factory=dict)
+    """The file's header fields as text, for example segment names in NRRD."""
 
 
 class NiftiContent(NamedTuple):
-    """What the voxels of a NIfTI file are like."""
+    """The state of the voxels of a NIfTI file."""
 
-    is_complete: bool
+    is_complete: bool = True
     """The file is as long as its header says."""
-    num_not_finite: int
-    """Voxels that are NaN or infinite."""
+    num_not_finite: int = 0
+    """Number of voxels that are NaN or infinite."""
 
 
 def volume_suffix(path: Path) -> str | None:
@@ -83,11 +77,9 @@ def read_volume(path: str | Path) -> Volume:
     if not path.is_file():
         raise UserError(f"{path}: no such file; check the path")
     path.open("rb").close()  # says "permission denied" where ITK says that the file is damaged
-    content = NiftiContent(True, 0)
     try:
         image = sitk.ReadImage(str(path))
-        if volume_suffix(path) in NIFTI_SUFFIXES:
-            content = _inspect_nifti(path)
+        content = _inspect_nifti(path) if volume_suffix(path) in NIFTI_SUFFIXES else NiftiContent()
     except RuntimeError as error:
         raise UserError(
             f"{path}: cannot be read as a volume: damaged, or of another format ({_reason(error)}); copy or export it "
@@ -111,11 +103,11 @@ def read_lps(path: Path) -> Volume:
 
 
 def write_volume(path: str | Path, volume: Volume, metadata: Mapping[str, str] | None = None) -> None:
-    """Write a volume to a temporary file and rename it, so that a killed run leaves no incomplete file.
+    """Write a volume atomically.
 
     Args:
-        path: target; its suffix decides the format.
-        volume: array and geometry.
+        path: its suffix decides the format.
+        volume: array and geometry; its own metadata are not written.
         metadata: header fields to store where the format can (NRRD, MHA).
 
     Raises:
@@ -138,10 +130,7 @@ def write_volume(path: str | Path, volume: Volume, metadata: Mapping[str, str] |
 
 
 def read_dicom_pixels(path: Path) -> np.ndarray:
-    """Decompress the one image of a DICOM file.
-
-    Returns:
-        (rows, columns) float32, rescaled to the units of its header (HU in a CT).
+    """Decompress the one image of a DICOM file: (rows, columns) float32, rescaled to HU in a CT.
 
     Raises:
         UserError: the file is damaged, or its compression is not supported.
@@ -168,7 +157,11 @@ def match_orientation(volume: Volume, like: Geometry) -> Volume:
 
 
 def _inspect_nifti(path: Path) -> NiftiContent:
-    """Look for what ITK reads without a word: it fills missing voxels with zeros, and makes zeros of NaN."""
+    """Find what ITK silently replaces by zeros: missing voxels and NaN.
+
+    Raises:
+        RuntimeError: ITK cannot read the header.
+    """
     reader = sitk.ImageFileReader()
     reader.SetFileName(str(path))
     reader.ReadImageInformation()
@@ -177,21 +170,21 @@ def _inspect_nifti(path: Path) -> NiftiContent:
     kind = NIFTI_FLOATS.get(reader.GetMetaData("datatype"))
     is_compressed = volume_suffix(path) == ".nii.gz"
     if not is_compressed and kind is None:
-        return NiftiContent(path.stat().st_size >= expected, 0)
+        return NiftiContent(path.stat().st_size >= expected)
     num_not_finite = 0
     try:
         with gzip.open(path) if is_compressed else path.open("rb") as stream:
             header = stream.read(offset)
             length = len(header)
-            is_little = int.from_bytes(header[:4], "little") in NIFTI_HEADER_SIZES
-            while chunk := stream.read(CHUNK_BYTES):
+            order = "<" if int.from_bytes(header[:4], "little") in NIFTI_HEADER_SIZES else ">"
+            while chunk := stream.read(1 << 24):
                 length += len(chunk)
                 if kind is not None:
-                    dtype = np.dtype(("<" if is_little else ">") + kind)
+                    dtype = np.dtype(order + kind)
                     values = np.frombuffer(chunk, dtype, count=len(chunk) // dtype.itemsize)
                     num_not_finite += int(values.size - np.isfinite(values).sum())
     except (gzip.BadGzipFile, EOFError, zlib.error):
-        return NiftiContent(False, 0)
+        return NiftiContent(is_complete=False)
     return NiftiContent(length >= expected, num_not_finite)
 
 
@@ -213,6 +206,7 @@ def from_sitk(image: sitk.Image) -> Volume:
 
 
 def to_sitk(volume: Volume) -> sitk.Image:
+    """A SimpleITK image of the voxels and the geometry, without header fields; bool becomes uint8."""
     array = volume.array
     if array.shape != tuple(volume.geometry.size_zyx):
         raise ValueError(f"array of shape {array.shape} does not fit its geometry: {volume.geometry}")

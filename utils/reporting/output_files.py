@@ -114,4 +114,4 @@ def write_summary(
             organ = reports[case_id]["organs"][name]
             center = dict(zip(CENTER_COLUMNS, organ.get("center_xyz_mm", ()), strict=False))
             rows.append({**organ, **center, "case": case_id, "organ": name, "flags": "; ".join(organ["flags"])})
-    write_text(path, to_csv(SUMMARY_COLUMNS, [[row.get(column, "") for column in SUMMARY_COLUMNS] for row in rows]))
+    write_text(path, to_csv(SUMMARY_COLUMNS, rows))

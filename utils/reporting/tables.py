@@ -3,7 +3,7 @@
 import csv
 import io
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 LATEX_ESCAPES = str.maketrans(
@@ -86,12 +86,17 @@ def to_latex(table: Table) -> str:
     return "\n".join([*lines, r"\bottomrule", r"\end{tabular}"]) + "\n"
 
 
-def to_csv(headings: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
-    """Format as CSV: floats with nine significant digits, NaN as an empty cell, infinity as `inf`."""
+def to_csv(columns: Sequence[str], rows: Iterable[Mapping[str, object]]) -> str:
+    """Format as CSV: floats with nine significant digits, infinity as `inf`, NaN and missing values as an empty cell.
+
+    Args:
+        columns: the keys to write; others are left out.
+        rows: value by column.
+    """
     text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(headings)
-    writer.writerows([[_csv_cell(value) for value in row] for row in rows])
+    writer = csv.DictWriter(text, columns, extrasaction="ignore", lineterminator="\n")
+    writer.writeheader()
+    writer.writerows({name: _csv_cell(value) for name, value in row.items()} for row in rows)
     return text.getvalue()
 
 

@@ -45,8 +45,5 @@ def test_latex_escapes_what_latex_would_read():
 
 
 def test_csv_leaves_undefined_numbers_empty():
-    assert to_csv(["a", "b", "c"], [[1, math.nan, math.inf], ["x,y", 0.5, -math.inf]]).splitlines() == [
-        "a,b,c",
-        "1,,inf",
-        '"x,y",0.5,-inf',
-    ]
+    rows = [{"a": 1, "b": math.nan, "c": math.inf, "d": 1}, {"a": "x,y", "b": 0.5, "c": -math.inf}, {"b": 1 / 3}]
+    assert to_csv(["a", "b", "c"], rows).splitlines() == ["a,b,c", "1,,inf", '"x,y",0.5,-inf', ",0.333333333,"]
