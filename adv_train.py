@@ -21,8 +21,8 @@ from utils.io.checkpoint import load_initial_networks
 from utils.runtime.command_line import run_main
 from utils.runtime.device import Compute
 from utils.training.run import TrainingOptions
-from utils.training.run_stage import run_stage
 from utils.training.stage import Objective, Stage, frozen
+from utils.training.trainer import run_stage
 
 
 class SmallMasks(NamedTuple):

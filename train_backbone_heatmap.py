@@ -14,8 +14,8 @@ from models.validation import NOT_FOUND_MM, CaseValidation
 from utils.config.preset import Preset
 from utils.runtime.command_line import run_main
 from utils.runtime.device import Compute
-from utils.training.run_stage import run_stage
 from utils.training.stage import Objective, Stage
+from utils.training.trainer import run_stage
 
 
 class BackboneHeatmapStage(Stage):

@@ -37,11 +37,11 @@ from utils.io.segmentations import CaseFiles
 from utils.io.volumes import read_volume, write_volume
 from utils.runtime.device import Compute, Precision, choose_compute
 from utils.runtime.memory import TRAINING_LIMIT_MIB, keep_freed_memory
-from utils.training.optimization import BatchNormSnapshot, Optimizers, build_optimizer
+from utils.training.optimization import Optimizers
 from utils.training.run import parse_training_options, start_or_resume_run
 from utils.training.stage import Stage
-from utils.training.step_loader import build_step_loader
 from utils.training.train_step import train_step
+from utils.training.trainer import Trainer
 
 STAGES = {
     "backbone": ("train_backbone", "BackboneStage"),
@@ -121,7 +121,7 @@ def loading(cases: Path, overrides: list[str], device: str | None, *, baseline: 
     run = start_or_resume_run(options)
     opened = open_training_cases(run)
     stage: Stage = import_module("train_backbone").BackboneStage(opened.preset, compute, seed=0)
-    loader = build_step_loader(stage.build_dataset(opened.train), opened.preset.backbone, run)
+    loader = Trainer(stage, opened, run).loader
     step_of = _training_of(stage)
 
     def train() -> float:
@@ -143,15 +143,14 @@ def loading(cases: Path, overrides: list[str], device: str | None, *, baseline: 
 
 def _training_of(stage: Stage, *, fused: bool = True) -> Callable[[list], dict[str, torch.Tensor]]:
     """A function that makes one training step of a stage from its microbatches."""
-    schedule = getattr(stage.preset, stage.name)
     for name, network in stage.networks.items():
         network.train(name in stage.trained).requires_grad_(name in stage.trained)
-    trained = {name: stage.networks[name] for name in stage.trained}
-    by_network = {name: build_optimizer(network.parameters(), schedule) for name, network in trained.items()}
-    for group in (group for optimizer in by_network.values() for group in optimizer.param_groups if not fused):
-        group["fused"] = False
-    optimizers, batchnorm = Optimizers(by_network, stage.compute), BatchNormSnapshot(trained.values())
-    return lambda microbatches: train_step(stage, microbatches, optimizers, batchnorm, schedule.learning_rate)
+    trained, schedule = {name: stage.networks[name] for name in stage.trained}, stage.schedule
+    optimizers = Optimizers(trained, schedule, stage.compute)
+    for optimizer in optimizers.by_network.values() if not fused else ():
+        for group in optimizer.param_groups:
+            group["fused"] = False
+    return lambda microbatches: train_step(stage, microbatches, optimizers, schedule.learning_rate)
 
 
 def _crop(preset: Preset, compute: Compute) -> Batch:

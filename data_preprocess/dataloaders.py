@@ -9,7 +9,7 @@ from utils.errors import UserError
 from utils.runtime.command_line import Shard
 from utils.training.run import TrainingOptions, TrainingRun
 from utils.training.run_log import read_configuration
-from utils.training.run_stage import TrainingCases
+from utils.training.stage import TrainingCases
 
 
 def open_training_cases(run: TrainingRun) -> TrainingCases:

@@ -15,31 +15,17 @@ from data_preprocess.dataset import CaseFolder
 from data_preprocess.splits import leave_out_fold
 from utils.config.preset import load_preset
 from utils.io.files import write_json
-from utils.runtime.device import choose_compute
 from utils.runtime.distributed import DistributedContext
-from utils.training.checkpoint_rotation import CheckpointRotation
-from utils.training.run import TrainingOptions, TrainingRun, start_or_resume_run
+from utils.training.run import TrainingOptions, start_or_resume_run
 from utils.training.run_log import write_configuration
-from utils.training.step_loader import build_step_loader
+from utils.training.step_loader import StepLoader
 
 SUBMANDIBULARS = [7, 8]
-SINGLE = DistributedContext()
 
 
 @pytest.fixture
 def train(case_folder, tiny_preset):
     return CaseFolder(case_folder, "train", tiny_preset.organ_names)
-
-
-def training_run(tmp_path, *, ranks=SINGLE, **options):
-    options = TrainingOptions(cases=tmp_path, run_dir=tmp_path / "run", **options)
-    return TrainingRun(
-        options=options,
-        compute=choose_compute("cpu", "fp32"),
-        ranks=ranks,
-        checkpoints=CheckpointRotation(options.run_dir),
-        is_resuming=False,
-    )
 
 
 def preset_for(cases, preset=None, overrides=()):
@@ -64,10 +50,8 @@ def test_preset_that_does_not_fit_the_cases_is_refused(case_folder):
     assert fitting.name == "pddca"
 
 
-def test_batches_have_the_size_of_the_crop(train, tiny_preset, tmp_path):
-    run = training_run(tmp_path, batch_size=2, workers=0)
-    loader = build_step_loader(crop_dataset(train, tiny_preset, 0), tiny_preset.backbone, run)
-    assert loader.steps_per_epoch == tiny_preset.backbone.steps_per_epoch
+def test_batches_have_the_size_of_the_crop(train, tiny_preset):
+    loader = StepLoader(crop_dataset(train, tiny_preset, 0), batch_size=2, steps_per_epoch=1)
     [sample] = next(loader.steps(0, 0))
     batch = CropAugmentation(tiny_preset, 0)(sample)
     assert batch.image.shape == (2, 1, 8, 16, 12)
@@ -86,27 +70,28 @@ def test_small_organ_crops_show_small_organs(train, tiny_preset):
     assert sum(shown) >= 85
 
 
-def test_shape_batches_have_the_size_of_the_roi(train, tiny_preset, tmp_path):
-    run = training_run(tmp_path, workers=0)
-    loader = build_step_loader(shape_dataset(train, tiny_preset, 0), tiny_preset.autoencoder, run)
+def test_shape_batches_have_the_size_of_the_roi(train, tiny_preset):
+    batch_size = tiny_preset.autoencoder.batch_size
+    loader = StepLoader(shape_dataset(train, tiny_preset, 0), batch_size=batch_size, steps_per_epoch=1)
     masks = ShapeAugmentation(tiny_preset, 0)(*next(loader.steps(0, 0)))
-    assert masks.shape == (tiny_preset.autoencoder.batch_size, 1, 4, 12, 8)
+    assert masks.shape == (batch_size, 1, 4, 12, 8)
     assert masks.flatten(1).amax(dim=1).min() == 1
 
 
-def test_workers_and_ranks_do_not_change_the_samples(train, tiny_preset, tmp_path):
-    dataset, schedule = crop_dataset(train, tiny_preset, 0), tiny_preset.sol
+def test_workers_and_ranks_do_not_change_the_samples(train, tiny_preset):
+    dataset = crop_dataset(train, tiny_preset, 0)
 
     def images(*, first_step=0, **options):
-        ranks = options.pop("ranks", SINGLE)
-        loader = build_step_loader(dataset, schedule, training_run(tmp_path, ranks=ranks, **options))
+        loader = StepLoader(dataset, steps_per_epoch=tiny_preset.sol.steps_per_epoch, **options)
         return torch.cat([sample.image_hu for samples in loader.steps(0, first_step) for sample in samples])
 
-    alone = images(batch_size=2, workers=0)
-    assert torch.equal(images(batch_size=2, workers=1), alone)
-    assert torch.equal(images(batch_size=1, grad_accumulation_steps=2, workers=1), alone)
-    assert torch.equal(images(batch_size=2, workers=0, first_step=7), alone[14:])
-    shared = [images(batch_size=1, workers=0, ranks=DistributedContext(rank=rank, world_size=2)) for rank in range(2)]
+    alone = images(batch_size=2, num_workers=0)
+    assert torch.equal(images(batch_size=2, num_workers=1), alone)
+    assert torch.equal(images(batch_size=1, batches_per_step=2, num_workers=1), alone)
+    assert torch.equal(images(batch_size=2, num_workers=0, first_step=7), alone[14:])
+    shared = [
+        images(batch_size=1, num_workers=0, ranks=DistributedContext(rank=rank, world_size=2)) for rank in range(2)
+    ]
     assert torch.equal(torch.stack(shared, dim=1).flatten(0, 1), alone)
 
 

@@ -80,6 +80,16 @@ def current_distributed_context() -> DistributedContext:
     return distributed_context() if connected else DistributedContext()
 
 
+def num_restarts() -> int:
+    """How often torchrun has restarted the ranks because one of them crashed."""
+    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))
+
+
+def is_under_torchrun() -> bool:
+    """Whether torchrun started this process; it takes any exit status but 0 for a failure."""
+    return "TORCHELASTIC_RUN_ID" in os.environ
+
+
 @contextmanager
 def process_group(ranks: DistributedContext, device_type: str) -> Iterator[None]:
     """Connect the ranks, by NCCL on GPUs and gloo on CPUs."""
@@ -89,9 +99,8 @@ def process_group(ranks: DistributedContext, device_type: str) -> Iterator[None]
     if device_type == "cuda":
         torch.cuda.set_device(ranks.local_rank)
     # Without a prefix of their own, restarted processes would find their predecessors' addresses under the same keys.
-    restarts = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
     store, rank, world_size = next(distributed.rendezvous("env://"))
-    store = distributed.PrefixStore(f"restart_{restarts}", store)
+    store = distributed.PrefixStore(f"restart_{num_restarts()}", store)
     backend = "nccl" if device_type == "cuda" else "gloo"
     distributed.init_process_group(backend, store=store, rank=rank, world_size=world_size)
     try:

@@ -2,17 +2,20 @@
 
 import logging
 import os
-from collections.abc import Callable
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from utils.errors import UserError
 from utils.io.checkpoint import read_checkpoint
 from utils.io.files import atomic_write, fsync_dir
-from utils.training.errors import reraise_write_failure
 
 NUM_KEPT_CHECKPOINTS = 2
 """last.pt included."""
+TORCH_WRITER = "inline_container.cc"
+"""Source file in the text of the RuntimeError that torch.save raises when the system refuses a write."""
 
 logger = logging.getLogger(__name__)
 
@@ -43,9 +46,8 @@ class CheckpointRotation:
         Raises:
             UserError: all are damaged, or there is none.
         """
-        found = sorted(self.folder.glob("last*.pt"), key=_age)
         problems = []
-        for path in found:
+        for path in sorted(self.folder.glob("last*.pt"), key=_age):
             try:
                 content = read_checkpoint(path)
             except UserError as error:
@@ -87,3 +89,23 @@ class CheckpointRotation:
 def _age(path: Path) -> int:
     number = path.name.removeprefix("last").removesuffix(".pt").strip(".")
     return int(number) if number.isdigit() else 0
+
+
+@contextmanager
+def reraise_write_failure(path: Path) -> Iterator[None]:
+    """Turn the failure to write a checkpoint into a UserError with the reason, which torch hides, and the free space.
+
+    Args:
+        path: of the checkpoint; an older file there is kept.
+    """
+    try:
+        yield
+    except (OSError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and TORCH_WRITER not in str(error):
+            raise
+        free_mib = shutil.disk_usage(path.parent).free / 2**20
+        kept = "the previous checkpoint is intact" if path.is_file() else "there is no previous one"
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error).splitlines()[0]
+        raise UserError(
+            f"{path}: could not be written ({reason}; {free_mib:.0f} MiB free); {kept}. Free some space and --resume"
+        ) from error

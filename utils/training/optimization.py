@@ -8,7 +8,6 @@ from torch import nn
 
 from utils.config.preset import ScheduleSettings
 from utils.runtime.device import Compute
-from utils.runtime.distributed import DistributedContext
 
 WARMUP_START = 0.01
 """Learning rate of the first step, relative to the full one."""
@@ -28,21 +27,20 @@ class NonFiniteError(Exception):
 
 
 class Optimizers:
-    """The optimizers of the trained networks, and the scaler of fp16 losses.
+    """The optimizers of the trained networks, the scaler of fp16 losses, and a copy of the batch statistics.
 
     Args:
-        by_network: optimizers by the name of the network that each trains.
+        networks: the trained ones, by name.
+        settings: kind of optimizer and its values.
         compute: device and precision.
-        ranks: which hold the same gradients.
     """
 
-    def __init__(
-        self, by_network: Mapping[str, torch.optim.Optimizer], compute: Compute, ranks: DistributedContext | None = None
-    ) -> None:
-        self.by_network = by_network
-        self.ranks = ranks or DistributedContext()
+    def __init__(self, networks: Mapping[str, nn.Module], settings: ScheduleSettings, compute: Compute) -> None:
+        self.by_network = {name: build_optimizer(net.parameters(), settings) for name, net in networks.items()}
         self.scaler = torch.amp.GradScaler(compute.device.type, enabled=compute.precision == "fp16")
         self._num_steps_since_scaler_update = 0
+        self._statistics = [buffer for network in networks.values() for buffer in network.buffers()]
+        self._saved_statistics = [buffer.clone() for buffer in self._statistics]
 
     def set_learning_rate(self, rate: float) -> None:
         """Set the learning rate of all optimizers."""
@@ -54,6 +52,10 @@ class Optimizers:
         """Drop all gradients."""
         for optimizer in self.by_network.values():
             optimizer.zero_grad(set_to_none=True)
+
+    def save_batch_statistics(self) -> None:
+        """Copy the batch statistics, which a forward pass with non-finite numbers would spoil."""
+        _copy(self._saved_statistics, self._statistics)
 
     def require_finite_gradients(self, names: Sequence[str]) -> None:
         """Check the gradients of the named networks; ranks hold the same ones, so they agree.
@@ -81,8 +83,9 @@ class Optimizers:
         self._num_steps_since_scaler_update = 0
 
     def discard_step(self) -> None:
-        """Drop the gradients of a step that is not made."""
+        """Drop the gradients and restore the batch statistics of a step that is not made."""
         self.zero_grad()
+        _copy(self._statistics, self._saved_statistics)
         if self._num_steps_since_scaler_update:  # of an earlier objective: the scaler must know that it ended
             self.update_scaler()
 
@@ -97,22 +100,6 @@ class Optimizers:
             optimizer.load_state_dict(state["optimizers"][name])
         if state["scaler"]:  # empty unless the run was in fp16
             self.scaler.load_state_dict(state["scaler"])
-
-
-class BatchNormSnapshot:
-    """A copy of the networks' batch statistics, to undo the effect of a forward pass with non-finite numbers."""
-
-    def __init__(self, networks: Iterable[nn.Module]) -> None:
-        self.buffers = [buffer for network in networks for buffer in network.buffers()]
-        self.saved = [buffer.clone() for buffer in self.buffers]
-
-    def save(self) -> None:
-        """Copy the present statistics."""
-        _copy(self.saved, self.buffers)
-
-    def restore(self) -> None:
-        """Write the copy back."""
-        _copy(self.buffers, self.saved)
 
 
 def _copy(targets: list[torch.Tensor], sources: list[torch.Tensor]) -> None:
@@ -130,14 +117,9 @@ def build_optimizer(parameters: Iterable[nn.Parameter], settings: ScheduleSettin
 
 
 def learning_rate(settings: ScheduleSettings, step: int, total_steps: int) -> float:
-    """The learning rate of a step.
+    """The learning rate of a step, counted from 0.
 
     The preset gives warm-up and decay in epochs. In a shorter or longer run they keep their fraction of the run.
-
-    Args:
-        settings: learning rate, epochs, warm-up, decay.
-        step: counted from 0.
-        total_steps: of this run.
     """
     progress, warmup = step / total_steps, settings.warmup_epochs / settings.epochs
     if progress < warmup:

@@ -2,7 +2,6 @@
 
 import logging
 import math
-import os
 import signal
 import time
 from collections.abc import Iterator
@@ -71,13 +70,3 @@ class StopRequest:
         logger.warning("%s: stopping after this step; a second signal stops at once", self.reason)
         if self.is_immediate:
             raise StopTraining
-
-
-def was_restarted() -> bool:
-    """Whether torchrun restarted this process after a rank had crashed."""
-    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
-
-
-def runs_under_torchrun() -> bool:
-    """Whether torchrun started this process; it takes any exit status but 0 for a failure."""
-    return "TORCHELASTIC_RUN_ID" in os.environ

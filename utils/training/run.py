@@ -1,27 +1,20 @@
 """One run of a training script: its options, device, ranks and folder, and whether it resumes an earlier process."""
 
 import argparse
-import logging
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 
-from utils.config.preset import Preset, preset_to_table
-from utils.config.toml_dataclass import changed_keys
 from utils.errors import UserError
-from utils.io.checkpoint import checkpoint_preset
 from utils.runtime.command_line import Shard, nonnegative_int, positive_int
 from utils.runtime.device import Compute, choose_compute, make_deterministic
-from utils.runtime.distributed import DistributedContext, distributed_context
+from utils.runtime.distributed import DistributedContext, distributed_context, num_restarts
 from utils.training.checkpoint_rotation import CheckpointRotation
-from utils.training.preemption import was_restarted
 from utils.training.run_log import read_configuration
 
-logger = logging.getLogger(__name__)
-
-NOT_REPEATED = ("run_dir", "config_from", "resume", "max_minutes")
+NOT_REPEATED = {"run_dir", "config_from", "resume", "max_minutes"}
 """Options that `--config-from` does not take from the other run."""
 RENAMED_OPTIONS = {"accumulate": "grad_accumulation_steps", "local_norms": "no_sync_batchnorm"}
 """Options in the config.json of earlier releases."""
@@ -117,15 +110,10 @@ def recorded_options(run_dir: Path) -> dict[str, Any]:
         UserError: it holds no readable config.json.
     """
     options = {RENAMED_OPTIONS.get(name, name): value for name, value in read_configuration(run_dir)["options"].items()}
-    known = {
-        name: value
-        for name, value in options.items()
-        if name in TrainingOptions.__dataclass_fields__ and name not in NOT_REPEATED
-    }
-    for name in ("cases", "autoencoder"):
-        if known.get(name) is not None:
-            known[name] = Path(known[name])
-    return {**known, "init_from": [Path(path) for path in known.get("init_from", [])]}
+    repeated = TrainingOptions.__dataclass_fields__.keys() - NOT_REPEATED
+    known = {name: value for name, value in options.items() if name in repeated}
+    paths = {name: Path(known[name]) for name in ("cases", "autoencoder") if known.get(name) is not None}
+    return {**known, **paths, "init_from": [Path(path) for path in known.get("init_from", [])]}
 
 
 def _duration(text: str) -> float:
@@ -151,23 +139,6 @@ class TrainingRun:
     is_resuming: bool
     """Whether it continues from the last checkpoint in its folder."""
 
-    def read_last_checkpoint(self, stage: str, preset: Preset) -> tuple[Path, dict[str, Any]]:
-        """Read the checkpoint to continue from, and log which values of the preset have changed since.
-
-        Raises:
-            UserError: all checkpoints are damaged, or they are of another stage.
-        """
-        path, content = self.checkpoints.read()
-        if content["stage"] != stage or not content["state"]:
-            raise UserError(
-                f"{path}: expected the last.pt of stage {stage!r}, got one of {content['stage']!r}; "
-                "--resume continues the same script in the same --run-dir"
-            )
-        before = preset_to_table(checkpoint_preset(content, path))
-        if changed := changed_keys(before, preset_to_table(preset)):
-            logger.warning("%s: the run continues with changed values of %s", path, ", ".join(changed))
-        return path, content
-
 
 def start_or_resume_run(options: TrainingOptions) -> TrainingRun:
     """Decide whether the run is new or resumed, choose the device, and seed torch.
@@ -181,7 +152,7 @@ def start_or_resume_run(options: TrainingOptions) -> TrainingRun:
     exists = checkpoints.exists()
     if options.resume == "required" and not exists:
         raise UserError(f"{options.run_dir}: nothing to resume, there is no last.pt; start without --resume")
-    is_resuming = exists and (options.resume is not None or was_restarted())
+    is_resuming = exists and (options.resume is not None or num_restarts() > 0)
     if exists and not is_resuming:
         raise UserError(
             f"{options.run_dir}: already holds a run; continue it with --resume or choose another --run-dir"

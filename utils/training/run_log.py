@@ -2,10 +2,11 @@
 
 import csv
 import io
+import json
 import platform
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -68,6 +69,13 @@ class _Table:
         write_text(self.path, text.getvalue())
 
 
+def _read_rows(path: Path) -> list[dict[str, str]]:
+    if not path.is_file():
+        return []
+    with path.open(newline="", encoding="utf-8") as file:
+        return [{key: value for key, value in row.items() if value} for row in csv.DictReader(file)]
+
+
 def write_configuration(
     folder: Path, *, stage: str, preset: Preset, options: Mapping[str, Any], splits: dict, is_resumed: bool
 ) -> None:
@@ -75,7 +83,7 @@ def write_configuration(
     content = {
         "stage": stage,
         "is_resumed": is_resumed,
-        "options": {name: _as_text(value) for name, value in options.items()},
+        "options": json.loads(json.dumps(dict(options), default=str)),  # paths become text
         "versions": {"python": platform.python_version(), "torch": torch.__version__, "numpy": np.__version__},
         "git_commit": git_commit(),
         "splits": splits,
@@ -95,31 +103,3 @@ def read_configuration(folder: Path) -> dict[str, Any]:
     if missing:
         raise UserError(f"{folder}/config.json: {' and '.join(missing)} missing; give the folder of a training run")
     return content
-
-
-def _as_text(value: object) -> object:
-    if isinstance(value, list):
-        return [_as_text(item) for item in value]
-    return str(value) if isinstance(value, Path) else value
-
-
-def _read_rows(path: Path) -> list[dict[str, str]]:
-    if not path.is_file():
-        return []
-    with path.open(newline="", encoding="utf-8") as file:
-        return [{key: value for key, value in row.items() if value} for row in csv.DictReader(file)]
-
-
-def write_status(
-    folder: Path, state: Literal["running", "stopped", "finished"], *, step: int, total_steps: int, reason: str = ""
-) -> None:
-    """Record the progress of a run; the status of a killed run stays "running".
-
-    Args:
-        folder: the run folder.
-        state: "stopped" means that the run was asked to stop and has saved everything.
-        step: number of steps done.
-        total_steps: of the run.
-        reason: why it stopped, or empty.
-    """
-    write_json(folder / "status.json", {"state": state, "step": step, "total_steps": total_steps, "reason": reason})

@@ -10,10 +10,22 @@ import torch
 from torch import nn
 from torch.utils.data import Dataset
 
-from utils.config.preset import Preset
+from utils.config.preset import Preset, ScheduleSettings
 from utils.io.checkpoint import load_initial_networks
 from utils.runtime.device import Compute
 from utils.training.run import TrainingOptions
+
+
+class TrainingCases(NamedTuple):
+    """The data of a run."""
+
+    preset: Preset
+    splits: dict[str, list[str]]
+    """Case ids of train, val and test, for config.json."""
+    train: Any
+    """What the stage builds its data set from."""
+    val: Any
+    """What the stage builds its validation from."""
 
 
 class Validation(NamedTuple):
@@ -42,9 +54,6 @@ class Stage(ABC):
     Attributes:
         name: of the preset's section, and in checkpoints.
         trained: names of the networks that learn; the others are frozen in eval mode.
-        preset: of the run.
-        compute: device and precision.
-        seed: of the run.
         networks: all networks of the checkpoint by name, on the device.
         wrapped: the same networks as `training_step` calls them: the trainer wraps them in DistributedDataParallel and
             compiles them if asked.
@@ -74,6 +83,11 @@ class Stage(ABC):
         self.networks = {name: compute.place(network) for name, network in networks.items()}
         self.wrapped = dict(self.networks)
         self.augment = augment
+
+    @property
+    def schedule(self) -> ScheduleSettings:
+        """The stage's section of the preset."""
+        return getattr(self.preset, self.name)
 
     @abstractmethod
     def training_step(self, batch: Any) -> Iterator[Objective]:

@@ -3,15 +3,14 @@
 import logging
 import re
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import torch
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset
 
-from utils.config.preset import ScheduleSettings
 from utils.errors import UserError
-from utils.training.run import TrainingRun
+from utils.runtime.distributed import DistributedContext
 
 MAX_WORKER_CRASHES = 3
 """Per epoch; if there are more, something is wrong with the machine."""
@@ -19,47 +18,39 @@ MAX_WORKER_CRASHES = 3
 logger = logging.getLogger(__name__)
 
 
-class EpochSampler(Sampler[int]):
-    """Indices that never repeat: epoch e covers [e * n, (e + 1) * n), divided among the ranks.
-
-    The data sets draw everything from their seed and the index. An epoch is therefore the same whether the run was
-    resumed or not, with any number of workers.
-
-    Attributes:
-        epoch: counted from 0.
-        skip: samples of this rank at the start of the epoch to leave out, because an interrupted run has used them.
-    """
-
-    def __init__(self, samples_per_epoch: int, rank: int = 0, world_size: int = 1) -> None:
-        self.samples_per_epoch = samples_per_epoch
-        self.rank = rank
-        self.world_size = world_size
-        self.epoch = 0
-        self.skip = 0
-
-    def __iter__(self) -> Iterator[int]:
-        first = self.epoch * self.samples_per_epoch
-        own = range(first + self.rank, first + self.samples_per_epoch, self.world_size)
-        return iter(own[self.skip :])
-
-    def __len__(self) -> int:
-        return len(range(self.rank, self.samples_per_epoch, self.world_size))
-
-
 class StepLoader:
     """The batches of an epoch, grouped by the optimizer step that they make together.
 
+    Epoch e consists of the samples [e * n, (e + 1) * n), divided among the ranks. With a data set that draws everything
+    from its seed and the index, an epoch is the same whether the run was resumed or not, with any number of workers.
+
     Args:
-        make_loader: builds the DataLoader; its sampler has the attributes `epoch` and `skip` of `EpochSampler`.
-        batches_per_step: number of batches whose gradients make one step.
+        dataset: item i depends on the seed and i alone.
+        batch_size: samples per batch.
+        steps_per_epoch: number of steps.
+        batches_per_step: number of batches of this rank whose gradients make one step.
+        ranks: that share the samples of a step.
+        num_workers: processes that read samples; 0 reads in this one.
+        pin_memory: whether batches are copied to a GPU.
     """
 
-    def __init__(self, make_loader: Callable[[], DataLoader], batches_per_step: int = 1) -> None:
-        self.make_loader = make_loader
-        self.batches_per_step = batches_per_step
-        self.loader = make_loader()
-        self.steps_per_epoch = len(self.loader) // batches_per_step
-        self.batch_size = self.loader.batch_size
+    def __init__(
+        self,
+        dataset: Dataset,
+        *,
+        batch_size: int,
+        steps_per_epoch: int,
+        batches_per_step: int = 1,
+        ranks: DistributedContext | None = None,
+        num_workers: int = 0,
+        pin_memory: bool = False,
+    ) -> None:
+        self.dataset, self.batch_size, self.steps_per_epoch = dataset, batch_size, steps_per_epoch
+        self.batches_per_step, self.ranks = batches_per_step, ranks or DistributedContext()
+        self.num_workers, self.pin_memory = num_workers, pin_memory
+        self.indices: list[int] = []
+        """Samples of the next pass; the DataLoader reads the list when a pass begins."""
+        self.loader = self._make_loader()
 
     def steps(self, epoch: int, first_step: int) -> Iterator[list[Any]]:
         """Yield the batches of each step of an epoch.
@@ -95,43 +86,30 @@ class StepLoader:
                         "short. Use fewer --workers, or 0, enlarge the container's /dev/shm, and --resume"
                     ) from error
                 logger.warning("%s; new workers read its samples again", error)
-                self.loader = self.make_loader()
+                self.loader = self._make_loader()
 
-    def _read(self, epoch: int, num_read: int) -> Iterator[Any]:
-        sampler = self.loader.sampler
-        sampler.epoch, sampler.skip = epoch, num_read * self.batch_size
-        batches = iter(self.loader)
-        if self.loader.num_workers:
-            # torch's handler would raise in the middle of a step. torch also notices a dead worker between steps.
-            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-        return batches
-
-
-def build_step_loader(dataset: Dataset, schedule: ScheduleSettings, run: TrainingRun) -> StepLoader:
-    """The batches of this rank; an epoch has the schedule's number of steps.
-
-    Args:
-        dataset: item i depends on the seed and i alone.
-        schedule: steps per epoch, and the batch size unless the command line gives one.
-        run: options, ranks and device.
-    """
-    options, ranks = run.options, run.ranks
-    batch_size = options.batch_size or schedule.batch_size
-    samples_per_epoch = schedule.steps_per_epoch * options.grad_accumulation_steps * batch_size * ranks.world_size
-
-    def make_loader() -> DataLoader:
+    def _make_loader(self) -> DataLoader:
         return DataLoader(
-            dataset,
-            batch_size=batch_size,
-            sampler=EpochSampler(samples_per_epoch, ranks.rank, ranks.world_size),
-            num_workers=options.workers,
-            pin_memory=run.compute.device.type == "cuda",
-            persistent_workers=options.workers > 0,
+            self.dataset,
+            batch_size=self.batch_size,
+            sampler=self.indices,
+            num_workers=self.num_workers,
+            pin_memory=self.pin_memory,
+            persistent_workers=self.num_workers > 0,
             worker_init_fn=start_worker,
             generator=torch.Generator(),  # to resume starts workers again, which must not draw from the global one
         )
 
-    return StepLoader(make_loader, options.grad_accumulation_steps)
+    def _read(self, epoch: int, num_read: int) -> Iterator[Any]:
+        num_samples = self.steps_per_epoch * self.batches_per_step * self.batch_size * self.ranks.world_size
+        first = epoch * num_samples
+        own = range(first + self.ranks.rank, first + num_samples, self.ranks.world_size)
+        self.indices[:] = own[num_read * self.batch_size :]
+        batches = iter(self.loader)
+        if self.num_workers:
+            # torch's handler would raise in the middle of a step. torch also notices a dead worker between steps.
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        return batches
 
 
 def start_worker(_worker: int) -> None:

@@ -8,13 +8,13 @@ import torch
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from utils.runtime.distributed import DistributedContext
-from utils.training.optimization import BatchNormSnapshot, NonFiniteError, Optimizers
+from utils.runtime.distributed import current_distributed_context
+from utils.training.optimization import NonFiniteError, Optimizers
 from utils.training.stage import Objective, Stage
 
 
 def train_step(
-    stage: Stage, microbatches: Sequence[tuple], optimizers: Optimizers, batchnorm: BatchNormSnapshot, rate: float
+    stage: Stage, microbatches: Sequence[tuple], optimizers: Optimizers, rate: float
 ) -> dict[str, torch.Tensor]:
     """Make one step of the optimizers with the mean gradient of the microbatches.
 
@@ -22,7 +22,6 @@ def train_step(
         stage: computes the losses; its trained networks are in training mode.
         microbatches: collated samples of this rank.
         optimizers: of the trained networks.
-        batchnorm: of the trained networks.
         rate: learning rate.
 
     Returns:
@@ -34,7 +33,7 @@ def train_step(
     """
     optimizers.set_learning_rate(rate)
     optimizers.zero_grad()
-    batchnorm.save()
+    optimizers.save_batch_statistics()
     means: dict[str, torch.Tensor] = {}
     try:
         for index, sample in enumerate(microbatches):
@@ -43,7 +42,7 @@ def train_step(
             terms: dict[str, torch.Tensor] = {}
             with ExitStack() if is_last else _no_gradient_sync(stage.wrapped.values()):
                 for objective in _forward_in_autocast(stage, batch):  # the adversarial stage has two
-                    _require_finite_loss(objective.loss, optimizers.ranks)
+                    _require_finite_loss(objective.loss)
                     optimizers.scaler.scale(objective.loss / len(microbatches)).backward()
                     if is_last:
                         optimizers.require_finite_gradients(objective.networks)
@@ -53,7 +52,6 @@ def train_step(
                 means[name] = means.get(name, 0) + value.detach() / len(microbatches)
     except NonFiniteError:
         optimizers.discard_step()
-        batchnorm.restore()
         raise
     optimizers.update_scaler()
     return means
@@ -85,7 +83,7 @@ def _forward_in_autocast(stage: Stage, batch: Any) -> Iterator[Objective]:
         yield objective
 
 
-def _require_finite_loss(loss: torch.Tensor, ranks: DistributedContext) -> None:
+def _require_finite_loss(loss: torch.Tensor) -> None:
     is_finite = bool(torch.isfinite(loss))
-    if ranks.any(not is_finite, loss.device):
+    if current_distributed_context().any(not is_finite, loss.device):
         raise NonFiniteError(f"the loss is {loss.item()}", on_this_rank=not is_finite)

@@ -1,30 +1,32 @@
-"""The training loop: epochs, validation, checkpoints and logs. train_step.py makes the steps."""
+"""Trains a stage: epochs, validation, checkpoints and logs. train_step.py makes the steps."""
 
 import logging
 import math
 import time
-from collections.abc import Callable
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
 import torch
 from tqdm import tqdm
 
-from utils.config.preset import ScheduleSettings
-from utils.errors import UserError
-from utils.io.checkpoint import load_networks, save_checkpoint
-from utils.io.files import remove_temp_files
-from utils.runtime.distributed import process_group
+from utils.config.preset import preset_to_table
+from utils.config.toml_dataclass import changed_keys
+from utils.errors import UserError, is_out_of_memory
+from utils.io.checkpoint import checkpoint_preset, load_networks, save_checkpoint
+from utils.io.files import remove_temp_files, write_json
+from utils.runtime.command_line import STOPPED
+from utils.runtime.distributed import is_under_torchrun, process_group
 from utils.runtime.memory import TRAINING_LIMIT_MIB, keep_freed_memory
 from utils.runtime.sync_batchnorm import convert_sync_batchnorm
-from utils.training.errors import reraise_out_of_memory, reraise_write_failure
+from utils.training.checkpoint_rotation import reraise_write_failure
 from utils.training.loss_meter import LossMeter
-from utils.training.optimization import BatchNormSnapshot, NonFiniteError, Optimizers, build_optimizer, learning_rate
+from utils.training.optimization import NonFiniteError, Optimizers, learning_rate
 from utils.training.preemption import StopRequest, StopTraining
-from utils.training.run import TrainingRun
-from utils.training.run_log import RunLog, write_configuration, write_status
-from utils.training.stage import Stage, Validation
+from utils.training.run import TrainingRun, parse_training_options, start_or_resume_run
+from utils.training.run_log import RunLog, write_configuration
+from utils.training.stage import Stage, TrainingCases, Validation
 from utils.training.step_loader import StepLoader
 from utils.training.train_step import train_step
 
@@ -36,55 +38,92 @@ MAX_NONFINITE_STEPS = 10
 """Discarded steps in a row after which a run gives up."""
 
 
-class Trainer:
-    """Trains a stage: epochs, validation, checkpoints, logs.
+def run_stage(
+    stage_class: type[Stage],
+    open_cases: Callable[[TrainingRun], TrainingCases],
+    description: str,
+    argv: list[str] | None,
+) -> int:
+    """Train a stage with the options of the command line.
 
     Args:
-        stage: networks and losses.
-        loader: training samples of this rank.
-        validate: validates on at most so many cases, as `Stage.build_validation` returns it.
-        schedule: of the stage.
+        stage_class: built from preset, device and seed.
+        open_cases: finds preset, splits and cases of a run.
+        description: the script's help text.
+        argv: arguments; None takes those of the process.
+
+    Returns:
+        The exit status: 0, or `STOPPED` if the run was asked to stop before its end. Under torchrun, which takes every
+        other status for a failure and restarts the processes, it is always 0; status.json tells the two apart.
+
+    Raises:
+        UserError: options, cases or checkpoints do not fit.
+    """
+    options = parse_training_options(description, argv, with_autoencoder=stage_class.name == "adversarial")
+    run = start_or_resume_run(options)
+    cases = open_cases(run)
+    stage = stage_class(cases.preset, run.compute, options.seed)
+    if not run.is_resuming:
+        stage.load_initial_networks(options)
+    is_finished = Trainer(stage, cases, run).fit()
+    return 0 if is_finished or is_under_torchrun() else STOPPED
+
+
+class Trainer:
+    """Trains a stage; continues from the last checkpoint of the run if it is resumed.
+
+    Args:
+        stage: networks, losses, data set and validation.
+        cases: of the run.
         run: options, device, ranks.
-        splits: case ids by split, for config.json.
+
+    Raises:
+        UserError: the cases do not suffice, or the last checkpoint is damaged, of another stage or of other networks.
     """
 
-    def __init__(
-        self,
-        stage: Stage,
-        loader: StepLoader,
-        validate: Callable[[int], Validation],
-        schedule: ScheduleSettings,
-        run: TrainingRun,
-        splits: dict[str, list[str]],
-    ) -> None:
-        self.stage, self.loader, self.validate, self.schedule = stage, loader, validate, schedule
-        self.run, self.ranks, self.splits = run, run.ranks, splits
-        self.run_dir, self.device = run.options.run_dir, run.compute.device
-        self.total_steps = run.options.max_steps or (run.options.epochs or schedule.epochs) * loader.steps_per_epoch
+    def __init__(self, stage: Stage, cases: TrainingCases, run: TrainingRun) -> None:
+        self.stage, self.run, self.ranks, self.splits = stage, run, run.ranks, cases.splits
+        self.schedule, self.run_dir, self.device = stage.schedule, run.options.run_dir, run.compute.device
+        self.loader = StepLoader(
+            stage.build_dataset(cases.train),
+            batch_size=run.options.batch_size or self.schedule.batch_size,
+            steps_per_epoch=self.schedule.steps_per_epoch,
+            batches_per_step=run.options.grad_accumulation_steps,
+            ranks=run.ranks,
+            num_workers=run.options.workers,
+            pin_memory=self.device.type == "cuda",
+        )
+        self.validate = stage.build_validation(cases.val)
+        num_epochs = run.options.epochs or self.schedule.epochs
+        self.total_steps = run.options.max_steps or num_epochs * self.schedule.steps_per_epoch
         self.uses_sync_batchnorm = run.ranks.world_size > 1 and not run.options.no_sync_batchnorm
         for name, network in stage.networks.items():
             network.requires_grad_(name in stage.trained)
             if self.uses_sync_batchnorm and name in stage.trained:
                 convert_sync_batchnorm(network, self.device.type)
         trained = {name: stage.networks[name] for name in stage.trained}
-        by_network = {name: build_optimizer(network.parameters(), schedule) for name, network in trained.items()}
-        self.optimizers = Optimizers(by_network, run.compute, run.ranks)
-        self.batchnorm = BatchNormSnapshot(trained.values())
+        self.optimizers = Optimizers(trained, self.schedule, run.compute)
         self.stop = StopRequest(run.options.max_minutes)
         self.epoch = 0
         self.step = 0
         self.meter = LossMeter()
         self.best_score = -math.inf
+        if run.is_resuming:
+            self._resume()
 
-    def resume(self) -> None:
-        """Continue from the last checkpoint of the run; sets torch's random states.
-
-        Raises:
-            UserError: the checkpoint is damaged, of another stage or of other networks.
-        """
-        path, content = self.run.read_last_checkpoint(self.stage.name, self.stage.preset)
-        load_networks(self.stage.networks, content, self.stage.networks, path)
-        state = content["state"]
+    def _resume(self) -> None:
+        """Continue from the last checkpoint; log which values of the preset have changed since."""
+        path, content = self.run.checkpoints.read()
+        state, stage = content["state"], self.stage
+        if content["stage"] != stage.name or not state:
+            raise UserError(
+                f"{path}: expected the last.pt of stage {stage.name!r}, got one of {content['stage']!r}; "
+                "--resume continues the same script in the same --run-dir"
+            )
+        before = preset_to_table(checkpoint_preset(content, path))
+        if changed := changed_keys(before, preset_to_table(stage.preset)):
+            logger.warning("%s: the run continues with changed values of %s", path, ", ".join(changed))
+        load_networks(stage.networks, content, stage.networks, path)
         self.optimizers.load_state_dict(state)
         torch.set_rng_state(state["random"])
         if len(state["random_cuda"]) == torch.cuda.device_count():
@@ -116,8 +155,7 @@ class Trainer:
         """
         keep_freed_memory(limit_mib=TRAINING_LIMIT_MIB)
         self.first_step = self.step  # each process makes a step or validates, however little time it has
-        memory = reraise_out_of_memory(self.stage.name, self.loader.batch_size, self.stage.preset.grid.crop_size_vox)
-        with process_group(self.ranks, self.device.type), self.stop, memory:
+        with process_group(self.ranks, self.device.type), self.stop, self._explained_out_of_memory():
             self._wrap_networks()
             self._require_same_step()
             self._start_run_folder()
@@ -130,7 +168,7 @@ class Trainer:
             return True
 
     def _run_epochs(self) -> None:
-        log = RunLog(self.run_dir, self.epoch) if self.ranks.is_rank_zero else None
+        is_writer = self.ranks.is_rank_zero
         if not self._is_finished():
             with self.stop.immediate():
                 self._validate(NUM_SANITY_VAL_CASES)
@@ -139,12 +177,9 @@ class Trainer:
             initial=self.step,
             unit="step",
             desc=self.stage.name,
-            disable=None if self.ranks.is_rank_zero else True,  # None: shown on a terminal only
+            disable=None if is_writer else True,  # None: shown on a terminal only
         )
-        with ExitStack() as stack:
-            stack.callback(progress.close)
-            if log is not None:
-                stack.callback(log.close)
+        with progress, closing(RunLog(self.run_dir, self.epoch)) if is_writer else nullcontext() as log:
             while not self._is_finished():
                 self._train_epoch(progress)
                 self._end_epoch(log)
@@ -185,7 +220,7 @@ class Trainer:
         """Make one step of the optimizers; mean losses, or None if the step was discarded as not finite."""
         rate = learning_rate(self.schedule, self.step, self.total_steps)
         try:
-            losses = train_step(self.stage, microbatches, self.optimizers, self.batchnorm, rate)
+            losses = train_step(self.stage, microbatches, self.optimizers, rate)
         except NonFiniteError as error:
             self._record_discarded_step(error, microbatches)
             return None
@@ -290,27 +325,43 @@ class Trainer:
     def _start_run_folder(self) -> None:
         if not self.ranks.is_rank_zero:
             return
-        stage, run, options = self.stage, self.run, self.run.options
+        stage, options = self.stage, self.run.options
         remove_temp_files(self.run_dir)
         write_configuration(
             self.run_dir, stage=stage.name, preset=stage.preset, options=vars(options), splits=self.splits,
-            is_resumed=run.is_resuming,
+            is_resumed=self.run.is_resuming,
         )  # fmt: skip
         self._write_status("running")
-        world_size, num_microbatches = self.ranks.world_size, options.grad_accumulation_steps
+        sizes = self.loader.batch_size, self.ranks.world_size, self.loader.batches_per_step
         logger.info(
             "%s: samples per step: %d (batch size %d x %d ranks x %d accumulation steps), learning rate %g, batch norm "
             "over %s",
             stage.name,
-            self.loader.batch_size * world_size * num_microbatches,
-            self.loader.batch_size,
-            world_size,
-            num_microbatches,
+            math.prod(sizes),
+            *sizes,
             self.schedule.learning_rate,
             "the batches of all ranks" if self.uses_sync_batchnorm else "each rank's batch",
         )
 
     def _write_status(self, state: str) -> None:
+        """Write status.json: "running", which a killed run keeps, "stopped" on request with all saved, "finished"."""
         if self.ranks.is_rank_zero:
-            reason = self.stop.reason or ""
-            write_status(self.run_dir, state, step=self.step, total_steps=self.total_steps, reason=reason)
+            progress = {"step": self.step, "total_steps": self.total_steps, "reason": self.stop.reason or ""}
+            write_json(self.run_dir / "status.json", {"state": state, **progress})
+
+    @contextmanager
+    def _explained_out_of_memory(self) -> Iterator[None]:
+        """Turn running out of memory into a UserError that names the settings which reduce it."""
+        try:
+            yield
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            crop_size, batch_size = self.stage.preset.grid.crop_size_vox, self.loader.batch_size
+            smaller = f"--batch-size {max(1, batch_size // 2)} --grad-accumulation-steps 2 (the same crops per step), "
+            raise UserError(
+                f"{self.stage.name}: out of memory with {batch_size} crops of {'x'.join(map(str, crop_size))} voxels. "
+                f"Use {smaller if batch_size > 1 else ''}--precision bf16, a smaller crop "
+                "(--set grid.crop_size_vox=[z,y,x]) or narrower networks (--set networks.width=...), and --resume "
+                "unless the networks changed"
+            ) from error

@@ -1,5 +1,6 @@
 """utils/training/checkpoint_rotation.py: a complete checkpoint is left, whatever is damaged or killed."""
 
+import errno
 import os
 
 import numpy as np
@@ -8,8 +9,9 @@ import torch
 from torch import nn
 
 from utils.config.preset import load_preset
+from utils.errors import UserError
 from utils.io.checkpoint import save_checkpoint
-from utils.training.checkpoint_rotation import CheckpointRotation
+from utils.training.checkpoint_rotation import CheckpointRotation, reraise_write_failure
 
 PRESET = load_preset("phantom")
 
@@ -111,3 +113,19 @@ def test_dying_between_two_renames_loses_nothing_but_the_new_one(renames_done, r
     assert CheckpointRotation(run, 3).read()[1]["state"]["step"] == 4
     CheckpointRotation(run, 3).write(save(5))
     assert CheckpointRotation(run, 3).read()[1]["state"]["step"] == 5
+
+
+@pytest.mark.parametrize("kept", [False, True])
+def test_a_write_failure_says_why_and_what_is_left(kept, tmp_path):
+    path = tmp_path / "last.pt"
+    if kept:
+        path.touch()
+    expected = "the previous checkpoint is intact" if kept else "there is no previous one"
+    message = rf"last\.pt: could not be written \(No space left.* MiB free\); {expected}"
+    with pytest.raises(UserError, match=message), reraise_write_failure(path):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+
+def test_a_bug_while_writing_stays_what_it_is(tmp_path):
+    with pytest.raises(RuntimeError, match="no such key"), reraise_write_failure(tmp_path / "last.pt"):
+        raise RuntimeError("no such key")

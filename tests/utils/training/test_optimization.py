@@ -9,9 +9,22 @@ from torch import nn
 
 from utils.config.preset import ScheduleSettings
 from utils.runtime.device import Compute
-from utils.training.optimization import BatchNormSnapshot, NonFiniteError, Optimizers, build_optimizer, learning_rate
+from utils.training.optimization import NonFiniteError, Optimizers, build_optimizer, learning_rate
 
 CPU = Compute(device=torch.device("cpu"), precision="fp32")
+PAPER = ScheduleSettings(
+    epochs=600,
+    steps_per_epoch=10,
+    batch_size=1,
+    optimizer="sgd",
+    learning_rate=0.1,
+    weight_decay=5e-4,
+    warmup_epochs=5,
+    decay_epochs=(200, 400),
+    decay_factor=0.1,
+    validate_every=10,
+    validation_cases=8,
+)
 
 
 def weight(value=1.0):
@@ -20,8 +33,8 @@ def weight(value=1.0):
     return layer
 
 
-def optimizers_of(compute=CPU, **layers):
-    return Optimizers({name: torch.optim.SGD(layer.parameters()) for name, layer in layers.items()}, compute)
+def optimizers_of(**layers):
+    return Optimizers(layers, replace(PAPER, weight_decay=0), CPU)
 
 
 def test_only_the_named_optimizers_step():
@@ -54,29 +67,14 @@ def test_the_state_of_optimizers_and_scaler_survives_a_checkpoint():
 
 def test_batch_statistics_are_restored():
     norm = nn.BatchNorm1d(1)
-    snapshot = BatchNormSnapshot([norm])
+    optimizers = optimizers_of(norm=norm)
     norm(torch.tensor([[1.0], [3.0]]))
-    snapshot.save()
+    optimizers.save_batch_statistics()
     norm(torch.tensor([[math.nan], [3.0]]))
     assert norm.running_mean.isnan()
-    snapshot.restore()
+    optimizers.discard_step()
     assert norm.running_mean.item() == pytest.approx(0.2)  # momentum 0.1 of the mean 2
     assert norm.num_batches_tracked.item() == 1
-
-
-PAPER = ScheduleSettings(
-    epochs=600,
-    steps_per_epoch=10,
-    batch_size=1,
-    optimizer="sgd",
-    learning_rate=0.1,
-    weight_decay=5e-4,
-    warmup_epochs=5,
-    decay_epochs=(200, 400),
-    decay_factor=0.1,
-    validate_every=10,
-    validation_cases=8,
-)
 
 
 @pytest.mark.parametrize("total_steps", [6000, 600, 60_000])  # as in the preset, a tenth of it, tenfold

@@ -4,7 +4,7 @@ import signal
 
 import pytest
 
-from utils.training.preemption import StopRequest, StopTraining, runs_under_torchrun, was_restarted
+from utils.training.preemption import StopRequest, StopTraining
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
@@ -34,12 +34,3 @@ def test_time_is_up(monkeypatch):
     stop.deadline -= 121
     assert stop.requested()
     assert stop.reason == "--max-minutes is over"
-
-
-def test_torchrun_is_recognized(monkeypatch):
-    assert not was_restarted()
-    assert not runs_under_torchrun()
-    monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")
-    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "none")
-    assert was_restarted()
-    assert runs_under_torchrun()

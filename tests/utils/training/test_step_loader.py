@@ -10,11 +10,12 @@ from typing import NamedTuple
 
 import pytest
 import torch
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import Dataset
 
 from tests.posix import POSIX_ONLY
 from utils.errors import UserError
-from utils.training.step_loader import MAX_WORKER_CRASHES, EpochSampler, StepLoader, start_worker
+from utils.runtime.distributed import DistributedContext
+from utils.training.step_loader import MAX_WORKER_CRASHES, StepLoader
 
 NUM_SAMPLES = 12
 
@@ -42,28 +43,11 @@ class Numbers(Dataset):
         return Item(torch.tensor(index))
 
 
-class Epochs(Sampler):
-    epoch = skip = 0
-
-    def __iter__(self):
-        return iter(range(self.epoch * NUM_SAMPLES + self.skip, (self.epoch + 1) * NUM_SAMPLES))
-
-    def __len__(self):
-        return NUM_SAMPLES
-
-
 def loader_of(folder, workers=0, batches_per_step=1):
-    def make():
-        return DataLoader(
-            Numbers(folder),
-            batch_size=2,
-            sampler=Epochs(),
-            num_workers=workers,
-            persistent_workers=workers > 0,
-            worker_init_fn=start_worker,
-        )
-
-    return StepLoader(make, batches_per_step)
+    num_steps = NUM_SAMPLES // 2 // batches_per_step
+    return StepLoader(
+        Numbers(folder), batch_size=2, steps_per_epoch=num_steps, batches_per_step=batches_per_step, num_workers=workers
+    )
 
 
 def values(steps):
@@ -73,7 +57,6 @@ def values(steps):
 @pytest.mark.parametrize("workers", [0, 1])
 def test_an_epoch_goes_on_at_any_step(workers, tmp_path):
     source = loader_of(tmp_path, workers, batches_per_step=3)
-    assert source.steps_per_epoch == 2
     assert values(source.steps(0, 0)) == [[[0, 1], [2, 3], [4, 5]], [[6, 7], [8, 9], [10, 11]]]
     assert values(source.steps(1, 1)) == [[[18, 19], [20, 21], [22, 23]]]
     assert values(source.steps(1, 2)) == []
@@ -126,12 +109,13 @@ def test_a_bug_in_a_data_set_shows_its_file_and_line(workers, tmp_path):
     assert re.search(r'test_step_loader\.py", line \d+, in __getitem__\n +return \[\]\[index\]', text)
 
 
-@pytest.mark.parametrize(("samples", "ranks"), [(12, 1), (12, 3), (10, 4)])
-def test_ranks_divide_an_epoch(samples, ranks):
-    samplers = [EpochSampler(samples, rank, ranks) for rank in range(ranks)]
+@pytest.mark.parametrize("num_ranks", [1, 3])
+def test_ranks_divide_an_epoch(num_ranks, tmp_path):
+    ranks = [DistributedContext(rank=rank, world_size=num_ranks) for rank in range(num_ranks)]
+    loaders = [StepLoader(Numbers(tmp_path), batch_size=2, steps_per_epoch=4, ranks=context) for context in ranks]
+    num_samples = 2 * 4 * num_ranks
     for epoch in range(3):
-        for sampler in samplers:
-            sampler.epoch = epoch
-        parts = [list(sampler) for sampler in samplers]
-        assert [len(part) for part in parts] == [len(sampler) for sampler in samplers]
-        assert sorted(index for part in parts for index in part) == list(range(epoch * samples, (epoch + 1) * samples))
+        parts = [[index for [batch] in values(loader.steps(epoch, 0)) for index in batch] for loader in loaders]
+        assert [len(part) for part in parts] == [8] * num_ranks
+        expected = range(epoch * num_samples, (epoch + 1) * num_samples)
+        assert sorted(index for part in parts for index in part) == list(expected)

@@ -1,6 +1,7 @@
 """utils/training/train_step.py: steps from several microbatches and objectives, and none from non-finite numbers."""
 
 import math
+from types import SimpleNamespace
 from typing import NamedTuple
 
 import pytest
@@ -8,11 +9,12 @@ import torch
 from torch import nn
 
 from utils.runtime.device import Compute
-from utils.training.optimization import BatchNormSnapshot, NonFiniteError, Optimizers
+from utils.training.optimization import NonFiniteError, Optimizers
 from utils.training.stage import Objective, Stage, frozen
 from utils.training.train_step import train_step
 
 CPU = Compute(device=torch.device("cpu"), precision="fp32")
+SGD = SimpleNamespace(optimizer="sgd", learning_rate=0.1, weight_decay=0.0)
 
 
 class Sample(NamedTuple):
@@ -41,9 +43,9 @@ class ToyStage(Stage):
         networks = {"first": Toy(), "second": Toy()}
         super().__init__(None, compute, 0, networks=networks, augment=lambda sample: sample.x)
         self.second_factor = second_factor
-        by_network = {name: torch.optim.SGD(network.parameters()) for name, network in networks.items()}
-        self.optimizers = Optimizers(by_network, compute)
-        self.batchnorm = BatchNormSnapshot(networks.values())
+        self.optimizers = Optimizers(networks, SGD, compute)
+        for optimizer in self.optimizers.by_network.values():
+            optimizer.param_groups[0]["momentum"] = 0
 
     def training_step(self, batch):
         yield Objective(self.wrapped["first"](batch), ("first",), {"mean": batch.mean()})
@@ -56,7 +58,7 @@ class ToyStage(Stage):
 
     def step(self, *values, rate=0.125):
         microbatches = [Sample(torch.full((2, 1), value)) for value in values]
-        return train_step(self, microbatches, self.optimizers, self.batchnorm, rate)
+        return train_step(self, microbatches, self.optimizers, rate)
 
     def weights(self):
         return [network.weight.item() for network in self.networks.values()]

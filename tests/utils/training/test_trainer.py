@@ -9,16 +9,16 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import Dataset
 
 from utils.config.preset import load_preset
+from utils.errors import UserError
 from utils.io.checkpoint import read_checkpoint
 from utils.runtime.device import Compute
 from utils.runtime.distributed import DistributedContext
 from utils.training.checkpoint_rotation import CheckpointRotation
 from utils.training.run import TrainingOptions, TrainingRun
-from utils.training.stage import Objective, Stage, Validation
-from utils.training.step_loader import StepLoader
+from utils.training.stage import Objective, Stage, TrainingCases, Validation
 from utils.training.trainer import NUM_SANITY_VAL_CASES, Trainer
 
 STEPS_PER_EPOCH = 3
@@ -36,18 +36,6 @@ class Numbers(Dataset):
 
     def __getitem__(self, index):
         return Sample(x=torch.tensor([math.sin(index + 1)]), case_id=str(index), index=index)
-
-
-class Epochs(Sampler):
-    """As utils.training.step_loader.EpochSampler."""
-
-    epoch = skip = 0
-
-    def __iter__(self):
-        return iter(range(self.epoch * STEPS_PER_EPOCH + self.skip, (self.epoch + 1) * STEPS_PER_EPOCH))
-
-    def __len__(self):
-        return STEPS_PER_EPOCH
 
 
 class Network(nn.Module):
@@ -76,9 +64,13 @@ class ToyStage(Stage):
         self.history = []
         self.loss_factor = 1.0
 
+    @property
+    def schedule(self):
+        return self.preset.backbone
+
     def draw(self, sample):
         self.history.append(("step", *sample.case_id))
-        return sample.x.repeat(4, 1) + torch.rand(4, 1)
+        return sample.x[:1].repeat(4, 1) + torch.rand(4, 1)
 
     def build_dataset(self, cases):
         return Numbers()
@@ -99,7 +91,8 @@ class ToyStage(Stage):
         yield Objective(self.loss_factor * error, self.trained, {"error": error})
 
 
-SCHEDULE = ("backbone.validation_cases=5", "backbone.validate_every=2", "backbone.epochs=4")
+VALUES = {"validation_cases": 5, "validate_every": 2, "epochs": 4, "steps_per_epoch": STEPS_PER_EPOCH, "batch_size": 1}
+SCHEDULE = [f"backbone.{name}={value}" for name, value in VALUES.items()]
 
 
 @pytest.fixture(scope="module")
@@ -109,7 +102,7 @@ def preset():
 
 def build(folder, preset, stage=None, **options):
     stage = stage or ToyStage(preset)
-    given = TrainingOptions(cases=folder, run_dir=folder / "run", device="cpu", precision="fp32", **options)
+    given = TrainingOptions(cases=folder, run_dir=folder / "run", device="cpu", precision="fp32", workers=0, **options)
     run = TrainingRun(
         options=given,
         compute=CPU,
@@ -117,11 +110,7 @@ def build(folder, preset, stage=None, **options):
         checkpoints=CheckpointRotation(given.run_dir),
         is_resuming=given.resume is not None,
     )
-    loader = StepLoader(lambda: DataLoader(Numbers(), sampler=Epochs(), batch_size=1), given.grad_accumulation_steps)
-    trainer = Trainer(stage, loader, stage.build_validation(None), preset.backbone, run, splits={})
-    if run.is_resuming:
-        trainer.resume()
-    return trainer
+    return Trainer(stage, TrainingCases(preset=stage.preset, splits={}, train=None, val=None), run)
 
 
 def weights_of(network):
@@ -304,3 +293,47 @@ def test_a_run_of_an_earlier_release_is_resumed(tmp_path, preset):
 def test_fit_says_whether_the_run_is_finished(tmp_path, preset):
     assert not build(tmp_path, preset, max_minutes=0).fit()
     assert build(tmp_path, preset, epochs=1, resume="auto").fit()
+
+
+def run_out_of_gpu_memory(_batch):
+    raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB.")
+
+
+def run_out_of_cpu_memory(_batch):
+    torch.empty(2**60)
+
+
+@pytest.mark.parametrize("exhaust", [run_out_of_gpu_memory, run_out_of_cpu_memory])
+def test_out_of_memory_names_the_settings_that_reduce_it(exhaust, tmp_path, preset):
+    stage = ToyStage(preset)
+    stage.training_step = exhaust
+    size = "x".join(map(str, preset.grid.crop_size_vox))
+    with pytest.raises(UserError, match=f"toy: out of memory with 4 crops of {size} voxels") as caught:
+        build(tmp_path, preset, stage, batch_size=4).fit()
+    text = str(caught.value)
+    for setting in (
+        "--batch-size 2 --grad-accumulation-steps 2",
+        "--precision bf16",
+        "grid.crop_size_vox",
+        "networks.width",
+    ):
+        assert setting in text
+    assert "\n" not in text
+
+
+def test_a_batch_of_one_is_not_to_be_halved(tmp_path, preset):
+    stage = ToyStage(preset)
+    stage.training_step = run_out_of_gpu_memory
+    with pytest.raises(UserError, match=r"Use --precision bf16"):
+        build(tmp_path, preset, stage).fit()
+
+
+def test_other_errors_stay_what_they_are(tmp_path, preset):
+    stage = ToyStage(preset)
+
+    def fail(_batch):
+        raise RuntimeError("shape '[2]' is invalid")
+
+    stage.training_step = fail
+    with pytest.raises(RuntimeError, match="shape"):
+        build(tmp_path, preset, stage).fit()

@@ -1,0 +1,16 @@
+"""utils/runtime/distributed.py: what torchrun tells a process."""
+
+from utils.runtime.distributed import DistributedContext, distributed_context, is_under_torchrun, num_restarts
+
+
+def test_torchrun_is_recognized(monkeypatch):
+    assert num_restarts() == 0
+    assert not is_under_torchrun()
+    assert distributed_context() == DistributedContext(rank=0, local_rank=0, world_size=1)
+    torchrun = {"RESTART_COUNT": "1", "RUN_ID": "none"}
+    environment = {"RANK": "3", "LOCAL_RANK": "1", "WORLD_SIZE": "4"}
+    for name, value in (environment | {f"TORCHELASTIC_{key}": text for key, text in torchrun.items()}).items():
+        monkeypatch.setenv(name, value)
+    assert num_restarts() == 1
+    assert is_under_torchrun()
+    assert distributed_context() == DistributedContext(rank=3, local_rank=1, world_size=4)
