@@ -16,12 +16,6 @@ LOW_CONFIDENCE = 0.6
 IMPLAUSIBLE_DICE = 0.6
 """Dice between a mask and its reconstruction by the shape autoencoder."""
 
-NOT_FOUND = "not found"
-LOW = "low confidence"
-IMPLAUSIBLE = "implausible shape"
-AT_BORDER = "touches the border of the scan"
-SWAPPED = "left and right swapped"
-
 
 @dataclass(frozen=True, kw_only=True)
 class OrganConfidence:
@@ -62,11 +56,13 @@ def build_organ_report(
     organs = {}
     for value, (name, box) in enumerate(zip(preset.organ_names, boxes, strict=True), 1):
         confidence = confidences.get(name, OrganConfidence())
-        measured = _measure(label, geometry, value, box)
-        flags = _flags(confidence, box, label.shape)
-        organs[name] = {"label": value, **measured, **_confidence_entry(confidence), "flags": flags}
-    for left, right in preset.left_right_pairs:
-        _flag_swapped(organs[left], organs[right])
+        organs[name] = {"label": value, **_measure(label, geometry, value, box), **_confidence_entry(confidence)}
+        organs[name]["flags"] = _flags(confidence, box, label.shape)
+    for names in preset.left_right_pairs:
+        left, right = pair = [organs[name] for name in names]
+        if all("center_xyz_mm" in organ for organ in pair) and left["center_xyz_mm"][0] < right["center_xyz_mm"][0]:
+            for organ in pair:  # in LPS the left organ has the larger x
+                organ["flags"].append("left and right swapped")
     return organs
 
 
@@ -97,22 +93,16 @@ def _flags(
     confidence: OrganConfidence, box: tuple[slice, slice, slice] | None, size_zyx: tuple[int, int, int]
 ) -> list[str]:
     if box is None:
-        return [NOT_FOUND]
-    flags = []
-    if not confidence.peak_found or (confidence.confidence is not None and confidence.confidence < LOW_CONFIDENCE):
-        flags.append(LOW)
-    if confidence.plausibility is not None and confidence.plausibility < IMPLAUSIBLE_DICE:
-        flags.append(IMPLAUSIBLE)
-    if any(axis.start == 0 or axis.stop == size for axis, size in zip(box, size_zyx, strict=True)):
-        flags.append(AT_BORDER)
-    return flags
-
-
-def _flag_swapped(left: dict[str, Any], right: dict[str, Any]) -> None:
-    """In LPS the left organ of a pair has the larger x."""
-    if left["num_voxels"] and right["num_voxels"] and left["center_xyz_mm"][0] < right["center_xyz_mm"][0]:
-        left["flags"].append(SWAPPED)
-        right["flags"].append(SWAPPED)
+        return ["not found"]
+    is_low = confidence.confidence is not None and confidence.confidence < LOW_CONFIDENCE
+    flags = {
+        "low confidence": is_low or not confidence.peak_found,
+        "implausible shape": confidence.plausibility is not None and confidence.plausibility < IMPLAUSIBLE_DICE,
+        "touches the border of the scan": any(
+            axis.start == 0 or axis.stop == size for axis, size in zip(box, size_zyx, strict=True)
+        ),
+    }
+    return [flag for flag, applies in flags.items() if applies]
 
 
 def _rounded(point_mm: tuple[float, float, float]) -> list[float]:

@@ -54,13 +54,7 @@ class OutputFiles:
         self._write_per_organ(self.masks, masks, label.geometry, preset)
 
     def write_probabilities(self, probabilities: Iterable[np.ndarray], geometry: Geometry, preset: Preset) -> None:
-        """Write one volume of probabilities per organ.
-
-        Args:
-            probabilities: (D, H, W) float32, 0..1, per organ; only one is in memory at a time.
-            geometry: of the CT.
-            preset: the organs.
-        """
+        """Write one volume per organ of `probabilities`, (D, H, W) float32, 0..1; only one is in memory at a time."""
         rounded = (np.round(values, PROBABILITY_DECIMALS) for values in probabilities)
         self._write_per_organ(self.probabilities, rounded, geometry, preset)
 
@@ -72,8 +66,8 @@ class OutputFiles:
 
 
 CENTER_COLUMNS = ("x_mm", "y_mm", "z_mm")
-MEASURED_COLUMNS = ("num_voxels", "volume_ml", "components")
-SUMMARY_COLUMNS = ("case", "organ", *MEASURED_COLUMNS, *CENTER_COLUMNS, "confidence", "peak", "plausibility", "flags")
+SUMMARY_COLUMNS = ["case", "organ", "num_voxels", "volume_ml", "components", *CENTER_COLUMNS]
+SUMMARY_COLUMNS += ["confidence", "peak", "plausibility", "flags"]
 CACHE_KEYS = ("ct", "settings")
 """A finished case is up to date if its report agrees with this run in these entries."""
 
@@ -85,26 +79,18 @@ def load_if_up_to_date(files: OutputFiles, source: Mapping[str, Any]) -> dict[st
         files: of the case.
         source: the `CACHE_KEYS` of this run's report.
     """
-    if not (files.report.is_file() and files.label.is_file()):
-        return None
     try:
         report = read_json(files.report)
-    except UserError:  # damaged
+    except UserError:  # missing or damaged
         return None
-    return report if all(report.get(key) == source[key] for key in CACHE_KEYS) else None
+    is_same = all(report.get(key) == source[key] for key in CACHE_KEYS)
+    return report if is_same and files.label.is_file() else None
 
 
 def write_summary(
     path: Path, reports: Mapping[str, Mapping[str, Any]], failures: Mapping[str, CaseFailure], preset: Preset
 ) -> None:
-    """Write a CSV with one row per case and organ, and one per failed case.
-
-    Args:
-        path: target.
-        reports: by case id.
-        failures: by case id.
-        preset: order of the organs.
-    """
+    """Write a CSV with one row per case and organ, in the preset's order, and one per failed case."""
     rows: list[dict[str, Any]] = []
     for case_id in sorted({*reports, *failures}):
         if case_id in failures:

@@ -1,7 +1,7 @@
 """Renders a CT with organ outlines in axial, coronal and sagittal slices: head up, the patient's left on the right."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from itertools import compress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -23,40 +23,32 @@ GAP_PX = 6
 FONT_PX = 15
 LINE_PX = 2
 DASH_PX = 7
-SMOOTHING_PASSES = 2
 MAX_ORGANS_IN_ONE_ROW = 3
-HEATMAP_OPACITY = 0.6
 TEXT_COLOR = (200, 200, 200)
 ABSENT_COLOR = (90, 90, 90)
-REFERENCE_LIGHTNESS = 0.75
-"""Weight of white in the color of a reference outline; the rest is the organ's color."""
 
 
-@dataclass(frozen=True)
-class SlicePlane:
+class SlicePlane(NamedTuple):
     """One slice of a volume; `axis` is 0 (axial), 1 (coronal) or 2 (sagittal)."""
 
     axis: int
     index: int
 
     def extract(self, volume: np.ndarray) -> np.ndarray:
-        """Return the slice (rows, columns) with the head up."""
+        """The slice (rows, columns) with the head up."""
         plane = np.take(volume, self.index, axis=self.axis)
         return plane if self.axis == 0 else plane[::-1]
 
 
-@dataclass(frozen=True)
-class RenderStyle:
-    """Scale and colors of the slices: one color per organ, and the HU rendered black and white."""
+class RenderStyle(NamedTuple):
+    """Scale and colors of the slices."""
 
-    spacing_zyx_mm: tuple[float, float, float]
-    px_per_mm: float
+    voxel_px: np.ndarray
+    """(3,): size of a voxel in pixels along z, y and x."""
     colors: Sequence[RGB]
+    """One per organ."""
     window_hu: tuple[float, float]
-
-    def voxel_px(self, axis: int) -> tuple[float, float]:
-        """Size (rows, columns) of a voxel in pixels, in slices along `axis`."""
-        return tuple(spacing * self.px_per_mm for other, spacing in enumerate(self.spacing_zyx_mm) if other != axis)
+    """HU rendered black and white."""
 
 
 class CaseVolumes(NamedTuple):
@@ -89,8 +81,8 @@ def render_case(
         image: (D, H, W), HU.
         label: (D, H, W) uint8, 0 = background, drawn with solid lines; may be None.
         spacing_zyx_mm: voxel spacing; pixels of the overlay are isotropic.
-        colors: one per organ; label i + 1 has the i-th.
-        names: one per organ.
+        colors: of labels 1, 2, ...
+        names: of labels 1, 2, ...
         reference: (D, H, W) uint8, drawn with light dashed lines.
         heatmap: (D, H, W) in [0, 1], blended over the CT.
         window_hu: HU rendered black and white.
@@ -104,18 +96,17 @@ def render_case(
     """
     volumes = CaseVolumes(image, label, reference, heatmap)
     _check(volumes, min(len(colors), len(names)))
-    extent_mm = np.multiply(image.shape, spacing_zyx_mm)
-    style = RenderStyle(spacing_zyx_mm, PANEL_PX / float(max(extent_mm[0], extent_mm[1])), colors, window_hu)
+    px_per_mm = PANEL_PX / np.multiply(image.shape, spacing_zyx_mm)[:2].max()
+    style = RenderStyle(np.multiply(spacing_zyx_mm, px_per_mm), colors, window_hu)
     planes = choose_slices(label if reference is None else reference, heatmap, image.shape, show_all=show_all)
     rows = [[_render_panel(plane, style, volumes) for plane in row] for row in planes]
     width = max(sum(panel.width + GAP_PX for panel in row) - GAP_PX for row in rows)
     parts = [_join(row, width) for row in rows]
-    if label is not None or reference is not None:
-        present = {value for volume in (label, reference) if volume is not None for value in np.unique(volume).tolist()}
-        entries = [
-            (name, tuple(color) if value in present else ABSENT_COLOR)
-            for value, (name, color) in enumerate(zip(names, colors, strict=False), 1)
-        ]
+    labels = [volume for volume in (label, reference) if volume is not None]
+    if labels:
+        present = set(np.concatenate([np.unique(volume) for volume in labels]).tolist())
+        organs = enumerate(zip(names, colors, strict=False), 1)
+        entries = [(name, tuple(color) if value in present else ABSENT_COLOR) for value, (name, color) in organs]
         if reference is not None:
             entries.append(("(dashed: reference)", TEXT_COLOR))
         parts.append(_render_legend(entries, width))
@@ -131,11 +122,11 @@ def save_png(path: Path, array: np.ndarray) -> None:
 def choose_slices(
     label: np.ndarray | None, heatmap: np.ndarray | None, shape: tuple[int, int, int], *, show_all: bool = False
 ) -> list[list[SlicePlane]]:
-    """Choose the slices that show most of the organs.
+    """Choose the slices that show most of the organs; without organs they pass through the heatmap's peak.
 
     Args:
         label: (D, H, W) uint8 or None.
-        heatmap: (D, H, W) or None; without organs, the slices pass through its peak.
+        heatmap: (D, H, W) or None.
         shape: (D, H, W).
         show_all: add rows until half of each organ's largest section is visible. Otherwise there is one row, or two for
             more than three organs.
@@ -150,15 +141,13 @@ def choose_slices(
     num_rows = 1 if len(organs) <= MAX_ORGANS_IN_ONE_ROW else 2
     rows: list[list[SlicePlane]] = []
     visible = [_visible_fractions(label, organs, axis) for axis in range(3)]
-    hidden_along = [np.ones(len(organs)) for _ in range(3)]  # fraction of each organ that no slice along the axis shows
-    hidden = np.ones(len(organs))
-    while len(rows) < num_rows or (show_all and hidden.max() > 0.5):
+    hidden = np.ones((3, len(organs)))  # fraction of each organ that no slice along an axis shows
+    while len(rows) < num_rows or (show_all and hidden.min(axis=0).max() > 0.5):
         rows.append([])
         for axis in range(3):
-            best = int(((hidden_along[axis] + hidden) @ np.sqrt(visible[axis])).argmax())
+            best = int(((hidden[axis] + hidden.min(axis=0)) @ np.sqrt(visible[axis])).argmax())
             rows[-1].append(SlicePlane(axis, best))
-            hidden_along[axis] = np.minimum(hidden_along[axis], 1 - visible[axis][:, best])
-            hidden = np.minimum(hidden, hidden_along[axis])
+            hidden[axis] = np.minimum(hidden[axis], 1 - visible[axis][:, best])
     return rows
 
 
@@ -174,13 +163,13 @@ def _check(volumes: CaseVolumes, num_organs: int) -> None:
 def _visible_fractions(label: np.ndarray, organs: Sequence[int], axis: int) -> np.ndarray:
     """(organs, slices): area of each organ in each slice along an axis, relative to its largest area."""
     others = tuple(other for other in range(3) if other != axis)
-    areas = np.stack([(label == value).sum(axis=others) for value in organs])
+    areas = np.stack([np.count_nonzero(label == value, axis=others) for value in organs])
     return areas / areas.max(axis=1, keepdims=True)
 
 
 def _render_panel(plane: SlicePlane, style: RenderStyle, volumes: CaseVolumes) -> Image.Image:
     image, label, reference, heatmap = (None if volume is None else plane.extract(volume) for volume in volumes)
-    voxel_px = style.voxel_px(plane.axis)
+    voxel_px = np.delete(style.voxel_px, plane.axis)
     size = tuple(max(1, round(n * px)) for n, px in zip(image.shape, voxel_px, strict=True))[::-1]
     low, high = style.window_hu
     gray = np.clip((image.astype(np.float32) - low) / (high - low), 0, 1)
@@ -192,7 +181,7 @@ def _render_panel(plane: SlicePlane, style: RenderStyle, volumes: CaseVolumes) -
     for value, points in _trace_labels(label, voxel_px):
         draw.line(points, fill=tuple(style.colors[value - 1]), width=LINE_PX, joint="curve")
     for value, points in _trace_labels(reference, voxel_px):
-        light = tuple(round(c + REFERENCE_LIGHTNESS * (255 - c)) for c in style.colors[value - 1])
+        light = tuple(round(c + 0.75 * (255 - c)) for c in style.colors[value - 1])
         for dash in _split_into_dashes(points):
             draw.line(dash, fill=light, width=LINE_PX)
     _annotate(draw, plane, panel.size)
@@ -203,20 +192,19 @@ def _blend_heatmap(panel: Image.Image, heatmap: np.ndarray) -> Image.Image:
     """Blend a heatmap over the CT, from transparent through red to yellow."""
     scaled = Image.fromarray(heatmap.astype(np.float32)).resize(panel.size, Image.Resampling.BILINEAR)
     heat = np.clip(np.asarray(scaled), 0, 1)[..., None]
-    opacity = HEATMAP_OPACITY * np.sqrt(heat)
+    opacity = 0.6 * np.sqrt(heat)
     color = np.concatenate([np.full_like(heat, 255), 230 * heat, np.zeros_like(heat)], axis=-1)
     blended = (1 - opacity) * np.asarray(panel, dtype=np.float32) + opacity * color
     return Image.fromarray(blended.round().astype(np.uint8))
 
 
-def _trace_labels(plane: np.ndarray | None, voxel_px: tuple[float, float]) -> list[tuple[int, Points]]:
+def _trace_labels(plane: np.ndarray | None, voxel_px: np.ndarray) -> list[tuple[int, Points]]:
     """Trace the smoothed, closed outlines of every label in a slice."""
     found = []
     for value in [] if plane is None else np.unique(plane[plane > 0]).tolist():
         for outline in trace_outlines(plane == value):
             outline = (outline + np.roll(outline, -1, axis=0)) / 2  # edge midpoints, which smooth oblique edges
-            for _ in range(SMOOTHING_PASSES):
-                outline = _cut_corners(outline)
+            outline = _cut_corners(_cut_corners(outline))
             scaled = (outline * voxel_px)[:, ::-1]
             found.append((value, [tuple(point) for point in np.concatenate([scaled, scaled[:1]]).tolist()]))
     return found
@@ -229,13 +217,10 @@ def _cut_corners(outline: np.ndarray) -> np.ndarray:
 
 
 def _split_into_dashes(points: Points) -> list[Points]:
-    """Return every other section of length `DASH_PX` of a line."""
+    """Every other section of length `DASH_PX` of a line."""
     steps = np.hypot(*np.diff(points, axis=0).T)
-    section = (np.concatenate([[0.0], np.cumsum(steps)]) / DASH_PX).astype(int)
-    dashes = [
-        [point for point, own in zip(points, section, strict=True) if own == number]
-        for number in range(0, section[-1] + 1, 2)
-    ]
+    sections = (np.cumsum([0.0, *steps]) / DASH_PX).astype(int)
+    dashes = [list(compress(points, sections == number)) for number in range(0, sections[-1] + 1, 2)]
     return [dash for dash in dashes if len(dash) > 1]
 
 

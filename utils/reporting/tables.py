@@ -32,11 +32,7 @@ class Table:
 
 def format_number(value: float, digits: int) -> str:
     """Format a number with fixed decimals; NaN becomes "-"."""
-    if math.isnan(value):
-        return "-"
-    if math.isinf(value):
-        return "∞" if value > 0 else "-∞"
-    return f"{value:.{digits}f}"
+    return "-" if math.isnan(value) else f"{value:.{digits}f}".replace("inf", "∞")
 
 
 def format_mean(mean: float, std: float, digits: int) -> str:
