@@ -222,10 +222,8 @@ class Preset:
     @property
     def mirrored_organs(self) -> tuple[int, ...]:
         """For each organ, the index of the organ that it becomes in a left-right flipped image."""
-        partner = {name: name for name in self.organ_names}
-        for left, right in self.left_right_pairs:
-            partner[left], partner[right] = right, left
-        return tuple(self.organ_names.index(partner[name]) for name in self.organ_names)
+        partner = dict(self.left_right_pairs) | {right: left for left, right in self.left_right_pairs}
+        return tuple(self.organ_names.index(partner.get(name, name)) for name in self.organ_names)
 
     def find_organ(self, raw_name: str) -> int | None:
         """The index of the organ with this name in raw data, or None.
@@ -248,10 +246,10 @@ class Preset:
 
 
 def load_preset(name_or_path: str, overrides: Sequence[str] = ()) -> Preset:
-    """Read a preset by name (configs/<name>.toml) or by path.
+    """Read a preset by name, for example "pddca" of configs/pddca.toml, or by path.
 
     Args:
-        name_or_path: for example "pddca" or "my/preset.toml".
+        name_or_path: a path ends in .toml.
         overrides: values to replace, as "section.key=value".
 
     Raises:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from utils.evaluation.metrics import COMPARED_METRICS, COUNTED, METRICS, Metric, ScoreRow, Status
+from utils.evaluation.metrics import COMPARED_METRICS, COUNTED, METRICS, Metric, OrganScores, ScoreRow, Status
 from utils.evaluation.significance import Interval, holm, paired_bootstrap_interval, signed_rank_p
 
 NUM_LOW_CASES = 5
@@ -32,7 +32,7 @@ class Statistics:
     n: int
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class OrganSummary:
     """One row of the score table: an organ, or a group of organs.
 
@@ -45,7 +45,7 @@ class OrganSummary:
     name: str
     statistics: Mapping[str, Statistics]
     counts: Mapping[Status, int]
-    tolerance_mm: float
+    tolerance_mm: float = math.nan
 
     @property
     def n(self) -> int:
@@ -58,7 +58,7 @@ class OrganSummary:
         return self.counts.get(Status.MISSED, 0)
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class WorstCase:
     """The case with an organ's worst value of a metric."""
 
@@ -99,14 +99,11 @@ def summarize_organs(rows: Sequence[ScoreRow], organs: Sequence[str]) -> list[Or
     """Summarize every organ of `organs` that has a row, in the given order."""
     summaries = []
     for organ in organs:
-        own = [row for row in rows if row.organ == organ]
-        if own:
+        if own := [row for row in rows if row.organ == organ]:
             counted = [row.scores for row in own if row.status in COUNTED]
             statistics = {m.key: compute_statistics(getattr(scores, m.key) for scores in counted) for m in METRICS}
             counts = dict(Counter(row.status for row in own))
-            summaries.append(
-                OrganSummary(name=organ, statistics=statistics, counts=counts, tolerance_mm=own[0].tolerance_mm)
-            )
+            summaries.append(OrganSummary(organ, statistics, counts, own[0].tolerance_mm))
     return summaries
 
 
@@ -126,13 +123,13 @@ def summarize_groups(summaries: Sequence[OrganSummary], small_organs: Sequence[s
             counts = dict(sum((Counter(member.counts) for member in members), Counter()))
             means = {m.key: compute_statistics(member.statistics[m.key].mean for member in members) for m in METRICS}
             statistics = {key: replace(each, std=math.nan, median=math.nan) for key, each in means.items()}
-            rows.append(OrganSummary(name=name, statistics=statistics, counts=counts, tolerance_mm=math.nan))
+            rows.append(OrganSummary(name, statistics, counts))
     return rows
 
 
 def compute_statistics(values: Iterable[float]) -> Statistics:
     """Compute the statistics of a metric's values, some of which may be infinite."""
-    everything = np.array(list(values), dtype=float)
+    everything = np.fromiter(values, dtype=float)
     finite = everything[np.isfinite(everything)]
     return Statistics(
         mean=float(finite.mean()) if len(finite) else math.nan,
@@ -144,15 +141,12 @@ def compute_statistics(values: Iterable[float]) -> Statistics:
 
 def find_worst_cases(rows: Sequence[ScoreRow], organs: Sequence[str], metric: Metric) -> list[WorstCase]:
     """Find the case with each organ's worst value. A case that misses the organ is the worst."""
-    found = []
-    for organ in organs:
-        values = {
-            row.case_id: getattr(row.scores, metric.key) for row in rows if row.organ == organ and row.status in COUNTED
-        }
-        if values:
-            case_id = min(values, key=lambda case_id: metric.direction * values[case_id])
-            found.append(WorstCase(organ=organ, case_id=case_id, metric=metric.key, value=values[case_id]))
-    return found
+    values: dict[str, dict[str, float]] = {organ: {} for organ in organs}
+    for row in rows:
+        if row.status in COUNTED:
+            values[row.organ][row.case_id] = getattr(row.scores, metric.key)
+    worst = {organ: min(own, key=lambda case: metric.direction * own[case]) for organ, own in values.items() if own}
+    return [WorstCase(organ, case_id, metric.key, values[organ][case_id]) for organ, case_id in worst.items()]
 
 
 def find_low_cases(rows: Sequence[ScoreRow]) -> list[tuple[str, float]]:
@@ -179,16 +173,15 @@ def compare_predictions(
     Returns:
         One comparison per metric and organ that counts on both sides in some case; organs in the given order.
     """
-    own, other = (
-        {(row.organ, row.case_id): row.scores for row in side if row.status in COUNTED} for side in (rows, other_rows)
-    )
+    other = {(row.organ, row.case_id): row.scores for row in other_rows if row.status in COUNTED}
+    pairs: dict[str, list[tuple[OrganScores, OrganScores]]] = {organ: [] for organ in organs}
+    for row in rows:
+        if row.status in COUNTED and (row.organ, row.case_id) in other:
+            pairs[row.organ].append((row.scores, other[row.organ, row.case_id]))
     comparisons = []
     for metric in COMPARED_METRICS:
-        pairs: dict[str, list[tuple[float, float]]] = {organ: [] for organ in organs}
-        for key, scores in own.items():
-            if key in other:
-                pairs[key[0]].append((getattr(scores, metric.key), getattr(other[key], metric.key)))
-        of_metric = [_compare_organ(organ, metric, np.array(values)) for organ, values in pairs.items() if values]
+        values = {organ: [[getattr(s, metric.key) for s in pair] for pair in own] for organ, own in pairs.items()}
+        of_metric = [_compare_organ(organ, metric, np.array(own)) for organ, own in values.items() if own]
         corrected = holm([comparison.p for comparison in of_metric])
         comparisons += [replace(c, p_corrected=p) for c, p in zip(of_metric, corrected, strict=True)]
     return comparisons
