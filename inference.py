@@ -21,7 +21,7 @@ import torch
 from tqdm import tqdm
 
 from data_preprocess.inference_transform import TransformedImage
-from data_preprocess.scans import Scan, TransformedScan, list_scans, read_transformed, transform_ct
+from data_preprocess.scans import Scan, list_scans, read_transformed, transform_ct
 from models.confidence import organ_confidences
 from models.predictor import Prediction
 from models.pretrained import Model, load_model, published_checkpoint
@@ -112,45 +112,46 @@ def _segment_volume(ct: Volume, model: Model) -> Volume:
 
 def segment(ct: TransformedImage, model: Model) -> Segmentation:
     """Segment a CT on the networks' grid and bring the labels back onto the CT's own grid."""
-    inside_fov = torch.from_numpy(ct.transform.inside_fov(ct.image.shape))
-    prediction = model.predictor.predict(torch.from_numpy(np.ascontiguousarray(ct.image)), inside_fov)
+    inside_fov = ct.transform.inside_fov(ct.image.shape)
+    prediction = model.predictor.predict(torch.from_numpy(ct.image), torch.from_numpy(inside_fov))
     return Segmentation(ct.transform.invert(prediction.probabilities), prediction)
 
 
 def write_case(
-    files: OutputFiles, scan: TransformedScan, segmentation: Segmentation, preset: Preset, settings: InferenceSettings
+    files: OutputFiles, ct: TransformedImage, segmentation: Segmentation, preset: Preset, settings: InferenceSettings
 ) -> None:
     """Write all files of a case but the report."""
-    image, label = scan.image, segmentation.label
+    transform, label = ct.transform, segmentation.label
     files.write_label(label, preset)
     if settings.masks:
         files.write_masks(label, preset)
     if settings.probabilities:
-        probabilities = map(image.transform.invert_probability, segmentation.prediction.probabilities[1:])
+        probabilities = map(transform.invert_probability, segmentation.prediction.probabilities[1:])
         files.write_probabilities(probabilities, label.geometry, preset)
     if settings.rtstruct:
-        write_rtstruct(files.rtstruct, label.array, scan.series, preset)
+        write_rtstruct(files.rtstruct, label.array, ct.series, preset)
     if settings.save_overlay:
         style = {"colors": [organ.color for organ in preset.organs], "names": preset.organ_names, "show_all": True}
-        spacing, region_label = image.transform.axis_aligned.spacing_zyx_mm, image.transform.crop_label(label)
-        save_png(files.overlay, render_case(image.region_hu, region_label, spacing_zyx_mm=spacing, **style))
+        spacing = transform.axis_aligned.spacing_zyx_mm
+        picture = render_case(ct.region_hu, transform.crop_label(label), spacing_zyx_mm=spacing, **style)
+        save_png(files.overlay, picture)
 
 
 def segment_case(
-    files: OutputFiles, scan: TransformedScan, model: Model, settings: InferenceSettings, source: Mapping[str, Any]
+    files: OutputFiles, ct: TransformedImage, model: Model, settings: InferenceSettings, source: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """Segment a scan, write its files, the report last, and return the report, which begins with `source`."""
+    """Segment a CT, write its files, the report last, and return the report, which begins with `source`."""
     started = time.perf_counter()
     files.remove_temp_files()
-    segmentation = segment(scan.image, model)
-    write_case(files, scan, segmentation, model.preset, settings)
+    segmentation = segment(ct, model)
+    write_case(files, ct, segmentation, model.preset, settings)
     label = segmentation.label
-    confidences = organ_confidences(segmentation.prediction, model, scan.image.transform.world_mm)
+    confidences = organ_confidences(segmentation.prediction, model, ct.transform.world_mm)
     report = {
         **source,
         "preset": model.preset.name,
         "geometry": str(label.geometry),
-        "notes": [*scan.image.notes, *model.predictor.notes],
+        "notes": [*ct.notes, *model.predictor.notes],
         "seconds": round(time.perf_counter() - started, 2),
         "peak_memory_gib": peak_memory_gib(),
         "organs": build_organ_report(label.array, label.geometry, model.preset, confidences),
@@ -168,13 +169,17 @@ def segment_cohort(
         Reports and failures, by case id.
     """
     recorded = {**checkpoint, **asdict(settings)}
-    files = {scan.case_id: OutputFiles(folder=output, case_id=scan.case_id, format=settings.format) for scan in scans}
+    files = {scan.case_id: OutputFiles(output, scan.case_id, settings.format) for scan in scans}
     sources = {scan.case_id: {"ct": str(scan), "settings": recorded} for scan in scans}
     finished = {case_id: load_if_up_to_date(files[case_id], source) for case_id, source in sources.items()}
-    reports, failures = {case_id: report for case_id, report in finished.items() if report is not None}, {}
+    reports, failures = {case_id: report for case_id, report in finished.items() if report}, {}
     logger.info("CTs: %d, done before: %d", len(scans), len(reports))
-    options = {"correct_offset": settings.hu_offset == "auto", "require_dicom": settings.rtstruct}
-    read = partial(read_transformed, grid=model.preset.grid, **options)
+    read = partial(
+        read_transformed,
+        grid=model.preset.grid,
+        correct_offset=settings.hu_offset == "auto",
+        require_dicom=settings.rtstruct,
+    )
     todo = [scan for scan in scans if scan.case_id not in reports]
     for scan, future in tqdm(prefetch(todo, read), total=len(todo), unit="CT", disable=None):
         case_id = scan.case_id

@@ -199,7 +199,7 @@ def whole_ct(
     scan = list_scans(path)[0]
 
     def run() -> None:
-        placed = read_transformed(scan, model.preset.grid).image
+        placed = read_transformed(scan, model.preset.grid)
         write_volume(folder / "label.nii.gz", inference.segment(placed, model).label)
 
     return Task(run)

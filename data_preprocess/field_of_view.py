@@ -60,10 +60,6 @@ class CoarseGrid(NamedTuple):
         """The CT's voxel index of a sample."""
         return int(self.first_vox[axis] + index * self.stride_vox[axis])
 
-    def without_lowest(self, num_slices: int) -> "CoarseGrid":
-        """The grid without its lowest slices."""
-        return self._replace(first_vox=(self.to_voxel(num_slices, 0), *self.first_vox[1:]))
-
 
 @dataclass(frozen=True)
 class Body:
@@ -163,14 +159,15 @@ def segment_body(image: np.ndarray, geometry: Geometry, below_lung_apex_mm: floa
     grid = CoarseGrid.of(geometry)
     sample = grid.sample(image)
     dense = sample > MIN_TISSUE_HU
-    if not dense.any():
+    box = bounding_box(dense)
+    if box is None:
         raise UserError(f"expected a patient, but no voxel is denser than {MIN_TISSUE_HU} HU: is this a CT in HU?")
-    occupied = bounding_box(dense)[0]  # without empty slices, which say nothing about the patient
-    dense, grid = dense[occupied], grid.without_lowest(occupied.start)
-    first = _first_slice(dense, sample[occupied], grid, below_lung_apex_mm)
-    dense, grid = dense[first or 0 :], grid.without_lowest(first or 0)
-    opened = morphological_opening(dense, grid.spacing_zyx_mm, OPENING_RADIUS_MM)
-    return Body(largest_component(opened, connectivity=1), grid, first is not None)
+    occupied = box[0]  # without empty slices, which say nothing about the patient
+    first = _first_slice(dense[occupied], sample[occupied], grid.spacing_zyx_mm, below_lung_apex_mm)
+    lowest = occupied.start + first
+    opened = morphological_opening(dense[lowest : occupied.stop], grid.spacing_zyx_mm, OPENING_RADIUS_MM)
+    first_vox = (grid.to_voxel(lowest, 0), *grid.first_vox[1:])
+    return Body(largest_component(opened, connectivity=1), grid._replace(first_vox=first_vox), is_cut=first > 0)
 
 
 def region_around(body: Body, image: np.ndarray) -> Region:
@@ -181,20 +178,18 @@ def region_around(body: Body, image: np.ndarray) -> Region:
         image: (D, H, W), HU, the CT of the body.
     """
     grid, spacing = body.grid, body.grid.ct_spacing_zyx_mm
-    start, stop = [], []
-    for axis, occupied in enumerate(bounding_box(body.inside)):
-        margin = int(np.ceil(MARGIN_MM / spacing[axis]))
-        start.append(grid.to_voxel(occupied.start, axis) - margin)
-        stop.append(grid.to_voxel(occupied.stop, axis) + margin)
-    slices = bounding_box(body.inside)[0]
-    lowest, highest = body.inside[slices.start], body.inside[slices.stop - 1]
+    box = bounding_box(body.inside)
+    margins = [int(np.ceil(MARGIN_MM / axis_mm)) for axis_mm in spacing]
+    start = [grid.to_voxel(occupied.start, axis) - margins[axis] for axis, occupied in enumerate(box)]
+    stop = [grid.to_voxel(occupied.stop, axis) + margins[axis] for axis, occupied in enumerate(box)]
+    lowest, highest = body.inside[box[0].start], body.inside[box[0].stop - 1]
     pixel_mm2 = grid.spacing_zyx_mm[1] * grid.spacing_zyx_mm[2]
     if body.is_cut:
-        start[0] = max(0, grid.to_voxel(slices.start, 0))
+        start[0] = max(0, grid.to_voxel(box[0].start, 0))
     elif lowest.sum() * pixel_mm2 > FLAT_END_MM2:
-        start[0] = _flat_end(image, lowest, grid, grid.to_voxel(slices.start, 0), -1)
+        start[0] = _flat_end(image, lowest, grid, grid.to_voxel(box[0].start, 0), -1)
     if highest.sum() * pixel_mm2 > FLAT_END_MM2:
-        stop[0] = _flat_end(image, highest, grid, grid.to_voxel(slices.stop - 1, 0), 1) + 1
+        stop[0] = _flat_end(image, highest, grid, grid.to_voxel(box[0].stop - 1, 0), 1) + 1
     return Region(tuple(start), tuple(stop), start[0] * spacing[0] if body.is_cut else 0.0)
 
 
@@ -241,25 +236,24 @@ def _ball(spacing_zyx_mm: Triple, radius_mm: float) -> np.ndarray:
     return z**2 + y**2 + x**2 <= radius_mm**2
 
 
-def _first_slice(dense: np.ndarray, image: np.ndarray, grid: CoarseGrid, below_lung_apex_mm: float) -> int | None:
-    """The lowest coarse slice of the field of view, or None if all slices belong to it."""
-    slice_mm = grid.spacing_zyx_mm[0]
+def _first_slice(dense: np.ndarray, image: np.ndarray, spacing_zyx_mm: Triple, below_lung_apex_mm: float) -> int:
+    """The lowest coarse slice of the field of view, 0 if all slices belong to it."""
+    slice_mm = spacing_zyx_mm[0]
 
     def above_mm(apex: int) -> float:
         return (len(dense) - 1 - apex) * slice_mm
 
-    apex = find_lung_apex(dense, grid.spacing_zyx_mm)
+    apex = find_lung_apex(dense, spacing_zyx_mm)
     if apex is not None and above_mm(apex) < MIN_ABOVE_LUNGS_MM:  # perhaps slices that were blanked within the skin
-        apex = find_lung_apex(dense, grid.spacing_zyx_mm, image)
+        apex = find_lung_apex(dense, spacing_zyx_mm, image)
     if apex is None:
-        return None
+        return 0
     if above_mm(apex) < MIN_ABOVE_LUNGS_MM:
         raise UserError(
             f"expected head and neck, but the lungs begin {above_mm(apex):.0f} mm below the top of the patient in this "
             "scan: give a scan that shows the neck"
         )
-    first = apex - round(below_lung_apex_mm / slice_mm)
-    return first if first > 0 else None
+    return max(0, apex - round(below_lung_apex_mm / slice_mm))
 
 
 def _flat_end(image: np.ndarray, section: np.ndarray, grid: CoarseGrid, z: int, direction: int) -> int:

@@ -12,6 +12,7 @@ from data_preprocess.resample import resample_axis_aligned, resample_image, resa
 from utils.config.preset import GridSettings
 from utils.imaging.geometry import Geometry
 from utils.imaging.interpolation import resize_linear
+from utils.io.dicom import CtSeries
 from utils.io.volumes import Volume, match_orientation, to_lps
 
 OBLIQUE_DEG = 0.5
@@ -30,6 +31,8 @@ class TransformedImage(NamedTuple):
     transform: "InferenceTransform"
     notes: list[str]
     """Changes to the CT that the report mentions."""
+    series: CtSeries | None = None
+    """Slices and UIDs if the CT came from DICOM."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,14 +95,7 @@ class InferenceTransform:
         return self.to_ct(resize_linear(probability, whole, self.spacing_ratio).cpu().numpy())
 
     def to_ct(self, values: np.ndarray) -> np.ndarray:
-        """Labels or probabilities of the region, at the CT's spacing, on the grid of the CT as read.
-
-        Args:
-            values: of the region's size, uint8 or float32.
-
-        Returns:
-            (D, H, W) of the same dtype; 0 outside of the region.
-        """
+        """Bring labels (uint8) or probabilities (float32) of the region, at the CT's spacing, onto the CT as read."""
         whole = Volume(array=self.region.paste(values, self.axis_aligned.size_zyx), geometry=self.axis_aligned)
         if _is_oblique(self.ct):
             return resample_to(whole, self.ct)
@@ -121,18 +117,15 @@ class InferenceTransform:
         Args:
             size_zyx: of the image on the networks' grid.
         """
-        to_ct = np.linalg.solve(self.ct.index_to_world()[:, :3], self.axis_aligned.index_to_world()[:, :3])
-        shift = np.linalg.solve(
-            self.ct.index_to_world()[:, :3], np.subtract(self.axis_aligned.origin_xyz_mm, self.ct.origin_xyz_mm)
-        )
+        to_ct = self.ct.index_from(self.axis_aligned)
         axes = [
             (np.arange(n, dtype=np.float32) + 0.5) / ratio - 0.5 + start
             for n, ratio, start in zip(size_zyx, self.spacing_ratio, self.region.start_zyx, strict=True)
         ]
         z, y, x = np.meshgrid(*axes, indexing="ij", sparse=True)
         inside = np.ones(size_zyx, dtype=bool)
-        for row, offset, n in zip(to_ct, shift, self.ct.size_zyx, strict=True):
-            index = row[0] * z + row[1] * y + row[2] * x + offset
+        for (a, b, c, offset), n in zip(to_ct, self.ct.size_zyx, strict=True):
+            index = a * z + b * y + c * x + offset
             inside &= (index >= -0.5) & (index <= n - 0.5)
         return inside
 

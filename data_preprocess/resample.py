@@ -11,7 +11,7 @@ import SimpleITK as sitk
 
 from utils.imaging.geometry import Geometry
 from utils.imaging.intensity import AIR_HU
-from utils.io.volumes import Volume
+from utils.io.volumes import Volume, to_sitk
 
 Triple = tuple[float, float, float]
 Size = tuple[int, int, int]
@@ -39,7 +39,7 @@ def resample_image(image: np.ndarray, spacing_zyx_mm: Triple, new_spacing_zyx_mm
     """
     if _same(spacing_zyx_mm, new_spacing_zyx_mm):
         return image
-    smoothed = _smooth(_to_image(image.astype(np.float32), _edge_grid(image.shape, spacing_zyx_mm)), new_spacing_zyx_mm)
+    smoothed = _smooth(_on_edge_grid(image.astype(np.float32), spacing_zyx_mm), new_spacing_zyx_mm)
     size = resampled_size(image.shape, spacing_zyx_mm, new_spacing_zyx_mm)
     resampled = _resample(smoothed, _edge_grid(size, new_spacing_zyx_mm), sitk.sitkLinear)
     return np.round(resampled).astype(image.dtype) if np.issubdtype(image.dtype, np.integer) else resampled
@@ -59,8 +59,7 @@ def resample_labels(labels: np.ndarray, spacing_zyx_mm: Triple, new_spacing_zyx_
     if _same(spacing_zyx_mm, new_spacing_zyx_mm):
         return labels
     size = resampled_size(labels.shape, spacing_zyx_mm, new_spacing_zyx_mm)
-    image = _to_image(labels, _edge_grid(labels.shape, spacing_zyx_mm))
-    return _resample(image, _edge_grid(size, new_spacing_zyx_mm), sitk.sitkLabelLinear)
+    return _resample(_on_edge_grid(labels, spacing_zyx_mm), _edge_grid(size, new_spacing_zyx_mm), sitk.sitkLabelLinear)
 
 
 def resample_axis_aligned(volume: Volume) -> Volume:
@@ -74,17 +73,15 @@ def resample_axis_aligned(volume: Volume) -> Volume:
         since linear interpolation would blur small organs.
     """
     geometry = volume.geometry
-    last = np.array([n - 1 for n in geometry.size_zyx])
-    corners = np.stack(np.meshgrid(*[(0, n) for n in last], indexing="ij"), -1).reshape(-1, 3)
-    points_xyz_mm = np.array([geometry.world_mm(tuple(corner)) for corner in corners])
-    low, high = points_xyz_mm.min(axis=0), points_xyz_mm.max(axis=0)
+    corners = geometry.corners_mm()
+    low, high = np.min(corners, axis=0), np.max(corners, axis=0)
     size_xyz = np.ceil((high - low) / geometry.spacing_zyx_mm[::-1] - 1e-6).astype(int) + 1
     aligned = Geometry(
         size_zyx=tuple(size_xyz[::-1].tolist()),
         spacing_zyx_mm=geometry.spacing_zyx_mm,
         origin_xyz_mm=tuple(low.tolist()),
     )
-    array = _resample(_to_image(volume.array, geometry), aligned, sitk.sitkBSpline, fill=AIR_HU)
+    array = _resample(to_sitk(volume), aligned, sitk.sitkBSpline, fill=AIR_HU)
     return Volume(array=array.clip(volume.array.min(), volume.array.max()), geometry=aligned)
 
 
@@ -100,7 +97,7 @@ def resample_to(volume: Volume, geometry: Geometry) -> np.ndarray:
     """
     is_label = np.issubdtype(volume.array.dtype, np.integer)
     interpolator = sitk.sitkLabelLinear if is_label else sitk.sitkLinear
-    return _resample(_to_image(volume.array, volume.geometry), geometry, interpolator, fill=0)
+    return _resample(to_sitk(volume), geometry, interpolator, fill=0)
 
 
 def _same(spacing: Triple, other: Triple) -> bool:
@@ -113,12 +110,8 @@ def _edge_grid(size_zyx: Size, spacing_zyx_mm: Triple) -> Geometry:
     return Geometry(size_zyx=size_zyx, spacing_zyx_mm=spacing, origin_xyz_mm=tuple(0.5 * s for s in spacing[::-1]))
 
 
-def _to_image(array: np.ndarray, geometry: Geometry) -> sitk.Image:
-    image = sitk.GetImageFromArray(array)
-    image.SetSpacing(geometry.spacing_zyx_mm[::-1])
-    image.SetOrigin(geometry.origin_xyz_mm)
-    image.SetDirection(geometry.direction)
-    return image
+def _on_edge_grid(array: np.ndarray, spacing_zyx_mm: Triple) -> sitk.Image:
+    return to_sitk(Volume(array=array, geometry=_edge_grid(array.shape, spacing_zyx_mm)))
 
 
 def _smooth(image: sitk.Image, new_spacing_zyx_mm: Triple) -> sitk.Image:
@@ -132,12 +125,14 @@ def _smooth(image: sitk.Image, new_spacing_zyx_mm: Triple) -> sitk.Image:
 
 def _resample(image: sitk.Image, grid: Geometry, interpolator: int, fill: float | None = None) -> np.ndarray:
     """Resample onto a grid; beyond the image its border is repeated, or voxels are `fill`."""
-    filter_ = sitk.ResampleImageFilter()
-    filter_.SetInterpolator(interpolator)
-    filter_.SetSize([int(n) for n in grid.size_zyx[::-1]])
-    filter_.SetOutputSpacing(grid.spacing_zyx_mm[::-1])
-    filter_.SetOutputOrigin(grid.origin_xyz_mm)
-    filter_.SetOutputDirection(grid.direction)
-    filter_.SetUseNearestNeighborExtrapolator(fill is None)
-    filter_.SetDefaultPixelValue(fill or 0)
-    return sitk.GetArrayFromImage(filter_.Execute(image))
+    resampled = sitk.Resample(
+        image,
+        size=[int(n) for n in grid.size_zyx[::-1]],
+        interpolator=interpolator,
+        outputOrigin=grid.origin_xyz_mm,
+        outputSpacing=grid.spacing_zyx_mm[::-1],
+        outputDirection=grid.direction,
+        defaultPixelValue=fill or 0,
+        useNearestNeighborExtrapolator=fill is None,
+    )
+    return sitk.GetArrayFromImage(resampled)

@@ -23,18 +23,8 @@ class ScanContent(NamedTuple):
 
     volume: Volume
     """As stored; axes are not reordered."""
-    notes: list[str]
-    """Repairs, for example copies of slices that were left out."""
-    series: CtSeries | None
-    """Slices and UIDs if the scan came from DICOM."""
-
-
-class TransformedScan(NamedTuple):
-    """A scan on the networks' grid."""
-
-    image: TransformedImage
-    series: CtSeries | None
-    """Slices and UIDs if the scan came from DICOM."""
+    series: CtSeries | None = None
+    """Slices, UIDs and repairs, if the scan came from DICOM."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,13 +54,13 @@ class Scan:
             raise UserError(self.problem)
         if isinstance(self.source, DicomSeries):
             series = read_ct(self.source)
-            return ScanContent(series.volume, list(series.notes), series)
-        return ScanContent(read_volume(self.source), [], None)
+            return ScanContent(series.volume, series)
+        return ScanContent(read_volume(self.source))
 
 
 def read_transformed(
     scan: Scan, grid: GridSettings, *, correct_offset: bool = False, require_dicom: bool = False
-) -> TransformedScan:
+) -> TransformedImage:
     """Read a scan and bring it onto the networks' grid.
 
     Args:
@@ -82,14 +72,14 @@ def read_transformed(
     Raises:
         UserError: the scan is damaged, not a CT in HU, shows no head and neck, or is not DICOM though it must be.
     """
-    content = scan.read()
-    if require_dicom and content.series is None:
+    volume, series = scan.read()
+    if require_dicom and series is None:
         raise UserError(f"{scan}: --rtstruct refers to DICOM slices; give the CT as a DICOM folder")
     try:
-        image = transform_ct(content.volume, grid, correct_offset=correct_offset)
+        image = transform_ct(volume, grid, correct_offset=correct_offset)
     except UserError as error:
         raise UserError(f"{scan}: {error}") from error
-    return TransformedScan(image._replace(notes=[*content.notes, *image.notes]), content.series)
+    return image if series is None else image._replace(notes=[*series.notes, *image.notes], series=series)
 
 
 def transform_ct(ct: Volume, grid: GridSettings, *, correct_offset: bool = False) -> TransformedImage:
@@ -101,7 +91,7 @@ def transform_ct(ct: Volume, grid: GridSettings, *, correct_offset: bool = False
     if ct.array.ndim != 3:
         raise UserError(f"expected a 3-D CT with one value per voxel, got an array of shape {ct.array.shape}")
     checked = validate_hounsfield(ct.array, correct_offset=correct_offset)
-    image = InferenceTransform.apply(Volume(array=checked.array, geometry=ct.geometry), grid)
+    image = InferenceTransform.apply(replace(ct, array=checked.array), grid)
     return image._replace(notes=[*checked.notes, *image.notes])
 
 
@@ -115,12 +105,19 @@ def list_scans(path: Path) -> list[Scan]:
     Raises:
         UserError: nothing of that kind is there, two scans would have the same case id, or one cannot name a file.
     """
-    if not path.exists():
-        raise UserError(f"{path}: no such file or folder; check the path")
     if path.is_dir():
         scans = _in_folder(path)
+    elif not path.exists():
+        raise UserError(f"{path}: no such file or folder; check the path")
+    elif path.suffix.lower() == LIST_SUFFIX:
+        scans = _in_list(path)
+    elif volume_suffix(path):
+        scans = [Scan(case_id=volume_stem(path), source=path)]
     else:
-        scans = _in_list(path) if path.suffix.lower() == LIST_SUFFIX else [_volume(path)]
+        raise UserError(
+            f"{path}: expected a volume ({', '.join(SUFFIXES)}), a list ({LIST_SUFFIX}) or a folder; for a DICOM "
+            "series give its folder"
+        )
     by_id: dict[str, Scan] = {}
     for scan in scans:
         validate_file_name(scan.case_id, f"case id of {scan}")
@@ -131,15 +128,6 @@ def list_scans(path: Path) -> list[Scan]:
                 "`case id<tab>path`"
             )
     return scans
-
-
-def _volume(path: Path) -> Scan:
-    if volume_suffix(path) is None:
-        raise UserError(
-            f"{path}: expected a volume ({', '.join(SUFFIXES)}), a list ({LIST_SUFFIX}) or a folder; for a DICOM "
-            "series give its folder"
-        )
-    return Scan(case_id=volume_stem(path.resolve()), source=path)
 
 
 def _in_list(path: Path) -> list[Scan]:
@@ -170,16 +158,14 @@ def _in_line(path: Path) -> list[Scan]:
 
 
 def _in_folder(folder: Path) -> list[Scan]:
-    volumes = volumes_in(folder)
-    if volumes:
-        return [_volume(path) for path in volumes]
-    volumes = volumes_in(folder, recursive=True)
+    if volumes := volumes_in(folder):
+        return [Scan(case_id=volume_stem(path), source=path) for path in volumes]
     try:
         series = find_series(folder)
     except UserError as error:
-        if not volumes:
-            raise UserError(f"{error}, and no volumes ({', '.join(SUFFIXES)})") from error
-        return [Scan(case_id=_case_id(path.parent / volume_stem(path), folder), source=path) for path in volumes]
+        if volumes := volumes_in(folder, recursive=True):
+            return [Scan(case_id=_case_id(path.parent / volume_stem(path), folder), source=path) for path in volumes]
+        raise UserError(f"{error}, and no volumes ({', '.join(SUFFIXES)})") from error
     cts = [one for one in series if one.modality == "CT"]
     if not cts:
         raise UserError(f"{folder}: expected a CT, found {shorten(series, '; ')}")

@@ -30,10 +30,19 @@ class Geometry:
         point = np.asarray(self.origin_xyz_mm) + np.reshape(self.direction, (3, 3)) @ offset_xyz
         return tuple(float(value) for value in point)
 
+    def corners_mm(self) -> list[tuple[float, float, float]]:
+        """Patient coordinates (x, y, z) of the centers of the eight corner voxels."""
+        return [self.world_mm(corner) for corner in itertools.product(*((0, n - 1) for n in self.size_zyx))]
+
     def index_to_world(self) -> np.ndarray:
         """(3, 4) matrix from a voxel index (z, y, x, 1) to patient coordinates (x, y, z) in mm."""
         columns = np.reshape(self.direction, (3, 3))[:, ::-1] * np.asarray(self.spacing_zyx_mm)
         return np.column_stack([columns, self.origin_xyz_mm])
+
+    def index_from(self, other: "Geometry") -> np.ndarray:
+        """(3, 4) matrix from a voxel index (z, y, x, 1) of another grid to the index (z, y, x) on this one."""
+        own, others = self.index_to_world(), other.index_to_world()
+        return np.linalg.solve(own[:, :3], np.column_stack([others[:, :3], others[:, 3] - own[:, 3]]))
 
     def origin_vox(self) -> tuple[float, float, float]:
         """Position (z, y, x) of the first voxel in the patient, in voxels along the grid's own axes."""
@@ -54,9 +63,7 @@ class Geometry:
         """Whether two grids have equal size and every corner within `tolerance_mm` of each other."""
         if self.size_zyx != other.size_zyx:
             return False
-        corners = itertools.product(*[(0, n - 1) for n in self.size_zyx])
-        distances = [np.subtract(self.world_mm(corner), other.world_mm(corner)) for corner in corners]
-        return bool(np.abs(distances).max() <= tolerance_mm)
+        return bool(np.abs(np.subtract(self.corners_mm(), other.corners_mm())).max() <= tolerance_mm)
 
     def __str__(self) -> str:
         size = " x ".join(map(str, self.size_zyx))

@@ -115,9 +115,8 @@ def resample_mask(mask: Mask, geometry: Geometry) -> Mask:
     """Resample a mask to another grid, which cuts it off, by linear interpolation and a threshold of one half."""
     if not mask.voxels.size:
         return empty_mask(geometry)
-    own, target = mask.geometry.index_to_world(), geometry.index_to_world()
-    to_own = np.linalg.solve(own[:3, :3], target[:3, :3])
-    shift = np.linalg.solve(own[:3, :3], target[:3, 3] - own[:3, 3])
+    matrix = mask.geometry.index_from(geometry)
+    to_own, shift = matrix[:, :3], matrix[:, 3]
     corners = np.array(list(itertools.product(*[(axis.start - 1, axis.stop) for axis in mask.box])))
     reached = np.linalg.solve(to_own, (corners - shift).T).T
     start = np.clip(np.floor(reached.min(axis=0)).astype(int), 0, geometry.size_zyx)
