@@ -21,24 +21,21 @@ def organ_confidences(
         model: that made it.
         world_mm: from a voxel (z, y, x) of that grid to patient coordinates (x, y, z) in mm.
     """
-    names = model.preset.organ_names
-    label = prediction.label
-    values: dict[str, dict[str, Any]] = {name: {} for name in names}
-    for value, name in enumerate(names, 1):
-        mask = label == value
+    label, preset = prediction.label, model.preset
+    localized = {result.organ: result for result in prediction.small_organs}
+    confidences = {}
+    for organ, name in enumerate(preset.organ_names):
+        mask = label == organ + 1
+        known: dict[str, Any] = {}
         if mask.any():
-            values[name]["confidence"] = float(prediction.probabilities[value][mask].mean())
-    if model.autoencoder is not None:
-        for organ in model.preset.small_organs:
-            values[names[organ]]["plausibility"] = shape_plausibility(model.autoencoder, label, organ + 1)
-    for result in prediction.small_organs:
-        values[names[result.organ]] |= {
-            "peak": result.peak_value,
-            "peak_xyz_mm": world_mm(result.peak_vox),
-            "peak_found": result.localized,
-            "segmented_by": _segmented_by(result),
-        }
-    return {name: OrganConfidence(**known) for name, known in values.items()}
+            known["confidence"] = float(prediction.probabilities[organ + 1][mask].mean())
+        if model.autoencoder is not None and organ in preset.small_organs:
+            known["plausibility"] = shape_plausibility(model.autoencoder, label, organ + 1)
+        if result := localized.get(organ):
+            known["peak"], known["peak_xyz_mm"] = result.peak_value, world_mm(result.peak_vox)
+            known["peak_found"], known["segmented_by"] = result.localized, _segmented_by(result)
+        confidences[name] = OrganConfidence(**known)
+    return confidences
 
 
 def _segmented_by(result: SmallOrganResult) -> str:

@@ -68,22 +68,20 @@ class OutputFiles:
 CENTER_COLUMNS = ("x_mm", "y_mm", "z_mm")
 SUMMARY_COLUMNS = ["case", "organ", "num_voxels", "volume_ml", "components", *CENTER_COLUMNS]
 SUMMARY_COLUMNS += ["confidence", "peak", "plausibility", "flags"]
-CACHE_KEYS = ("ct", "settings")
-"""A finished case is up to date if its report agrees with this run in these entries."""
 
 
 def load_if_up_to_date(files: OutputFiles, source: Mapping[str, Any]) -> dict[str, Any] | None:
-    """The report of a case that was segmented before from the same CT with the same settings, or None.
+    """The report of a case that was segmented before, or None.
 
     Args:
         files: of the case.
-        source: the `CACHE_KEYS` of this run's report.
+        source: entries in which the report must agree with this run: the CT and the settings.
     """
     try:
         report = read_json(files.report)
     except UserError:  # missing or damaged
         return None
-    is_same = all(report.get(key) == source[key] for key in CACHE_KEYS)
+    is_same = all(report.get(key) == value for key, value in source.items())
     return report if is_same and files.label.is_file() else None
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import chain, pairwise
 from typing import TypeVar
 
 Item = TypeVar("Item")
@@ -19,11 +20,6 @@ def prefetch(items: Iterable[Item], work: Callable[[Item], Result]) -> Iterator[
         Each item and the future of its result. At most two results exist at a time.
     """
     with ThreadPoolExecutor(max_workers=1, thread_name_prefix="prefetch") as pool:
-        pending: tuple[Item, Future[Result]] | None = None
-        for item in items:
-            following = (item, pool.submit(work, item))
-            if pending is not None:
-                yield pending
-            pending = following
-        if pending is not None:
-            yield pending
+        submitted = ((item, pool.submit(work, item)) for item in items)
+        for current, _following in pairwise(chain(submitted, [None])):
+            yield current

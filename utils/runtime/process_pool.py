@@ -1,7 +1,7 @@
 """Runs a task on many cases in worker processes; a case that fails does not stop the others."""
 
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from functools import partial
@@ -41,37 +41,32 @@ def run_cases(
     Returns:
         What the task returned, and why cases failed. A bug keeps the traceback of its worker.
     """
-    finished = _run_here(task, items) if num_workers == 1 else _run_in_pool(task, items, num_workers)
+    attempt = partial(_attempt, task)
+    if num_workers == 1:
+        finished = ((case_id, attempt(item)) for case_id, item in items.items())
+    else:
+        finished = _run_in_pool(attempt, items, num_workers)
     done = dict(tqdm(finished, total=len(items), unit="case", desc=description, disable=None))
-    ordered = {case_id: done[case_id] for case_id in items}
-    return Outcome(
-        results={case_id: made for case_id, made in ordered.items() if not isinstance(made, CaseFailure)},
-        failures={case_id: made for case_id, made in ordered.items() if isinstance(made, CaseFailure)},
-    )
-
-
-def _run_here(task: Callable[[Item], Result], items: Mapping[str, Item]) -> Iterator[tuple[str, Result | CaseFailure]]:
-    for case_id, item in items.items():
-        yield case_id, _attempt(task, item)
+    outcome = Outcome(results={}, failures={})
+    for case_id in items:
+        made = done[case_id]
+        (outcome.failures if isinstance(made, CaseFailure) else outcome.results)[case_id] = made
+    return outcome
 
 
 def _run_in_pool(
-    task: Callable[[Item], Result], items: Mapping[str, Item], num_workers: int
+    attempt: Callable[[Item], Result | CaseFailure], items: Mapping[str, Item], num_workers: int
 ) -> Iterator[tuple[str, Result | CaseFailure]]:
     with ProcessPoolExecutor(num_workers, initializer=keep_freed_memory) as pool:
-        attempt = partial(_attempt, task)
         futures = {pool.submit(attempt, item): case_id for case_id, item in items.items()}
         for future in as_completed(futures):
-            yield futures[future], _result(future)
-
-
-def _result(future: Future) -> object:
-    try:
-        return future.result()
-    except BrokenProcessPool:
-        return CaseFailure(WORKER_KILLED)
-    except Exception as error:  # an item or a result cannot be pickled
-        return CaseFailure.of(error)
+            try:
+                made = future.result()
+            except BrokenProcessPool:
+                made = CaseFailure(WORKER_KILLED)
+            except Exception as error:  # an item or a result cannot be pickled
+                made = CaseFailure.of(error)
+            yield futures[future], made
 
 
 def _attempt(task: Callable[[Item], Result], item: Item) -> Result | CaseFailure:
