@@ -21,7 +21,7 @@ from benchmarks.baseline import OneHotLoss, resample_to_label_map
 from data_preprocess import inference_transform
 from data_preprocess.augment import Batch
 from data_preprocess.dataloaders import open_training_cases
-from data_preprocess.export import export_case
+from data_preprocess.export import export_case, nifti_files
 from data_preprocess.prepare import prepare_case
 from data_preprocess.scans import list_scans, read_transformed
 from data_preprocess.sources import RawCase
@@ -251,7 +251,7 @@ def evaluation(raw: RawCase, preset: str, overrides: list[str], *, baseline: boo
     """All scores of one label map; the baseline uses the surface-distance package on whole masks."""
     prepare_process(baseline=baseline, device="cpu")
     settings, folder = load_preset(preset, overrides), _new_folder()
-    export_case(raw, settings, folder)
+    export_case(raw, settings, nifti_files(folder, raw.case_id))
     reference = folder / "labels" / f"{raw.case_id}.nii.gz"
     volume, shifted = read_volume(reference), folder / reference.name
     write_volume(shifted, replace(volume, array=ndimage.shift(volume.array, (1, 2, 1), order=0)))

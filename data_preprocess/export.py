@@ -10,7 +10,6 @@ writes nnU-Net's raw layout: cases of train and val as imagesTr and labelsTr, th
 Copy splits_final.json into nnU-Net's folder of the preprocessed data set: its fold 0 is then the split of our cases.
 """
 
-import argparse
 import logging
 import re
 import sys
@@ -18,13 +17,14 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 from data_preprocess.cases import HELD_OUT
 from data_preprocess.label_map import match_organs, merge_masks
-from data_preprocess.raw_cases import list_raw_cases, preset_name, raw_arguments, read_raw_case, select_raw_cases
+from data_preprocess.raw_cases import list_raw_cases, load_raw_preset, raw_arguments, read_raw_case, select_raw_cases
 from data_preprocess.sources import RawCase, RawCaseHandle
 from data_preprocess.splits import assign_splits, read_splits
-from utils.config.preset import Preset, load_preset
+from utils.config.preset import Preset
 from utils.errors import UserError
 from utils.io.color_table import write_color_table
 from utils.io.files import write_json
@@ -38,29 +38,41 @@ NNUNET_SUFFIX = {"train": "Tr", "val": "Tr", "test": "Ts"}
 logger = logging.getLogger(__name__)
 
 
-def export_case(raw: RawCase, preset: Preset, folder: Path) -> None:
-    """Write the CT and its label map as `folder`/images/<id>.nii.gz and `folder`/labels/<id>.nii.gz.
+class ExportedFiles(NamedTuple):
+    """Where the files of a case are written."""
 
-    Raises:
-        UserError: the case has no CT.
-    """
-    name = f"{raw.case_id}.nii.gz"
-    _write_pair(raw, preset, folder / "images" / name, folder / "labels" / name)
+    image: Path
+    label: Path
 
 
-def export_nnunet_case(raw: RawCase, preset: Preset, folder: Path, split: str) -> list[str]:
-    """Write the CT and its label map where nnU-Net looks for them.
+def nifti_files(folder: Path, case_id: str) -> ExportedFiles:
+    """`folder`/images/<id>.nii.gz and `folder`/labels/<id>.nii.gz."""
+    return ExportedFiles(folder / "images" / f"{case_id}.nii.gz", folder / "labels" / f"{case_id}.nii.gz")
+
+
+def nnunet_files(folder: Path, case_id: str, split: str) -> ExportedFiles:
+    """Where nnU-Net looks for a case of a split (train, val or test)."""
+    suffix = NNUNET_SUFFIX[split]
+    image = folder / f"images{suffix}" / f"{case_id}_0000.nii.gz"
+    return ExportedFiles(image, folder / f"labels{suffix}" / f"{case_id}.nii.gz")
+
+
+def export_case(raw: RawCase, preset: Preset, files: ExportedFiles) -> list[str]:
+    """Write the label map of a case and then its CT, whose file means that the case is complete.
 
     Returns:
         Names of the organs that are not contoured: nnU-Net takes them for background.
 
     Raises:
-        UserError: the case has no CT.
+        UserError: the case has no CT, or two structures are the same organ.
     """
-    label = folder / f"labels{NNUNET_SUFFIX[split]}" / f"{raw.case_id}.nii.gz"
-    _write_pair(raw, preset, _nnunet_image(folder, split, raw.case_id), label)
-    by_organ = match_organs(raw.masks, preset)
-    return [name for i, name in enumerate(preset.organ_names) if i not in by_organ]
+    if raw.volume is None:
+        raise UserError("has no CT to export")
+    masks = match_organs(raw.masks, preset)
+    label = merge_masks(masks, preset, raw.geometry.size_zyx)
+    write_volume(files.label, Volume(array=label, geometry=raw.geometry))
+    write_volume(files.image, raw.volume)
+    return [name for name in preset.organ_names if name not in masks]
 
 
 def write_nnunet_dataset(folder: Path, preset: Preset, splits: Mapping[str, str]) -> None:
@@ -86,54 +98,9 @@ def write_nnunet_dataset(folder: Path, preset: Preset, splits: Mapping[str, str]
     write_json(folder / "splits_final.json", [fold])
 
 
-def _nnunet_image(folder: Path, split: str, case_id: str) -> Path:
-    return folder / f"images{NNUNET_SUFFIX[split]}" / f"{case_id}_0000.nii.gz"
-
-
-def _write_pair(raw: RawCase, preset: Preset, image: Path, label: Path) -> None:
-    """Write the label map and then the CT, whose file means that the case is complete."""
-    if raw.volume is None:
-        raise UserError("has no CT to export")
-    merged = merge_masks(raw.masks, preset, raw.geometry.size_zyx)
-    write_volume(label, Volume(array=merged, geometry=raw.geometry))
-    write_volume(image, raw.volume)
-
-
-def _export(handle: RawCaseHandle, source: str, preset: Preset, folder: Path) -> None:
-    if not (folder / "images" / f"{handle.case_id}.nii.gz").is_file():
-        export_case(read_raw_case(handle, source, preset), preset, folder)
-
-
-def _export_nnunet(
-    handle: RawCaseHandle, source: str, preset: Preset, folder: Path, splits: Mapping[str, str]
-) -> list[str]:
-    split = splits[handle.case_id]
-    if _nnunet_image(folder, split, handle.case_id).is_file():
-        return []
-    return export_nnunet_case(read_raw_case(handle, source, preset), preset, folder, split)
-
-
-def _run_nifti(arguments: argparse.Namespace, preset: Preset) -> int:
-    handles = {handle.case_id: handle for handle in select_raw_cases(list_raw_cases(arguments), arguments)}
-    write_color_table(arguments.output / "labels", preset)
-    task = partial(_export, source=arguments.source, preset=preset, folder=arguments.output)
-    return report_failures(run_cases(task, handles, arguments.workers).failures, len(handles))
-
-
-def _run_nnunet(arguments: argparse.Namespace, preset: Preset) -> int:
-    folder = arguments.output
-    if not NNUNET_NAME.fullmatch(folder.name):
-        raise UserError(f"--output {folder}: expected nnU-Net's form DatasetNNN_Name, for example Dataset501_HeadNeck")
-    every = list_raw_cases(arguments)
-    known = read_splits(arguments.cases) if arguments.cases else {}
-    splits = assign_splits(every, {case_id: name for name, case_ids in known.items() for case_id in case_ids})
-    selected = select_raw_cases(every, arguments)
-    handles = {handle.case_id: handle for handle in selected if splits[handle.case_id] != HELD_OUT}
-    task = partial(_export_nnunet, source=arguments.source, preset=preset, folder=folder, splits=splits)
-    outcome = run_cases(task, handles, arguments.workers)
-    write_nnunet_dataset(folder, preset, splits)
-    _log_missing(outcome.results.values())
-    return report_failures(outcome.failures, len(handles))
+def _export(job: tuple[RawCaseHandle, ExportedFiles], source: str, preset: Preset) -> list[str]:
+    handle, files = job
+    return [] if files.image.is_file() else export_case(read_raw_case(handle, source, preset), preset, files)
 
 
 def _log_missing(missing: Iterable[Sequence[str]]) -> None:
@@ -149,8 +116,25 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--format", choices=("nifti", "nnunet"), default="nifti")
     parser.add_argument("--cases", type=Path, help="prepared cases whose splits.json the nnunet format follows")
     arguments = parser.parse_args(argv)
-    preset = load_preset(preset_name(arguments), arguments.set)
-    return (_run_nnunet if arguments.format == "nnunet" else _run_nifti)(arguments, preset)
+    folder, preset, for_nnunet = arguments.output, load_raw_preset(arguments), arguments.format == "nnunet"
+    if for_nnunet and not NNUNET_NAME.fullmatch(folder.name):
+        raise UserError(f"--output {folder}: expected nnU-Net's form DatasetNNN_Name, for example Dataset501_HeadNeck")
+    every = list_raw_cases(arguments)
+    handles = {handle.case_id: handle for handle in select_raw_cases(every, arguments)}
+    if for_nnunet:
+        known = read_splits(arguments.cases) if arguments.cases else {}
+        splits = assign_splits(every, {case_id: name for name, case_ids in known.items() for case_id in case_ids})
+        used = {case_id: splits[case_id] for case_id in handles if splits[case_id] != HELD_OUT}
+        files = {case_id: nnunet_files(folder, case_id, split) for case_id, split in used.items()}
+    else:
+        files = {case_id: nifti_files(folder, case_id) for case_id in handles}
+        write_color_table(folder / "labels", preset)
+    jobs = {case_id: (handles[case_id], paths) for case_id, paths in files.items()}
+    outcome = run_cases(partial(_export, source=arguments.source, preset=preset), jobs, arguments.workers)
+    if for_nnunet:
+        write_nnunet_dataset(folder, preset, splits)
+        _log_missing(outcome.results.values())
+    return report_failures(outcome.failures, len(jobs))
 
 
 if __name__ == "__main__":

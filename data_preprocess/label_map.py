@@ -1,6 +1,6 @@
 """Combines named masks into one label map."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 
 import numpy as np
 
@@ -9,15 +9,40 @@ from utils.errors import UserError
 from utils.imaging.masks import Mask
 
 
+def match_organs(masks: Mapping[str, Mask], preset: Preset) -> dict[str, Mask]:
+    """The masks of a preset's organs, by the preset's names; other structures are left out.
+
+    Args:
+        masks: structure name, as in the data set or as in the preset, to mask.
+        preset: organs with their aliases.
+
+    Raises:
+        UserError: two structures are the same organ.
+    """
+    structures: dict[str, str] = {}
+    for structure in masks:
+        organ = preset.find_organ(structure)
+        if organ is None:
+            continue
+        name = preset.organ_names[organ]
+        if name in structures:
+            raise UserError(
+                f"structures {structures[name]!r} and {structure!r} are both {name}; keep one, or correct the preset's "
+                "aliases"
+            )
+        structures[name] = structure
+    return {name: masks[structure] for name, structure in structures.items()}
+
+
 def merge_masks(masks: Mapping[str, Mask], preset: Preset, shape: tuple[int, int, int]) -> np.ndarray:
     """Combine the masks of a preset's organs; a voxel of two organs belongs to the smaller one.
 
     The smaller organ is usually nested in the larger one: the cord in its canal, the lens in the orbit.
 
     Args:
-        masks: structure name, as in the data set, to mask on a grid of the shape.
-        preset: organs with their aliases; other structures are left out.
-        shape: (D, H, W).
+        masks: see `match_organs`; all on one grid.
+        preset: organs with their aliases.
+        shape: (D, H, W) of the grid.
 
     Returns:
         (D, H, W) uint8, 0 = background, organ i = i + 1.
@@ -26,28 +51,7 @@ def merge_masks(masks: Mapping[str, Mask], preset: Preset, shape: tuple[int, int
         UserError: two structures are the same organ.
     """
     label = np.zeros(shape, dtype=np.uint8)
-    by_organ = match_organs(masks, preset)
-    largest_first = sorted(by_organ, key=lambda organ: np.count_nonzero(masks[by_organ[organ]].voxels), reverse=True)
-    for organ in largest_first:
-        mask = masks[by_organ[organ]]
-        label[mask.box][mask.voxels] = organ + 1
+    organs = match_organs(masks, preset)
+    for name in sorted(organs, key=lambda name: np.count_nonzero(organs[name].voxels), reverse=True):
+        label[organs[name].box][organs[name].voxels] = preset.organ_names.index(name) + 1
     return label
-
-
-def match_organs(masks: Iterable[str], preset: Preset) -> dict[int, str]:
-    """Map organ indices to names of structures.
-
-    Raises:
-        UserError: two structures are the same organ.
-    """
-    by_organ: dict[int, str] = {}
-    for name in masks:
-        organ = preset.find_organ(name)
-        if organ is not None and organ in by_organ:
-            raise UserError(
-                f"structures {by_organ[organ]!r} and {name!r} are both {preset.organ_names[organ]}; keep one, "
-                "or correct the preset's aliases"
-            )
-        if organ is not None:
-            by_organ[organ] = name
-    return by_organ

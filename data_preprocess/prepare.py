@@ -18,11 +18,11 @@ from data_preprocess.field_of_view import MARGIN_MM, Region, region_around, segm
 from data_preprocess.label_map import match_organs, merge_masks
 from data_preprocess.quality_control.measurements import CaseQuality, measure_case, write_quality
 from data_preprocess.quality_control.report_page import inspect_cases, summary_table, write_report_page
-from data_preprocess.raw_cases import list_raw_cases, preset_name, raw_arguments, read_raw_case, select_raw_cases
+from data_preprocess.raw_cases import list_raw_cases, load_raw_preset, raw_arguments, read_raw_case, select_raw_cases
 from data_preprocess.resample import resample_image, resample_labels
 from data_preprocess.sources import RawCase, RawCaseHandle
 from data_preprocess.splits import write_splits
-from utils.config.preset import Preset, load_preset
+from utils.config.preset import Preset
 from utils.errors import CaseFailure, UserError
 from utils.imaging.intensity import AIR_HU
 from utils.imaging.masks import Mask
@@ -53,7 +53,10 @@ def prepare_case(raw: RawCase, preset: Preset, folder: Path) -> CaseInfo:
             organ, or the case's id cannot name a folder.
     """
     validate_file_name(raw.case_id, raw.source)
-    masks = _organ_masks(raw, preset)
+    masks = match_organs(raw.masks, preset)
+    if not masks:
+        listed = ", ".join(raw.unmatched_structures[:NUM_SHOWN]) or "none"
+        raise UserError(f"none of its structures is an organ of preset {preset.name}; its structures are: {listed}")
     if raw.volume:
         ct = raw.volume.array
         body = segment_body(ct, raw.geometry, preset.grid.below_lung_apex_mm)
@@ -61,7 +64,7 @@ def prepare_case(raw: RawCase, preset: Preset, folder: Path) -> CaseInfo:
     else:
         ct, body, region = None, None, _region_of_masks(masks)
     old_spacing, spacing = raw.geometry.spacing_zyx_mm, preset.grid.spacing_zyx_mm
-    label = region.crop(merge_masks(raw.masks, preset, raw.geometry.size_zyx), fill=0)
+    label = region.crop(merge_masks(masks, preset, raw.geometry.size_zyx), fill=0)
     label = resample_labels(label, old_spacing, spacing)
     image = resample_image(region.crop(ct), old_spacing, spacing) if raw.volume else None
     organs = measure_organs(label, preset.organ_names, masks)
@@ -82,15 +85,6 @@ def prepare_case(raw: RawCase, preset: Preset, folder: Path) -> CaseInfo:
     quality = measure_case({name: region.cut(mask) for name, mask in masks.items()}, ct, body)
     _write(folder / raw.case_id, info, image, label, quality, preset)
     return info
-
-
-def _organ_masks(raw: RawCase, preset: Preset) -> dict[str, Mask]:
-    """The masks by the preset's names of the organs."""
-    by_organ = match_organs(raw.masks, preset)
-    if not by_organ:
-        listed = ", ".join(raw.unmatched_structures[:NUM_SHOWN]) or "none"
-        raise UserError(f"none of its structures is an organ of preset {preset.name}; its structures are: {listed}")
-    return {preset.organ_names[organ]: raw.masks[name] for organ, name in by_organ.items()}
 
 
 def _losses(masks: Mapping[str, Mask], region: Region, organs: Container[str]) -> Iterator[str]:
@@ -161,7 +155,7 @@ def _prepare(handle: RawCaseHandle, source: str, preset: Preset, folder: Path) -
 def main(argv: list[str] | None = None) -> int:
     """Prepare every case that is not finished yet, then write the splits and the report."""
     arguments = raw_arguments(__doc__).parse_args(argv)
-    preset = load_preset(preset_name(arguments), arguments.set)
+    preset = load_raw_preset(arguments)
     handles = select_raw_cases(list_raw_cases(arguments), arguments)
     folder = arguments.output
     make_folder(folder)

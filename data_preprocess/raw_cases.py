@@ -9,7 +9,7 @@ from pathlib import Path
 from data_preprocess.cases import HELD_OUT
 from data_preprocess.hounsfield import validate_hounsfield
 from data_preprocess.sources import SOURCES, RawCase, RawCaseHandle
-from utils.config.preset import CONFIG_FOLDER, Preset
+from utils.config.preset import CONFIG_FOLDER, Preset, load_preset
 from utils.errors import UserError
 from utils.io.files import validate_file_name
 from utils.runtime.command_line import Shard, positive_int
@@ -35,15 +35,15 @@ def raw_arguments(description: str) -> argparse.ArgumentParser:
     return parser
 
 
-def preset_name(arguments: argparse.Namespace) -> str:
-    """The preset that the command line names, or else the one named like the source.
+def load_raw_preset(arguments: argparse.Namespace) -> Preset:
+    """Load the preset that the command line names, or else the one named like the source.
 
     Raises:
-        UserError: there is no preset of that name, since the layout may hold any organs.
+        UserError: the preset is invalid, or there is none named like the source, since it may hold any organs.
     """
     if arguments.preset is None and not (CONFIG_FOLDER / f"{arguments.source}.toml").is_file():
         raise UserError(f"--source {arguments.source}: this layout may hold any organs; choose them with --preset")
-    return arguments.preset or arguments.source
+    return load_preset(arguments.preset or arguments.source, arguments.set)
 
 
 def list_raw_cases(arguments: argparse.Namespace) -> list[RawCaseHandle]:

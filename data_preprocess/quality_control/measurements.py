@@ -1,7 +1,7 @@
 """Measures each case while it is prepared; `outliers` compares the cases."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -40,9 +40,9 @@ class OrganQuality:
 class CaseQuality:
     """A case; the HU are None without CT."""
 
-    lowest_hu: float | None
-    highest_hu: float | None
-    body_hu: float | None
+    lowest_hu: float | None = None
+    highest_hu: float | None = None
+    body_hu: float | None = None
     """Median of the body's voxels."""
     organs: dict
 
@@ -58,15 +58,13 @@ def measure_case(masks: Mapping[str, Mask], image: np.ndarray | None, body: Body
     Args:
         masks: organ name to mask, without its part below the field of view; empty masks are left out.
         image: (D, H, W) HU, or None.
-        body: of the image, or None.
+        body: of the image; None without one.
     """
     organs = {name: _measure_organ(mask, body) for name, mask in masks.items() if mask.voxels.size}
-    return CaseQuality(
-        lowest_hu=None if image is None else float(image.min()),
-        highest_hu=None if image is None else float(image.max()),
-        body_hu=None if body is None else body.median_hu(image),
-        organs=organs,
-    )
+    if image is None:
+        return CaseQuality(organs=organs)
+    lowest_hu, highest_hu = float(image.min()), float(image.max())
+    return CaseQuality(lowest_hu=lowest_hu, highest_hu=highest_hu, body_hu=body.median_hu(image), organs=organs)
 
 
 def write_quality(folder: Path, quality: CaseQuality) -> None:
@@ -92,7 +90,7 @@ def read_quality(folder: Path) -> CaseQuality | None:
             organs[name] = build(OrganQuality, renamed, problems, f"organs.{name}.")
     if problems:
         raise UserError(f"{path}: is damaged; delete the case's folder and prepare it again: " + "; ".join(problems))
-    return CaseQuality(**{**quality.__dict__, "organs": organs})
+    return replace(quality, organs=organs)
 
 
 def _measure_organ(mask: Mask, body: Body | None) -> OrganQuality:

@@ -33,7 +33,6 @@ class InspectedCase(NamedTuple):
     quality: CaseQuality | None
     """None for a case of an early version, which was not measured."""
     findings: list[Finding]
-    folder: Path
 
 
 def inspect_cases(folder: Path, infos: Sequence[CaseInfo], preset: Preset) -> list[InspectedCase]:
@@ -47,13 +46,7 @@ def inspect_cases(folder: Path, infos: Sequence[CaseInfo], preset: Preset) -> li
     known = {case_id: quality for case_id, quality in qualities.items() if quality is not None}
     findings = check_cases(known, preset.left_right_pairs)
     return [
-        InspectedCase(
-            info=info,
-            split=split_of.get(info.case_id, "-"),
-            quality=qualities[info.case_id],
-            findings=findings.get(info.case_id, []),
-            folder=folder / info.case_id,
-        )
+        InspectedCase(info, split_of.get(info.case_id, "-"), qualities[info.case_id], findings.get(info.case_id, []))
         for info in infos
     ]
 
@@ -76,7 +69,7 @@ def write_report_page(
     """Write the page: the table, failed cases, and a row per case, those with findings first.
 
     Args:
-        path: of the page.
+        path: of the page, in the folder of the cases.
         cases: from `inspect_cases`.
         preset: organs and their colors.
         failures: case id to reason, of cases that could not be prepared.
@@ -88,22 +81,20 @@ def write_report_page(
         preset=preset,
         summary=summary_table(cases, preset),
         failures=failures,
-        facts=_facts,
         format_ml=format_ml,
-        picture=_picture,
+        preview=lambda case: _data_url(path.parent / case.info.case_id / "preview.png"),
     )
     write_text(path, page)
 
 
 def _scan_notes(cases: Sequence[InspectedCase]) -> list[str]:
-    counts = Counter(case.split for case in cases)
+    splits = ", ".join(f"{count} {name}" for name, count in sorted(Counter(case.split for case in cases).items()))
     patients = {case.info.patient or case.info.case_id for case in cases}
-    spacings = np.array([case.info.original.spacing_zyx_mm for case in cases])
-    sizes = np.array([case.info.original.size_zyx for case in cases])
+    spacing = _extremes([case.info.original.spacing_zyx_mm for case in cases])
+    size = _extremes([case.info.original.size_zyx for case in cases])
     notes = [
-        f"{len(cases)} cases of {len(patients)} patients: "
-        + ", ".join(f"{count} {name}" for name, count in sorted(counts.items())),
-        f"raw spacing (z, y, x) {_extremes(spacings, '{:.3g}')} mm; raw size {_extremes(sizes, '{:.0f}')} voxels",
+        f"{len(cases)} cases of {len(patients)} patients: {splits}",
+        f"raw spacing (z, y, x) {spacing} mm; raw size {size} voxels",
     ]
     without_ct = sum(not case.info.has_image for case in cases)
     unmeasured = sum(case.quality is None for case in cases)
@@ -114,36 +105,19 @@ def _scan_notes(cases: Sequence[InspectedCase]) -> list[str]:
     return notes
 
 
-def _extremes(values: np.ndarray, form: str) -> str:
-    low, high = (" x ".join(form.format(v) for v in ends) for ends in (values.min(axis=0), values.max(axis=0)))
+def _extremes(triples: Sequence[tuple[float, float, float]]) -> str:
+    low, high = (" x ".join(f"{v:.4g}" for v in ends) for ends in (np.min(triples, axis=0), np.max(triples, axis=0)))
     return low if low == high else f"{low} to {high}"
 
 
 def _range(values: Sequence[float], form: Callable[[float], str]) -> list[str]:
-    if not values:
-        return ["-"] * 3
-    return [form(value) for value in (min(values), float(np.median(values)), max(values))]
+    """Minimum, median and maximum."""
+    return [form(value) for value in np.quantile(values, (0, 0.5, 1))] if values else ["-"] * 3
 
 
-def _facts(case: InspectedCase) -> list[str]:
-    info = case.info
-    size = " x ".join(map(str, info.original.size_zyx))
-    spacing = " x ".join(f"{s:.3g}" for s in info.original.spacing_zyx_mm)
-    facts = [f"{case.split}; raw {size} voxels of {spacing} mm (z, y, x); {info.source}"]
-    if info.patient and info.patient != info.case_id:
-        facts.append(f"patient {info.patient}")
-    if case.quality and case.quality.body_hu is not None:
-        low, high, median = case.quality.lowest_hu, case.quality.highest_hu, case.quality.body_hu
-        facts.append(f"HU {low:.0f} to {high:.0f}, median of the body {median:.0f}")
-    facts += info.notes
-    if info.unmatched_structures:
-        facts.append(f"not in the preset: {', '.join(info.unmatched_structures)}")
-    return facts
-
-
-def _picture(case: InspectedCase) -> str:
-    """The preview, smaller, as a data URL."""
-    with Image.open(case.folder / "preview.png") as picture:
+def _data_url(path: Path) -> str:
+    """A picture, smaller, as a data URL."""
+    with Image.open(path) as picture:
         scale = min(1, PICTURE_WIDTH_PX / picture.width)
         small = picture.convert("RGB").resize([round(n * scale) for n in picture.size], Image.Resampling.LANCZOS)
     content = io.BytesIO()

@@ -4,7 +4,7 @@ import numpy as np
 import SimpleITK as sitk
 
 from data_preprocess import export
-from data_preprocess.export import export_case
+from data_preprocess.export import export_case, nifti_files
 from data_preprocess.sources.base import RawCase
 from data_preprocess.sources.openkbp import list_cases, read_case
 from utils.imaging.geometry import Geometry
@@ -29,7 +29,7 @@ def test_geometry_is_kept(tiny_preset, tmp_path):
         masks={"Mandible": crop_mask(mask, (0, 0, 0), geometry)},
         source="",
     )
-    export_case(raw, tiny_preset, tmp_path)
+    assert "mandible" not in export_case(raw, tiny_preset, nifti_files(tmp_path, "pt_7"))
     for kind, expected in (("images", image), ("labels", mask * np.uint8(3))):
         read = sitk.ReadImage(str(tmp_path / kind / "pt_7.nii.gz"))
         np.testing.assert_array_equal(sitk.GetArrayFromImage(read), expected)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
-from data_preprocess.export import export_case
+from data_preprocess.export import export_case, nifti_files
 from data_preprocess.sources.base import RawCaseHandle
 from data_preprocess.sources.openkbp import list_cases, read_case
 from utils.config.preset import load_preset
@@ -151,7 +151,7 @@ def test_real_patients_lie_as_they_should(real_cases):
 def test_exported_labels_of_real_patients_are_those_of_the_csv_files(real_cases, tmp_path):
     preset = load_preset("openkbp")
     for raw in real_cases:
-        export_case(raw, preset, tmp_path)
+        export_case(raw, preset, nifti_files(tmp_path, raw.case_id))
         label = sitk.GetArrayFromImage(sitk.ReadImage(str(tmp_path / "labels" / f"{raw.case_id}.nii.gz")))
         with tarfile.open(raw.source) as file:
             csv = {member.name.split("/")[-1].removesuffix(".csv"): file.extractfile(member) for member in file}
