@@ -7,8 +7,8 @@ from typing import NamedTuple
 
 import torch
 
-from data_preprocess.augment import Batch, CropAugmentation
-from data_preprocess.dataloaders import open_training_cases, small_organ_dataset
+from data_preprocess.augment import Batch, augment_crops
+from data_preprocess.dataloaders import crop_dataset, open_training_cases
 from data_preprocess.dataset import CaseDataset, CaseFolder
 from losses.shape import AdversarialWeights, DiscriminatorTerms, SegmentorTerms, discriminator_loss, segmentor_loss
 from models.autoencoder import ShapeEncoding
@@ -49,7 +49,7 @@ class AdversarialStage(Stage):
 
     def __init__(self, preset: Preset, compute: Compute, seed: int) -> None:
         networks = {name: build_network(name, preset) for name in NETWORK_NAMES}
-        super().__init__(preset, compute, seed, networks=networks, augment=CropAugmentation(preset, seed))
+        super().__init__(preset, compute, seed, networks=networks, augment=augment_crops)
         self.trained = ("sos_net", "autoencoder") if preset.loss.adversarial else ("sos_net",)
         self.weights = shape_weights(preset.loss)
 
@@ -70,7 +70,7 @@ class AdversarialStage(Stage):
 
     def build_dataset(self, cases: CaseFolder) -> CaseDataset:
         """Crops of the cases with small organs."""
-        return small_organ_dataset(cases, self.preset, self.seed)
+        return crop_dataset(cases, self.preset, self.seed, of_small_organs=True)
 
     def build_validation(self, cases: CaseFolder) -> CaseValidation:
         """The best SOS-Net has the highest mean Dice of the small organs."""

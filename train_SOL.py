@@ -5,8 +5,8 @@ from collections.abc import Iterator
 
 import torch
 
-from data_preprocess.augment import Batch, CropAugmentation
-from data_preprocess.dataloaders import open_training_cases, small_organ_dataset
+from data_preprocess.augment import Batch, augment_crops
+from data_preprocess.dataloaders import crop_dataset, open_training_cases
 from data_preprocess.dataset import CaseDataset, CaseFolder
 from data_preprocess.heatmap_targets import heatmap_targets
 from losses.localization import heatmap_loss
@@ -29,7 +29,7 @@ class SOLStage(Stage):
 
     def __init__(self, preset: Preset, compute: Compute, seed: int) -> None:
         networks = {name: build_network(name, preset) for name in ("s_net", "sol_net")}
-        super().__init__(preset, compute, seed, networks=networks, augment=CropAugmentation(preset, seed))
+        super().__init__(preset, compute, seed, networks=networks, augment=augment_crops)
 
     def training_step(self, batch: Batch) -> Iterator[Objective]:
         """Localize the small organs of the crops."""
@@ -42,7 +42,7 @@ class SOLStage(Stage):
 
     def build_dataset(self, cases: CaseFolder) -> CaseDataset:
         """Crops of the cases with small organs."""
-        return small_organ_dataset(cases, self.preset, self.seed)
+        return crop_dataset(cases, self.preset, self.seed, of_small_organs=True)
 
     def build_validation(self, cases: CaseFolder) -> CaseValidation:
         """The best SOL-Net has the smallest mean distance between heatmap peaks and organ centers."""

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 import torch
 
-from data_preprocess.augment import ShapeAugmentation
+from data_preprocess.augment import augment_shapes
 from data_preprocess.dataloaders import open_training_cases, shape_dataset
 from data_preprocess.dataset import CaseFolder, ShapeDataset
 from losses.shape import reconstruction_loss, soft_dice_loss
@@ -26,7 +26,7 @@ class AutoEncoderStage(Stage):
 
     def __init__(self, preset: Preset, compute: Compute, seed: int) -> None:
         networks = {"autoencoder": build_network("autoencoder", preset)}
-        super().__init__(preset, compute, seed, networks=networks, augment=ShapeAugmentation(preset, seed))
+        super().__init__(preset, compute, seed, networks=networks, augment=augment_shapes)
 
     def training_step(self, batch: torch.Tensor) -> Iterator[Objective]:
         """Reconstruct masks (R, 1, d, h, w)."""
@@ -41,8 +41,8 @@ class AutoEncoderStage(Stage):
 
     def build_validation(self, cases: CaseFolder) -> ShapeValidation:
         """The best AutoEncoder has the highest mean Dice between masks and their reconstructions."""
-        shapes, center = shape_dataset(cases, self.preset, self.seed), self.augment.center
-        return ShapeValidation(self.networks["autoencoder"], self.preset, shapes, center, self.compute)
+        shapes = ShapeDataset(cases, self.preset, box_size_vox=self.preset.grid.roi_size_vox, seed=self.seed)
+        return ShapeValidation(self.networks["autoencoder"], self.preset, shapes, self.compute)
 
 
 def main(argv: list[str] | None = None) -> int:

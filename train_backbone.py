@@ -3,7 +3,7 @@
 import sys
 from collections.abc import Iterator
 
-from data_preprocess.augment import Batch, CropAugmentation
+from data_preprocess.augment import Batch, augment_crops
 from data_preprocess.dataloaders import crop_dataset, open_training_cases
 from data_preprocess.dataset import CaseDataset, CaseFolder
 from losses.segmentation import SegmentationLoss
@@ -24,7 +24,7 @@ class BackboneStage(Stage):
 
     def __init__(self, preset: Preset, compute: Compute, seed: int) -> None:
         networks = {"s_net": build_network("s_net", preset)}
-        super().__init__(preset, compute, seed, networks=networks, augment=CropAugmentation(preset, seed))
+        super().__init__(preset, compute, seed, networks=networks, augment=augment_crops)
         self.segmentation_loss = SegmentationLoss.from_preset(preset).to(compute.device)
 
     def training_step(self, batch: Batch) -> Iterator[Objective]:

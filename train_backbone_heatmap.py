@@ -3,7 +3,7 @@
 import sys
 from collections.abc import Iterator
 
-from data_preprocess.augment import Batch, CropAugmentation
+from data_preprocess.augment import Batch, augment_crops
 from data_preprocess.dataloaders import crop_dataset, open_training_cases
 from data_preprocess.dataset import CaseDataset, CaseFolder
 from data_preprocess.heatmap_targets import heatmap_targets
@@ -26,7 +26,7 @@ class BackboneHeatmapStage(Stage):
 
     def __init__(self, preset: Preset, compute: Compute, seed: int) -> None:
         networks = {name: build_network(name, preset) for name in ("s_net", "sol_net")}
-        super().__init__(preset, compute, seed, networks=networks, augment=CropAugmentation(preset, seed))
+        super().__init__(preset, compute, seed, networks=networks, augment=augment_crops)
         self.segmentation_loss = SegmentationLoss.from_preset(preset).to(compute.device)
 
     def training_step(self, batch: Batch) -> Iterator[Objective]:

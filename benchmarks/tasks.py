@@ -165,7 +165,6 @@ def _crop(preset: Preset, compute: Compute) -> Batch:
         present=torch.ones(1, organs, dtype=torch.bool, device=compute.device),
         centers_vox=(torch.tensor(size) / 2).expand(1, organs, 3).to(compute.device),
         roi_jitter=torch.zeros(1, organs, 3, device=compute.device),
-        case_ids=["noise"],
     )
 
 

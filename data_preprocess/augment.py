@@ -49,7 +49,6 @@ class Batch(NamedTuple):
     """(B, N, 3) float32 in voxels of the crop; NaN where not contoured."""
     roi_jitter: torch.Tensor
     """As in `AugmentationDraw`."""
-    case_ids: list[str]
 
 
 def draw_augmentation(
@@ -150,10 +149,10 @@ def apply_augmentation(sample: CropSample, draw: AugmentationDraw, preset: Prese
         preset: crop size, spacing, intensity, left/right pairs.
     """
     device, size = sample.image_hu.device, preset.grid.crop_size_vox
-    matrices = voxel_matrices(draw, preset.grid.spacing_zyx_mm)
-    image_hu = resample_affine(sample.image_hu[:, None].float(), matrices.to(device), size, "bilinear")
-    label = resample_affine(sample.label[:, None].float(), matrices.to(device), size, "nearest")[:, 0].byte()
-    centers = _transform_centers(sample.centers_vox, matrices.to(device), sample.label.shape[1:], size)
+    matrices = voxel_matrices(draw, preset.grid.spacing_zyx_mm).to(device)
+    image_hu = resample_affine(sample.image_hu[:, None].float(), matrices, size, "bilinear")
+    label = resample_affine(sample.label[:, None].float(), matrices, size, "nearest")[:, 0].byte()
+    centers = _transform_centers(sample.centers_vox, matrices, sample.label.shape[1:], size)
     mirrored = draw.mirrored.to(device)
     partner = torch.tensor(preset.mirrored_organs, device=device)
     label_partner = torch.cat([partner.new_zeros(1), partner + 1]).byte()
@@ -164,49 +163,23 @@ def apply_augmentation(sample: CropSample, draw: AugmentationDraw, preset: Prese
         present=torch.where(mirrored[:, None], sample.present[:, partner], sample.present),
         centers_vox=torch.where(mirrored[:, None, None], centers[:, partner], centers),
         roi_jitter=draw.roi_jitter.to(device),
-        case_ids=list(sample.case_id),
     )
 
 
-class _Augmentation:
-    """Draws the changes of a batch from the run's seed and the samples' indices."""
-
-    def __init__(self, preset: Preset, seed: int) -> None:
-        self.preset = preset
-        self.seed = seed
-
-    def draw(self, sample: CropSample | ShapeSample) -> AugmentationDraw:
-        """Draw the changes of a collated batch."""
-        seeds = [(self.seed, index) for index in sample.index.tolist()]
-        return draw_augmentation(self.preset.augmentation, seeds, len(self.preset.organs))
+def augment_crops(sample: CropSample, preset: Preset, seed: int) -> Batch:
+    """Draw the changes of a collated batch of crops and apply them."""
+    return apply_augmentation(sample, _draw_for(sample, preset, seed), preset)
 
 
-class CropAugmentation(_Augmentation):
-    """Augments collated batches of crops."""
-
-    def __call__(self, sample: CropSample) -> Batch:
-        """Draw and apply."""
-        return apply_augmentation(sample, self.draw(sample), self.preset)
+def augment_shapes(sample: ShapeSample, preset: Preset, seed: int) -> torch.Tensor:
+    """Change collated masks of small organs by geometry alone: (B, 1, d, h, w) float32, 0 or 1, of the ROI size."""
+    matrices = voxel_matrices(_draw_for(sample, preset, seed), preset.grid.spacing_zyx_mm).to(sample.mask.device)
+    return resample_affine(sample.mask[:, None].float(), matrices, preset.grid.roi_size_vox, "nearest")
 
 
-class ShapeAugmentation(_Augmentation):
-    """Augments collated masks of small organs, by geometric changes only.
-
-    The results are (B, 1, d, h, w) float32, 0 or 1, of the preset's ROI size.
-    """
-
-    def __call__(self, sample: ShapeSample) -> torch.Tensor:
-        """Draw and apply."""
-        return self.resample(sample.mask, voxel_matrices(self.draw(sample), self.preset.grid.spacing_zyx_mm))
-
-    def center(self, sample: ShapeSample) -> torch.Tensor:
-        """The middle of the boxes, unchanged."""
-        return self.resample(sample.mask, torch.eye(3).expand(len(sample.mask), 3, 3))
-
-    def resample(self, mask: torch.Tensor, matrices: torch.Tensor) -> torch.Tensor:
-        """Resample (B, D, H, W) masks."""
-        size = self.preset.grid.roi_size_vox
-        return resample_affine(mask[:, None].float(), matrices.to(mask.device), size, "nearest")
+def _draw_for(sample: CropSample | ShapeSample, preset: Preset, seed: int) -> AugmentationDraw:
+    seeds = [(seed, index) for index in sample.index.tolist()]
+    return draw_augmentation(preset.augmentation, seeds, len(preset.organs))
 
 
 def _change_intensity(image_hu: torch.Tensor, draw: AugmentationDraw, preset: Preset) -> torch.Tensor:

@@ -33,11 +33,11 @@ def training_preset(options: TrainingOptions) -> Preset:
     if options.config_from is not None:
         table, source = read_configuration(options.config_from)["preset"], f"{options.config_from}/config.json"
         chosen = preset_from_table(table, source=source, overrides=options.set)
-    elif options.preset is None:
-        table, source = preset_to_table(prepared), f"{options.cases}/dataset.json"
-        chosen = preset_from_table(table, source=source, overrides=options.set)
-    else:
+    elif options.preset is not None:
         chosen = load_preset(options.preset, options.set)
+    else:
+        source = f"{options.cases}/dataset.json"
+        chosen = preset_from_table(preset_to_table(prepared), source=source, overrides=options.set)
     check_compatible(chosen, prepared, options.cases)
     return chosen
 
@@ -70,23 +70,24 @@ def choose_splits(run: TrainingRun) -> Splits:
     return leave_out_fold(options.cases, splits, fold.number, fold.count)
 
 
-def crop_dataset(cases: CaseFolder, preset: Preset, seed: int) -> CaseDataset:
-    """Training crops of all organs, with the margin that augmentation needs."""
-    organs, fraction = range(len(preset.organs)), preset.sampling.organ_fraction
-    return CaseDataset(cases, preset, box_size_vox=_box_size(preset), organs=organs, organ_fraction=fraction, seed=seed)
+def crop_dataset(cases: CaseFolder, preset: Preset, seed: int, *, of_small_organs: bool = False) -> CaseDataset:
+    """Training crops, with the margin that augmentation needs.
 
-
-def small_organ_dataset(cases: CaseFolder, preset: Preset, seed: int) -> CaseDataset:
-    """Training crops of cases with a contoured small organ, most of them centered on one."""
-    organs, fraction = preset.small_organs, preset.sampling.small_organ_fraction
-    return CaseDataset(cases, preset, box_size_vox=_box_size(preset), organs=organs, organ_fraction=fraction, seed=seed)
+    Args:
+        cases: of the train split.
+        preset: crop size, augmentation and the fraction of crops that are centered on an organ.
+        seed: of the run.
+        of_small_organs: crop only cases with a contoured small organ, and center on those.
+    """
+    sampling, grid = preset.sampling, preset.grid
+    organs, fraction = range(len(preset.organs)), sampling.organ_fraction
+    if of_small_organs:
+        organs, fraction = preset.small_organs, sampling.small_organ_fraction
+    size = padded_patch_size(grid.crop_size_vox, preset.augmentation, grid.spacing_zyx_mm)
+    return CaseDataset(cases, preset, box_size_vox=size, organs=organs, organ_fraction=fraction, seed=seed)
 
 
 def shape_dataset(cases: CaseFolder, preset: Preset, seed: int) -> ShapeDataset:
     """Masks of small organs, with the margin that augmentation needs."""
     size = padded_patch_size(preset.grid.roi_size_vox, preset.augmentation, preset.grid.spacing_zyx_mm)
     return ShapeDataset(cases, preset, box_size_vox=size, seed=seed)
-
-
-def _box_size(preset: Preset) -> tuple[int, int, int]:
-    return padded_patch_size(preset.grid.crop_size_vox, preset.augmentation, preset.grid.spacing_zyx_mm)

@@ -1,10 +1,10 @@
 """Training crops and shapes from memory-mapped cases."""
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -12,7 +12,7 @@ from torch.utils.data import Dataset
 
 from data_preprocess.case_index import read_index
 from data_preprocess.cases import Case, open_case, read_case_info
-from data_preprocess.splits import read_splits
+from data_preprocess.splits import Splits, read_splits
 from utils.config.preset import Preset
 from utils.errors import UserError
 from utils.imaging.intensity import AIR_HU
@@ -27,8 +27,6 @@ CENTER_JITTER = 0.25
 """Largest displacement of a crop's center from the drawn organ voxel, as a fraction of the crop's size."""
 
 logger = logging.getLogger(__name__)
-
-Sample = TypeVar("Sample")
 
 _cached_case_info = lru_cache(maxsize=NUM_CACHED_INFOS)(read_case_info)
 
@@ -78,19 +76,12 @@ class CaseFolder:
         UserError: the split is missing or empty, or one of the few cases that are checked is damaged.
     """
 
-    def __init__(
-        self,
-        folder: Path,
-        split: str,
-        organ_names: tuple[str, ...],
-        splits: dict[str, list[str]] | None = None,
-    ) -> None:
-        case_ids = (splits or read_splits(folder)).get(split, [])
-        if not case_ids:
+    def __init__(self, folder: Path, split: str, organ_names: tuple[str, ...], splits: Splits | None = None) -> None:
+        self.case_ids = (splits or read_splits(folder)).get(split, [])
+        if not self.case_ids:
             raise UserError(f"{folder}/splits.json: the {split} split is empty; prepare more cases, or edit the file")
         self.folder = folder
         self.organ_names = organ_names
-        self.case_ids = case_ids
         entries = read_index(folder, self.case_ids)
         self.contoured = np.array([[name in entry.organs for name in organ_names] for entry in entries])
         self.without_image = [name for name, entry in zip(self.case_ids, entries, strict=True) if not entry.has_image]
@@ -110,14 +101,7 @@ class CaseFolder:
 class _OrganDataset(Dataset):
     """Random samples; item i is a function of the seed and i alone, as long as all cases can be read.
 
-    Args:
-        cases: of the split.
-        box_size_vox: size of the boxes to read, including augmentation's margin.
-        organ_names: organs to center on.
-        seed: of all random draws.
-
-    Raises:
-        UserError: none of the organs is contoured in any case.
+    If a case cannot be read, another replaces it, so that a lost case does not stop the run.
     """
 
     def __init__(
@@ -132,7 +116,16 @@ class _OrganDataset(Dataset):
             raise UserError(f"{cases.folder}: none of {', '.join(columns)} is contoured in any case of this split")
 
     def __getitem__(self, index: int) -> CropSample | ShapeSample:
-        return sample_with_retry(lambda rng: self._draw(rng, index), self.seed, index)
+        for attempt in range(MAX_DRAWS):
+            seed = [self.seed, index, attempt] if attempt else [self.seed, index]
+            try:
+                return self._draw(np.random.default_rng(seed), index)
+            except UserError as error:
+                reason = error
+                logger.warning("sample %d: %s; another case replaces it", index, error)
+        raise UserError(
+            f"{MAX_DRAWS} cases in a row could not be read; is the disk still connected? The last error: {reason}"
+        )
 
     def _draw_organ(self, rng: np.random.Generator) -> tuple[str, Case]:
         """Draw an organ, then a case that has it, so that rarely contoured organs are not seen rarely."""
@@ -215,28 +208,6 @@ class ShapeDataset(_OrganDataset):
         mask = torch.from_numpy((label == self.labels[name]).astype(np.uint8))
         organ = list(self.labels).index(name)
         return ShapeSample(mask=mask, organ=organ, case_id=case.info.case_id, index=index)
-
-
-def sample_with_retry(draw: Callable[[np.random.Generator], Sample], seed: int, index: int) -> Sample:
-    """Draw a sample; if its case cannot be read, draw another, so that a lost case does not stop the run.
-
-    Args:
-        draw: makes a sample from a random generator; raises UserError if the case cannot be read.
-        seed: of the run.
-        index: of the sample.
-
-    Raises:
-        UserError: `MAX_DRAWS` cases in a row cannot be read.
-    """
-    for attempt in range(MAX_DRAWS):
-        try:
-            return draw(np.random.default_rng([seed, index, attempt] if attempt else [seed, index]))
-        except UserError as error:
-            reason = error
-            logger.warning("sample %d: %s; another case replaces it", index, error)
-    raise UserError(
-        f"{MAX_DRAWS} cases in a row could not be read; is the disk still connected? The last error: {reason}"
-    )
 
 
 def read_box(array: np.ndarray, start: np.ndarray, size: np.ndarray, fill: int) -> np.ndarray:

@@ -149,21 +149,17 @@ class ShapeValidation:
     Args:
         autoencoder: the network.
         preset: names of the small organs.
-        shapes: samples with `mask` and `organ`, at least as many as are asked for.
-        center: maps a collated sample to masks (R, 1, d, h, w).
+        shapes: samples with `mask` (d, h, w) and `organ`, at least as many as are asked for.
         compute: device and precision.
     """
 
     MASKS_PER_CASE = 2
     MASKS_SHOWN = 6
 
-    def __init__(
-        self, autoencoder: nn.Module, preset: Preset, shapes: Dataset, center: Callable, compute: Compute
-    ) -> None:
+    def __init__(self, autoencoder: nn.Module, preset: Preset, shapes: Dataset, compute: Compute) -> None:
         self.autoencoder = autoencoder
         self.preset = preset
         self.shapes = shapes
-        self.center = center
         self.compute = compute
 
     def __call__(self, num_cases: int) -> Validation:
@@ -173,7 +169,7 @@ class ShapeValidation:
         dice, organs, picture = torch.zeros(0, device=device), torch.zeros(0, device=device), None
         if own:
             sample = default_collate([self.shapes[i] for i in own])
-            masks = self.center(sample).to(device)
+            masks = sample.mask[:, None].float().to(device)  # (R, 1, d, h, w)
             with self.compute.autocast():
                 reconstructions = self.autoencoder(masks).reconstruction.float()
             binary = reconstructions > 0.5

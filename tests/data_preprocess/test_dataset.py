@@ -161,6 +161,13 @@ def test_shapes_are_displaced_by_up_to_the_jitter(train, tiny_preset):
     assert torch.equal(dataset[7].mask, ShapeDataset(train, tiny_preset, box_size_vox=box, seed=0)[7].mask)
 
 
+def test_shapes_without_a_margin_are_the_middle_of_those_with_one(train, tiny_preset):
+    small = ShapeDataset(train, tiny_preset, box_size_vox=(4, 12, 9), seed=0)
+    large = ShapeDataset(train, tiny_preset, box_size_vox=(8, 16, 15), seed=0)
+    for i in range(20):
+        assert torch.equal(small[i].mask, large[i].mask[2:6, 2:14, 3:12])
+
+
 @pytest.mark.parametrize("start", [(1, 1, 1), (-2, -1, -3), (2, 3, 4), (-9, 0, 0), (0, 50, 0), (-1, -1, -1)])
 def test_box_is_filled_beyond_the_volume(start):
     volume = np.arange(4 * 5 * 6, dtype=np.int16).reshape(4, 5, 6)

@@ -77,7 +77,6 @@ def test_targets_are_those_of_small_organs(tiny_preset):
         present=present,
         centers_vox=centers,
         roi_jitter=torch.zeros(2, 9, 3),
-        case_ids=["a", "b"],
     )
     targets = heatmap_targets(batch, tiny_preset)
 

@@ -225,7 +225,7 @@ def test_reconstructions_are_scored_by_organ(tiny_preset):
     whole[:, 3:5, 3:5] = 1
     top[:2, 3:5, 3:5] = 1
     shapes = [Shape(whole, 0), Shape(top, 2), Shape(whole, 0), Shape(top, 2)]
-    validation = ShapeValidation(HalvingAutoEncoder(), tiny_preset, shapes, lambda s: s.mask[:, None].float(), CPU)
+    validation = ShapeValidation(HalvingAutoEncoder(), tiny_preset, shapes, CPU)
     result = validation(2)
     # of 16 voxels 8 are reconstructed: 2 * 8 / (16 + 8); the other organ is reconstructed whole
     assert result.metrics == pytest.approx({"dice": (2 / 3 + 1) / 2, "dice/chiasm": 2 / 3, "dice/optic_nerve_right": 1})

@@ -3,6 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -57,8 +58,8 @@ class Stage(ABC):
         networks: all networks of the checkpoint by name, on the device.
         wrapped: the same networks as `training_step` calls them: the trainer wraps them in DistributedDataParallel and
             compiles them if asked.
-        augment: turns a collated sample, on the device, into the batch of a step. Its random draws depend on the seed
-            and the samples alone, so that they are the same on any number of ranks.
+        augment: turns a collated sample, on the device, into the batch of a step. It is given the preset and the seed;
+            its random draws depend on the seed and the samples alone, so that they are the same on any number of ranks.
     """
 
     name: str
@@ -75,14 +76,14 @@ class Stage(ABC):
         seed: int,
         *,
         networks: dict[str, nn.Module],
-        augment: Callable[[Any], Any],
+        augment: Callable[..., Any],
     ) -> None:
         self.preset = preset
         self.compute = compute
         self.seed = seed
         self.networks = {name: compute.place(network) for name, network in networks.items()}
         self.wrapped = dict(self.networks)
-        self.augment = augment
+        self.augment = partial(augment, preset=preset, seed=seed)
 
     @property
     def schedule(self) -> ScheduleSettings:

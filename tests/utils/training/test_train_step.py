@@ -41,7 +41,7 @@ class ToyStage(Stage):
 
     def __init__(self, compute=CPU, second_factor=1.0):
         networks = {"first": Toy(), "second": Toy()}
-        super().__init__(None, compute, 0, networks=networks, augment=lambda sample: sample.x)
+        super().__init__(None, compute, 0, networks=networks, augment=lambda sample, **_: sample.x)
         self.second_factor = second_factor
         self.optimizers = Optimizers(networks, SGD, compute)
         for optimizer in self.optimizers.by_network.values():

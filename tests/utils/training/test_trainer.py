@@ -68,7 +68,7 @@ class ToyStage(Stage):
     def schedule(self):
         return self.preset.backbone
 
-    def draw(self, sample):
+    def draw(self, sample, **_):
         self.history.append(("step", *sample.case_id))
         return sample.x[:1].repeat(4, 1) + torch.rand(4, 1)
 
