@@ -17,35 +17,29 @@ MIN_DICE_GAP = 0.0005
 
 @dataclass(frozen=True, kw_only=True)
 class Statistics:
-    """Statistics of a metric: of an organ over cases, or of a group over its organs.
-
-    Attributes:
-        mean: of the finite values; NaN if there are none.
-        std: sample standard deviation of the finite values; NaN for fewer than two.
-        median: of all values, including infinite ones; NaN for a group.
-        n: number of finite values.
-    """
+    """Statistics of a metric: of an organ over cases, or of a group over its organs."""
 
     mean: float
+    """Of the finite values; NaN if there are none."""
     std: float
+    """Sample standard deviation of the finite values; NaN for fewer than two."""
     median: float
+    """Of all values, including infinite ones; NaN for a group."""
     n: int
+    """Number of finite values."""
 
 
 @dataclass(frozen=True)
 class OrganSummary:
-    """One row of the score table: an organ, or a group of organs.
-
-    Attributes:
-        statistics: by metric key.
-        counts: number of cases by status; for a group the sum over its organs.
-        tolerance_mm: of the surface Dice; NaN for a group.
-    """
+    """One row of the score table: an organ, or a group of organs."""
 
     name: str
     statistics: Mapping[str, Statistics]
+    """By metric key."""
     counts: Mapping[Status, int]
+    """Number of cases by status; for a group the sum over its organs."""
     tolerance_mm: float = math.nan
+    """Of the surface Dice; NaN for a group."""
 
     @property
     def n(self) -> int:
@@ -70,29 +64,26 @@ class WorstCase:
 
 @dataclass(frozen=True, kw_only=True)
 class Comparison:
-    """Paired difference of two predictions in one organ and metric.
-
-    Attributes:
-        n: number of cases with a finite value on both sides, over which the mean and its interval are computed.
-        missed: number of cases in which only the first prediction has no finite value.
-        other_missed: number of cases in which only the other prediction has no finite value.
-        mean_difference: first - other; NaN without cases.
-        interval: 95 % bootstrap interval of the mean difference.
-        p: of the signed-rank test over all cases; missed organs are ranked last; 1 if all cases are identical.
-        p_corrected: Holm's correction for the number of organs.
-        identical: whether no case differs.
-    """
+    """Paired difference of two predictions in one organ and metric."""
 
     organ: str
     metric: str
     n: int
+    """Number of cases with a finite value on both sides, over which the mean and its interval are computed."""
     missed: int
+    """Number of cases in which only the first prediction has no finite value."""
     other_missed: int
+    """Number of cases in which only the other prediction has no finite value."""
     mean_difference: float
+    """First - other; NaN without cases."""
     interval: Interval
+    """95 % bootstrap interval of the mean difference."""
     p: float
+    """Of the signed-rank test over all cases; missed organs are ranked last; 1 if all cases are identical."""
     p_corrected: float
+    """Holm's correction for the number of organs."""
     identical: bool
+    """Whether no case differs."""
 
 
 def summarize_organs(rows: Sequence[ScoreRow], organs: Sequence[str]) -> list[OrganSummary]:

@@ -44,19 +44,16 @@ class CaseResult:
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluation:
-    """Scores of all cases.
-
-    Attributes:
-        rows: sorted by organ, then case.
-        organs: names in the order of the table.
-        failures: by case id.
-        unmatched_structures: names that are not in the preset.
-    """
+    """Scores of all cases."""
 
     rows: tuple[ScoreRow, ...]
+    """Sorted by organ, then case."""
     organs: tuple[str, ...]
+    """Names in the order of the table."""
     failures: Mapping[str, CaseFailure]
+    """By case id."""
     unmatched_structures: tuple[str, ...]
+    """Names that are not in the preset."""
 
 
 def match_cases(predictions: Mapping[str, CaseFiles], references: Mapping[str, CaseFiles]) -> dict[str, CasePair]:
@@ -118,14 +115,12 @@ def load_aligned_masks(key: str, prediction: Structures, reference: Structures, 
     reference_mask = reference.load(key)
     geometry = reference_mask.geometry
     mask = prediction.load(key) if key in prediction.names else empty_mask(geometry)
-    if mask.geometry.matches(geometry):
-        return mask, reference_mask
-    if resample:
-        return resample_mask(mask, geometry), reference_mask
-    raise UserError(
-        f"{reference.names[key]}: prediction and reference lie on different grids: prediction {mask.geometry}; "
-        f"reference {geometry}; give --resample to resample the prediction, or export both on one grid"
-    )
+    if not resample and not mask.geometry.matches(geometry):
+        raise UserError(
+            f"{reference.names[key]}: prediction and reference lie on different grids: prediction {mask.geometry}; "
+            f"reference {geometry}; give --resample to resample the prediction, or export both on one grid"
+        )
+    return resample_mask(mask, geometry), reference_mask
 
 
 def _score_organ(

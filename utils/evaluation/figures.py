@@ -154,10 +154,7 @@ def render_organ(image: np.ndarray, geometry: Geometry, prediction: Mask, refere
     Raises:
         UserError: both masks lie outside the image.
     """
-    prediction, reference = (
-        (mask if mask.geometry.matches(geometry) else resample_mask(mask, geometry)).dense()
-        for mask in (prediction, reference)
-    )
+    prediction, reference = (resample_mask(mask, geometry).dense() for mask in (prediction, reference))
     box = bounding_box(prediction | reference)
     if box is None:
         raise UserError(

@@ -44,34 +44,28 @@ COUNTED = (Status.SCORED, Status.MISSED, Status.SPURIOUS)
 
 @dataclass(frozen=True, kw_only=True)
 class ScoreRow:
-    """One organ of one case.
-
-    Attributes:
-        scores: None if the organ is not contoured or not predicted.
-    """
+    """One organ of one case."""
 
     case_id: str
     organ: str
     status: Status
     tolerance_mm: float
     scores: OrganScores | None
+    """None if the reference has no mask of the organ."""
 
 
 @dataclass(frozen=True)
 class Metric:
-    """The name and the definition of a metric.
-
-    Attributes:
-        key: field of `OrganScores`.
-        label: heading without unit.
-        direction: 1 if larger is better, -1 if smaller is better, 0 if values near zero are best.
-        definition: one sentence for summary.json.
-    """
+    """The name and the definition of a metric."""
 
     key: str
+    """Field of `OrganScores`."""
     label: str
+    """Heading without unit."""
     direction: int
+    """1 if larger is better, -1 if smaller is better, 0 if values near zero are best."""
     definition: str
+    """One sentence for summary.json."""
 
     @property
     def heading(self) -> str:

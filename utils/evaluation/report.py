@@ -60,22 +60,19 @@ STATUS_NOTES = {
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluationReport:
-    """The content of all tables and files.
-
-    Attributes:
-        comparisons: with another prediction; empty without one.
-        worst: per organ the case with the worst Dice, then those with the worst HD95.
-        low_cases: (case id, mean difference of Dice from the organs' medians).
-        origin: paths, options, and tolerances with their sources.
-    """
+    """The content of all tables and files."""
 
     evaluation: Evaluation
     organs: Sequence[OrganSummary]
     groups: Sequence[OrganSummary]
     comparisons: Sequence[Comparison]
+    """With another prediction; empty without one."""
     worst: Sequence[WorstCase]
+    """Per organ the case with the worst Dice, then those with the worst HD95."""
     low_cases: Sequence[tuple[str, float]]
+    """(case id, mean difference of Dice from the organs' medians)."""
     origin: Mapping[str, Any]
+    """Paths, options, and tolerances with their sources."""
 
 
 def build_report(

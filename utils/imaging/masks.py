@@ -112,7 +112,12 @@ def crop_to_common_box(*masks: Mask) -> list[np.ndarray]:
 
 
 def resample_mask(mask: Mask, geometry: Geometry) -> Mask:
-    """Resample a mask to another grid, which cuts it off, by linear interpolation and a threshold of one half."""
+    """Resample a mask to another grid, which cuts it off, by linear interpolation and a threshold of one half.
+
+    A mask on a grid that matches the other is returned as it is.
+    """
+    if mask.geometry.matches(geometry):
+        return mask
     if not mask.voxels.size:
         return empty_mask(geometry)
     matrix = mask.geometry.index_from(geometry)

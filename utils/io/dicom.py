@@ -239,19 +239,18 @@ def _is_index(header: FileDataset) -> bool:
 
 
 def _series(headers: Sequence[FileDataset], damaged: Mapping[Path, Sequence[Path]]) -> DicomSeries:
-    paths = [Path(header.filename) for header in headers]
-    localizers = [Path(h.filename) for h in headers if "LOCALIZER" in (h.get("ImageType") or ())]
-    images = [path for path in paths if path not in localizers] or paths
-    first = headers[paths.index(images[0])]
+    images = [header for header in headers if "LOCALIZER" not in (header.get("ImageType") or ())] or headers
+    first, paths = images[0], tuple(Path(image.filename) for image in images)
+    everything = [Path(header.filename) for header in headers]
     return DicomSeries(
         uid=_text(first, "SeriesInstanceUID"),
         modality=_text(first, "Modality"),
         patient_id=_text(first, "PatientID"),
         frame_of_reference_uid=_text(first, "FrameOfReferenceUID"),
         description=_text(first, "SeriesDescription"),
-        paths=tuple(images),
-        localizers=tuple(localizers) if images != paths else (),
-        damaged=tuple(lost for folder in sorted({path.parent for path in paths}) for lost in damaged.get(folder, ())),
+        paths=paths,
+        localizers=tuple(path for path in everything if path not in paths),
+        damaged=tuple(lost for folder in sorted({p.parent for p in everything}) for lost in damaged.get(folder, ())),
     )
 
 

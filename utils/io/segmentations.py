@@ -35,11 +35,7 @@ class CaseFiles:
 
 
 class OrganNameResolver:
-    """Finds out which names mean the same organ.
-
-    Args:
-        preset: whose names and aliases to use; None takes names as they are.
-    """
+    """Finds out which names mean the same organ, by the names and aliases of a preset if there is one."""
 
     def __init__(self, preset: Preset | None) -> None:
         self.preset = preset
@@ -104,16 +100,15 @@ def open_structures(case: CaseFiles, resolver: OrganNameResolver) -> Structures:
     volume = read_lps(case.label_map)
     labels = _as_labels(volume.array, case.label_map)
     names = case.label_names or value_names(case.label_map, volume.metadata, resolver.preset)
-    boxes = ndimage.find_objects(labels)
-    found = {value for value, box in enumerate(boxes, 1) if box}
-    value_of = {names.get(value, f"label {value}"): value for value in sorted(found | set(names))}
+    boxes = {value: box for value, box in enumerate(ndimage.find_objects(labels), 1) if box}
+    value_of = {names.get(value, f"label {value}"): value for value in sorted({*boxes, *names})}
     keys = _unique_keys(value_of, resolver, str(case.label_map))
 
     def load(key: str) -> Mask:
         value = value_of[keys[key]]
-        box = boxes[value - 1] if value <= len(boxes) else None
-        if box is None:
+        if value not in boxes:
             return empty_mask(volume.geometry)
+        box = boxes[value]
         return crop_mask(labels[box] == value, tuple(axis.start for axis in box), volume.geometry)
 
     return Structures(keys, load, explicit=False)
@@ -207,8 +202,7 @@ def _cases_in(path: Path, resolver: OrganNameResolver) -> list[CaseFiles]:
     cases = []
     for folder in sorted(sub for sub in path.iterdir() if sub.is_dir() and not sub.name.startswith(".")):
         inner = [folder / name for name in MASK_FOLDERS if (folder / name).is_dir()]
-        masks = volumes_in(inner[0] if inner else folder)
-        if masks:
+        if masks := volumes_in(inner[0] if inner else folder):
             cases.append(_case(path.name if folder.name in MASK_FOLDERS else folder.name, masks=masks))
     if not cases:
         raise UserError(f"{path}: found neither label maps nor folders of masks; expected <case>.nii.gz or <case>/...")

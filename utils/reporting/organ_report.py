@@ -19,23 +19,20 @@ IMPLAUSIBLE_DICE = 0.6
 
 @dataclass(frozen=True, kw_only=True)
 class OrganConfidence:
-    """The confidence of the networks in an organ.
-
-    Attributes:
-        confidence: mean probability of its voxels, 0..1; None if it has none.
-        peak: highest heatmap value, 0..1; None for an organ without a heatmap.
-        peak_xyz_mm: patient coordinates of the peak, LPS.
-        peak_found: whether the peak reached the preset's threshold.
-        plausibility: Dice between the mask and the autoencoder's reconstruction, 0..1; None without an autoencoder.
-        segmented_by: the network whose mask was used.
-    """
+    """The confidence of the networks in an organ."""
 
     confidence: float | None = None
+    """Mean probability of its voxels, 0..1; None if it has none."""
     peak: float | None = None
+    """Highest heatmap value, 0..1; None for an organ without a heatmap."""
     peak_xyz_mm: tuple[float, float, float] | None = None
+    """Patient coordinates of the peak, LPS."""
     peak_found: bool = True
+    """Whether the peak reached the preset's threshold."""
     plausibility: float | None = None
+    """Dice between the mask and the autoencoder's reconstruction, 0..1; None without an autoencoder."""
     segmented_by: str = "S-Net"
+    """The network whose mask was used."""
 
 
 def build_organ_report(

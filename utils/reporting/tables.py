@@ -15,19 +15,16 @@ LATEX_ESCAPES = str.maketrans(
 
 @dataclass(frozen=True, kw_only=True)
 class Table:
-    """A table of text cells.
-
-    Attributes:
-        headings: one per column.
-        rows: the body.
-        groups: rows below a second line, such as means.
-        notes: sentences below the table.
-    """
+    """A table of text cells."""
 
     headings: Sequence[str]
+    """One per column."""
     rows: Sequence[Sequence[str]]
+    """The body."""
     groups: Sequence[Sequence[str]] = ()
+    """Rows below a second line, such as means."""
     notes: Sequence[str] = ()
+    """Sentences below the table."""
 
 
 def format_number(value: float, digits: int) -> str:
