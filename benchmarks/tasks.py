@@ -38,7 +38,7 @@ from utils.io.volumes import read_volume, write_volume
 from utils.runtime.device import Compute, Precision, choose_compute
 from utils.runtime.memory import TRAINING_LIMIT_MIB, keep_freed_memory
 from utils.training.optimization import Optimizers
-from utils.training.run import parse_training_options, start_or_resume_run
+from utils.training.run import TrainingRun, parse_training_options
 from utils.training.stage import Stage
 from utils.training.train_step import train_step
 from utils.training.trainer import Trainer
@@ -118,7 +118,7 @@ def loading(cases: Path, overrides: list[str], device: str | None, *, baseline: 
     keep_freed_memory(limit_mib=TRAINING_LIMIT_MIB)
     words = ["--cases", str(cases), "--run-dir", str(_new_folder()), "--workers", "0" if baseline else "1"]
     options = parse_training_options("", [*words, *(word for value in overrides for word in ("--set", value))])
-    run = start_or_resume_run(options)
+    run = TrainingRun(options)
     opened = open_training_cases(run)
     stage: Stage = import_module("train_backbone").BackboneStage(opened.preset, compute, seed=0)
     loader = Trainer(stage, opened, run).loader

@@ -50,24 +50,21 @@ def choose_splits(run: TrainingRun) -> Splits:
             another fold.
     """
     options = run.options
-    if run.is_resuming:
-        recorded = read_configuration(options.run_dir)
+    folder = options.run_dir if run.is_resuming else options.config_from
+    if folder is not None:
+        recorded = read_configuration(folder)
         fold = recorded["options"].get("cross_validation")
-        if options.cross_validation not in (None, fold):
+        if options.cross_validation == fold or (run.is_resuming and options.cross_validation is None):
+            return validate_splits(recorded["splits"], folder / "config.json")
+        if run.is_resuming:
             raise UserError(
-                f"{options.run_dir}: is a run of --cross-validation {fold}, not {options.cross_validation}; give each "
-                "fold its own --run-dir"
+                f"{folder}: is a run of --cross-validation {fold}, not {options.cross_validation}; give each fold its "
+                "own --run-dir"
             )
-        return validate_splits(recorded["splits"], options.run_dir / "config.json")
-    if options.config_from is not None:
-        recorded = read_configuration(options.config_from)
-        if options.cross_validation == recorded["options"].get("cross_validation"):
-            return validate_splits(recorded["splits"], options.config_from / "config.json")
     splits = read_splits(options.cases)
     if options.cross_validation is None:
         return splits
-    fold = Shard.parse(options.cross_validation)
-    return leave_out_fold(options.cases, splits, fold.number, fold.count)
+    return leave_out_fold(options.cases, splits, Shard.parse(options.cross_validation))
 
 
 def crop_dataset(cases: CaseFolder, preset: Preset, seed: int, *, of_small_organs: bool = False) -> CaseDataset:

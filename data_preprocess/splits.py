@@ -10,6 +10,7 @@ from data_preprocess.case_index import read_index
 from data_preprocess.cases import HELD_OUT, OLD_HELD_OUT, CaseInfo
 from utils.errors import UserError
 from utils.io.files import read_json, validate_file_name, write_json
+from utils.runtime.command_line import Shard
 
 SPLIT_NAMES = ("train", "val", "test")
 VAL_FRACTION = 0.12
@@ -109,16 +110,10 @@ def validate_splits(splits: dict, source: Path) -> Splits:
     return chosen
 
 
-def leave_out_fold(folder: Path, splits: Splits, index: int, count: int) -> Splits:
+def leave_out_fold(folder: Path, splits: Splits, fold: Shard) -> Splits:
     """Validate on one fold of the train and val patients and train on the others; the test split stays.
 
     Patients are dealt to the folds in the order of a hash of their names: folds differ by one patient at most.
-
-    Args:
-        folder: of cases.
-        splits: train, val and test.
-        index: of the fold that validates, from 1.
-        count: number of folds.
 
     Raises:
         UserError: there are fewer patients than folds.
@@ -126,12 +121,12 @@ def leave_out_fold(folder: Path, splits: Splits, index: int, count: int) -> Spli
     pool = sorted([*splits["train"], *splits["val"]])
     patient_of = {case_id: entry.patient for case_id, entry in zip(pool, read_index(folder, pool), strict=True)}
     patients = sorted(set(patient_of.values()), key=_hash)
-    if len(patients) < count:
+    if len(patients) < fold.count:
         raise UserError(
-            f"--cross-validation {index}/{count}: the train and val splits of {folder} have {len(patients)} patients; "
-            "ask for fewer folds"
+            f"--cross-validation {fold.number}/{fold.count}: the train and val splits of {folder} have "
+            f"{len(patients)} patients; ask for fewer folds"
         )
-    validating = set(patients[index - 1 :: count])
+    validating = set(fold.select(patients))
     return {
         "train": [case_id for case_id in pool if patient_of[case_id] not in validating],
         "val": [case_id for case_id in pool if patient_of[case_id] in validating],

@@ -94,7 +94,7 @@ def load_model(
         validate_file_name(name, f"{checkpoint}: organ")
     wanted = ["s_net"] if backbone_only else NETWORK_NAMES
     networks = {name: build_network(name, preset) for name in wanted if name in content["networks"]}
-    load_networks(networks, content, networks, checkpoint)
+    load_networks(networks, content, checkpoint)
     autoencoder = networks.pop("autoencoder", None)
     focusnet = compute.place(FocusNet(preset, **networks)).eval()
     if compute.precision == "int8":

@@ -47,7 +47,7 @@ def main(argv: list[str] | None = None) -> int:
     require_networks(content, ["s_net"], arguments.checkpoint, "give one of train_backbone.py or a later stage")
     preset = preset_from_table(content["preset"], str(arguments.checkpoint), arguments.set)
     networks = {name: build_network(name, preset) for name in content["networks"]}
-    load_networks(networks, content, networks, arguments.checkpoint)
+    load_networks(networks, content, arguments.checkpoint)
     for network in networks.values():
         halve(network)
     save_checkpoint(arguments.output, stage=content["stage"], preset=preset, networks=networks)

@@ -14,8 +14,9 @@ from data_preprocess.dataset import CaseFolder
 from data_preprocess.splits import leave_out_fold
 from utils.config.preset import load_preset
 from utils.io.files import write_json
+from utils.runtime.command_line import Shard
 from utils.runtime.distributed import DistributedContext
-from utils.training.run import TrainingOptions, start_or_resume_run
+from utils.training.run import TrainingOptions, TrainingRun
 from utils.training.run_log import write_configuration
 from utils.training.step_loader import StepLoader
 
@@ -111,7 +112,7 @@ def options_for(cases, run="run", **changed):
 
 
 def splits_of(options):
-    return choose_splits(start_or_resume_run(options))
+    return choose_splits(TrainingRun(options))
 
 
 def record_run(options, splits):
@@ -124,11 +125,13 @@ def record_run(options, splits):
 
 def test_the_command_line_chooses(indexed_cases):
     assert splits_of(options_for(indexed_cases)) == SPLITS
-    assert splits_of(options_for(indexed_cases, cross_validation="2/3")) == leave_out_fold(indexed_cases, SPLITS, 2, 3)
+    assert splits_of(options_for(indexed_cases, cross_validation="2/3")) == leave_out_fold(
+        indexed_cases, SPLITS, Shard(2, 3)
+    )
 
 
 def test_a_run_that_is_resumed_keeps_its_splits_and_its_fold(indexed_cases):
-    fold = leave_out_fold(indexed_cases, SPLITS, 2, 3)
+    fold = leave_out_fold(indexed_cases, SPLITS, Shard(2, 3))
     record_run(options_for(indexed_cases, cross_validation="2/3"), fold)
     write_json(indexed_cases / "splits.json", {**SPLITS, "train": [*SPLITS["train"], "scan_20"]})
     assert splits_of(options_for(indexed_cases, resume="required")) == fold

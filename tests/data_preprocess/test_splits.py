@@ -11,6 +11,7 @@ from data_preprocess.splits import leave_out_fold, read_splits, write_splits
 from utils.errors import UserError
 from utils.imaging.geometry import Geometry
 from utils.io.files import write_json
+from utils.runtime.command_line import Shard
 
 SPLITS = {"train": [f"scan_{i}" for i in range(9)], "val": ["scan_9", "scan_10"], "test": ["scan_11"]}
 PATIENTS = {f"scan_{i}": f"patient_{i // 2}" for i in range(12)}  # two scans each; scan_10 and scan_11 are of one
@@ -25,7 +26,7 @@ def cases(tmp_path):
 
 
 def test_folds_hold_each_patient_once_and_differ_by_one_at_most(cases):
-    folds = [leave_out_fold(cases, SPLITS, index, 4) for index in range(1, 5)]
+    folds = [leave_out_fold(cases, SPLITS, Shard(index, 4)) for index in range(1, 5)]
     held_out = [{PATIENTS[case_id] for case_id in fold["val"]} for fold in folds]
     assert sorted(len(patients) for patients in held_out) == [1, 1, 2, 2]
     assert sorted(patient for patients in held_out for patient in patients) == sorted(set(PATIENTS.values()))
@@ -37,7 +38,7 @@ def test_folds_hold_each_patient_once_and_differ_by_one_at_most(cases):
 
 def test_more_folds_than_patients_are_refused(cases):
     with pytest.raises(ValueError, match="--cross-validation 1/7: the train and val splits of .* have 6 patients"):
-        leave_out_fold(cases, SPLITS, 1, 7)
+        leave_out_fold(cases, SPLITS, Shard(1, 7))
 
 
 SIZE = (4, 6, 5)

@@ -82,16 +82,14 @@ def require_networks(content: Mapping[str, Any], names: Iterable[str], path: Pat
         )
 
 
-def load_networks(
-    networks: Mapping[str, nn.Module], content: Mapping[str, Any], names: Iterable[str], path: Path
-) -> None:
-    """Load the named networks from a checkpoint's content, all weights or none.
+def load_networks(networks: Mapping[str, nn.Module], content: Mapping[str, Any], path: Path) -> None:
+    """Load networks from a checkpoint's content, all weights of a network or none.
 
     Raises:
         UserError: a weight is missing, unexpected or has another shape; the first ones are named.
     """
-    for name in names:
-        expected, got = networks[name].state_dict(), content["networks"][name]
+    for name, network in networks.items():
+        expected, got = network.state_dict(), content["networks"][name]
         wrong = [f"{key} is missing" for key in expected if key not in got]
         wrong += [f"{key} is unexpected" for key in got if key not in expected]
         wrong += [
@@ -104,7 +102,7 @@ def load_networks(
                 f"{path}: its {name} does not fit this preset ({shorten(wrong, '; ')}): "
                 "the number of organs, networks.width, networks.sos_input or grid.roi_size_vox differ"
             )
-        networks[name].load_state_dict(got)
+        network.load_state_dict(got)
 
 
 def load_initial_networks(
@@ -120,18 +118,18 @@ def load_initial_networks(
     Args:
         networks: by name.
         paths: checkpoints.
-        preset: of this run; a checkpoint of other organs, or of the same in another order, is refused.
+        preset: of this run.
         required: names of networks that some checkpoint must provide.
         remedy: ends the message if none does.
 
     Raises:
-        UserError: a checkpoint is unreadable, holds none of `networks` or does not fit, or a required network is
-            missing.
+        UserError: a checkpoint is unreadable, holds none of `networks`, does not fit or has other organs or the same in
+            another order; or a required network is missing.
     """
     loaded = set()
     for path in paths:
         content = read_checkpoint(path)
-        common = [name for name in networks if name in content["networks"]]
+        common = {name: network for name, network in networks.items() if name in content["networks"]}
         if not common:
             require_networks(content, networks, path, remedy)
         organ_names = checkpoint_preset(content, path).organ_names
@@ -140,10 +138,9 @@ def load_initial_networks(
                 f"{path}: was trained on the organs {', '.join(organ_names)}; preset {preset.name} has "
                 f"{', '.join(preset.organ_names)}. Give a checkpoint of the same organs in the same order"
             )
-        load_networks(networks, content, common, path)
+        load_networks(common, content, path)
         loaded.update(common)
-    missing = [name for name in required if name not in loaded]
-    if missing:
+    if missing := [name for name in required if name not in loaded]:
         raise UserError(f"no checkpoint with a trained {' and '.join(missing)} was given; {remedy}")
 
 

@@ -9,8 +9,8 @@ import torch
 
 from utils.errors import UserError
 from utils.runtime.command_line import Shard, nonnegative_int, positive_int
-from utils.runtime.device import Compute, choose_compute, make_deterministic
-from utils.runtime.distributed import DistributedContext, distributed_context, num_restarts
+from utils.runtime.device import choose_compute, make_deterministic
+from utils.runtime.distributed import distributed_context, num_restarts
 from utils.training.checkpoint_rotation import CheckpointRotation
 from utils.training.run_log import read_configuration
 
@@ -50,12 +50,7 @@ class TrainingOptions:
 def parse_training_options(
     description: str, argv: list[str] | None, *, with_autoencoder: bool = False
 ) -> TrainingOptions:
-    """Parse the options of a training script.
-
-    Args:
-        description: the script's help text.
-        argv: arguments; None takes those of the process.
-        with_autoencoder: whether `--autoencoder` is an option.
+    """Parse the options of a training script; `--autoencoder` is one of them only if asked for.
 
     Raises:
         UserError: the run of `--config-from` has no readable configuration.
@@ -128,38 +123,29 @@ def _fold(text: str) -> str:
     return text
 
 
-@dataclass(frozen=True, kw_only=True)
 class TrainingRun:
-    """A run whose options are checked; nothing is written yet."""
-
-    options: TrainingOptions
-    compute: Compute
-    ranks: DistributedContext
-    checkpoints: CheckpointRotation
-    is_resuming: bool
-    """Whether it continues from the last checkpoint in its folder."""
-
-
-def start_or_resume_run(options: TrainingOptions) -> TrainingRun:
-    """Decide whether the run is new or resumed, choose the device, and seed torch.
+    """A new or a resumed run, with its device, ranks and checkpoints; seeds torch, but writes nothing yet.
 
     A run is resumed if `--resume` asks for it, or if torchrun restarted the process after another rank had crashed.
 
     Raises:
-        UserError: the folder already holds a run and `--resume` is not given, or there is no run to resume.
+        UserError: the folder already holds a run and `--resume` is not given, there is no run to resume, or the device
+            is missing or does not support the precision.
     """
-    checkpoints = CheckpointRotation(options.run_dir)
-    exists = checkpoints.exists()
-    if options.resume == "required" and not exists:
-        raise UserError(f"{options.run_dir}: nothing to resume, there is no last.pt; start without --resume")
-    is_resuming = exists and (options.resume is not None or num_restarts() > 0)
-    if exists and not is_resuming:
-        raise UserError(
-            f"{options.run_dir}: already holds a run; continue it with --resume or choose another --run-dir"
-        )
-    ranks = distributed_context()
-    torch.manual_seed(options.seed)
-    compute = choose_compute(options.device, options.precision, ranks.local_rank)
-    if options.deterministic:
-        make_deterministic(compute.device)
-    return TrainingRun(options=options, compute=compute, ranks=ranks, checkpoints=checkpoints, is_resuming=is_resuming)
+
+    def __init__(self, options: TrainingOptions) -> None:
+        self.options = options
+        self.checkpoints = CheckpointRotation(options.run_dir)
+        exists = self.checkpoints.exists()
+        if options.resume == "required" and not exists:
+            raise UserError(f"{options.run_dir}: nothing to resume, there is no last.pt; start without --resume")
+        self.is_resuming = exists and (options.resume is not None or num_restarts() > 0)
+        if exists and not self.is_resuming:
+            raise UserError(
+                f"{options.run_dir}: already holds a run; continue it with --resume or choose another --run-dir"
+            )
+        self.ranks = distributed_context()
+        torch.manual_seed(options.seed)
+        self.compute = choose_compute(options.device, options.precision, self.ranks.local_rank)
+        if options.deterministic:
+            make_deterministic(self.compute.device)

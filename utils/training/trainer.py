@@ -24,7 +24,7 @@ from utils.training.checkpoint_rotation import reraise_write_failure
 from utils.training.loss_meter import LossMeter
 from utils.training.optimization import NonFiniteError, Optimizers, learning_rate
 from utils.training.preemption import StopRequest, StopTraining
-from utils.training.run import TrainingRun, parse_training_options, start_or_resume_run
+from utils.training.run import TrainingRun, parse_training_options
 from utils.training.run_log import RunLog, write_configuration
 from utils.training.stage import Stage, TrainingCases, Validation
 from utils.training.step_loader import StepLoader
@@ -39,28 +39,19 @@ MAX_NONFINITE_STEPS = 10
 
 
 def run_stage(
-    stage_class: type[Stage],
-    open_cases: Callable[[TrainingRun], TrainingCases],
-    description: str,
-    argv: list[str] | None,
+    stage_class: type[Stage], open_cases: Callable[[TrainingRun], TrainingCases], help_text: str, argv: list[str] | None
 ) -> int:
     """Train a stage with the options of the command line.
 
-    Args:
-        stage_class: built from preset, device and seed.
-        open_cases: finds preset, splits and cases of a run.
-        description: the script's help text.
-        argv: arguments; None takes those of the process.
-
     Returns:
         The exit status: 0, or `STOPPED` if the run was asked to stop before its end. Under torchrun, which takes every
-        other status for a failure and restarts the processes, it is always 0; status.json tells the two apart.
+        status but 0 for a failure and restarts the processes, it is always 0; status.json tells the two apart.
 
     Raises:
         UserError: options, cases or checkpoints do not fit.
     """
-    options = parse_training_options(description, argv, with_autoencoder=stage_class.name == "adversarial")
-    run = start_or_resume_run(options)
+    options = parse_training_options(help_text, argv, with_autoencoder=stage_class.name == "adversarial")
+    run = TrainingRun(options)
     cases = open_cases(run)
     stage = stage_class(cases.preset, run.compute, options.seed)
     if not run.is_resuming:
@@ -71,11 +62,6 @@ def run_stage(
 
 class Trainer:
     """Trains a stage; continues from the last checkpoint of the run if it is resumed.
-
-    Args:
-        stage: networks, losses, data set and validation.
-        cases: of the run.
-        run: options, device, ranks.
 
     Raises:
         UserError: the cases do not suffice, or the last checkpoint is damaged, of another stage or of other networks.
@@ -104,10 +90,8 @@ class Trainer:
         trained = {name: stage.networks[name] for name in stage.trained}
         self.optimizers = Optimizers(trained, self.schedule, run.compute)
         self.stop = StopRequest(run.options.max_minutes)
-        self.epoch = 0
-        self.step = 0
+        self.epoch, self.step, self.best_score = 0, 0, -math.inf
         self.meter = LossMeter()
-        self.best_score = -math.inf
         if run.is_resuming:
             self._resume()
 
@@ -123,7 +107,7 @@ class Trainer:
         before = preset_to_table(checkpoint_preset(content, path))
         if changed := changed_keys(before, preset_to_table(stage.preset)):
             logger.warning("%s: the run continues with changed values of %s", path, ", ".join(changed))
-        load_networks(stage.networks, content, stage.networks, path)
+        load_networks(stage.networks, content, path)
         self.optimizers.load_state_dict(state)
         torch.set_rng_state(state["random"])
         if len(state["random_cuda"]) == torch.cuda.device_count():

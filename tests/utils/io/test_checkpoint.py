@@ -48,7 +48,7 @@ def test_round_trip(path):
     assert checkpoint_preset(content, path) == PRESET
     torch.manual_seed(0)
     original, loaded = network(), network()
-    load_networks({"s_net": loaded}, content, ["s_net"], path)
+    load_networks({"s_net": loaded}, content, path)
     assert same_weights(loaded, original)
 
 
@@ -112,7 +112,7 @@ def test_weights_that_do_not_fit_are_named_and_nothing_is_loaded(path):
     with pytest.raises(
         ValueError, match=r"last\.pt: its s_net does not fit .*0\.weight: expected \(5, 1, 3, 3, 3\), got"
     ):
-        load_networks({"s_net": wider}, content, ["s_net"], path)
+        load_networks({"s_net": wider}, content, path)
     assert all(torch.equal(before[key], value) for key, value in wider.state_dict().items())
 
 
@@ -125,7 +125,7 @@ def test_weights_that_do_not_fit_are_named_and_nothing_is_loaded(path):
 )
 def test_missing_and_superfluous_weights_are_named(changed, message, path):
     with pytest.raises(ValueError, match=message):
-        load_networks({"s_net": changed}, read_checkpoint(path), ["s_net"], path)
+        load_networks({"s_net": changed}, read_checkpoint(path), path)
 
 
 def test_a_checkpoint_without_the_networks_needed_names_its_stage_and_the_remedy(path):

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from utils.training.run import TrainingOptions, parse_training_options, start_or_resume_run
+from utils.training.run import TrainingOptions, TrainingRun, parse_training_options
 
 REQUIRED = ["--cases", "cases", "--run-dir", "run"]
 
@@ -64,16 +64,16 @@ def test_impossible_values_are_refused_with_status_2(wrong, capsys):
 
 def test_a_run_folder_is_neither_overwritten_nor_made_up(tmp_path):
     fresh = TrainingOptions(cases=tmp_path, run_dir=tmp_path / "run", device="cpu", precision="fp32", seed=5)
-    run = start_or_resume_run(fresh)
+    run = TrainingRun(fresh)
     assert torch.initial_seed() == 5
     assert (run.ranks.world_size, run.compute.precision, run.is_resuming) == (1, "fp32", False)
     assert not fresh.run_dir.exists()
 
     resumed = TrainingOptions(**asdict(fresh) | {"resume": "required"})
     with pytest.raises(ValueError, match="run: nothing to resume, there is no last.pt; start without --resume"):
-        start_or_resume_run(resumed)
+        TrainingRun(resumed)
     fresh.run_dir.mkdir()
     (fresh.run_dir / "last.pt").write_text("")
     with pytest.raises(ValueError, match="run: already holds a run; continue it with --resume"):
-        start_or_resume_run(fresh)
-    assert start_or_resume_run(resumed).is_resuming
+        TrainingRun(fresh)
+    assert TrainingRun(resumed).is_resuming

@@ -15,8 +15,6 @@ from utils.config.preset import load_preset
 from utils.errors import UserError
 from utils.io.checkpoint import read_checkpoint
 from utils.runtime.device import Compute
-from utils.runtime.distributed import DistributedContext
-from utils.training.checkpoint_rotation import CheckpointRotation
 from utils.training.run import TrainingOptions, TrainingRun
 from utils.training.stage import Objective, Stage, TrainingCases, Validation
 from utils.training.trainer import NUM_SANITY_VAL_CASES, Trainer
@@ -102,13 +100,9 @@ def preset():
 
 def build(folder, preset, stage=None, **options):
     stage = stage or ToyStage(preset)
-    given = TrainingOptions(cases=folder, run_dir=folder / "run", device="cpu", precision="fp32", workers=0, **options)
+    folder = folder / "run"
     run = TrainingRun(
-        options=given,
-        compute=CPU,
-        ranks=DistributedContext(),
-        checkpoints=CheckpointRotation(given.run_dir),
-        is_resuming=given.resume is not None,
+        TrainingOptions(cases=folder, run_dir=folder, device="cpu", precision="fp32", workers=0, **options)
     )
     return Trainer(stage, TrainingCases(preset=stage.preset, splits={}, train=None, val=None), run)
 
