@@ -1,135 +1,118 @@
 """Shapes that a phantom is built from, as signed distances in mm; axes (z up, y posterior, x left)."""
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial, reduce
-from typing import NamedTuple, Protocol
+from itertools import pairwise
 
 import numpy as np
-from numpy.typing import ArrayLike
 
 Point = tuple[float, float, float]
 Array = np.ndarray
 
 
-class Bounds(NamedTuple):
-    """Opposite corners of a box."""
-
-    low: Point
-    high: Point
-
-    @classmethod
-    def of(cls, low: ArrayLike, high: ArrayLike) -> "Bounds":
-        """Corners given as arrays."""
-        return cls(tuple(low), tuple(high))
-
-
-class Shape(Protocol):
-    """A solid in the template's coordinates."""
-
-    @property
-    def bounds(self) -> Bounds:
-        """A box that holds the solid."""
-
-    def distance(self, z: Array, y: Array, x: Array) -> Array:
-        """Approximate distance to the surface in mm, negative inside, for coordinates in mm."""
-
-
-@dataclass(frozen=True)
-class Ellipsoid:
-    """An ellipsoid with axes along z, y and x."""
-
-    center: Point
-    radii: Point
-
-    @property
-    def bounds(self) -> Bounds:
-        return Bounds.of(np.subtract(self.center, self.radii), np.add(self.center, self.radii))
-
-    def distance(self, z: Array, y: Array, x: Array) -> Array:
-        scaled = [(p - c) / r for p, c, r in zip((z, y, x), self.center, self.radii, strict=True)]
-        level = np.sqrt(sum(s * s for s in scaled)) + 1e-6
-        slope = np.sqrt(sum((s / r) ** 2 for s, r in zip(scaled, self.radii, strict=True))) + 1e-6 / min(self.radii)
-        return level * (level - 1) / slope
-
-
-@dataclass(frozen=True)
-class Tube:
-    """Cones between points, with a radius per point; `stretch` widens the cross-section along each axis."""
-
-    points: tuple[Point, ...]
-    radii: tuple[float, ...]
-    stretch: Point = (1.0, 1.0, 1.0)
-
-    @property
-    def bounds(self) -> Bounds:
-        reach = max(self.radii) * np.array(self.stretch)
-        return Bounds.of(np.min(self.points, axis=0) - reach, np.max(self.points, axis=0) + reach)
-
-    def distance(self, z: Array, y: Array, x: Array) -> Array:
-        coordinates = [p / s for p, s in zip((z, y, x), self.stretch, strict=True)]
-        points = np.asarray(self.points) / self.stretch
-        distances = []
-        for start, end, radius, end_radius in zip(points, points[1:], self.radii, self.radii[1:], strict=False):
-            along, squared = _project(coordinates, start.tolist(), end.tolist())
-            distances.append(np.sqrt(squared) - (radius + along * (end_radius - radius)))
-        return reduce(np.minimum, distances) * min(self.stretch)
-
-
-@dataclass(frozen=True)
-class Column:
-    """An upright column whose cross-section is a superellipse that changes with z.
+@dataclass(frozen=True, eq=False)
+class Shape:
+    """A solid in the template's coordinates; `a & b` is the intersection of two, `a - b` the first without the second.
 
     Attributes:
+        distance: from arrays of z, y and x in mm to the approximate distance to the surface in mm, negative inside.
+        bounds: (2, 3), lowest and highest (z, y, x) of the solid in mm.
+    """
+
+    distance: Callable[[Array, Array, Array], Array]
+    bounds: Array
+
+    def __and__(self, other: "Shape") -> "Shape":
+        bounds = np.array([np.maximum(self.bounds[0], other.bounds[0]), np.minimum(self.bounds[1], other.bounds[1])])
+        return Shape(lambda *zyx: np.maximum(self.distance(*zyx), other.distance(*zyx)), bounds)
+
+    def __sub__(self, hole: "Shape") -> "Shape":
+        return Shape(lambda *zyx: np.maximum(self.distance(*zyx), -hole.distance(*zyx)), self.bounds)
+
+    def mirrored(self) -> "Shape":
+        """The same shape on the other side of the midline."""
+        return Shape(lambda z, y, x: self.distance(z, y, -x), np.sort(self.bounds * (1, 1, -1), axis=0))
+
+    def moved(self, pivot: Point = (0, 0, 0), scale: Point = (1, 1, 1), shift: Point = (0, 0, 0)) -> "Shape":
+        """The same shape, scaled about a pivot and then shifted."""
+
+        def distance(*zyx: Array) -> Array:
+            axes = zip(zyx, pivot, scale, shift, strict=True)
+            return self.distance(*((p - offset - center) / size + center for p, center, size, offset in axes))
+
+        return Shape(distance, (self.bounds - pivot) * scale + pivot + shift)
+
+
+def ellipsoid(center: Point, radii: Point) -> Shape:
+    """An ellipsoid with axes along z, y and x."""
+
+    def distance(*zyx: Array) -> Array:
+        scaled = [(p - c) / r for p, c, r in zip(zyx, center, radii, strict=True)]
+        level = np.sqrt(sum(s * s for s in scaled)) + 1e-6
+        slope = np.sqrt(sum((s / r) ** 2 for s, r in zip(scaled, radii, strict=True))) + 1e-6 / min(radii)
+        return level * (level - 1) / slope
+
+    return Shape(distance, np.array(center) + np.outer((-1, 1), radii))
+
+
+def box(low: Point, high: Point) -> Shape:
+    """A box between two corners, which cuts other shapes."""
+
+    def distance(*zyx: Array) -> Array:
+        return reduce(np.maximum, (np.maximum(a - p, p - b) for p, a, b in zip(zyx, low, high, strict=True)))
+
+    return Shape(distance, np.array([low, high]))
+
+
+def tube(points: Sequence[Point], radii: Sequence[float], stretch: Point = (1.0, 1.0, 1.0)) -> Shape:
+    """Cones between points, with a radius per point; `stretch` widens the cross-section along each axis."""
+    ends = list(zip((np.asarray(points) / stretch).tolist(), radii, strict=True))
+
+    def distance(*zyx: Array) -> Array:
+        coordinates = [p / s for p, s in zip(zyx, stretch, strict=True)]
+        distances = []
+        for (start, radius), (end, end_radius) in pairwise(ends):
+            along, squared = _project(coordinates, start, end)
+            distances.append(np.sqrt(squared) - (radius + along * (end_radius - radius)))
+        return reduce(np.minimum, distances) * min(stretch)
+
+    reach = np.multiply(max(radii), stretch)
+    return Shape(distance, np.array([np.min(points, axis=0) - reach, np.max(points, axis=0) + reach]))
+
+
+def column(sections: Sequence[tuple[float, float, float, float]], x: float = 0.0, power: float = 2.0) -> Shape:
+    """An upright column whose cross-section is a superellipse that changes with z.
+
+    Args:
         sections: (z, center y, radius y, radius x) from top to bottom.
         x: center.
         power: exponent of the superellipse; 2 is an ellipse, a larger one approaches a rectangle.
     """
+    heights, *profiles = np.transpose(sections)[:, ::-1]
+    bottom, top, center_x = float(heights[0]), float(heights[-1]), x
 
-    sections: tuple[tuple[float, float, float, float], ...]
-    x: float = 0.0
-    power: float = 2.0
-
-    @property
-    def bounds(self) -> Bounds:
-        z, y, radius_y, radius_x = np.transpose(self.sections)
-        return Bounds(
-            (z.min(), (y - radius_y).min(), self.x - radius_x.max()),
-            (z.max(), (y + radius_y).max(), self.x + radius_x.max()),
-        )
-
-    def distance(self, z: Array, y: Array, x: Array) -> Array:
-        heights, *profiles = np.transpose(self.sections)[:, ::-1]
-        center, radius_y, radius_x = (np.interp(z, heights, profile).astype(z.dtype) for profile in profiles)
-        dy, dx = np.abs(y - center) + 1e-3, np.abs(x - self.x) + 1e-3
-        if self.power == 2.0:
+    def distance(z: Array, y: Array, x: Array) -> Array:
+        center_y, radius_y, radius_x = (np.interp(z, heights, profile).astype(z.dtype) for profile in profiles)
+        dy, dx = np.abs(y - center_y) + 1e-3, np.abs(x - center_x) + 1e-3
+        if power == 2.0:
             level = np.sqrt((dy / radius_y) ** 2 + (dx / radius_x) ** 2)
         else:
-            level = ((dy / radius_y) ** self.power + (dx / radius_x) ** self.power) ** (1 / self.power)
+            level = ((dy / radius_y) ** power + (dx / radius_x) ** power) ** (1 / power)
         radial = np.hypot(dy, dx)
-        bottom, top = float(heights[0]), float(heights[-1])
         return np.maximum(radial - radial / level, np.maximum(z - top, bottom - z))
 
+    center_y, radius_y, radius_x = profiles
+    low = bottom, (center_y - radius_y).min(), center_x - radius_x.max()
+    return Shape(distance, np.array([low, (top, (center_y + radius_y).max(), center_x + radius_x.max())]))
 
-@dataclass(frozen=True)
-class Ribbon:
-    """A wall on a curve in the axial plane, such as a jaw.
 
-    Attributes:
-        posts: (y, x, lower z, upper z, half thickness) along the curve.
-    """
+def ribbon(posts: Sequence[tuple[float, float, float, float, float]]) -> Shape:
+    """A wall on a curve in the axial plane, through posts of (y, x, lower z, upper z, half thickness)."""
 
-    posts: tuple[tuple[float, float, float, float, float], ...]
-
-    @property
-    def bounds(self) -> Bounds:
-        y, x, bottom, top, half = np.transpose(self.posts)
-        return Bounds(
-            (bottom.min(), (y - half).min(), (x - half).min()), (top.max(), (y + half).max(), (x + half).max())
-        )
-
-    def distance(self, z: Array, y: Array, x: Array) -> Array:
+    def distance(z: Array, y: Array, x: Array) -> Array:
         distances = []
-        for start, end in zip(self.posts, self.posts[1:], strict=False):
+        for start, end in pairwise(posts):
             along, squared = _project((y, x), start[:2], end[:2])
             bottom, top, half = (a + along * (b - a) for a, b in zip(start[2:], end[2:], strict=True))
             beside = np.sqrt(squared) - half
@@ -137,194 +120,59 @@ class Ribbon:
             distances.append(_rounded_corner(beside, above))
         return reduce(np.minimum, distances)
 
+    y, x, bottom, top, half = np.transpose(posts)
+    low = bottom.min(), (y - half).min(), (x - half).min()
+    return Shape(distance, np.array([low, (top.max(), (y + half).max(), (x + half).max())]))
 
-@dataclass(frozen=True)
-class Plate:
+
+def arch(posts: Sequence[tuple[float, float, float, float, float]]) -> Shape:
+    """A ribbon that is symmetric about the midline; the last of the left half's posts lies in the midline."""
+    return ribbon((*posts, *((y, -x, *rest) for y, x, *rest in posts[-2::-1])))
+
+
+def plate(outline_zy: Sequence[tuple[float, float]], x: float, lean: float, half_thickness: float) -> Shape:
     """A sagittal polygon with a thickness along x; its center is `x` at z = 0 and shifts by `lean` per mm of z."""
+    center_x = x
 
-    outline_zy: tuple[tuple[float, float], ...]
-    x: float
-    lean: float
-    half_thickness: float
-
-    @property
-    def bounds(self) -> Bounds:
-        z, y = np.transpose(self.outline_zy)
-        x = self._center(z)
-        return Bounds(
-            (z.min(), y.min(), x.min() - self.half_thickness), (z.max(), y.max(), x.max() + self.half_thickness)
-        )
-
-    def distance(self, z: Array, y: Array, x: Array) -> Array:
+    def distance(z: Array, y: Array, x: Array) -> Array:
         squared = np.full(z.shape, np.inf, z.dtype)
         inside = np.zeros(z.shape, bool)
-        for start, end in zip(self.outline_zy, self.outline_zy[1:] + self.outline_zy[:1], strict=True):
+        for start, end in pairwise((*outline_zy, outline_zy[0])):
             squared = np.minimum(squared, _project((z, y), start, end)[1])
             if start[0] != end[0]:
                 crossing = start[1] + (z - start[0]) * ((end[1] - start[1]) / (end[0] - start[0]))
                 inside ^= ((start[0] > z) != (end[0] > z)) & (y < crossing)
         within = np.where(inside, -np.sqrt(squared), np.sqrt(squared))
-        return _rounded_corner(within, np.abs(x - self._center(z)) - self.half_thickness)
+        return _rounded_corner(within, np.abs(x - (center_x + lean * z)) - half_thickness)
 
-    def _center(self, z: Array) -> Array:
-        return self.x + self.lean * z
+    z, y = np.transpose(outline_zy)
+    centers = center_x + lean * z
+    low = z.min(), y.min(), centers.min() - half_thickness
+    return Shape(distance, np.array([low, (z.max(), y.max(), centers.max() + half_thickness)]))
 
 
-@dataclass(frozen=True)
-class Union:
+def union(*shapes: Shape, blend_mm: float = 0.0) -> Shape:
     """Several shapes; their seams are rounded over `blend_mm`."""
-
-    shapes: tuple[Shape, ...]
-    blend_mm: float = 0.0
-
-    @property
-    def bounds(self) -> Bounds:
-        lows, highs = zip(*(shape.bounds for shape in self.shapes), strict=True)
-        return Bounds.of(np.min(lows, axis=0), np.max(highs, axis=0))
-
-    def distance(self, z: Array, y: Array, x: Array) -> Array:
-        distances = (shape.distance(z, y, x) for shape in self.shapes)
-        return reduce(partial(smooth_min, blend=self.blend_mm), distances)
+    minimum = partial(smooth_min, blend=blend_mm)
+    lows, highs = np.stack([shape.bounds for shape in shapes], axis=1)
+    bounds = np.array([lows.min(axis=0), highs.max(axis=0)])
+    return Shape(lambda *zyx: reduce(minimum, (shape.distance(*zyx) for shape in shapes)), bounds)
 
 
-@dataclass(frozen=True)
-class Difference:
-    """`shape` without `hole`."""
-
-    shape: Shape
-    hole: Shape
-
-    @property
-    def bounds(self) -> Bounds:
-        return self.shape.bounds
-
-    def distance(self, z: Array, y: Array, x: Array) -> Array:
-        return np.maximum(self.shape.distance(z, y, x), -self.hole.distance(z, y, x))
-
-
-@dataclass(frozen=True)
-class Overlap:
-    """The intersection of two shapes."""
-
-    shape: Shape
-    other: Shape
-
-    @property
-    def bounds(self) -> Bounds:
-        own, other = self.shape.bounds, self.other.bounds
-        return Bounds.of(np.maximum(own.low, other.low), np.minimum(own.high, other.high))
-
-    def distance(self, z: Array, y: Array, x: Array) -> Array:
-        return np.maximum(self.shape.distance(z, y, x), self.other.distance(z, y, x))
-
-
-@dataclass(frozen=True)
-class Box:
-    """A box between two corners, which cuts other shapes."""
-
-    low: Point
-    high: Point
-
-    @property
-    def bounds(self) -> Bounds:
-        return Bounds(self.low, self.high)
-
-    def distance(self, z: Array, y: Array, x: Array) -> Array:
-        sides = [np.maximum(a - p, p - b) for p, a, b in zip((z, y, x), self.low, self.high, strict=True)]
-        return np.maximum(np.maximum(sides[0], sides[1]), sides[2])
-
-
-@dataclass(frozen=True)
-class Folds:
+def folds(shape: Shape, period_zyx_mm: Point, half_thickness: float, depth_mm: float = np.inf) -> Shape:
     """Folded sheets within a shape's outer `depth_mm`: sulci of the brain, walls of air cells."""
+    waves = [2 * np.pi / period for period in period_zyx_mm]
 
-    shape: Shape
-    period_zyx_mm: Point
-    half_thickness: float
-    depth_mm: float = np.inf
-
-    @property
-    def bounds(self) -> Bounds:
-        return self.shape.bounds
-
-    def distance(self, z: Array, y: Array, x: Array) -> Array:
-        waves = [2 * np.pi / period for period in self.period_zyx_mm]
-        phases = [wave * p for wave, p in zip(waves, (z, y, x), strict=True)]
+    def distance(*zyx: Array) -> Array:
+        phases = [wave * p for wave, p in zip(waves, zyx, strict=True)]
         # A second, incommensurate wave breaks the gyroid's periodicity.
-        u, v, w = (
-            phase + 0.7 * np.sin(0.37 * other) for phase, other in zip(phases, phases[1:] + phases[:1], strict=True)
-        )
+        u, v, w = (phase + 0.7 * np.sin(0.37 * other) for phase, other in pairwise((*phases, phases[0])))
         gyroid = np.sin(u) * np.cos(v) + np.sin(v) * np.cos(w) + np.sin(w) * np.cos(u)
-        sheet = np.abs(gyroid) / (1.5 * max(waves)) - self.half_thickness
-        solid = self.shape.distance(z, y, x)
-        return np.maximum(np.maximum(sheet, solid), -solid - self.depth_mm)
+        sheet = np.abs(gyroid) / (1.5 * max(waves)) - half_thickness
+        solid = shape.distance(*zyx)
+        return np.maximum(np.maximum(sheet, solid), -solid - depth_mm)
 
-
-@dataclass(frozen=True)
-class BrainCase:
-    """The inside of the skull, enlarged by a margin: an egg-shaped vault on a floor that steps down to the back.
-
-    Attributes:
-        vault_mm: margin of the vault.
-        floor_mm: margin of the floor.
-    """
-
-    vault_mm: float = 0.0
-    floor_mm: float = 0.0
-
-    vault = Ellipsoid((24.0, 18.0, 0.0), (67.0, 85.0, 70.0))
-    width_profile = ((-70, -20, 25), (0.80, 0.90, 1.0))
-    midline_floor = ((-70, -40, -14, -6, 3, 9, 14, 25, 32, 60, 100), (9, 4, 3, 4, 3, 0, -14, -38, -46, -48, -22))
-    lateral_floor = (
-        (-70, -50, -30, -22, -14, 10, 20, 27, 34, 45, 70, 100),
-        (20, 18, 14, 10, -16, -20, -16, -8, -20, -42, -46, -22),
-    )
-    slant_profile = ((-20, 15), (0.35, -0.35))
-    lateral_from_to_mm = (12.0, 26.0)
-
-    @property
-    def bounds(self) -> Bounds:
-        low, high = self.vault.bounds
-        return Bounds.of((-50.0 - self.floor_mm, *np.subtract(low[1:], self.vault_mm)), np.add(high, self.vault_mm))
-
-    def distance(self, z: Array, y: Array, x: Array) -> Array:
-        start, end = self.lateral_from_to_mm
-        beside = np.maximum(np.abs(x) - start, 0)
-        sideways = np.minimum(beside / (end - start), 1)
-        slant = np.interp(y, *self.slant_profile).astype(y.dtype)
-        narrowing = np.interp(y, *self.width_profile).astype(y.dtype)
-        midline = np.interp(y, *self.midline_floor).astype(y.dtype)
-        lateral = np.interp(y + slant * beside, *self.lateral_floor).astype(y.dtype)
-        floor = midline + sideways * sideways * (3 - 2 * sideways) * (lateral - midline)
-        above_vault = self.vault.distance(z, y, x / narrowing) - self.vault_mm
-        below_floor = 0.7 * (floor - z) - self.floor_mm
-        return -smooth_min(-above_vault, -below_floor, 4.0)
-
-
-@dataclass(frozen=True)
-class Transformed:
-    """A shape that is scaled about a pivot, shifted, and mirrored for the right side."""
-
-    shape: Shape
-    pivot: Point
-    scale: Point
-    shift: Point
-    mirrored: bool
-
-    @property
-    def bounds(self) -> Bounds:
-        corners = (np.array(self.shape.bounds) - self.pivot) * self.scale + self.pivot + self.shift
-        corners *= (1, 1, -1) if self.mirrored else 1
-        return Bounds.of(corners.min(axis=0), corners.max(axis=0))
-
-    def distance(self, z: Array, y: Array, x: Array) -> Array:
-        moved = zip((z, y, -x if self.mirrored else x), self.pivot, self.scale, self.shift, strict=True)
-        return self.shape.distance(*((p - shift - pivot) / scale + pivot for p, pivot, scale, shift in moved))
-
-
-def arch(posts: tuple[tuple[float, float, float, float, float], ...]) -> Ribbon:
-    """A ribbon that is symmetric about the midline; the last of the left half's posts lies in the midline."""
-    return Ribbon(posts + tuple((y, -x, *rest) for y, x, *rest in posts[-2::-1]))
+    return Shape(distance, shape.bounds)
 
 
 def smooth_min(first: Array, second: Array, blend: float) -> Array:
@@ -340,7 +188,7 @@ def _rounded_corner(first: Array, second: Array) -> Array:
     return np.minimum(np.maximum(first, second), 0) + np.hypot(np.maximum(first, 0), np.maximum(second, 0))
 
 
-def _project(coordinates: tuple[Array, ...], start: tuple[float, ...], end: tuple[float, ...]) -> tuple[Array, Array]:
+def _project(coordinates: Sequence[Array], start: Sequence[float], end: Sequence[float]) -> tuple[Array, Array]:
     """Position along a segment (0 to 1) of the point nearest to each coordinate, and the squared distance to it."""
     direction = [b - a for a, b in zip(start, end, strict=True)]
     offsets = [p - a for p, a in zip(coordinates, start, strict=True)]

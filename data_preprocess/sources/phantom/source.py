@@ -5,7 +5,7 @@
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,31 +13,22 @@ import numpy as np
 from scipy import ndimage
 from scipy.spatial.transform import Rotation
 
-from data_preprocess.sources.base import RawCase, RawCaseHandle, RawStructures, is_wanted
+from data_preprocess.sources.base import RawCase, RawCaseHandle, is_wanted
 from data_preprocess.sources.phantom.anatomy import BODY, STRUCTURES
 from data_preprocess.sources.phantom.chest import CHEST, CHEST_TOP_Z_MM
-from data_preprocess.sources.phantom.shapes import Shape, Transformed
-from data_preprocess.sources.phantom.tissues import GROUPS, TISSUES, Structure
+from data_preprocess.sources.phantom.shapes import Point, Shape
+from data_preprocess.sources.phantom.tissues import GROUPS, SIDES, TISSUES, Structure
 from utils.config.preset import Preset
 from utils.imaging.geometry import Geometry
 from utils.imaging.intensity import AIR_HU
 from utils.imaging.masks import bounding_box, crop_mask
 from utils.io.volumes import Volume
 
-Triple = tuple[float, float, float]
+Box = tuple[slice, slice, slice]
 
 NUM_PHANTOMS = 30
-ORGANS = (
-    "brainstem",
-    "chiasm",
-    "mandible",
-    "optic_nerve_left",
-    "optic_nerve_right",
-    "parotid_left",
-    "parotid_right",
-    "submandibular_left",
-    "submandibular_right",
-)
+PAIRED_ORGANS = ("optic_nerve", "parotid", "submandibular")
+ORGANS = ("brainstem", "chiasm", "mandible", *(f"{name}_{side}" for name in PAIRED_ORGANS for side in SIDES))
 NOT_CONTOURED_PROBABILITY = 0.1
 EXTENT_ZYX_MM = (260.0, 256.0, 240.0)
 FRONT_MM = -113.0
@@ -47,18 +38,18 @@ VERTEX_Z_MM = 103.0
 TABLE_TO_HEAD_MM = 5.0
 SKIN_MM = 2.5
 TEXTURE_MM = 2.5
+WHOLE = (slice(None),) * 3
 SEARCH_STRIDE = 4
 """The box of a structure is searched on every fourth voxel."""
 
 
-@dataclass(frozen=True)
-class Wave:
+class Wave(NamedTuple):
     """A smooth displacement along one axis: a product of sines along all three."""
 
     axis: int
     amplitude_mm: float
-    wavelengths_mm: Triple
-    phases: Triple
+    wavelengths_mm: Point
+    phases: Point
 
 
 @dataclass(frozen=True)
@@ -71,7 +62,7 @@ class Patient:
         shift_mm: of the sella in the field of view, (z, y, x).
         neck_bend_mm: backward shift of the neck 100 mm below the skull.
         waves: smooth deformation.
-        structures: in the order of rendering, each with its shape in this patient.
+        structures: in the order of rendering, none of them paired, each with its shape in this patient.
         tissue_hu: CT number per tissue.
         contoured: names of the contoured organs.
         has_mask: whether an immobilization mask is worn.
@@ -79,17 +70,17 @@ class Patient:
         origin_xyz_mm: of the scanner's frame.
     """
 
-    scale_zyx: Triple
-    rotation_deg: Triple
-    shift_mm: Triple
+    scale_zyx: Point
+    rotation_deg: Point
+    shift_mm: Point
     neck_bend_mm: float
     waves: tuple[Wave, ...]
-    structures: tuple[tuple[Structure, Transformed], ...]
+    structures: tuple[Structure, ...]
     tissue_hu: Mapping[str, float]
     contoured: frozenset[str]
     has_mask: bool
     noise_hu: float
-    origin_xyz_mm: Triple
+    origin_xyz_mm: Point
 
 
 @dataclass(frozen=True)
@@ -102,6 +93,7 @@ class Canvas:
         coordinates: z, y and x of each voxel in the template, in mm.
         skin_distance: to the body's surface in mm, negative inside.
         texture: smooth noise of unit variance.
+        tissue_hu: CT number per tissue.
         edge_mm: width of the transition at a border, about a voxel.
     """
 
@@ -110,7 +102,21 @@ class Canvas:
     coordinates: tuple[np.ndarray, np.ndarray, np.ndarray]
     skin_distance: np.ndarray
     texture: np.ndarray
+    tissue_hu: Mapping[str, float]
     edge_mm: float
+
+    def inside(self, distance: np.ndarray) -> np.ndarray:
+        """The fraction of each voxel that lies inside a surface at this distance (mm) from its center."""
+        return np.clip(0.5 - distance / self.edge_mm, 0, 1)
+
+    def tissue(self, name: str, box: Box = WHOLE) -> np.ndarray:
+        """HU of a box full of one tissue."""
+        return self.tissue_hu[name] + TISSUES[name].texture_hu * self.texture[box]
+
+    def paint(self, inside: np.ndarray, hu: np.ndarray | float, box: Box = WHOLE) -> None:
+        """Render a solid that takes these fractions of the voxels of a box over the earlier solids."""
+        image = self.image[box]
+        image += inside * (hu - image)
 
 
 class RenderedPatient(NamedTuple):
@@ -134,12 +140,12 @@ def read_case(handle: RawCaseHandle, preset: Preset | None = None) -> RawCase:
     """Generate the phantom whose seed is the handle's location: see `Source.read_case`."""
     raw = generate_phantom(handle.location)
     masks = {name: mask for name, mask in raw.masks.items() if is_wanted(name, preset)}
-    structures = RawStructures(masks, tuple(name for name in raw.masks if name not in masks))
-    return RawCase.of(handle, raw.volume, structures, raw.source)
+    unmatched = tuple(name for name in raw.masks if name not in masks)
+    return replace(raw, split=handle.split, masks=masks, unmatched_structures=unmatched)
 
 
 def generate_phantom(
-    seed: int, *, spacing_zyx_mm: Triple = (2.5, 2.0, 2.0), extent_zyx_mm: Triple = EXTENT_ZYX_MM
+    seed: int, *, spacing_zyx_mm: Point = (2.5, 2.0, 2.0), extent_zyx_mm: Point = EXTENT_ZYX_MM
 ) -> RawCase:
     """Generate a head-and-neck CT from the vertex to the lower neck, with organ masks.
 
@@ -168,29 +174,32 @@ def generate_phantom(
 
 
 def sample_patient(rng: np.random.Generator) -> Patient:
-    """Draw a patient's size, pose, proportions, tissues and contoured organs from a random generator."""
+    """Draw a patient's size, pose, proportions, tissues and contoured organs."""
     scale = rng.uniform(0.94, 1.05) * rng.uniform(0.97, 1.03, 3)
     has_contrast = rng.random() < 0.4
     tissue_hu = {name: tissue.hu + tissue.spread_hu * _bounded_normal(rng) for name, tissue in TISSUES.items()}
     if has_contrast:
         tissue_hu["vessel"] += rng.uniform(80, 200)
     return Patient(
-        scale_zyx=tuple(scale.tolist()),
-        rotation_deg=tuple((rng.uniform(-1, 1, 3) * (4, 3, 5)).tolist()),
+        scale_zyx=_triple(scale),
+        rotation_deg=_triple(rng.uniform(-1, 1, 3) * (4, 3, 5)),
         shift_mm=(rng.uniform(-4, 4), rng.uniform(-4, 4), rng.uniform(-6, 6)),
         neck_bend_mm=rng.uniform(-10, 12),
-        waves=tuple(_sample_wave(rng, axis) for axis in (0, 1, 2, 0, 1, 2)),
+        waves=tuple(
+            Wave(axis, rng.uniform(0, 2.0), _triple(rng.uniform(120, 300, 3)), _triple(rng.uniform(0, 2 * np.pi, 3)))
+            for axis in (0, 1, 2, 0, 1, 2)
+        ),
         structures=_sample_structures(rng),
         tissue_hu=tissue_hu,
         contoured=frozenset(name for name in ORGANS if rng.random() >= NOT_CONTOURED_PROBABILITY),
         has_mask=bool(rng.random() < 0.6),
         noise_hu=rng.uniform(6, 14),
-        origin_xyz_mm=tuple(rng.uniform(-150, 150, 3).round(2).tolist()),
+        origin_xyz_mm=_triple(rng.uniform(-150, 150, 3).round(2)),
     )
 
 
 def render_patient(
-    patient: Patient, spacing_zyx_mm: Triple, rng: np.random.Generator, extent_zyx_mm: Triple = EXTENT_ZYX_MM
+    patient: Patient, spacing_zyx_mm: Point, rng: np.random.Generator, extent_zyx_mm: Point = EXTENT_ZYX_MM
 ) -> RenderedPatient:
     """Render a patient as a CT.
 
@@ -211,19 +220,21 @@ def render_patient(
         coordinates=coordinates,
         skin_distance=BODY.distance(*coordinates),
         texture=_smooth_noise(rng, size, np.divide(TEXTURE_MM, spacing_zyx_mm)),
+        tissue_hu=patient.tissue_hu,
         edge_mm=float(np.cbrt(np.prod(spacing_zyx_mm))),
     )
-    coarse = tuple(axis[::SEARCH_STRIDE, ::SEARCH_STRIDE, ::SEARCH_STRIDE].copy() for axis in coordinates)
+    _render_surroundings(canvas, patient.has_mask, spacing_zyx_mm)
+    for tissue, depth_mm in (("skin", 0.0), ("fat", SKIN_MM)):
+        canvas.paint(canvas.inside(canvas.skin_distance + depth_mm), canvas.tissue(tissue))
+    coarse = tuple(axis[(slice(None, None, SEARCH_STRIDE),) * 3].copy() for axis in coordinates)
     margin_mm = canvas.edge_mm + SEARCH_STRIDE * max(spacing_zyx_mm)
-    _render_surroundings(canvas, patient, spacing_zyx_mm)
-    _render_body(canvas, patient.tissue_hu)
-    chest = _chest() if coordinates[0].min() < CHEST_TOP_Z_MM else ()
-    for structure, shape in (*chest, *patient.structures):
-        box = _find_box(shape, coarse, margin_mm, size)
+    shows_chest = coordinates[0].min() < CHEST_TOP_Z_MM
+    chest = (structure.on_side(side) for structure in CHEST for side in structure.sides)
+    for structure in (*(chest if shows_chest else ()), *patient.structures):
+        box = _find_box(structure.shape, coarse, margin_mm)
         if box is not None:
-            _render_structure(canvas, box, structure, shape, patient.tissue_hu)
-    noise = _smooth_noise(rng, size, (0.3, 0.6, 0.6))
-    image = canvas.image + patient.noise_hu * noise
+            _render_structure(canvas, box, structure)
+    image = canvas.image + patient.noise_hu * _smooth_noise(rng, size, (0.3, 0.6, 0.6))
     return RenderedPatient(np.clip(image.round(), -1024, 3071).astype(np.int16), canvas.label)
 
 
@@ -231,44 +242,29 @@ def _bounded_normal(rng: np.random.Generator, size: int | None = None) -> np.nda
     return np.clip(rng.standard_normal(size), -2, 2)
 
 
-def _sample_wave(rng: np.random.Generator, axis: int) -> Wave:
-    return Wave(
-        axis=axis,
-        amplitude_mm=rng.uniform(0, 2.0),
-        wavelengths_mm=tuple(rng.uniform(120, 300, 3).tolist()),
-        phases=tuple(rng.uniform(0, 2 * np.pi, 3).tolist()),
-    )
+def _triple(values: np.ndarray) -> Point:
+    return tuple(values.tolist())
 
 
-def _sample_structures(rng: np.random.Generator) -> tuple[tuple[Structure, Transformed], ...]:
+def _sample_structures(rng: np.random.Generator) -> tuple[Structure, ...]:
     """Scale and shift every structure with its group; a third of the variation differs between the sides."""
-    transforms = {}
+    movements = {}
     for name, group in GROUPS.items():
         shared_scale, shared_shift = _bounded_normal(rng, 3), _bounded_normal(rng, 3)
-        for side in ("left", "right"):
+        for side in SIDES:
             scale = 1 + group.scale * (shared_scale + _bounded_normal(rng, 3) / 3)
             shift = group.shift_mm * (shared_shift + _bounded_normal(rng, 3) / 3)
-            scale_and_shift = {"scale": tuple(scale.tolist()), "shift": tuple(shift.tolist())}
-            transforms[name, side] = {"pivot": group.pivot, "mirrored": side == "right", **scale_and_shift}
+            movements[name, side] = {"pivot": group.pivot, "scale": _triple(scale), "shift": _triple(shift)}
     return tuple(
-        (structure, Transformed(structure.shape, **transforms[structure.group, side]))
+        structure.on_side(side, **movements[structure.group, side])
         for structure in STRUCTURES
-        for side in (("left", "right") if structure.paired else ("left",))
+        for side in structure.sides
         if rng.random() < structure.probability
     )
 
 
-def _chest() -> list[tuple[Structure, Transformed]]:
-    """The structures of the chest, which is the same in every patient."""
-    return [
-        (structure, Transformed(structure.shape, mirrored=mirrored, pivot=(0, 0, 0), scale=(1, 1, 1), shift=(0, 0, 0)))
-        for structure in CHEST
-        for mirrored in ((False, True) if structure.paired else (False,))
-    ]
-
-
 def _template_coordinates(
-    patient: Patient, size: tuple[int, int, int], spacing_zyx_mm: Triple, extent_zyx_mm: Triple
+    patient: Patient, size: tuple[int, int, int], spacing_zyx_mm: Point, extent_zyx_mm: Point
 ) -> tuple[np.ndarray, ...]:
     """Template coordinates of every voxel's center in mm, one (D, H, W) array per axis."""
     top_mm = VERTEX_Z_MM * patient.scale_zyx[0] + 10 + patient.shift_mm[0]
@@ -287,72 +283,35 @@ def _template_coordinates(
     return tuple(coordinates)
 
 
-def _smooth_noise(rng: np.random.Generator, size: tuple[int, int, int], sigma_vox: Triple) -> np.ndarray:
+def _smooth_noise(rng: np.random.Generator, size: tuple[int, int, int], sigma_vox: Point) -> np.ndarray:
     """(D, H, W) float32 of unit variance."""
     noise = ndimage.gaussian_filter(rng.standard_normal(size, dtype=np.float32), sigma_vox, truncate=3)
     return noise / noise.std()
 
 
-def _find_box(
-    shape: Shape, coarse: tuple[np.ndarray, ...], margin_mm: float, size: tuple[int, int, int]
-) -> tuple[slice, slice, slice] | None:
-    """Slices that hold a shape, or None if it lies outside the volume."""
-    near = np.ones(coarse[0].shape, bool)
-    for axis, low, high in zip(coarse, *shape.bounds, strict=True):
-        near &= (axis > low - margin_mm) & (axis < high + margin_mm)
-    box = bounding_box(near)
-    if box is None:
-        return None
-    return tuple(
-        slice(max(0, (s.start - 1) * SEARCH_STRIDE + 1), min(n, s.stop * SEARCH_STRIDE))
-        for s, n in zip(box, size, strict=True)
-    )
+def _find_box(shape: Shape, coarse: tuple[np.ndarray, ...], margin_mm: float) -> Box | None:
+    """Slices of the full grid that hold a shape, or None if it lies outside, from the coordinates of a coarse grid."""
+    axes = zip(coarse, *shape.bounds, strict=True)
+    near = [(axis > low - margin_mm) & (axis < high + margin_mm) for axis, low, high in axes]
+    box = bounding_box(np.logical_and.reduce(near))
+    return box and tuple(slice(max(0, (s.start - 1) * SEARCH_STRIDE + 1), s.stop * SEARCH_STRIDE) for s in box)
 
 
-def _render_structure(
-    canvas: Canvas, box: tuple[slice, slice, slice], structure: Structure, shape: Shape, tissue_hu: Mapping[str, float]
-) -> None:
-    """Render one structure over the earlier ones; voxels at its border are a mixture of both."""
-    distance = shape.distance(*(axis[box] for axis in canvas.coordinates))
+def _render_structure(canvas: Canvas, box: Box, structure: Structure) -> None:
+    """Render one structure and its organ label."""
+    distance = structure.shape.distance(*(axis[box] for axis in canvas.coordinates))
     if not structure.outside:
         distance = np.maximum(distance, canvas.skin_distance[box] + SKIN_MM)
-    fraction = _inside_fraction(distance, canvas.edge_mm)
-    hu = _textured(structure.tissue, tissue_hu, canvas.texture[box])
+    inside, hu = canvas.inside(distance), canvas.tissue(structure.tissue, box)
     if structure.core is not None:
         tissue, depth_mm = structure.core
-        core = _textured(tissue, tissue_hu, canvas.texture[box])
-        hu += _inside_fraction(distance + depth_mm, canvas.edge_mm) * (core - hu)
-    image, label = canvas.image[box], canvas.label[box]
-    image += fraction * (hu - image)
+        hu += canvas.inside(distance + depth_mm) * (canvas.tissue(tissue, box) - hu)
+    canvas.paint(inside, hu, box)
     if not structure.keeps_organs:
-        label[fraction >= 0.5] = _label(structure, shape)
+        canvas.label[box][inside >= 0.5] = ORGANS.index(structure.organ) + 1 if structure.organ else 0
 
 
-def _render_body(canvas: Canvas, tissue_hu: Mapping[str, float]) -> None:
-    """Skin over fat, which all other structures are rendered into."""
-    for tissue, depth_mm in (("skin", 0.0), ("fat", SKIN_MM)):
-        hu = _textured(tissue, tissue_hu, canvas.texture)
-        canvas.image[:] += _inside_fraction(canvas.skin_distance + depth_mm, canvas.edge_mm) * (hu - canvas.image)
-
-
-def _inside_fraction(distance: np.ndarray, edge_mm: float) -> np.ndarray:
-    """Fraction of a voxel that lies inside a surface at this distance from its center."""
-    return np.clip(0.5 - distance / edge_mm, 0, 1)
-
-
-def _textured(tissue: str, tissue_hu: Mapping[str, float], texture: np.ndarray) -> np.ndarray:
-    return tissue_hu[tissue] + TISSUES[tissue].texture_hu * texture
-
-
-def _label(structure: Structure, shape: Transformed) -> int:
-    if structure.organ is None:
-        return 0
-    side = "right" if shape.mirrored else "left"
-    name = structure.organ if structure.organ in ORGANS else f"{structure.organ}_{side}"
-    return ORGANS.index(name) + 1
-
-
-def _render_surroundings(canvas: Canvas, patient: Patient, spacing_zyx_mm: Triple) -> None:
+def _render_surroundings(canvas: Canvas, has_mask: bool, spacing_zyx_mm: Point) -> None:
     """Render table, head rest and immobilization mask."""
     depth, height, width = canvas.image.shape
     back = np.flatnonzero((canvas.skin_distance < 0).any(axis=(0, 2)))[-1] * spacing_zyx_mm[1] + TABLE_TO_HEAD_MM
@@ -361,7 +320,7 @@ def _render_surroundings(canvas: Canvas, patient: Patient, spacing_zyx_mm: Tripl
     shell = np.maximum(np.abs(y - back - 8) - 8, np.abs(x) - 200)
     foam = np.maximum(np.abs(y - back + 20) - 20, np.abs(x) - 85)
     for solid, hu in ((foam, -935), (shell, -180), (shell + 2.5, -930)):
-        canvas.image[:] += _inside_fraction(solid, canvas.edge_mm) * (hu - canvas.image)
-    if patient.has_mask:
+        canvas.paint(canvas.inside(solid), hu)
+    if has_mask:
         sheet = np.maximum(np.abs(canvas.skin_distance - 3.0) - 1.0, (y - back + 60)[None])
-        canvas.image[:] += _inside_fraction(sheet, canvas.edge_mm) * (-150 - canvas.image)
+        canvas.paint(canvas.inside(sheet), -150)

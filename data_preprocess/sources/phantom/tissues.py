@@ -1,8 +1,10 @@
 """Tissues of a phantom with their CT numbers, and the description of its structures and their variation."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from data_preprocess.sources.phantom.shapes import Point, Shape
+
+SIDES = ("left", "right")
 
 
 @dataclass(frozen=True)
@@ -54,6 +56,21 @@ class Structure:
     keeps_organs: bool = False
     outside: bool = False
     probability: float = 1.0
+
+    @property
+    def sides(self) -> tuple[str, ...]:
+        """The sides that it is on; structures in the midline count as left."""
+        return SIDES if self.paired else SIDES[:1]
+
+    def on_side(self, side: str, **movement: Point) -> "Structure":
+        """The structure of one side, its organ named with it and its shape moved as by `Shape.moved`."""
+        shape = self.shape.moved(**movement)
+        return replace(
+            self,
+            shape=shape.mirrored() if side == "right" else shape,
+            organ=f"{self.organ}_{side}" if self.organ and self.paired else self.organ,
+            paired=False,
+        )
 
 
 TISSUES = {
