@@ -1,9 +1,9 @@
-"""A short form of benchmarks/soak_training.py."""
+"""A short form of tests/soak_training.py."""
 
 import pytest
 
-from benchmarks.soak_training import soak
 from tests.posix import POSIX_ONLY
+from tests.soak_training import soak
 
 
 @POSIX_ONLY

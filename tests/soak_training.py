@@ -1,6 +1,6 @@
 """Kill a small training repeatedly at random moments; it must end bit for bit as an undisturbed one does.
 
-python -m benchmarks.soak_training --cases demo/cases --output /tmp/soak --kills 20
+python -m tests.soak_training --cases demo/cases --output /tmp/soak --kills 20
 """
 
 import argparse
