@@ -1,1 +1,1 @@
-"""Tests mirror the packages; `python -m tests.soak_training` needs this file, since other packages install a `tests`."""
+"""Tests mirror the packages. This file makes `python -m tests.soak_training` run beside another installed `tests`."""
