@@ -10,12 +10,12 @@ import torch
 from data_preprocess.augment import Batch, augment_crops
 from data_preprocess.dataloaders import crop_dataset, open_training_cases
 from data_preprocess.dataset import CaseDataset, CaseFolder
-from losses.shape import AdversarialWeights, DiscriminatorTerms, SegmentorTerms, discriminator_loss, segmentor_loss
+from losses.shape import discriminator_loss, segmentor_loss
 from models.autoencoder import ShapeEncoding
 from models.focusnet import NETWORK_NAMES, SEGMENTATION_NETWORKS, FocusNet, build_network
 from models.roi import Rois, find_peaks
 from models.validation import CaseValidation
-from utils.config.preset import LossSettings, Preset
+from utils.config.preset import Preset
 from utils.errors import UserError
 from utils.io.checkpoint import load_initial_networks
 from utils.runtime.command_line import run_main
@@ -51,7 +51,6 @@ class AdversarialStage(Stage):
         networks = {name: build_network(name, preset) for name in NETWORK_NAMES}
         super().__init__(preset, compute, seed, networks=networks, augment=augment_crops)
         self.trained = ("sos_net", "autoencoder") if preset.loss.adversarial else ("sos_net",)
-        self.weights = shape_weights(preset.loss)
 
     @cached_property
     def focusnet(self) -> FocusNet:
@@ -62,10 +61,10 @@ class AdversarialStage(Stage):
         """The AutoEncoder's objective, then SOS-Net's, which the updated AutoEncoder judges."""
         masks = self._segment(batch)
         if self.preset.loss.adversarial:
-            terms = self._discriminator_loss(masks)._asdict()
+            terms = self._discriminator_loss(masks)
             logged = {f"autoencoder_{name}": value for name, value in terms.items()}
             yield Objective(terms["total"], ("autoencoder",), logged)
-        terms = self._segmentor_loss(masks)._asdict()
+        terms = self._segmentor_loss(masks)
         yield Objective(terms.pop("total"), ("sos_net",), terms)
 
     def build_dataset(self, cases: CaseFolder) -> CaseDataset:
@@ -111,29 +110,19 @@ class AdversarialStage(Stage):
         jitter = centers.new_tensor(settings.jitter_vox) * batch.roi_jitter[:, small]
         return self.focusnet.select_rois(centers + jitter, wanted, size)
 
-    def _discriminator_loss(self, masks: SmallMasks) -> DiscriminatorTerms:
+    def _discriminator_loss(self, masks: SmallMasks) -> dict[str, torch.Tensor]:
         predicted = masks.logits.detach().float().sigmoid()
-        encoding = self.wrapped["autoencoder"](torch.cat([predicted, masks.reference]))
-        return discriminator_loss(*_split(encoding), predicted, masks.reference, self.weights)
+        encodings = _split(self.wrapped["autoencoder"](torch.cat([predicted, masks.reference])))
+        weight = self.preset.loss.adversarial_weight
+        return discriminator_loss(*encodings, predicted, masks.reference, adversarial_weight=weight)
 
-    def _segmentor_loss(self, masks: SmallMasks) -> SegmentorTerms:
-        if self.preset.loss.shape_weight == 0:
-            return segmentor_loss(None, None, masks.logits, masks.reference, self.weights)
+    def _segmentor_loss(self, masks: SmallMasks) -> dict[str, torch.Tensor]:
+        weight = self.preset.loss.shape_weight
+        if weight == 0:
+            return segmentor_loss(None, None, masks.logits, masks.reference, shape_weight=0)
         with frozen(self.networks["autoencoder"]) as autoencoder:
-            encoding = autoencoder(torch.cat([masks.logits.float().sigmoid(), masks.reference]))
-        return segmentor_loss(*_split(encoding), masks.logits, masks.reference, self.weights)
-
-
-def shape_weights(settings: LossSettings) -> AdversarialWeights:
-    """The paper's weights, changed by the preset's adversarial_weight and shape_weight."""
-    paper = AdversarialWeights()
-    return AdversarialWeights(
-        reconstruction=1 - settings.adversarial_weight,
-        distance=settings.adversarial_weight,
-        code=paper.code * settings.shape_weight,
-        feature_1=paper.feature_1 * settings.shape_weight,
-        feature_2=paper.feature_2 * settings.shape_weight,
-    )
+            encodings = _split(autoencoder(torch.cat([masks.logits.float().sigmoid(), masks.reference])))
+        return segmentor_loss(*encodings, masks.logits, masks.reference, shape_weight=weight)
 
 
 def _split(encoding: ShapeEncoding) -> tuple[ShapeEncoding, ShapeEncoding]:

@@ -8,7 +8,7 @@ import torch
 from data_preprocess.augment import augment_shapes
 from data_preprocess.dataloaders import open_training_cases, shape_dataset
 from data_preprocess.dataset import CaseFolder, ShapeDataset
-from losses.shape import reconstruction_loss, soft_dice_loss
+from losses.shape import mean_squared_error, soft_dice_loss
 from models.focusnet import build_network
 from models.validation import ShapeValidation
 from utils.config.preset import Preset
@@ -31,7 +31,7 @@ class AutoEncoderStage(Stage):
     def training_step(self, batch: torch.Tensor) -> Iterator[Objective]:
         """Reconstruct masks (R, 1, d, h, w)."""
         reconstruction = self.wrapped["autoencoder"](batch).reconstruction
-        squared = reconstruction_loss(reconstruction, batch)
+        squared = mean_squared_error(reconstruction, batch)
         dice = soft_dice_loss(reconstruction, batch)
         yield Objective(squared + dice, self.trained, {"reconstruction": squared, "dice_loss": dice})
 

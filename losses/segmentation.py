@@ -114,10 +114,7 @@ class SegmentationLoss(nn.Module):
     def _check_shapes(self, logits: Tensor, label: Tensor, present: Tensor) -> None:
         batch_size, num_classes, *size = logits.shape
         if len(self.focal_alpha) != num_classes:
-            raise ValueError(
-                f"expected {num_classes} focal_alpha, one per channel of the logits (background first), "
-                f"got {len(self.focal_alpha)}"
-            )
+            raise ValueError(f"expected {num_classes} focal_alpha, one per class, got {len(self.focal_alpha)}")
         if label.shape != (batch_size, *size) or present.shape != (batch_size, num_classes - 1):
             raise ValueError(
                 f"logits {tuple(logits.shape)}: expected labels {(batch_size, *size)} and present "
@@ -141,23 +138,19 @@ def merge_missing_into_background(logits: Tensor, present: Tensor) -> Tensor:
     return torch.cat([background, logits[:, 1:].masked_fill(missing, -torch.inf)], dim=1)
 
 
-def binary_focal_loss(logits: Tensor, target: Tensor, *, alpha: float = 0.5, gamma: float = 2.0) -> Tensor:
-    """Focal loss of SOS-Net's masks: the mean over the rows and voxels of all ranks, in float32.
+def binary_focal_loss(logits: Tensor, target: Tensor) -> Tensor:
+    """Focal loss of SOS-Net's masks with alpha 0.5 and gamma 2: the mean over the voxels of all ranks, in float32.
 
     Args:
         logits: (R, 1, d, h, w), before sigmoid, one row per sample and small organ.
         target: as `logits`, 0 or 1 in any dtype.
-        alpha: weight of the organ's voxels; all others have weight 1 - alpha.
-        gamma: focusing exponent.
 
     Returns:
         Scalar, at least 0; 0 if there is no row.
     """
-    inside = target.bool()
     logits = logits.float()
-    log_target = F.logsigmoid(torch.where(inside, logits, -logits))
-    weight = torch.where(inside, alpha, 1 - alpha)
-    return (weight * _focal_terms(log_target, gamma)).sum() / mean_count(logits.numel(), logits.device)
+    log_target = F.logsigmoid(torch.where(target.bool(), logits, -logits))
+    return 0.5 * _focal_terms(log_target, 2.0).sum() / mean_count(logits.numel(), logits.device)
 
 
 def binary_adaptive_dice_loss(logits: Tensor, target: Tensor) -> Tensor:
@@ -166,8 +159,7 @@ def binary_adaptive_dice_loss(logits: Tensor, target: Tensor) -> Tensor:
     A row without a reference voxel therefore counts through its false positives.
 
     Args:
-        logits: (R, 1, d, h, w), before sigmoid, one row per sample and small organ.
-        target: as `logits`, 0 or 1 in any dtype.
+        logits, target: as for `binary_focal_loss`.
 
     Returns:
         Scalar in 0..1; 0 if no row has a reference voxel.

@@ -4,8 +4,7 @@ Gao et al., FocusNetv2, Medical Image Analysis 67 (2021) 101831, sec. 3. R is th
 small organ. Every loss is computed in float32, averages over the rows of all ranks, and is 0 if there is no row.
 """
 
-from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
 import torch
 import torch.nn.functional as F
@@ -13,6 +12,13 @@ from torch import Tensor
 
 from losses.segmentation import binary_adaptive_dice_loss, binary_focal_loss
 from utils.runtime.distributed import mean_count
+
+FEATURE_WEIGHT = 0.2
+"""Weight of each feature in the distance that the discriminator maximizes; the code has weight 1."""
+CODE_WEIGHT = 5.0
+"""Weight of the code's distance among SOS-Net's shape terms; each feature has weight 1."""
+DICE_WEIGHT = 0.5
+"""Weight of SOS-Net's Dice loss; the focal loss and the masks' mean squared error have weight 1."""
 
 
 class Encoding(Protocol):
@@ -24,62 +30,18 @@ class Encoding(Protocol):
     reconstruction: Tensor
 
 
-@dataclass(frozen=True, kw_only=True)
-class AdversarialWeights:
-    """Weights of the adversarial stage's terms; the defaults are the paper's."""
-
-    reconstruction: float = 0.999
-    """Discriminator: reconstruction of predicted and reference masks."""
-    distance: float = 0.001
-    """Discriminator: distance between predicted and reference masks, by code and features together."""
-    distance_features: float = 0.2
-    """Discriminator: weight of each feature in that distance; the code has weight 1."""
-    dice: float = 0.5
-    """SOS-Net: binary adaptive Dice loss; the focal loss has weight 1."""
-    code: float = 5.0
-    """SOS-Net: distance of the shape codes."""
-    feature_1: float = 1.0
-    """SOS-Net: distance of the decoder's first features."""
-    feature_2: float = 1.0
-    """SOS-Net: distance of the decoder's second features."""
-    mask: float = 1.0
-    """SOS-Net: mean squared error between predicted and reference mask."""
-
-
-class DiscriminatorTerms(NamedTuple):
-    """The discriminator's total and its unweighted terms, scalars."""
-
-    total: Tensor
-    predicted_reconstruction: Tensor
-    reference_reconstruction: Tensor
-    code: Tensor
-    feature_1: Tensor
-    feature_2: Tensor
-
-
-class SegmentorTerms(NamedTuple):
-    """SOS-Net's total and its unweighted terms, scalars."""
-
-    total: Tensor
-    focal: Tensor
-    dice_loss: Tensor
-    code: Tensor
-    feature_1: Tensor
-    feature_2: Tensor
-    mask: Tensor
-
-
-def reconstruction_loss(reconstruction: Tensor, mask: Tensor) -> Tensor:
-    """Mean squared error of reconstructed masks.
+def mean_squared_error(left: Tensor, right: Tensor) -> Tensor:
+    """Mean squared error over all rows and elements.
 
     Args:
-        reconstruction: (R, 1, d, h, w) probabilities.
-        mask: as `reconstruction`, in 0..1, any dtype; no gradient reaches it.
+        left, right: (R, ...) of the same shape, any dtype.
 
-    Returns:
-        Scalar in 0..1.
+    Raises:
+        ValueError: the shapes differ.
     """
-    return _mean_squared_error(reconstruction, mask.detach())
+    if left.shape != right.shape:
+        raise ValueError(f"expected two tensors of the same shape, got {tuple(left.shape)} and {tuple(right.shape)}")
+    return (left.float() - right.float()).square().sum() / mean_count(left.numel(), left.device)
 
 
 def soft_dice_loss(reconstruction: Tensor, mask: Tensor) -> Tensor:
@@ -116,7 +78,7 @@ def code_distance(predicted: Tensor, reference: Tensor) -> Tensor:
         Scalar in 0..4.
     """
     scaled = (F.normalize(code.float(), dim=-1) * code.shape[-1] ** 0.5 for code in (predicted, reference))
-    return _mean_squared_error(*scaled)
+    return mean_squared_error(*scaled)
 
 
 def discriminator_loss(
@@ -124,35 +86,44 @@ def discriminator_loss(
     reference: Encoding,
     predicted_mask: Tensor,
     reference_mask: Tensor,
-    weights: AdversarialWeights,
-) -> DiscriminatorTerms:
+    *,
+    adversarial_weight: float,
+) -> dict[str, Tensor]:
     """Loss that trains the AutoEncoder to reconstruct masks, and to encode predicted and reference masks differently.
 
     As in the stage before, reference masks have soft Dice besides the paper's squared error: without it the AutoEncoder
     unlearns them and reconstructs blurred masks.
 
-    Gradients reach the AutoEncoder through both encodings. No gradient reaches the masks as targets of the
-    reconstruction. Encode `predicted_mask.detach()`, so that none reaches SOS-Net through the encoding either.
+    Gradients reach the AutoEncoder through both encodings, but not the masks that it reconstructs. Encode
+    `predicted_mask.detach()`, so that none reaches SOS-Net through the encoding either.
 
     Args:
         predicted: encoding of `predicted_mask`.
         reference: encoding of `reference_mask`.
         predicted_mask: (R, 1, d, h, w) probabilities of SOS-Net.
         reference_mask: as `predicted_mask`, 0 or 1 in any dtype.
-        weights: of the terms.
+        adversarial_weight: of the distance between the encodings, 0..1; the reconstructions have the rest. The paper's
+            is 0.001.
 
     Returns:
-        The total, which may be negative, and its unweighted terms.
+        Scalars: "total", which may be negative, and its unweighted terms.
     """
-    predicted_reconstruction = reconstruction_loss(predicted.reconstruction, predicted_mask)
-    reference_reconstruction = reconstruction_loss(reference.reconstruction, reference_mask)
+    predicted_reconstruction = mean_squared_error(predicted.reconstruction, predicted_mask.detach())
+    reference_reconstruction = mean_squared_error(reference.reconstruction, reference_mask)
     reference_reconstruction = reference_reconstruction + soft_dice_loss(reference.reconstruction, reference_mask)
     code = code_distance(predicted.code, reference.code)
-    feature_1 = _mean_squared_error(predicted.feature_1, reference.feature_1)
-    feature_2 = _mean_squared_error(predicted.feature_2, reference.feature_2)
-    distance = code + weights.distance_features * (feature_1 + feature_2)
-    total = weights.reconstruction * (predicted_reconstruction + reference_reconstruction) - weights.distance * distance
-    return DiscriminatorTerms(total, predicted_reconstruction, reference_reconstruction, code, feature_1, feature_2)
+    feature_1 = mean_squared_error(predicted.feature_1, reference.feature_1)
+    feature_2 = mean_squared_error(predicted.feature_2, reference.feature_2)
+    reconstruction = predicted_reconstruction + reference_reconstruction
+    distance = code + FEATURE_WEIGHT * (feature_1 + feature_2)
+    return {
+        "total": (1 - adversarial_weight) * reconstruction - adversarial_weight * distance,
+        "predicted_reconstruction": predicted_reconstruction,
+        "reference_reconstruction": reference_reconstruction,
+        "code": code,
+        "feature_1": feature_1,
+        "feature_2": feature_2,
+    }
 
 
 def segmentor_loss(
@@ -160,8 +131,9 @@ def segmentor_loss(
     reference: Encoding | None,
     logits: Tensor,
     reference_mask: Tensor,
-    weights: AdversarialWeights,
-) -> SegmentorTerms:
+    *,
+    shape_weight: float,
+) -> dict[str, Tensor]:
     """Loss that trains SOS-Net to predict masks that overlap with the references and have similar encodings.
 
     Gradients reach SOS-Net directly and through `predicted`, but not through `reference`. The caller freezes the
@@ -176,26 +148,26 @@ def segmentor_loss(
         reference: encoding of `reference_mask`, or None.
         logits: (R, 1, d, h, w) of SOS-Net, before sigmoid.
         reference_mask: as `logits`, 0 or 1 in any dtype.
-        weights: of the terms.
+        shape_weight: factor on the shape terms, at least 0; the paper's is 1.
 
     Returns:
-        The total and its unweighted terms, all at least 0.
+        Scalars, at least 0: "total" and its unweighted terms.
     """
     focal = binary_focal_loss(logits, reference_mask)
     dice = binary_adaptive_dice_loss(logits, reference_mask)
     code = feature_1 = feature_2 = torch.zeros((), device=logits.device)
     if predicted is not None and reference is not None:
         code = code_distance(predicted.code, reference.code.detach())
-        feature_1 = _mean_squared_error(predicted.feature_1, reference.feature_1.detach())
-        feature_2 = _mean_squared_error(predicted.feature_2, reference.feature_2.detach())
-    mask = _mean_squared_error(logits.float().sigmoid(), reference_mask)
-    shape = weights.code * code + weights.feature_1 * feature_1 + weights.feature_2 * feature_2
-    overlap = 1 - dice.detach()
-    total = focal + weights.dice * dice + overlap * shape + weights.mask * mask
-    return SegmentorTerms(total, focal, dice, code, feature_1, feature_2, mask)
-
-
-def _mean_squared_error(left: Tensor, right: Tensor) -> Tensor:
-    if left.shape != right.shape:
-        raise ValueError(f"expected two tensors of the same shape, got {tuple(left.shape)} and {tuple(right.shape)}")
-    return (left.float() - right.float()).square().sum() / mean_count(left.numel(), left.device)
+        feature_1 = mean_squared_error(predicted.feature_1, reference.feature_1.detach())
+        feature_2 = mean_squared_error(predicted.feature_2, reference.feature_2.detach())
+    mask = mean_squared_error(logits.float().sigmoid(), reference_mask)
+    shape = shape_weight * CODE_WEIGHT * code + shape_weight * feature_1 + shape_weight * feature_2
+    return {
+        "total": focal + DICE_WEIGHT * dice + (1 - dice.detach()) * shape + mask,
+        "focal": focal,
+        "dice_loss": dice,
+        "code": code,
+        "feature_1": feature_1,
+        "feature_2": feature_2,
+        "mask": mask,
+    }

@@ -1,4 +1,4 @@
-"""Building blocks of the networks: SE-residual block, DenseASPP and decoder step.
+"""Building blocks of the networks: SE-residual block, encoder step, DenseASPP and decoder step.
 
 Gao et al., FocusNetv2, Medical Image Analysis 67 (2021) 101831, sec. 3.
 """
@@ -9,21 +9,13 @@ import torch
 from torch import Tensor, nn
 
 from models.activation_checkpointing import checkpoint_activations
-from models.layers import Conv3d, InPlaceReLU, Triple, conv3d_he_init, global_avg_pool, upsample_to
+from models.layers import Conv3d, InPlaceReLU, MaxPoolBy2, Triple, conv3d_he_init, global_avg_pool, upsample_to
 
 CHANNEL_STEP = 8
 
 
 def make_divisible(channels: int, width: float) -> int:
-    """Scale a channel count by a network's width.
-
-    Args:
-        channels: the count at width 1.
-        width: factor, greater than 0.
-
-    Returns:
-        The multiple of 8 nearest to `channels * width` (halves are rounded up), at least 8.
-    """
+    """The multiple of 8 nearest to `channels * width` (halves are rounded up), at least 8."""
     return max(CHANNEL_STEP, int(channels * width / CHANNEL_STEP + 0.5) * CHANNEL_STEP)
 
 
@@ -33,12 +25,7 @@ class PreActConv3d(nn.Sequential):
     Training keeps only the input for the backward pass, which repeats the norm. That saves one of two feature maps and
     takes little time compared with the convolution.
 
-    Args:
-        in_channels: channels of the input.
-        out_channels: channels of the output.
-        kernel_size: odd extents (z, y, x); the size is kept.
-        dilation: spacing of the kernel's taps (z, y, x), in voxels.
-        bias: whether the convolution adds one.
+    The arguments are those of `conv3d_he_init`; the size is kept.
     """
 
     def __init__(
@@ -64,9 +51,7 @@ class PreActConv3d(nn.Sequential):
 class SqueezeExcite(nn.Module):
     """Multiplies every channel by a gate in 0..1, computed from the global means of all channels.
 
-    Args:
-        channels: channels of input and output.
-        reduction: the gate's hidden layer has `channels // reduction` channels.
+    The gate's hidden layer has `channels // reduction` channels.
     """
 
     def __init__(self, channels: int, *, reduction: int):
@@ -91,8 +76,7 @@ class SEResidualBlock(nn.Module):
     The shortcut is the identity, or norm, ReLU, 1x1x1 convolution where the number of channels changes.
 
     Args:
-        in_channels: channels of the input.
-        out_channels: channels of the output.
+        in_channels, out_channels: of the block.
         kernel_size: of both convolutions (z, y, x).
         reduction: of the squeeze-excite.
         dilation: of the second convolution (z, y, x).
@@ -122,13 +106,31 @@ class SEResidualBlock(nn.Module):
         return self.residual(features) + self.shortcut(features)
 
 
+class DownBlock(nn.Sequential):
+    """Encoder step: pooling by two, then residual blocks.
+
+    Args:
+        in_channels, out_channels: of the step.
+        pool_z: whether to pool along z as well.
+        dilations: in-plane dilation of each residual block.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, *, pool_z: bool, dilations: Sequence[int] = (1, 1)):
+        first, *others = [(1, dilation, dilation) for dilation in dilations]
+        super().__init__(
+            MaxPoolBy2(pool_z=pool_z),
+            SEResidualBlock(in_channels, out_channels, dilation=first),
+            *(SEResidualBlock(out_channels, out_channels, dilation=dilation) for dilation in others),
+        )
+
+
 class DenseASPP(nn.Module):
     """Densely connected atrous spatial pyramid: each branch reads the input and the output of all earlier branches.
 
     Only the plane is dilated: there are few slices, and they lie further apart than the pixels within them.
 
     Args:
-        in_channels: channels of the input.
+        in_channels: of the input.
         growth_rate: channels that every branch adds; its bottleneck has twice as many.
         dilations: in-plane dilation of each branch, in voxels.
 
@@ -155,13 +157,7 @@ class DenseASPP(nn.Module):
 
 
 class UpBlock(nn.Module):
-    """Decoder step: upsample to the size of an encoder level, concatenate with that level, fuse.
-
-    Args:
-        in_channels: channels of the coarse features.
-        skip_channels: channels of the encoder level.
-        out_channels: channels of the output.
-    """
+    """Decoder step: upsample coarse features to the size of an encoder level, concatenate with that level, fuse."""
 
     def __init__(self, in_channels: int, skip_channels: int, out_channels: int):
         super().__init__()
@@ -169,14 +165,6 @@ class UpBlock(nn.Module):
         self.fuse = SEResidualBlock(skip_channels + in_channels, out_channels)
 
     def forward(self, coarse: Tensor, skip: Tensor) -> Tensor:
-        """Fuse coarse features with the encoder level above them.
-
-        Args:
-            coarse: (B, in_channels, d, h, w).
-            skip: (B, skip_channels, D, H, W).
-
-        Returns:
-            (B, out_channels, D, H, W).
-        """
+        """Map (B, in_channels, d, h, w) and the level (B, skip_channels, D, H, W) to (B, out_channels, D, H, W)."""
         # In one expression, so that both inputs of the concatenation are freed before the fusion.
         return self.fuse(torch.cat([self.lateral(skip), upsample_to(coarse, skip.shape[2:])], dim=1))

@@ -35,14 +35,7 @@ class Conv3d(nn.Conv3d):
     """
 
     def forward(self, features: Tensor) -> Tensor:
-        """Convolve.
-
-        Args:
-            features: (B, in_channels, D, H, W), floating point.
-
-        Returns:
-            (B, out_channels, D', H', W').
-        """
+        """Map (B, in_channels, D, H, W), floating point, to (B, out_channels, D', H', W')."""
         if torch.compiler.is_compiling() or not torch.is_grad_enabled() or not _computes_bf16_on_cpu(features):
             return super().forward(features)
         params = ConvParams(self.stride, self.padding, self.dilation)
@@ -105,11 +98,8 @@ def weight_gradient(features: Tensor, gradient: Tensor, weight: Tensor, params: 
     Args:
         features: (B, C, D, H, W), the convolution's input.
         gradient: (B, C', D', H', W'), of its output.
-        weight: (C', C, d, h, w); only its shape and dtype are used.
+        weight: (C', C, d, h, w), as the result; only its shape and dtype are used.
         params: of the convolution.
-
-    Returns:
-        (C', C, d, h, w).
     """
     (stride, *in_plane_stride), (padding, *in_plane_padding), (dilation, *in_plane_dilation) = params
     kernel = weight[:, :, 0]  # (C', C, h, w)
@@ -147,8 +137,7 @@ def conv3d_he_init(
     """Build a padded convolution with He initialization, for convolutions that feed a ReLU.
 
     Args:
-        in_channels: channels of the input.
-        out_channels: channels of the output.
+        in_channels, out_channels: of the convolution.
         kernel_size: odd extents (z, y, x).
         stride: along all axes; 1 keeps the size, 2 halves it and rounds up.
         dilation: spacing of the kernel's taps (z, y, x), in voxels.
@@ -173,11 +162,7 @@ class InPlaceReLU(nn.ReLU):
         super().__init__(inplace=True)
 
     def forward(self, features: Tensor) -> Tensor:
-        """Set negative values to 0.
-
-        Args:
-            features: any shape, floating point; overwritten.
-        """
+        """Set negative values of any shape, floating point, to 0."""
         return super().forward(features) if torch.compiler.is_compiling() else _InPlaceReLU.apply(features)
 
 
@@ -201,9 +186,6 @@ def relu_(features: Tensor) -> Tensor:
 
     A bfloat16 and its bits read as int16 have the same sign. Negative numbers map to -32768..-128; NaNs with the sign
     bit set map above -128 and are unchanged.
-
-    Args:
-        features: any shape, floating point; overwritten.
     """
     if features.dtype == torch.bfloat16 and features.device.type == "cpu":
         F.threshold_(features.view(torch.int16), -128, 0)
@@ -212,12 +194,7 @@ def relu_(features: Tensor) -> Tensor:
 
 
 def relu_backward_(gradient: Tensor, output: Tensor) -> Tensor:
-    """Set the gradient to 0 in place wherever ReLU's output is not positive; bfloat16 as in `relu_`.
-
-    Args:
-        gradient: any shape, floating point; overwritten.
-        output: returned by `relu_`, in the shape and dtype of `gradient`.
-    """
+    """Set the gradient to 0 in place wherever the output of `relu_` is not positive; bfloat16 as there."""
     values = gradient, output
     if gradient.dtype == torch.bfloat16 and gradient.device.type == "cpu":
         values = gradient.view(torch.int16), output.view(torch.int16)
@@ -226,40 +203,26 @@ def relu_backward_(gradient: Tensor, output: Tensor) -> Tensor:
 
 
 class MaxPoolBy2(nn.MaxPool3d):
-    """Max-pooling by two, in-plane or along all three axes.
+    """Max-pooling by two, in-plane and, with `pool_z`, along z.
 
     Odd sizes are rounded up: no voxel is left out, and a single slice stays a single slice.
-
-    Args:
-        pool_z: whether to pool along z as well.
     """
 
     def __init__(self, *, pool_z: bool):
         super().__init__((2, 2, 2) if pool_z else (1, 2, 2), ceil_mode=True)
 
     def forward(self, features: Tensor) -> Tensor:
-        """Pool in the dtype of the features; autocast on CPUs would keep a float32 copy for the same maxima.
-
-        In training the backward pass recomputes the indices of the maxima, which take eight bytes each.
-
-        Args:
-            features: (B, C, D, H, W).
-
-        Returns:
-            (B, C, D or D/2, H/2, W/2), in the dtype of `features`.
-        """
+        """Map (B, C, D, H, W) to (B, C, D or D/2, H/2, W/2) of the same dtype."""
+        # Autocast on CPUs would keep a float32 copy for the same maxima. The backward pass recomputes the maxima's
+        # indices, which take eight bytes each.
         with torch.autocast("cpu", enabled=False):
             return checkpoint_activations(self, super().forward, features)
 
 
 def global_avg_pool(features: Tensor) -> Tensor:
-    """Mean over all voxels; of bfloat16 as a matrix product, since torch's mean of it is slow on CPUs.
+    """Map (B, C, D, H, W) to the means over all voxels (B, C, 1, 1, 1), in the same dtype.
 
-    Args:
-        features: (B, C, D, H, W), floating point.
-
-    Returns:
-        (B, C, 1, 1, 1), in the dtype of `features`.
+    Means of bfloat16 are a matrix product, since torch's are slow on CPUs.
     """
     if features.dtype != torch.bfloat16:  # a product in float16 would overflow
         return features.mean(dim=(2, 3, 4), keepdim=True)
@@ -274,15 +237,7 @@ def global_avg_pool(features: Tensor) -> Tensor:
 
 
 def upsample_to(features: Tensor, size: Sequence[int]) -> Tensor:
-    """Resize features by trilinear interpolation with aligned corners.
-
-    Args:
-        features: (B, C, d, h, w), floating point.
-        size: (D, H, W).
-
-    Returns:
-        (B, C, D, H, W).
-    """
+    """Resize (B, C, d, h, w) to a size (D, H, W) by trilinear interpolation with aligned corners."""
     channels_last = features.is_contiguous(memory_format=torch.channels_last_3d)
     if channels_last and features.shape[2] == size[0]:
         # Where z keeps its size, bilinear interpolation of slices gives the same values in three quarters of the time.

@@ -5,8 +5,8 @@ from typing import NamedTuple
 from torch import Tensor, nn
 
 from models.activation_checkpointing import checkpoint_activations
-from models.blocks import DenseASPP, SEResidualBlock, UpBlock, make_divisible
-from models.layers import Conv3d, InPlaceReLU, MaxPoolBy2, conv3d_he_init
+from models.blocks import DenseASPP, DownBlock, SEResidualBlock, UpBlock, make_divisible
+from models.layers import Conv3d, InPlaceReLU, conv3d_he_init
 
 
 class SNetOutput(NamedTuple):
@@ -36,7 +36,7 @@ class SNet(nn.Module):
 
     Args:
         num_classes: number of organs plus background.
-        in_channels: channels of the image.
+        in_channels: of the image.
         width: factor on all channel counts, see `make_divisible`.
     """
 
@@ -50,18 +50,8 @@ class SNet(nn.Module):
             InPlaceReLU(),
             SEResidualBlock(full, full, kernel_size=(1, 3, 3), reduction=4),
         )
-        self.down_half = nn.Sequential(
-            MaxPoolBy2(pool_z=False),
-            SEResidualBlock(full, half),
-            SEResidualBlock(half, half),
-        )
-        self.down_quarter = nn.Sequential(
-            MaxPoolBy2(pool_z=True),
-            SEResidualBlock(half, quarter),
-            SEResidualBlock(quarter, quarter),
-            SEResidualBlock(quarter, quarter, dilation=(1, 2, 2)),
-            SEResidualBlock(quarter, quarter, dilation=(1, 2, 2)),
-        )
+        self.down_half = DownBlock(full, half, pool_z=False)
+        self.down_quarter = DownBlock(half, quarter, pool_z=True, dilations=(1, 1, 2, 2))
         self.context = DenseASPP(quarter, growth_rate=growth_rate, dilations=(3, 6, 12, 18))
         self.up_half = UpBlock(self.context.out_channels, half, half)
         self.up_full = UpBlock(half, full, full)

@@ -3,8 +3,8 @@
 import torch
 from torch import Tensor, nn
 
-from models.blocks import DenseASPP, SEResidualBlock, UpBlock, make_divisible
-from models.layers import Conv3d, InPlaceReLU, MaxPoolBy2, conv3d_he_init
+from models.blocks import DenseASPP, DownBlock, SEResidualBlock, UpBlock, make_divisible
+from models.layers import Conv3d, InPlaceReLU, conv3d_he_init
 from utils.runtime.distributed import found_on_any_rank
 from utils.runtime.sync_batchnorm import uses_sync_batchnorm
 
@@ -33,30 +33,15 @@ class SOSBranch(nn.Module):
             SEResidualBlock(stem, full),
             SEResidualBlock(full, full),
         )
-        self.down_half = nn.Sequential(
-            MaxPoolBy2(pool_z=False),
-            SEResidualBlock(full, half),
-            SEResidualBlock(half, half),
-        )
-        self.down_quarter = nn.Sequential(
-            MaxPoolBy2(pool_z=True),
-            SEResidualBlock(half, quarter),
-            SEResidualBlock(quarter, quarter),
-        )
+        self.down_half = DownBlock(full, half, pool_z=False)
+        self.down_quarter = DownBlock(half, quarter, pool_z=True)
         self.context = DenseASPP(quarter, growth_rate=growth_rate, dilations=(3, 5, 7, 9))
         self.up_half = UpBlock(self.context.out_channels, half, half)
         self.up_full = UpBlock(half, full, full)
         self.head = Conv3d(full, 1, 1)
 
     def forward(self, roi: Tensor) -> Tensor:
-        """Segment the organ in its ROIs.
-
-        Args:
-            roi: (R, in_channels, d, h, w).
-
-        Returns:
-            Logits (R, 1, d, h, w), before sigmoid.
-        """
+        """Map ROIs (R, in_channels, d, h, w) to logits (R, 1, d, h, w), before sigmoid."""
         y1 = self.level_full(roi)  # (R, 32, d, h, w)
         y2 = self.down_half(y1)  # (R, 48, d, h/2, w/2)
         y4 = self.down_quarter(y2)  # (R, 64, d/2, h/4, w/4)
@@ -72,8 +57,7 @@ class SOSNet(nn.Module):
 
     Args:
         num_organs: number of small organs.
-        in_channels: channels of an ROI.
-        width: factor on all channel counts, see `make_divisible`.
+        in_channels, width: of a branch.
     """
 
     def __init__(self, *, num_organs: int, in_channels: int, width: float = 1.0):
@@ -97,28 +81,21 @@ class SOSNet(nn.Module):
         Raises:
             ValueError: there is not one index per ROI, or an index has no branch.
         """
-        organs = organ_index.tolist()
-        _check_organs(organs, num_rois=len(rois), num_organs=len(self.branches))
-        if not organs and not uses_sync_batchnorm(self):
+        if len(organ_index) != len(rois):
+            raise ValueError(f"expected one organ index per ROI: {len(rois)} ROIs, {len(organ_index)} indices")
+        if unknown := sorted(set(organ_index.tolist()) - set(range(len(self.branches)))):
+            raise ValueError(f"organ_index must be in 0..{len(self.branches) - 1}, got {unknown}")
+        used = self._used(organ_index)
+        if not used:
             return rois.new_zeros((0, 1, *rois.shape[2:]))
-
-        rows_of_organ = {organ: [r for r, o in enumerate(organs) if o == organ] for organ in self._used(organ_index)}
-        logits = torch.cat([self.branches[organ](rois[rows]) for organ, rows in rows_of_organ.items()])  # by organ
-        order = [row for rows in rows_of_organ.values() for row in rows]
-        return logits[torch.tensor(order, device=logits.device).argsort()]  # (R, 1, d, h, w), in the order of `rois`
+        by_organ = torch.cat([self.branches[organ](rois[organ_index == organ]) for organ in used])
+        order = organ_index.argsort(stable=True)  # of the rows of `by_organ` in `rois`
+        return by_organ[order.argsort()]  # (R, 1, d, h, w)
 
     def _used(self, organ_index: Tensor) -> list[int]:
-        """Indices of the branches to run, in the same order on all ranks."""
+        """Indices of the branches to run, ascending, the same on all ranks."""
         has_rois = torch.zeros(len(self.branches), dtype=torch.bool, device=organ_index.device)
         has_rois[organ_index] = True
         if uses_sync_batchnorm(self):
             has_rois = found_on_any_rank(has_rois)
         return has_rois.nonzero()[:, 0].tolist()
-
-
-def _check_organs(organs: list[int], *, num_rois: int, num_organs: int) -> None:
-    if len(organs) != num_rois:
-        raise ValueError(f"expected one organ index per ROI: {num_rois} ROIs, {len(organs)} indices")
-    unknown = sorted(set(organs) - set(range(num_organs)))
-    if unknown:
-        raise ValueError(f"organ_index must be in 0..{num_organs - 1}, one per small organ; found {unknown}")
