@@ -16,7 +16,7 @@ from utils.config.preset import load_preset
 from utils.errors import CaseFailure, UserError
 from utils.evaluation.evaluate import CasePair, Evaluation, EvaluationSettings, evaluate_cases, match_cases
 from utils.evaluation.figures import write_box_plots, write_overlays
-from utils.evaluation.report import build_report, format_console_report, write_report
+from utils.evaluation.report import EvaluationReport, format_console_report, write_report
 from utils.evaluation.tolerances import Tolerances
 from utils.io.segmentations import OrganNameResolver, find_cases, require_names
 from utils.runtime.command_line import positive_int, report_failures, run_main
@@ -98,7 +98,7 @@ def write_results(
         logger.warning("--tolerance %s: no such organ; the organs are %s", organ, ", ".join(own.organs))
     preset = settings.preset
     small_organs = [preset.organ_names[i] for i in preset.small_organs] if preset else None
-    report = build_report(own, other, small_organs, describe_run(arguments, settings, own))
+    report = EvaluationReport(own, other, small_organs, describe_run(arguments, settings, own))
     print(format_console_report(report))
     write_report(arguments.output, report, markdown=arguments.markdown, latex=arguments.latex)
     scores = {name: evaluation.rows for name, evaluation in evaluations.items()}

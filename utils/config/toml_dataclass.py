@@ -1,5 +1,6 @@
 """Builds frozen dataclasses from TOML files and reports every problem of a file at once."""
 
+import contextlib
 import dataclasses
 import json
 import math
@@ -67,7 +68,9 @@ def apply_overrides(table: Table, overrides: Sequence[str]) -> list[str]:
                 problems.append(f"--set {override}: {section} is a value, not a section")
                 break
         else:
-            target[key] = _parse_value(text.strip())
+            target[key] = text.strip()
+            with contextlib.suppress(tomllib.TOMLDecodeError):
+                target[key] = tomllib.loads(f"value = {text.strip()}")["value"]
     return problems
 
 
@@ -166,10 +169,3 @@ def _convert_named(cls: type, name: str, section: object, problems: list[str], w
         problems += [f"{where}.{name}.name: unknown key"] * ("name" in section)
         section = {**section, "name": name}
     return _convert(cls, section, problems, f"{where}.{name}")
-
-
-def _parse_value(text: str) -> typing.Any:
-    try:
-        return tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
-        return text

@@ -150,12 +150,11 @@ def _collect(results: Iterable[CaseResult], failures: Mapping[str, CaseFailure],
     results = list(results)
     rows = [row for result in results for row in result.rows]
     if preset is None:
-        spellings: dict[str, Counter] = {}
-        for row in rows:
-            spellings.setdefault(organ_key(row.organ), Counter())[row.organ] += 1
-        chosen = {key: min(count, key=lambda name: (-count[name], name)) for key, count in spellings.items()}
-        rows = [replace(row, organ=chosen[organ_key(row.organ)]) for row in rows]
-        organs = tuple(chosen[key] for key in sorted(chosen))
+        counts = Counter(row.organ for row in rows)
+        rarest_first = sorted(sorted(counts, reverse=True), key=counts.get)
+        spelling = {organ_key(name): name for name in rarest_first}  # the most frequent one, or the first of equals
+        rows = [replace(row, organ=spelling[organ_key(row.organ)]) for row in rows]
+        organs = tuple(spelling[key] for key in sorted(spelling))
     else:
         organs = preset.organ_names
     predicted = {row.organ for row in rows if row.scores and row.status is not Status.NOT_PREDICTED}

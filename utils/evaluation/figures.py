@@ -1,6 +1,5 @@
 """Box plots of the scores, and overlays of each organ's worst case."""
 
-import io
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
@@ -36,10 +35,8 @@ def write_box_plots(folder: Path, predictions: Mapping[str, Sequence[ScoreRow]],
     counted = {name: [row for row in rows if row.status in COUNTED] for name, rows in predictions.items()}
     shown = [organ for organ in organs if any(row.organ == organ for rows in counted.values() for row in rows)]
     for metric in METRICS:
-        buffer = io.BytesIO()
-        plot_metric(counted, shown, metric).savefig(buffer, dpi=120)
-        with atomic_write(folder / f"{metric.key}.png") as partial_path:
-            partial_path.write_bytes(buffer.getvalue())
+        with atomic_write(folder / f"{metric.key}.png", suffix=".png") as partial_path:
+            plot_metric(counted, shown, metric).savefig(partial_path, dpi=120)
 
 
 def plot_metric(predictions: Mapping[str, Sequence[ScoreRow]], organs: Sequence[str], metric: Metric) -> Figure:
@@ -103,15 +100,7 @@ def write_overlays(
     settings: EvaluationSettings,
     num_workers: int,
 ) -> dict[str, CaseFailure]:
-    """Write <case>_<organ>.png for every worst case: the prediction solid, the reference dashed.
-
-    Args:
-        folder: target.
-        ct_folder: contains the CT of every case, by name: see `case_ct`.
-        pairs: by case id.
-        worst: cases and organs to render.
-        settings: of the evaluation.
-        num_workers: number of processes.
+    """Write <case>_<organ>.png for every worst case, on the CT that `case_ct` finds in `ct_folder`.
 
     Returns:
         The cases that failed.
@@ -144,9 +133,9 @@ def render_organ(image: np.ndarray, geometry: Geometry, prediction: Mask, refere
     Args:
         image: (D, H, W), HU.
         geometry: of the image; masks on another grid are resampled to it.
-        prediction: on any grid.
-        reference: on any grid.
-        name: for the legend.
+        prediction: one of the masks may be empty.
+        reference: the other.
+        name: of the organ, for the legend.
 
     Returns:
         (h, w, 3) uint8, RGB.

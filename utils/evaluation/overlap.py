@@ -21,12 +21,7 @@ def dice(prediction: np.ndarray, reference: np.ndarray) -> float:
 
 
 def dice_per_label(prediction: np.ndarray, reference: np.ndarray, num_labels: int) -> np.ndarray:
-    """Dice coefficient of every label of two label maps.
-
-    Args:
-        prediction: unsigned integers, any shape, 0 = background.
-        reference: the same.
-        num_labels: the labels are 1 to `num_labels`; others are ignored.
+    """Dice coefficient of the labels 1 to `num_labels` of two label maps of unsigned integers, of any shape.
 
     Returns:
         (num_labels,) float in [0, 1]; 0 if one map lacks the label, NaN if both do.

@@ -3,7 +3,7 @@
 import math
 import platform
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, fields
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,6 @@ from utils.evaluation.aggregate import (
     Comparison,
     OrganSummary,
     Statistics,
-    WorstCase,
     compare_predictions,
     find_low_cases,
     find_worst_cases,
@@ -58,38 +57,30 @@ STATUS_NOTES = {
 }
 
 
-@dataclass(frozen=True, kw_only=True)
 class EvaluationReport:
-    """The content of all tables and files."""
+    """The content of all tables and files: aggregated scores, and the comparison with another prediction.
 
-    evaluation: Evaluation
-    organs: Sequence[OrganSummary]
-    groups: Sequence[OrganSummary]
-    comparisons: Sequence[Comparison]
-    """With another prediction; empty without one."""
-    worst: Sequence[WorstCase]
-    """Per organ the case with the worst Dice, then those with the worst HD95."""
-    low_cases: Sequence[tuple[str, float]]
-    """(case id, mean difference of Dice from the organs' medians)."""
-    origin: Mapping[str, Any]
-    """Paths, options, and tolerances with their sources."""
+    Args:
+        evaluation: of the prediction.
+        other: of the prediction to compare with, or None.
+        small_organs: names of the organs that have a mean of their own; None for the mean of all only.
+        origin: paths, options, and tolerances with their sources.
+    """
 
-
-def build_report(
-    evaluation: Evaluation, other: Evaluation | None, small_organs: Sequence[str] | None, origin: Mapping[str, Any]
-) -> EvaluationReport:
-    """Aggregate an evaluation and compare it with the `other` one, if there is one."""
-    rows, organs = evaluation.rows, evaluation.organs
-    summaries = summarize_organs(rows, organs)
-    return EvaluationReport(
-        evaluation=evaluation,
-        organs=summaries,
-        groups=summarize_groups(summaries, small_organs),
-        comparisons=compare_predictions(rows, other.rows, organs) if other else [],
-        worst=[case for metric in (DICE, HD95) for case in find_worst_cases(rows, organs, metric)],
-        low_cases=find_low_cases(rows),
-        origin=origin,
-    )
+    def __init__(
+        self,
+        evaluation: Evaluation,
+        other: Evaluation | None,
+        small_organs: Sequence[str] | None,
+        origin: dict[str, Any],
+    ) -> None:
+        rows, organs = evaluation.rows, evaluation.organs
+        self.evaluation, self.origin = evaluation, origin
+        self.organs = summarize_organs(rows, organs)
+        self.groups = summarize_groups(self.organs, small_organs)
+        self.comparisons = compare_predictions(rows, other.rows, organs) if other else []
+        self.worst = [case for metric in (DICE, HD95) for case in find_worst_cases(rows, organs, metric)]
+        self.low_cases = find_low_cases(rows)
 
 
 def score_table(report: EvaluationReport, metrics: Sequence[Metric] = COMPARED_METRICS) -> Table:

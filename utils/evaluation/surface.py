@@ -54,10 +54,9 @@ def _surface_scores(
     prediction: np.ndarray, reference: np.ndarray, spacing_zyx_mm: Sequence[float], tolerance_mm: float
 ) -> dict[str, float]:
     is_empty = [not mask.any() for mask in (prediction, reference)]
-    if all(is_empty):
-        return dict.fromkeys([*DISTANCES, "surface_dice"], np.nan)
     if any(is_empty):
-        return dict.fromkeys(DISTANCES, np.inf) | {"surface_dice": 0.0}
+        distance_mm, surface_dice = (np.nan, np.nan) if all(is_empty) else (np.inf, 0.0)
+        return dict.fromkeys(DISTANCES, distance_mm) | {"surface_dice": surface_dice}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # the package uses old names of scipy.ndimage
         distances = surface_distance.compute_surface_distances(reference, prediction, spacing_zyx_mm)

@@ -51,7 +51,9 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise UserError(f"{path}: no such checkpoint; give the last.pt or best.pt of a run folder")
     try:
-        _verify_checksums(path)
+        with zipfile.ZipFile(path) as archive:  # torch does not verify checksums, it would take flipped bits
+            if damaged := archive.testzip():
+                raise zipfile.BadZipFile(f"wrong checksum of {damaged}")
         content = torch.load(path, map_location="cpu", weights_only=True)
     except (RuntimeError, pickle.UnpicklingError, zipfile.BadZipFile, EOFError, KeyError, ValueError) as error:
         # torch's own message would advise to load the file unsafely.
@@ -151,10 +153,3 @@ def git_commit() -> str:
         return subprocess.check_output(command, cwd=Path(__file__).parent, stderr=subprocess.DEVNULL, text=True).strip()
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
-
-
-def _verify_checksums(path: Path) -> None:
-    """Verify the archive's checksums. torch does not: it would take weights with flipped bits."""
-    with zipfile.ZipFile(path) as archive:
-        if damaged := archive.testzip():
-            raise zipfile.BadZipFile(f"wrong checksum of {damaged}")

@@ -3,7 +3,6 @@
 The contours follow the edges of the pixels, so a reader that fills the pixel centers inside them gets the mask back.
 """
 
-from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
 
@@ -29,13 +28,9 @@ DECIMALS = 3
 
 
 def write_rtstruct(path: Path, label: np.ndarray, series: CtSeries, preset: Preset) -> None:
-    """Write the organs of a label map; organs without voxels are left out.
+    """Write the organs of a label map, (slices, rows, columns) uint8 on the grid of the CT that was segmented.
 
-    Args:
-        path: target, ending in .dcm.
-        label: (slices, rows, columns) uint8 on the grid of the series.
-        series: the CT that was segmented.
-        preset: names and colors.
+    Organs without voxels are left out.
     """
     image = read_dataset(series.paths[0])
     structures = _header(image)
@@ -54,10 +49,7 @@ def write_rtstruct(path: Path, label: np.ndarray, series: CtSeries, preset: Pres
         roi = _item(ROINumber=number, ReferencedFrameOfReferenceUID=frame_uid, ROIName=organ.name)
         roi.ROIGenerationAlgorithm = "AUTOMATIC"
         structures.StructureSetROISequence.append(roi)
-        contours = [
-            _contour(points, references[index])
-            for index, points in _trace_slices(label[box] == number, box, series.volume.geometry)
-        ]
+        contours = _contours(label[box] == number, box, series.volume.geometry, references)
         structures.ROIContourSequence.append(
             _item(ReferencedROINumber=number, ROIDisplayColor=list(organ.color), ContourSequence=contours)
         )
@@ -117,25 +109,21 @@ def _refer_to_images(structures: Dataset, image: Dataset, frame_uid: str, refere
     ]
 
 
-def _contour(points_mm: np.ndarray, reference: Dataset) -> Dataset:
-    return _item(
-        ContourImageSequence=[reference],
-        ContourGeometricType="CLOSED_PLANAR",
-        NumberOfContourPoints=len(points_mm),
-        ContourData=points_mm.ravel().tolist(),
-    )
-
-
-def _trace_slices(
-    mask: np.ndarray, box: tuple[slice, slice, slice], geometry: Geometry
-) -> Iterator[tuple[int, np.ndarray]]:
-    """Slice index and (n, 3) patient coordinates (x, y, z) in mm of every contour of a mask that lies in a box."""
+def _contours(
+    mask: np.ndarray, box: tuple[slice, slice, slice], geometry: Geometry, references: list[Dataset]
+) -> list[Dataset]:
+    """The contours of a mask that lies in a box of the grid; `references` name the image of each slice."""
+    contours = []
     first_slice, first_row, first_column = (axis.start for axis in box)
     for index, plane in enumerate(mask, first_slice):
         for polygon in trace_polygons(plane):
             corners = polygon + (first_row - 0.5, first_column - 0.5)  # index 0 is the center of the first pixel
-            points = [geometry.world_mm((index, row, column)) for row, column in corners.tolist()]
-            yield index, np.round(points, DECIMALS)
+            points_mm = [geometry.world_mm((index, row, column)) for row, column in corners.tolist()]
+            contour = _item(ContourImageSequence=[references[index]], ContourGeometricType="CLOSED_PLANAR")
+            contour.NumberOfContourPoints = len(points_mm)
+            contour.ContourData = np.round(points_mm, DECIMALS).ravel().tolist()
+            contours.append(contour)
+    return contours
 
 
 def _item(**attributes: object) -> Dataset:

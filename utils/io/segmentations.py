@@ -135,10 +135,7 @@ def read_mask(path: Path) -> Mask:
 def value_names(path: Path, metadata: Mapping[str, str], preset: Preset | None) -> dict[int, str]:
     """Names of a label map's values: its own header's, else the color table's beside it, else the preset's.
 
-    Args:
-        path: of the label map.
-        metadata: its header fields; 3D Slicer writes Segment<i>_Name and Segment<i>_LabelValue.
-        preset: or None.
+    The header fields of a label map of 3D Slicer are Segment<i>_Name and Segment<i>_LabelValue.
 
     Raises:
         UserError: the header or the color table is damaged.
@@ -171,11 +168,7 @@ def require_names(cases: Iterable[CaseFiles], resolver: OrganNameResolver) -> No
 
 
 def case_ct(folder: Path, case_id: str) -> Path:
-    """The CT of a case: `<folder>/<case>.nii.gz` (or another format), or the only volume in `<folder>/<case>/`.
-
-    Raises:
-        UserError: there is none.
-    """
+    """Find `<folder>/<case>.nii.gz` (or another format), or the only volume in `<folder>/<case>/`."""
     inner = folder / case_id
     for path in [folder / f"{case_id}{suffix}" for suffix in SUFFIXES]:
         if path.is_file():
@@ -195,7 +188,8 @@ def _cases_in(path: Path, resolver: OrganNameResolver) -> list[CaseFiles]:
         stem = volume_stem(path)
         return [_case(stem, masks=[path]) if resolver.knows(stem) else CaseFiles(case_id=stem, label_map=path)]
     volumes = volumes_in(path)
-    if volumes and _holds_masks(path, volumes, resolver):
+    has_organ_names = any(resolver.knows(volume_stem(volume)) for volume in volumes)
+    if volumes and (path.name in MASK_FOLDERS or (has_organ_names and not (path / COLOR_TABLE_NAME).is_file())):
         return [_case(path.parent.name if path.name in MASK_FOLDERS else path.name, masks=volumes)]
     if volumes:
         return [CaseFiles(case_id=volume_stem(volume), label_map=volume) for volume in volumes]
@@ -211,12 +205,6 @@ def _cases_in(path: Path, resolver: OrganNameResolver) -> list[CaseFiles]:
 
 def _case(case_id: str, masks: Sequence[Path]) -> CaseFiles:
     return CaseFiles(case_id=case_id, masks={volume_stem(mask): mask for mask in masks})
-
-
-def _holds_masks(folder: Path, volumes: Sequence[Path], resolver: OrganNameResolver) -> bool:
-    if folder.name in MASK_FOLDERS:
-        return True
-    return not (folder / COLOR_TABLE_NAME).is_file() and any(resolver.knows(volume_stem(volume)) for volume in volumes)
 
 
 def _unique_keys(names: Sequence[str], resolver: OrganNameResolver, where: str) -> dict[str, str]:

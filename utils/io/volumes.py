@@ -6,7 +6,6 @@ import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import SimpleITK as sitk
@@ -20,6 +19,7 @@ NIFTI_FLOATS = {"16": "f4", "64": "f8"}
 """NIfTI's codes of floating-point voxels."""
 NIFTI_HEADER_SIZES = (348, 540)
 """The first number of a file, which shows its byte order."""
+TRUNCATED = "is truncated, it holds fewer voxels than its header says; copy or export it again"
 NOT_WRITTEN = "cannot be written completely: is the disk full, or the folder write-protected?"
 SUFFIXES = (*NIFTI_SUFFIXES, ".seg.nrrd", ".nrrd", ".mha")
 """Not .mhd: its voxels lie in a second file, which can be truncated or left behind unnoticed."""
@@ -35,15 +35,6 @@ class Volume:
     geometry: Geometry
     metadata: Mapping[str, str] = field(default_factory=dict)
     """The file's header fields as text, for example segment names in NRRD."""
-
-
-class NiftiContent(NamedTuple):
-    """The state of the voxels of a NIfTI file."""
-
-    is_complete: bool = True
-    """The file is as long as its header says."""
-    num_not_finite: int = 0
-    """Number of voxels that are NaN or infinite."""
 
 
 def volume_suffix(path: Path) -> str | None:
@@ -79,16 +70,14 @@ def read_volume(path: str | Path) -> Volume:
     path.open("rb").close()  # says "permission denied" where ITK says that the file is damaged
     try:
         image = sitk.ReadImage(str(path))
-        content = _inspect_nifti(path) if volume_suffix(path) in NIFTI_SUFFIXES else NiftiContent()
+        problem = _nifti_problem(path) if volume_suffix(path) in NIFTI_SUFFIXES else None
     except RuntimeError as error:
         raise UserError(
             f"{path}: cannot be read as a volume: damaged, or of another format ({_reason(error)}); copy or export it "
             "again"
         ) from error
-    if not content.is_complete:
-        raise UserError(f"{path}: is truncated, it holds fewer voxels than its header says; copy or export it again")
-    if content.num_not_finite:
-        raise UserError(f"{path}: {content.num_not_finite} voxel(s) are NaN or infinite; export the volume again")
+    if problem:
+        raise UserError(f"{path}: {problem}")
     if image.GetDimension() != 3 or image.GetNumberOfComponentsPerPixel() != 1:
         raise UserError(
             f"{path}: expected a 3-D volume with one value per voxel, got {image.GetDimension()} dimensions and "
@@ -123,7 +112,7 @@ def write_volume(path: str | Path, volume: Volume, metadata: Mapping[str, str] |
             # on a full disk ITK stops half-way and says nothing
             if volume_suffix(path) not in NIFTI_SUFFIXES:
                 sitk.ReadImage(str(partial))
-            elif not _inspect_nifti(partial).is_complete:
+            elif _nifti_problem(partial) == TRUNCATED:
                 raise UserError(f"{path}: {NOT_WRITTEN}")
         except RuntimeError as error:
             raise UserError(f"{path}: {NOT_WRITTEN} ({_reason(error)})") from error
@@ -156,7 +145,7 @@ def match_orientation(volume: Volume, like: Geometry) -> Volume:
     return from_sitk(sitk.DICOMOrient(to_sitk(volume), code))
 
 
-def _inspect_nifti(path: Path) -> NiftiContent:
+def _nifti_problem(path: Path) -> str | None:
     """Find what ITK silently replaces by zeros: missing voxels and NaN.
 
     Raises:
@@ -170,7 +159,7 @@ def _inspect_nifti(path: Path) -> NiftiContent:
     kind = NIFTI_FLOATS.get(reader.GetMetaData("datatype"))
     is_compressed = volume_suffix(path) == ".nii.gz"
     if not is_compressed and kind is None:
-        return NiftiContent(path.stat().st_size >= expected)
+        return None if path.stat().st_size >= expected else TRUNCATED
     num_not_finite = 0
     try:
         with gzip.open(path) if is_compressed else path.open("rb") as stream:
@@ -184,8 +173,10 @@ def _inspect_nifti(path: Path) -> NiftiContent:
                     values = np.frombuffer(chunk, dtype, count=len(chunk) // dtype.itemsize)
                     num_not_finite += int(values.size - np.isfinite(values).sum())
     except (gzip.BadGzipFile, EOFError, zlib.error):
-        return NiftiContent(is_complete=False)
-    return NiftiContent(length >= expected, num_not_finite)
+        return TRUNCATED
+    if length < expected:
+        return TRUNCATED
+    return f"{num_not_finite} voxel(s) are NaN or infinite; export the volume again" if num_not_finite else None
 
 
 def _reason(error: RuntimeError) -> str:

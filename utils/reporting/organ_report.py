@@ -41,8 +41,8 @@ def build_organ_report(
     """Measure every organ of the preset and flag those that need a look.
 
     Args:
-        label: (D, H, W) uint8 on the grid of the CT.
-        geometry: of that grid.
+        label: (D, H, W) uint8.
+        geometry: of the label map.
         preset: organs and left/right pairs.
         confidences: by organ name; an organ may be missing.
 

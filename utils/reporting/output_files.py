@@ -20,15 +20,10 @@ PROBABILITY_DECIMALS = 3
 
 
 class OutputFiles:
-    """Paths of the files of one case; the report is written last, so a case with a report is complete.
-
-    Args:
-        folder: the output folder of the cohort.
-        case_id: begins the names of all files.
-        format: of volumes, one of `FORMATS`.
-    """
+    """Paths of the files of one case; the report is written last, so a case with a report is complete."""
 
     def __init__(self, folder: Path, case_id: str, format: str) -> None:
+        """`folder` is the output folder of the cohort; `format` is one of `FORMATS`."""
         self.folder, self.format = folder, format
         self.report = folder / f"{case_id}.json"
         self.label = folder / f"{case_id}.{format}"

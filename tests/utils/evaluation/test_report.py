@@ -7,7 +7,7 @@ import pytest
 
 from utils.evaluation.evaluate import Evaluation
 from utils.evaluation.metrics import METRICS, OrganScores, ScoreRow, Status
-from utils.evaluation.report import build_report, comparison_table, format_console_report, score_table, write_report
+from utils.evaluation.report import EvaluationReport, comparison_table, format_console_report, score_table, write_report
 
 
 def make(case_id, organ, dice, hd95_mm, status=Status.SCORED):
@@ -25,7 +25,7 @@ def evaluation(shift=0.0, **changes):
 
 @pytest.fixture
 def report():
-    return build_report(evaluation(), evaluation(shift=0.1), ("chiasm",), {"compare": "other"})
+    return EvaluationReport(evaluation(), evaluation(shift=0.1), ("chiasm",), {"compare": "other"})
 
 
 def test_score_table_shows_organs_groups_and_organs_without_scores(report):
@@ -84,7 +84,7 @@ def test_files_hold_every_score_and_valid_json(report, tmp_path):
 
 def test_without_comparison_and_preset_there_is_less(report, tmp_path):
     write_report(tmp_path, report, markdown=True, latex=True)
-    report = build_report(evaluation(), None, None, {})
+    report = EvaluationReport(evaluation(), None, None, {})
     write_report(tmp_path, report)
     assert {path.name for path in tmp_path.iterdir()} == {"scores.csv", "summary.csv", "summary.json"}
     assert "mean of large" not in format_console_report(report)
