@@ -54,13 +54,7 @@ class Batch(NamedTuple):
 def draw_augmentation(
     settings: AugmentationSettings, seeds: Sequence[tuple[int, ...]], num_organs: int
 ) -> AugmentationDraw:
-    """Draw the changes of a batch.
-
-    Args:
-        settings: ranges.
-        seeds: one per sample; its draw is a function of this seed alone, and independent of the rest of the batch.
-        num_organs: N.
-    """
+    """Draw the changes of a batch; each sample's are a function of its seed alone, whatever else is in the batch."""
     draws = [_draw_one(settings, seed, num_organs) for seed in seeds]
     return AugmentationDraw(**{name: torch.stack([draw[name] for draw in draws]) for name in draws[0]})
 
@@ -139,14 +133,9 @@ def resample_affine(volume: torch.Tensor, matrices: torch.Tensor, size: Size, mo
 
 
 def apply_augmentation(sample: CropSample, draw: AugmentationDraw, preset: Preset) -> Batch:
-    """Apply a draw to a collated batch of crops, on the crops' device.
+    """Apply a draw to a collated batch of crops with boxes of `padded_patch_size`, on the crops' device.
 
     In mirrored crops the left and right organs are swapped in labels, `present` and centers.
-
-    Args:
-        sample: collated `CropSample`, boxes of `padded_patch_size`.
-        draw: from `draw_augmentation`.
-        preset: crop size, spacing, intensity, left/right pairs.
     """
     device, size = sample.image_hu.device, preset.grid.crop_size_vox
     matrices = voxel_matrices(draw, preset.grid.spacing_zyx_mm).to(device)

@@ -35,14 +35,7 @@ def write_index(folder: Path, infos: Iterable[CaseInfo]) -> None:
 
 
 def read_index(folder: Path, case_ids: Sequence[str]) -> list[IndexEntry]:
-    """Read the entries of some cases; for those that the index lacks, case.json is read.
-
-    Args:
-        folder: of cases.
-        case_ids: the cases to look up.
-
-    Returns:
-        One entry per case, in the same order.
+    """Read the entries of some cases, in the same order; for those that the index lacks, case.json is read.
 
     Raises:
         UserError: the index is damaged, or a case without entry cannot be read.

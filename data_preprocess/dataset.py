@@ -139,8 +139,8 @@ class CaseDataset(_OrganDataset):
     A fraction of them is centered near a voxel of an organ. The others lie anywhere in the cases that have one.
 
     Args:
-        cases: the training cases.
-        preset: organs.
+        cases: of the train split.
+        preset: organs and crop size.
         box_size_vox: size of the boxes to read: the preset's crop plus augmentation's margin. The crop stays within the
             volume, but the margin may exceed it; otherwise organs at the volume's ends would always lie in the margin.
         organs: indices of the organs to center on.
@@ -211,16 +211,13 @@ class ShapeDataset(_OrganDataset):
 
 
 def read_box(array: np.ndarray, start: np.ndarray, size: np.ndarray, fill: int) -> np.ndarray:
-    """Copy a box from a volume; voxels outside of the volume are `fill`.
+    """Copy a box of (D, H, W) voxels into memory; voxels outside of the volume are `fill`.
 
     Args:
-        array: (D, H, W).
+        array: the volume.
         start: lowest corner (z, y, x) in voxels; may be negative.
         size: of the box (z, y, x).
         fill: value outside of the volume.
-
-    Returns:
-        (d, h, w) of the array's dtype, in memory.
     """
     box = np.full(tuple(size), fill, dtype=array.dtype)
     low = np.clip(start, 0, array.shape)

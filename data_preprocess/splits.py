@@ -46,15 +46,7 @@ def write_splits(folder: Path, infos: Sequence[CaseInfo]) -> None:
 
 
 def assign_splits(cases: Iterable[Assignable], split_of: Mapping[str, str]) -> dict[str, str]:
-    """Choose the split of every case.
-
-    Args:
-        cases: raw or prepared.
-        split_of: case id to split, for cases that already have one.
-
-    Returns:
-        Case id to split.
-    """
+    """Choose the split of every case, by case id; those in `split_of` keep theirs, and so do their patients."""
     by_patient: dict[str, list[Assignable]] = {}
     for case in cases:
         by_patient.setdefault(case.patient or case.case_id, []).append(case)
@@ -87,14 +79,7 @@ def read_splits(folder: Path) -> Splits:
 
 
 def validate_splits(splits: dict, source: Path) -> Splits:
-    """Check that each case has a safe name and is in one split.
-
-    Args:
-        splits: as read from a file.
-        source: that file.
-
-    Returns:
-        Case ids of train, val and test, and of the held-out cases if the file lists any.
+    """Check that each case has a safe name and is in one split; keep train, val, test and, if listed, held_out.
 
     Raises:
         UserError: the splits are not lists of names, or a case is in two of them.

@@ -21,14 +21,10 @@ logger = logging.getLogger(__name__)
 
 
 def run_main(main: Callable[[list[str] | None], int | None], argv: list[str] | None = None) -> int:
-    """Run a script: an error that the user can fix becomes one line on stderr and exit status 2.
-
-    Args:
-        main: the script's main function; its return value is the exit status, None meaning 0.
-        argv: arguments without the program's name; None takes those of the process.
+    """Run a script's main function: an error that the user can fix becomes one line on stderr and exit status 2.
 
     Returns:
-        The exit status, for `sys.exit`.
+        The exit status, for `sys.exit`: what the function returns, 0 for None.
 
     Raises:
         Exception: a bug; Python then prints its traceback and exits with status 1.
@@ -94,21 +90,16 @@ class Shard:
     count: int = 1
 
     @classmethod
-    def parse(cls, text: str, *, min_count: int = 1) -> "Shard":
-        """Read "I/N", for example as an argparse type.
-
-        Args:
-            text: for example 3/8.
-            min_count: the smallest N that makes sense.
+    def parse(cls, text: str) -> "Shard":
+        """Read "I/N", as an argparse type.
 
         Raises:
-            ArgumentTypeError: the text is not a part of at least `min_count` parts.
+            ArgumentTypeError: the text has another form, or I is not in 1..N.
         """
         match = re.fullmatch(r"([0-9]+)/([0-9]+)", text)
         number, count = map(int, match.groups()) if match else (0, 0)
-        if not (1 <= number <= count and count >= min_count):
-            least = f" and N at least {min_count}" if min_count > 1 else ""
-            raise argparse.ArgumentTypeError(f"expected I/N with I from 1 to N{least}, for example 2/8, got {text!r}")
+        if not 1 <= number <= count:
+            raise argparse.ArgumentTypeError(f"expected I/N with I from 1 to N, for example 2/8, got {text!r}")
         return cls(number, count)
 
     def select(self, items: Sequence[Item]) -> list[Item]:

@@ -25,7 +25,7 @@ class Compute:
 
     def autocast(self) -> AbstractContextManager:
         """The autocast context of forward passes; weights stay float32."""
-        precision = _float_precision(self.device) if self.precision == "int8" else self.precision
+        precision = _best_float_precision(self.device) if self.precision == "int8" else self.precision
         return torch.autocast(self.device.type, dtype=DTYPES[precision], enabled=precision != "fp32")
 
     def place(self, network: nn.Module) -> nn.Module:
@@ -59,34 +59,30 @@ def choose_compute(device: str | None, precision: Precision | None, local_rank: 
         raise UserError(
             f"--precision int8: needs a CPU with VNNI instructions, which this {chosen.type} device lacks; leave it out"
         )
-    return Compute(device=chosen, precision=precision or _float_precision(chosen))
+    return Compute(device=chosen, precision=precision or _best_float_precision(chosen))
 
 
-def _float_precision(device: torch.device) -> Precision:
-    return "bf16" if _computes_bf16(device) else "fp32"
+def _best_float_precision(device: torch.device) -> Precision:
+    if device.type == "cuda":
+        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
+    return "bf16" if _cpu_has("avx512_bf16", "amx_bf16") else "fp32"
 
 
 def computes_int8() -> bool:
     """Whether the CPU sums products of 8-bit integers in 32 bits; without VNNI, sums in 16 bits would overflow."""
-    capabilities = getattr(torch.cpu, "get_capabilities", dict)()
-    return bool(capabilities.get("avx512_vnni") or capabilities.get("avx_vnni"))
+    return _cpu_has("avx512_vnni", "avx_vnni")
 
 
-def _computes_bf16(device: torch.device) -> bool:
-    if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
+def _cpu_has(*alternatives: str) -> bool:
     capabilities = getattr(torch.cpu, "get_capabilities", dict)()
-    return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
+    return any(capabilities.get(name) for name in alternatives)
 
 
 def make_deterministic(device: torch.device) -> None:
     """Choose algorithms that sum in a fixed order.
 
-    On a CPU all operations of this program have one. On a GPU the backward passes of 3-D max-pooling and trilinear
-    upsampling have none in torch: it warns, and runs agree up to rounding.
-
-    Args:
-        device: of the run; a GPU must not have been used yet.
+    On a CPU all operations of this program have one. On a GPU, which must not have been used yet, the backward passes
+    of 3-D max-pooling and trilinear upsampling have none in torch: it warns, and runs agree up to rounding.
     """
     on_gpu = device.type == "cuda"
     if on_gpu:

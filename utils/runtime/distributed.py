@@ -50,12 +50,10 @@ class DistributedContext:
             distributed.broadcast(tensor, src=0)
 
     def wrap(self, network: nn.Module, *, broadcast_buffers: bool) -> nn.Module:
-        """Wrap a trained network so that its gradients are averaged over the ranks.
-
-        Parameters may be without gradient in a step: a SOS-Net branch whose organ is not in any crop.
+        """Wrap a trained network, on its device, so that its gradients are averaged over the ranks.
 
         Args:
-            network: on its device.
+            network: may have parameters without gradient: a SOS-Net branch whose organ is not in any crop.
             broadcast_buffers: whether rank 0's batch statistics replace the others' before every step.
         """
         if self.world_size == 1:
@@ -127,24 +125,13 @@ class _Sum(torch.autograd.Function):
         distributed.all_reduce(total)
         return total
 
-    @staticmethod
-    def backward(_context: object, gradient: torch.Tensor) -> torch.Tensor:
-        total = gradient.clone(memory_format=torch.contiguous_format)
-        distributed.all_reduce(total)
-        return total
+    backward = forward
 
 
 def mean_count(count: int, device: torch.device) -> float:
-    """Mean number of elements per connected rank.
+    """Mean number of elements per connected rank; at least a small number, so that the mean of no elements is 0.
 
     Dividing local sums by it makes DDP's averaged gradient that of the global mean.
-
-    Args:
-        count: elements of this rank, may be 0.
-        device: of the elements.
-
-    Returns:
-        At least a small number, so that the mean of no elements is 0.
     """
     ranks = current_distributed_context()
     if ranks.world_size > 1:

@@ -9,19 +9,12 @@ from utils.runtime.distributed import sum_over_ranks
 class SynchronizedBatchNorm3d(nn.BatchNorm3d):
     """BatchNorm3d over the batches of all connected ranks, for CPUs, where torch's SyncBatchNorm does not run.
 
-    Weights, buffers and evaluation mode are those of BatchNorm3d. A rank may have an empty batch: it still takes part
-    in the sums. On GPUs `convert_sync_batchnorm` uses torch's, whose kernels are fused.
+    Weights, buffers and evaluation mode are those of BatchNorm3d. A rank with an empty batch still takes part in the
+    sums.
     """
 
     def forward(self, features: Tensor) -> Tensor:
-        """Normalize.
-
-        Args:
-            features: (B, C, D, H, W); B may be 0 on some ranks, but not on all.
-
-        Returns:
-            The same shape and dtype; statistics are computed in float32.
-        """
+        """Normalize (B, C, D, H, W) features; B may be 0 on some ranks. The statistics are computed in float32."""
         if not self.training:
             return super().forward(features)
         values, axes = features.float(), (0, 2, 3, 4)
@@ -42,31 +35,21 @@ class SynchronizedBatchNorm3d(nn.BatchNorm3d):
 
 
 def convert_sync_batchnorm(network: nn.Module, device_type: str) -> None:
-    """Replace every batch norm in a network, in place, by one over all ranks' samples; the parameters are reused.
+    """Turn every batch norm in a network, in place, into one over all ranks' samples, with the same parameters.
 
     Args:
-        network: contains the layers to replace; it must not be a batch norm itself.
+        network: contains the layers; it must not be a batch norm itself.
         device_type: "cuda" for torch's SyncBatchNorm, "cpu" for the one above.
     """
     if device_type == "cuda":
         nn.SyncBatchNorm.convert_sync_batchnorm(network)
         return
-    for name, layer in list(network.named_children()):
+    for layer in network.modules():
         if isinstance(layer, nn.BatchNorm3d):
-            setattr(network, name, _synchronized(layer))
-        else:
-            convert_sync_batchnorm(layer, device_type)
+            layer.__class__ = SynchronizedBatchNorm3d  # which differs in the forward pass alone
 
 
 def uses_sync_batchnorm(network: nn.Module) -> bool:
     """Whether all ranks must take part in a forward pass."""
     kinds = (SynchronizedBatchNorm3d, nn.SyncBatchNorm)
     return network.training and any(isinstance(layer, kinds) for layer in network.modules())
-
-
-def _synchronized(norm: nn.BatchNorm3d) -> SynchronizedBatchNorm3d:
-    layer = SynchronizedBatchNorm3d(norm.num_features, eps=norm.eps, momentum=norm.momentum)
-    layer.weight, layer.bias = norm.weight, norm.bias
-    layer.running_mean, layer.running_var = norm.running_mean, norm.running_var
-    layer.num_batches_tracked = norm.num_batches_tracked
-    return layer.train(norm.training)

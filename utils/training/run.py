@@ -119,7 +119,8 @@ def _duration(text: str) -> float:
 
 
 def _fold(text: str) -> str:
-    Shard.parse(text, min_count=2)
+    if Shard.parse(text).count == 1:
+        raise argparse.ArgumentTypeError(f"expected at least 2 folds, got {text!r}")
     return text
 
 

@@ -115,12 +115,6 @@ def test_a_text_that_is_not_a_shard_is_refused(text):
         Shard.parse(text)
 
 
-def test_the_smallest_number_of_parts_is_checked():
-    assert Shard.parse("1/2", min_count=2) == Shard(1, 2)
-    with pytest.raises(argparse.ArgumentTypeError, match="and N at least 2"):
-        Shard.parse("1/1", min_count=2)
-
-
 @pytest.mark.parametrize("text", ["-1", "1.5", "", "x", "²"])
 def test_counts_are_whole_numbers(text):
     assert (nonnegative_int("0"), positive_int("3")) == (0, 3)
