@@ -97,12 +97,9 @@ def padded_patch_size(crop_size_vox: Size, settings: AugmentationSettings, spaci
 
 
 def voxel_matrices(draw: AugmentationDraw, spacing_zyx_mm: tuple[float, ...]) -> torch.Tensor:
-    """The linear maps from crop voxels to source voxels, both relative to the center of their box.
+    """(B, 3, 3) linear maps (z, y, x) from crop voxels to source voxels, both relative to the center of their box.
 
     Rotation and zoom act in millimeters, so that anisotropic voxels do not cause shear.
-
-    Returns:
-        (B, 3, 3) float32, axes (z, y, x).
     """
     mirror = torch.ones_like(draw.zoom)
     mirror[:, 2] = torch.where(draw.mirrored, -1.0, 1.0)

@@ -114,20 +114,16 @@ class Case:
     @property
     def centers_vox(self) -> np.ndarray:
         """(N, 3) float32 centroids (z, y, x) in voxels; NaN where not contoured."""
-        centers = np.full((len(self.organ_names), 3), np.nan, dtype=np.float32)
-        for i, name in enumerate(self.organ_names):
-            if name in self.info.organs:
-                centers[i] = self.info.organs[name].center_vox
-        return centers
+        organs = self.info.organs
+        centers = [organs[name].center_vox if name in organs else (np.nan,) * 3 for name in self.organ_names]
+        return np.array(centers, dtype=np.float32)
 
 
 def measure_organs(label: np.ndarray, organ_names: Sequence[str], contoured: Sequence[str]) -> dict[str, OrganInfo]:
     """Size, centroid and some voxels of every contoured organ that has a voxel in `label` (D, H, W)."""
     organs = {}
     for value, name in enumerate(organ_names, 1):
-        if name not in contoured:
-            continue
-        voxels = np.argwhere(label == value)
+        voxels = np.argwhere(label == value) if name in contoured else ()
         if len(voxels) == 0:
             continue
         picked = voxels[np.linspace(0, len(voxels) - 1, min(NUM_VOXEL_SAMPLES, len(voxels))).round().astype(int)]

@@ -68,14 +68,7 @@ def choose_splits(run: TrainingRun) -> Splits:
 
 
 def crop_dataset(cases: CaseFolder, preset: Preset, seed: int, *, of_small_organs: bool = False) -> CaseDataset:
-    """Training crops, with the margin that augmentation needs.
-
-    Args:
-        cases: of the train split.
-        preset: crop size, augmentation and the fraction of crops that are centered on an organ.
-        seed: of the run.
-        of_small_organs: crop only cases with a contoured small organ, and center on those.
-    """
+    """Training crops, with the margin that augmentation needs; of all organs or of small ones only."""
     sampling, grid = preset.sampling, preset.grid
     organs, fraction = range(len(preset.organs)), sampling.organ_fraction
     if of_small_organs:

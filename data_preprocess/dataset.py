@@ -60,13 +60,9 @@ class ShapeSample(NamedTuple):
 
 
 class CaseFolder:
-    """The cases of one split, opened on demand; which organs are contoured is known without opening them.
+    """The cases of one split of a folder, opened on demand; which organs are contoured is known without opening them.
 
-    Args:
-        folder: folder of cases.
-        split: "train", "val" or "test".
-        organ_names: of the preset, in label order.
-        splits: case ids by split; by default those of splits.json.
+    The splits are those of splits.json unless others are given.
 
     Attributes:
         contoured: (cases, organs) bool.

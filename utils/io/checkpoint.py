@@ -23,7 +23,7 @@ def save_checkpoint(
     """Write networks and everything needed to use them or to continue their training.
 
     Args:
-        path: target, replaced only when the new file is complete.
+        path: replaced only when the new file is complete.
         stage: of the script that writes it: "backbone", "sol", "backbone_heatmap", "autoencoder" or "adversarial".
         preset: with all overrides.
         networks: by name ("s_net", "sol_net", "sos_net", "autoencoder").
@@ -117,12 +117,7 @@ def load_initial_networks(
 ) -> None:
     """Load from each checkpoint the networks that it has in common with `networks`; a later checkpoint wins.
 
-    Args:
-        networks: by name.
-        paths: checkpoints.
-        preset: of this run.
-        required: names of networks that some checkpoint must provide.
-        remedy: ends the message if none does.
+    The checkpoints together must provide the `required` networks; the message says `remedy` if they do not.
 
     Raises:
         UserError: a checkpoint is unreadable, holds none of `networks`, does not fit or has other organs or the same in

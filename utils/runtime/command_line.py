@@ -45,11 +45,7 @@ def run_main(main: Callable[[list[str] | None], int | None], argv: list[str] | N
 
 
 def report_failures(failures: Mapping[str, CaseFailure], total: int) -> int:
-    """Log which cases failed and why; cases that failed for the same reason share a line.
-
-    Args:
-        failures: by case id; a bug is logged with its traceback.
-        total: number of cases tried.
+    """Log which of `total` cases failed and why, bugs with their traceback; cases with the same reason share a line.
 
     Returns:
         The exit status: 0 if no case failed, 2 if all failed and the user can fix every reason, else 1.

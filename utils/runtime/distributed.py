@@ -32,9 +32,7 @@ class DistributedContext:
         """Whether the flag is true on at least one rank; the same answer on all ranks."""
         if self.world_size == 1:
             return flag
-        raised = torch.tensor([float(flag)], device=device)
-        distributed.all_reduce(raised)
-        return bool(raised.item())
+        return bool(found_on_any_rank(torch.tensor([flag], device=device)))
 
     def all_reduce_mean(self, values: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         """Average named scalars over the ranks; all ranks must name the same ones in the same order."""
@@ -151,14 +149,11 @@ def found_on_any_rank(present: torch.Tensor) -> torch.Tensor:
 
 
 def gather_rows(rows: torch.Tensor, total: int) -> torch.Tensor:
-    """Gather the rows that the ranks computed in turns.
+    """Gather the rows that the ranks computed in turns: (total, ...), the same on every rank.
 
     Args:
         rows: (n, ...) float, of this rank: its row i is row `rank + i * world_size` of the result.
         total: number of rows of all ranks.
-
-    Returns:
-        (total, ...), the same on every rank.
     """
     ranks = current_distributed_context()
     if ranks.world_size == 1:

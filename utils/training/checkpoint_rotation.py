@@ -25,10 +25,6 @@ class CheckpointRotation:
 
     A process killed at any moment leaves at least one complete file: a new checkpoint is written under a temporary
     name, then the others are renamed to the next number, then the new one becomes last.pt.
-
-    Args:
-        folder: the run folder.
-        num_kept: number of files, last.pt included.
     """
 
     def __init__(self, folder: Path, num_kept: int = NUM_KEPT_CHECKPOINTS) -> None:
@@ -62,10 +58,7 @@ class CheckpointRotation:
         raise UserError("; ".join(problems) or f"{self.folder}: nothing to resume, there is no last.pt")
 
     def write(self, save: Callable[[Path], None]) -> None:
-        """Add a checkpoint as last.pt.
-
-        Args:
-            save: writes it to a path.
+        """Add a checkpoint as last.pt; `save` writes it to a path.
 
         Raises:
             UserError: it could not be written; the older ones are intact.
@@ -93,11 +86,7 @@ def _age(path: Path) -> int:
 
 @contextmanager
 def reraise_write_failure(path: Path) -> Iterator[None]:
-    """Turn the failure to write a checkpoint into a UserError with the reason, which torch hides, and the free space.
-
-    Args:
-        path: of the checkpoint; an older file there is kept.
-    """
+    """Turn the failure to write a checkpoint into a UserError with the reason, which torch hides, and free space."""
     try:
         yield
     except (OSError, RuntimeError) as error:

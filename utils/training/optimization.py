@@ -14,12 +14,7 @@ WARMUP_START = 0.01
 
 
 class NonFiniteError(Exception):
-    """A loss or a gradient is infinite or NaN, on this rank or another.
-
-    Args:
-        message: what is not finite.
-        on_this_rank: whether this rank's samples caused it.
-    """
+    """A loss or a gradient is infinite or NaN; `on_this_rank` tells whether this rank's samples caused it."""
 
     def __init__(self, message: str, *, on_this_rank: bool) -> None:
         super().__init__(message)
@@ -27,13 +22,7 @@ class NonFiniteError(Exception):
 
 
 class Optimizers:
-    """The optimizers of the trained networks, the scaler of fp16 losses, and a copy of the batch statistics.
-
-    Args:
-        networks: the trained ones, by name.
-        settings: kind of optimizer and its values.
-        compute: device and precision.
-    """
+    """The optimizers of the trained networks, the scaler of fp16 losses, and a copy of the batch statistics."""
 
     def __init__(self, networks: Mapping[str, nn.Module], settings: ScheduleSettings, compute: Compute) -> None:
         self.by_network = {name: build_optimizer(net.parameters(), settings) for name, net in networks.items()}

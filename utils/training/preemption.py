@@ -18,16 +18,10 @@ class StopTraining(BaseException):  # noqa: N818  # it is not an error: no `exce
 
 
 class StopRequest:
-    """Whether the run is to stop after the current step.
+    """Whether the run is to stop after the current step, and the reason.
 
-    SIGTERM and SIGINT request it; a second signal ends the process at once. It is a context manager, which restores the
-    previous signal handlers at its end.
-
-    Args:
-        max_minutes: request it after so many minutes; None for never.
-
-    Attributes:
-        reason: why a stop was requested, or None.
+    SIGTERM and SIGINT request it, and so does the end of `max_minutes`; a second signal ends the process at once. It is
+    a context manager, which restores the previous signal handlers at its end.
     """
 
     def __init__(self, max_minutes: float | None = None) -> None:

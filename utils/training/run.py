@@ -73,15 +73,13 @@ def parse_training_options(
     add("--cross-validation", type=_fold, metavar="K/N", help=fold_help)
     resume_help = "continue the run from its last.pt; with 'auto', start a new run if there is none"
     add("--resume", nargs="?", const="required", choices=("required", "auto"), help=resume_help)
-    stop_help = "after M minutes write last.pt and exit with status 75"
-    add("--max-minutes", type=_duration, metavar="M", help=stop_help)
+    add("--max-minutes", type=_duration, metavar="M", help="after M minutes write last.pt and exit with status 75")
     length = parser.add_mutually_exclusive_group()
     length.add_argument("--epochs", type=positive_int, help="instead of the preset's; the schedule is scaled to it")
     length.add_argument("--max-steps", type=positive_int, help="stop after so many optimizer steps")
     add("--batch-size", type=positive_int, help="crops per process and microbatch, instead of the preset's")
     add("--grad-accumulation-steps", type=positive_int, metavar="N", help="microbatches per optimizer step")
-    norm_help = "normalize each process's crops by themselves instead of those of all ranks together"
-    add("--no-sync-batchnorm", action="store_true", help=norm_help)
+    add("--no-sync-batchnorm", action="store_true", help="batch norm over each rank's crops, not over those of all")
     add("--device", help="cpu, cuda or cuda:N; by default a GPU if there is one")
     add("--precision", choices=("fp32", "bf16", "fp16"), help="by default bf16 where the hardware supports it")
     add("--compile", action="store_true", help="use torch.compile on the networks")
@@ -90,7 +88,7 @@ def parse_training_options(
     add("--workers", type=nonnegative_int, help="processes that read crops; 0 reads in the training process")
     add("--set", action="append", metavar="SECTION.KEY=VALUE", help="override a value of the preset; repeatable")
     given = vars(parser.parse_args(argv))
-    recorded = recorded_options(given["config_from"]) if "config_from" in given else {}
+    recorded = _recorded_options(given["config_from"]) if "config_from" in given else {}
     if "epochs" in given or "max_steps" in given:
         recorded |= {"epochs": None, "max_steps": None}
     if "cases" not in {**recorded, **given}:
@@ -98,12 +96,8 @@ def parse_training_options(
     return TrainingOptions(**{**recorded, **given})
 
 
-def recorded_options(run_dir: Path) -> dict[str, Any]:
-    """The options recorded in a run folder that another run can repeat.
-
-    Raises:
-        UserError: it holds no readable config.json.
-    """
+def _recorded_options(run_dir: Path) -> dict[str, Any]:
+    """The options recorded in a run folder that another run can repeat."""
     options = {RENAMED_OPTIONS.get(name, name): value for name, value in read_configuration(run_dir)["options"].items()}
     repeated = TrainingOptions.__dataclass_fields__.keys() - NOT_REPEATED
     known = {name: value for name, value in options.items() if name in repeated}

@@ -22,9 +22,7 @@ from utils.io.files import atomic_write, read_json, write_json, write_text
 class RunLog:
     """Writes the records of one run: losses and scores into metrics.csv, durations into timing.csv.
 
-    Args:
-        folder: the run folder.
-        first_epoch: rows and events of this and later epochs, left by an interrupted run, are dropped.
+    Rows and events of `first_epoch` and later ones, left by an interrupted run, are dropped.
     """
 
     def __init__(self, folder: Path, first_epoch: int = 0) -> None:

@@ -18,15 +18,13 @@ from utils.training.run import TrainingOptions
 
 
 class TrainingCases(NamedTuple):
-    """The data of a run."""
+    """The data of a run: its stage builds a data set from `train` and a validation from `val`."""
 
     preset: Preset
     splits: dict[str, list[str]]
     """Case ids of train, val and test, for config.json."""
     train: Any
-    """What the stage builds its data set from."""
     val: Any
-    """What the stage builds its validation from."""
 
 
 class Validation(NamedTuple):
@@ -58,8 +56,8 @@ class Stage(ABC):
         networks: all networks of the checkpoint by name, on the device.
         wrapped: the same networks as `training_step` calls them: the trainer wraps them in DistributedDataParallel and
             compiles them if asked.
-        augment: turns a collated sample, on the device, into the batch of a step. It is given the preset and the seed;
-            its random draws depend on the seed and the samples alone, so that they are the same on any number of ranks.
+        augment: turns a collated sample, on the device, into the batch of a step; it is given the preset and the seed.
+            Its random draws depend on seed and samples alone, so that they are the same on any number of ranks.
     """
 
     name: str
@@ -70,17 +68,9 @@ class Stage(ABC):
     """Where to get them."""
 
     def __init__(
-        self,
-        preset: Preset,
-        compute: Compute,
-        seed: int,
-        *,
-        networks: dict[str, nn.Module],
-        augment: Callable[..., Any],
+        self, preset: Preset, compute: Compute, seed: int, *, networks: dict[str, nn.Module], augment: Callable
     ) -> None:
-        self.preset = preset
-        self.compute = compute
-        self.seed = seed
+        self.preset, self.compute, self.seed = preset, compute, seed
         self.networks = {name: compute.place(network) for name, network in networks.items()}
         self.wrapped = dict(self.networks)
         self.augment = partial(augment, preset=preset, seed=seed)

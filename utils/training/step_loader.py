@@ -26,9 +26,9 @@ class StepLoader:
 
     Args:
         dataset: item i depends on the seed and i alone.
-        batch_size: samples per batch.
-        steps_per_epoch: number of steps.
-        batches_per_step: number of batches of this rank whose gradients make one step.
+        batch_size: of this rank.
+        steps_per_epoch: optimizer steps.
+        batches_per_step: batches of this rank whose gradients make one step.
         ranks: that share the samples of a step.
         num_workers: processes that read samples; 0 reads in this one.
         pin_memory: whether batches are copied to a GPU.
@@ -53,13 +53,9 @@ class StepLoader:
         self.loader = self._make_loader()
 
     def steps(self, epoch: int, first_step: int) -> Iterator[list[Any]]:
-        """Yield the batches of each step of an epoch.
+        """Yield the batches of each step of an epoch, from `first_step` on; both are counted from 0.
 
         An exception in a worker arrives with the worker's traceback in its text.
-
-        Args:
-            epoch: counted from 0.
-            first_step: step of the epoch to start at.
 
         Raises:
             UserError: samples cannot be read, or workers crash again and again.
@@ -75,7 +71,9 @@ class StepLoader:
                         yield batches
                         batches = []
             except UserError as error:
-                raise UserError(_without_worker_traceback(error)) from error
+                # torch may have added the traceback of the worker that raised it
+                message = re.split(r"^(?:\w+\.)*UserError: ", str(error), flags=re.MULTILINE)[-1]
+                raise UserError(message.strip()) from error
             except RuntimeError as error:
                 if not str(error).startswith("DataLoader worker"):
                     raise
@@ -117,8 +115,3 @@ def start_worker(_worker: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends it to all processes; the step is to be finished
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     torch.set_num_threads(1)  # the training step needs the cores
-
-
-def _without_worker_traceback(error: UserError) -> str:
-    """The message of an error to which torch may have added the traceback of the worker that raised it."""
-    return re.split(r"^(?:\w+\.)*UserError: ", str(error), flags=re.MULTILINE)[-1].strip()

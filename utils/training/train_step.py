@@ -22,7 +22,7 @@ def train_step(
         stage: computes the losses; its trained networks are in training mode.
         microbatches: collated samples of this rank.
         optimizers: of the trained networks.
-        rate: learning rate.
+        rate: the learning rate.
 
     Returns:
         Scalars by name, means over the microbatches; "loss" is that of the last objective.

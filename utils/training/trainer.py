@@ -156,13 +156,8 @@ class Trainer:
         if not self._is_finished():
             with self.stop.immediate():
                 self._validate(NUM_SANITY_VAL_CASES)
-        progress = tqdm(
-            total=self.total_steps,
-            initial=self.step,
-            unit="step",
-            desc=self.stage.name,
-            disable=None if is_writer else True,  # None: shown on a terminal only
-        )
+        disable = None if is_writer else True  # None: shown on a terminal only
+        progress = tqdm(total=self.total_steps, initial=self.step, unit="step", desc=self.stage.name, disable=disable)
         with progress, closing(RunLog(self.run_dir, self.epoch)) if is_writer else nullcontext() as log:
             while not self._is_finished():
                 self._train_epoch(progress)
@@ -177,11 +172,7 @@ class Trainer:
         return self.step >= self.total_steps and self.meter.num_steps == 0
 
     def _train_epoch(self, progress: tqdm) -> None:
-        """Make the remaining steps of the epoch.
-
-        Raises:
-            StopTraining: a rank was asked to stop; the state is saved.
-        """
+        """Make the remaining steps of the epoch; if a rank is asked to stop, save and raise StopTraining."""
         self.started = time.perf_counter()
         for name, network in self.stage.wrapped.items():
             network.train(name in self.stage.trained)
@@ -212,11 +203,7 @@ class Trainer:
         return losses
 
     def _record_discarded_step(self, error: NonFiniteError, microbatches: list[Any]) -> None:
-        """Log a step that was not finite, with its cases.
-
-        Raises:
-            UserError: there were too many in a row.
-        """
+        """Log a step that was not finite, with its cases; give up after too many in a row."""
         self.meter.add_discarded()
         cases = ", ".join(dict.fromkeys(case_id for samples in microbatches for case_id in samples.case_id))
         if error.on_this_rank:
@@ -229,11 +216,7 @@ class Trainer:
             )
 
     def _end_epoch(self, log: RunLog | None) -> None:
-        """Validate if it is time, record and save.
-
-        Raises:
-            StopTraining: a rank was asked to stop.
-        """
+        """Validate if it is time, record and save; if a rank is asked to stop, raise StopTraining."""
         self.meter.all_reduce_mean(self.ranks)
         is_last = self.step == self.total_steps
         rate = learning_rate(self.schedule, self.step - 1, self.total_steps)
@@ -319,13 +302,9 @@ class Trainer:
         sizes = self.loader.batch_size, self.ranks.world_size, self.loader.batches_per_step
         logger.info(
             "%s: samples per step: %d (batch size %d x %d ranks x %d accumulation steps), learning rate %g, batch norm "
-            "over %s",
-            stage.name,
-            math.prod(sizes),
-            *sizes,
-            self.schedule.learning_rate,
+            "over %s", stage.name, math.prod(sizes), *sizes, self.schedule.learning_rate,
             "the batches of all ranks" if self.uses_sync_batchnorm else "each rank's batch",
-        )
+        )  # fmt: skip
 
     def _write_status(self, state: str) -> None:
         """Write status.json: "running", which a killed run keeps, "stopped" on request with all saved, "finished"."""
