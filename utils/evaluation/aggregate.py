@@ -10,10 +10,6 @@ import numpy as np
 from utils.evaluation.metrics import COMPARED_METRICS, COUNTED, METRICS, Metric, OrganScores, ScoreRow, Status
 from utils.evaluation.significance import Interval, holm, paired_bootstrap_interval, signed_rank_p
 
-NUM_LOW_CASES = 5
-MIN_DICE_GAP = 0.0005
-"""Smaller differences from the median are not listed."""
-
 
 @dataclass(frozen=True, kw_only=True)
 class Statistics:
@@ -144,7 +140,7 @@ def find_low_cases(rows: Sequence[ScoreRow]) -> list[tuple[str, float]]:
     """Find the cases whose Dice lies furthest below the medians of their organs.
 
     Returns:
-        (case id, mean over its organs of Dice - the organ's median Dice), lowest first, negative values only.
+        Up to five (case id, mean over its organs of Dice - the organ's median Dice) below -0.0005, lowest first.
     """
     medians = {s.name: s.statistics["dice"].median for s in summarize_organs(rows, sorted({row.organ for row in rows}))}
     gaps: dict[str, list[float]] = {}
@@ -152,8 +148,8 @@ def find_low_cases(rows: Sequence[ScoreRow]) -> list[tuple[str, float]]:
         if row.status in COUNTED:
             gaps.setdefault(row.case_id, []).append(row.scores.dice - medians[row.organ])
     means = {case_id: float(np.mean(values)) for case_id, values in gaps.items()}
-    below = [(case_id, gap) for case_id, gap in means.items() if gap < -MIN_DICE_GAP]
-    return sorted(below, key=lambda item: item[1])[:NUM_LOW_CASES]
+    below = [(case_id, gap) for case_id, gap in means.items() if gap < -0.0005]
+    return sorted(below, key=lambda item: item[1])[:5]
 
 
 def compare_predictions(

@@ -64,12 +64,10 @@ def signed_rank_p(differences: Sequence[float]) -> float:
     Returns:
         In [0, 1]; 1 if all differences are zero, NaN without cases.
     """
-    values = np.asarray(differences, dtype=float)
+    everything = np.asarray(differences, dtype=float)
+    values = everything[everything != 0]
     if not len(values):
-        return math.nan
-    values = values[values != 0]
-    if not len(values):
-        return 1.0
+        return 1.0 if len(everything) else math.nan
     signed_ranks = np.sign(values) * stats.rankdata(np.abs(values))  # scipy does not accept infinite differences
     return float(stats.wilcoxon(signed_ranks).pvalue)
 

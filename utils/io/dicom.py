@@ -45,9 +45,8 @@ class DicomSeries:
     """Shared by all images in one coordinate system."""
     description: str
     paths: tuple[Path, ...]
-    """Sorted by name, without `localizers`."""
-    localizers: tuple[Path, ...] = ()
-    """Localizers (scouts) that share the series."""
+    """Sorted by name, without localizers (scouts) that share the series."""
+    num_localizers: int = 0
     damaged: tuple[Path, ...] = ()
     """Unreadable DICOM files in the same folders; they may be slices of this series."""
 
@@ -68,7 +67,7 @@ class CtSeries(NamedTuple):
     """UID of each slice, in the order of the array."""
     frame_of_reference_uid: str
     notes: tuple[str, ...]
-    """What was repaired: for example copies of slices that were left out."""
+    """Repairs, for example copies of slices that were left out."""
 
 
 def find_series(folder: Path) -> list[DicomSeries]:
@@ -155,8 +154,8 @@ def _read_ct(series: DicomSeries) -> CtSeries:
         names = shorten(path.name for path in series.damaged)
         raise UserError(f"{len(series.damaged)} damaged file(s) beside it may be its slices: {names}; copy them again")
     datasets, notes = _drop_copies(series.paths)
-    if series.localizers:
-        notes.append(f"{len(series.localizers)} localizer(s) left out")
+    if series.num_localizers:
+        notes.append(f"{series.num_localizers} localizer(s) left out")
     check_images(datasets)
     stack = stack_slices([SliceGeometry.of(dataset) for dataset in datasets])
     ordered = [datasets[i] for i in stack.order]
@@ -240,17 +239,17 @@ def _is_index(header: FileDataset) -> bool:
 
 def _series(headers: Sequence[FileDataset], damaged: Mapping[Path, Sequence[Path]]) -> DicomSeries:
     images = [header for header in headers if "LOCALIZER" not in (header.get("ImageType") or ())] or headers
-    first, paths = images[0], tuple(Path(image.filename) for image in images)
-    everything = [Path(header.filename) for header in headers]
+    folders = sorted({Path(header.filename).parent for header in headers})
+    first = images[0]
     return DicomSeries(
         uid=_text(first, "SeriesInstanceUID"),
         modality=_text(first, "Modality"),
         patient_id=_text(first, "PatientID"),
         frame_of_reference_uid=_text(first, "FrameOfReferenceUID"),
         description=_text(first, "SeriesDescription"),
-        paths=paths,
-        localizers=tuple(path for path in everything if path not in paths),
-        damaged=tuple(lost for folder in sorted({p.parent for p in everything}) for lost in damaged.get(folder, ())),
+        paths=tuple(Path(image.filename) for image in images),
+        num_localizers=len(headers) - len(images),
+        damaged=tuple(path for folder in folders for path in damaged.get(folder, ())),
     )
 
 

@@ -146,7 +146,7 @@ def match_orientation(volume: Volume, like: Geometry) -> Volume:
 
 
 def _nifti_problem(path: Path) -> str | None:
-    """Find what ITK silently replaces by zeros: missing voxels and NaN.
+    """The problem of a NIfTI file that ITK silently fills with zeros: missing voxels, or voxels that are NaN.
 
     Raises:
         RuntimeError: ITK cannot read the header.

@@ -38,11 +38,11 @@ class OrganConfidence:
 def build_organ_report(
     label: np.ndarray, geometry: Geometry, preset: Preset, confidences: Mapping[str, OrganConfidence]
 ) -> dict[str, dict[str, Any]]:
-    """Measure every organ of the preset and flag those that need a look.
+    """Measure every organ of the preset and flag those that someone should check.
 
     Args:
-        label: (D, H, W) uint8.
-        geometry: of the label map.
+        label: (D, H, W) uint8, on the grid `geometry`.
+        geometry: of the CT.
         preset: organs and left/right pairs.
         confidences: by organ name; an organ may be missing.
 

@@ -204,3 +204,10 @@ def test_contradictions_are_refused(override, problem):
 def test_a_preset_without_small_organs_is_possible():
     names = ("chiasm", "optic_nerve_left", "optic_nerve_right")
     assert load_preset("phantom", [f"organs.{name}.small=false" for name in names]).small_organs == ()
+
+
+def test_overrides_leave_the_table_as_it_is():
+    table = preset_to_table(load_preset("phantom"))
+    preset = preset_from_table(table, "test", ["organs.chiasm.tolerance_mm=7"])
+    assert preset.organs[preset.find_organ("chiasm")].tolerance_mm == 7
+    assert table == preset_to_table(load_preset("phantom"))

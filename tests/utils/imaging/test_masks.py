@@ -84,7 +84,7 @@ def test_an_empty_mask_joins_as_background():
 
 def test_resampling_onto_the_same_grid_changes_nothing():
     mask = box((0, 3), (2, 8), (4, 5))
-    np.testing.assert_array_equal(whole(resample_mask(mask, GRID)), whole(mask))
+    assert resample_mask(mask, GRID) is mask
 
 
 def test_resampling_onto_a_part_of_the_grid_cuts_and_shifts():
