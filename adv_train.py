@@ -93,7 +93,7 @@ class AdversarialStage(Stage):
         rois = self._choose_rois(batch, localization.heatmaps)
         logits = self.focusnet.segment_rois(batch.image, localization, rois)
         own_label = torch.tensor(self.preset.small_organs, device=batch.label.device)[rois.organ_index] + 1
-        label = self.focusnet.crop_rois(batch.label[:, None], rois)
+        label = rois.crop(batch.label[:, None])
         return SmallMasks(logits=logits, reference=(label == own_label[:, None, None, None, None]).float())
 
     def _choose_rois(self, batch: Batch, heatmaps: torch.Tensor) -> Rois:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from models.autoencoder import ShapeAutoEncoder
-from models.roi import Rois, crop_rois, roi_corners
+from models.roi import Rois, roi_corners
 from models.s_net import SNet, feature_channels
 from models.sol_net import SOLNet
 from models.sos_net import SOSNet
@@ -90,7 +90,7 @@ class FocusNet(nn.Module):
     Gao et al., Medical Image Analysis 67 (2021) 101831, sec. 3.
 
     Args:
-        preset: ROI size and `sos_input`.
+        preset: of the networks.
         s_net, sol_net, sos_net: in any state of training. Without SOL-Net there are no heatmaps; without SOS-Net small
             organs keep S-Net's segmentation.
     """
@@ -99,18 +99,13 @@ class FocusNet(nn.Module):
         self, preset: Preset, *, s_net: nn.Module, sol_net: nn.Module | None = None, sos_net: nn.Module | None = None
     ) -> None:
         super().__init__()
-        self.roi_size = preset.grid.roi_size_vox
-        self.sos_reads_features = preset.networks.sos_input == "features"
+        self.preset = preset
         self.s_net = s_net
         self.sol_net = sol_net
         self.sos_net = sos_net
 
     def localize(self, image: Tensor) -> LocalizationOutput:
-        """Run S-Net and SOL-Net.
-
-        Args:
-            image: (B, 1, D, H, W), normalized.
-        """
+        """Run S-Net and SOL-Net on normalized images (B, 1, D, H, W)."""
         output = self.s_net(image)
         if self.sol_net is None:
             heatmaps = image.new_zeros(len(image), 0, *image.shape[2:])
@@ -127,34 +122,21 @@ class FocusNet(nn.Module):
             volume_size: (D, H, W).
         """
         sample_index, organ_index = wanted.nonzero(as_tuple=True)
-        corners = roi_corners(centers_vox[sample_index, organ_index], self.roi_size, volume_size)
-        return Rois(sample_index=sample_index, organ_index=organ_index, corners=corners)
-
-    def crop_rois(self, volumes: Tensor, rois: Rois) -> Tensor:
-        """Cut the boxes out of volumes (B, C, D, H, W): (R, C, d, h, w)."""
-        return crop_rois(volumes, rois.sample_index, rois.corners, self.roi_size)
+        roi_size = self.preset.grid.roi_size_vox
+        corners = roi_corners(centers_vox[sample_index, organ_index], roi_size, volume_size)
+        return Rois(sample_index, organ_index, corners, roi_size)
 
     def segment_rois(self, image: Tensor, localization: LocalizationOutput, rois: Rois) -> Tensor:
-        """Crop SOS-Net's inputs to the ROIs and run its branches.
-
-        Args:
-            image: (B, 1, D, H, W), normalized.
-            localization: of the same crop.
-            rois: from `select_rois`.
+        """Crop an image (B, 1, D, H, W) and its localization to the ROIs and segment these.
 
         Returns:
             (R, 1, d, h, w) logits, before sigmoid.
         """
-        inputs = [self.crop_rois(image, rois)]
-        if self.sos_reads_features:
+        inputs = [rois.crop(image)]
+        if self.preset.networks.sos_input == "features":
             num_organs = localization.heatmaps.shape[1]
-            own_heatmap = localization.heatmaps.flatten(0, 1)[:, None]  # (B * K, 1, D, H, W)
-            own_index = rois.sample_index * num_organs + rois.organ_index
-            inputs = [
-                self.crop_rois(localization.features, rois),
-                self.crop_rois(localization.stem, rois),
-                crop_rois(own_heatmap, own_index, rois.corners, self.roi_size),
-                *inputs,
-            ]
+            own_heatmap = rois._replace(sample_index=rois.sample_index * num_organs + rois.organ_index)
+            heatmaps = own_heatmap.crop(localization.heatmaps.flatten(0, 1)[:, None])  # of (B * K, 1, D, H, W)
+            inputs = [rois.crop(localization.features), rois.crop(localization.stem), heatmaps, *inputs]
         dtype = localization.features.dtype
         return self.sos_net(torch.cat([tensor.to(dtype) for tensor in inputs], dim=1), rois.organ_index)

@@ -16,7 +16,7 @@ class OOMFallbackPredictor:
     It does not return to the GPU, because the following cases are about as large.
 
     Args:
-        predictor: its network and autocast context are replaced when the GPU runs out of memory.
+        predictor: its network moves to the CPU when the GPU runs out of memory.
         cpu: device and precision to continue with.
     """
 

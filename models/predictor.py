@@ -1,16 +1,15 @@
 """Prediction of a whole CT: class probabilities and small organs, for validation and inference."""
 
+import math
 from contextlib import AbstractContextManager
 from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 
 from models.focusnet import FocusNet, LocalizationOutput
 from models.postprocessing import argmax_label, remove_small_components
 from models.roi import Peaks, Rois, find_peaks, group_rois_into_windows
-from models.sliding_window import OVERLAP, Allocator, Box, blend_windows, box_at, window_boxes
-from utils.config.preset import Preset
+from models.sliding_window import OVERLAP, Box, blend_windows, box_at, pad_at_end, window_boxes
 from utils.imaging.intensity import AIR_HU, MIN_TISSUE_HU, normalize
 
 
@@ -52,26 +51,24 @@ class Predictor:
 
     Args:
         network: FocusNet with at least S-Net; windows are computed on its device.
-        preset: grid, intensity, heatmap threshold.
-        overlap: fraction of a window that its neighbor covers too.
         autocast: context in which the networks run, for mixed precision.
-        allocate: makes the blended probabilities; None puts them on the network's device.
+        overlap: fraction of a window that its neighbor covers too.
+        limit_bytes: blended probabilities larger than this are kept in a temporary file.
     """
 
     def __init__(
         self,
         network: FocusNet,
-        preset: Preset,
         *,
-        overlap: float = OVERLAP,
         autocast: AbstractContextManager,
-        allocate: Allocator | None = None,
+        overlap: float = OVERLAP,
+        limit_bytes: float = math.inf,
     ) -> None:
         self.network = network
-        self.preset = preset
-        self.overlap = overlap
+        self.preset = network.preset
         self.autocast = autocast
-        self.allocate = allocate
+        self.overlap = overlap
+        self.limit_bytes = limit_bytes
 
     @torch.no_grad()
     def predict(self, image_hu: torch.Tensor, inside_fov: torch.Tensor | None = None) -> Prediction:
@@ -86,10 +83,8 @@ class Predictor:
         """
         if any(module.training for module in self.network.modules()):
             raise RuntimeError("call eval() on the network before predicting")
-        window = self.preset.grid.crop_size_vox
         device = next(self.network.parameters()).device
-        padding = [max(0, w - n) for n, w in zip(image_hu.shape, window, strict=True)]
-        padded_hu = F.pad(image_hu.to(device).float(), [0, padding[2], 0, padding[1], 0, padding[0]], value=AIR_HU)
+        padded_hu = pad_at_end(image_hu.to(device).float(), self.preset.grid.crop_size_vox, AIR_HU)
         image = normalize(padded_hu, self.preset.intensity)[None]  # (1, D, H, W)
         probabilities, heatmaps = self._predict_windows(padded_hu, image)
         unpadded = box_at((0, 0, 0), image_hu.shape)
@@ -123,14 +118,12 @@ class Predictor:
             output = self._localize(window)
             return torch.cat([output.logits.float().softmax(dim=1), output.heatmaps.float()], dim=1)
 
-        window_size = self.preset.grid.crop_size_vox
+        window_size, num_classes = self.preset.grid.crop_size_vox, self.preset.num_classes
         boxes = window_boxes(image_hu.shape, window_size, self.overlap)
         boxes = [box for box in boxes if image_hu[box].max() >= MIN_TISSUE_HU]  # others show air, clothes or couch
-        num_classes = self.preset.num_classes
-        num_heatmaps = len(self.preset.small_organs) if self.network.sol_net is not None else 0
-        num_channels = num_classes + num_heatmaps
+        num_channels = num_classes + (len(self.preset.small_organs) if self.network.sol_net is not None else 0)
         blended, covered = blend_windows(
-            image, window_size, boxes, predict, num_channels=num_channels, allocate=self.allocate
+            image, window_size, boxes, predict, num_channels=num_channels, limit_bytes=self.limit_bytes
         )
         blended[0].masked_fill_(~covered, 1)  # voxels that no window covers are background
         return blended[:num_classes], blended[num_classes:]
@@ -160,32 +153,28 @@ class Predictor:
     def _segment_rois(
         self, image: torch.Tensor, peaks: Peaks, localized: torch.Tensor
     ) -> dict[int, tuple[torch.Tensor, Box]]:
-        """Run S-Net and SOL-Net again in windows around the peaks, and SOS-Net on their output.
-
-        Args:
-            image: (1, D, H, W), normalized.
-            peaks: of all K small organs, batch size 1.
-            localized: (1, K) bool, which organs to segment.
+        """Run all networks again in windows around the peaks of the organs that are localized, (1, K) bool.
 
         Returns:
             (d, h, w) probability and its box in the volume, by index among the small organs.
         """
         window_size, volume_size = self.preset.grid.crop_size_vox, image.shape[1:]
         rois = self.network.select_rois(peaks.position.to(image.device), localized.to(image.device), volume_size)
-        corners, organs, roi_size = rois.corners.tolist(), rois.organ_index.tolist(), self.network.roi_size
+        corners, organs = rois.corners.tolist(), rois.organ_index.tolist()
         results = {}
-        for corner, rows in group_rois_into_windows(corners, roi_size, window_size, volume_size):
+        for corner, rows in group_rois_into_windows(corners, rois.size, window_size, volume_size):
             crop = image[None, :, *box_at(corner, window_size)]
-            localization = self._localize(crop)
             in_crop = Rois(
                 sample_index=rois.sample_index[rows],
                 organ_index=rois.organ_index[rows],
                 corners=rois.corners[rows] - rois.corners.new_tensor(corner),
+                size=rois.size,
             )
+            localization = self._localize(crop)
             with self.autocast:
                 logits = self.network.segment_rois(crop, localization, in_crop)
             for row, logit in zip(rows, logits[:, 0], strict=True):
-                results[organs[row]] = logit.float().sigmoid(), box_at(corners[row], roi_size)
+                results[organs[row]] = logit.float().sigmoid(), box_at(corners[row], rois.size)
         return results
 
 

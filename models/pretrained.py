@@ -10,7 +10,7 @@ from models.focusnet import NETWORK_NAMES, FocusNet, build_network
 from models.int8 import quantize_convolutions
 from models.oom_fallback import OOMFallbackPredictor
 from models.predictor import Predictor
-from models.sliding_window import OVERLAP, memmap_above, window_starts
+from models.sliding_window import OVERLAP, window_starts
 from models.tta import FlipTTAPredictor
 from utils.config.preset import Preset
 from utils.errors import UserError
@@ -99,8 +99,8 @@ def load_model(
     focusnet = compute.place(FocusNet(preset, **networks)).eval()
     if compute.precision == "int8":
         quantize_convolutions(focusnet)
-    allocate = memmap_above(tile_memory_gib * 2**30)
-    predictor = Predictor(focusnet, preset, overlap=overlap, autocast=compute.autocast(), allocate=allocate)
+    limit_bytes = tile_memory_gib * 2**30
+    predictor = Predictor(focusnet, autocast=compute.autocast(), overlap=overlap, limit_bytes=limit_bytes)
     with_fallback = OOMFallbackPredictor(predictor, choose_compute("cpu", "fp32"))
     return Model(
         predictor=FlipTTAPredictor(with_fallback) if flip_tta else with_fallback,

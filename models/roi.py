@@ -12,14 +12,26 @@ from torch import Tensor
 
 
 class Rois(NamedTuple):
-    """Boxes around small organs, each in its own sample."""
+    """Boxes of one size around small organs, each in its own sample."""
 
     sample_index: Tensor
     """(R,) long, index in the batch."""
     organ_index: Tensor
     """(R,) long, index among the small organs."""
     corners: Tensor
-    """(R, 3) long, lowest corner (z, y, x)."""
+    """(R, 3) long, lowest corner (z, y, x); see `roi_corners`."""
+    size: tuple[int, int, int]
+    """(d, h, w)."""
+
+    def crop(self, volumes: Tensor) -> Tensor:
+        """Copy the boxes (R, C, d, h, w) out of volumes (B, C, D, H, W) of any dtype; gradients flow back."""
+        z, y, x = (
+            self.corners[:, axis, None] + torch.arange(extent, device=self.corners.device)
+            for axis, extent in enumerate(self.size)
+        )
+        z, y, x = z[:, :, None, None], y[:, None, :, None], x[:, None, None, :]
+        boxes = volumes[self.sample_index[:, None, None, None], :, z, y, x]  # (R, d, h, w, C): indexed axes come first
+        return boxes.movedim(-1, 1)  # (R, C, d, h, w)
 
 
 class Peaks(NamedTuple):
@@ -32,23 +44,14 @@ class Peaks(NamedTuple):
 
 
 def find_peaks(heatmaps: Tensor) -> Peaks:
-    """Find the highest voxel of every heatmap.
-
-    Args:
-        heatmaps: (B, K, D, H, W), one per sample and small organ.
-
-    Returns:
-        Position and value of the peaks; of several equal maxima any one.
-    """
+    """Find the highest voxel of every heatmap (B, K, D, H, W), of several equal maxima any one."""
     value, flat_index = heatmaps.flatten(2).max(dim=2)  # (B, K)
     position = torch.unravel_index(flat_index, heatmaps.shape[2:])
     return Peaks(position=torch.stack(position, dim=-1), value=value)  # (B, K, 3)
 
 
 def roi_corners(centers: Tensor, roi_size: Sequence[int], volume_size: Sequence[int]) -> Tensor:
-    """Place a box around every center, clamped to the volume.
-
-    Unless it is clamped, the center has index `roi_size // 2` in the box.
+    """Place a box around every center, which has index `roi_size // 2` in it, unless the box is clamped to the volume.
 
     Args:
         centers: (..., 3) positions (z, y, x), integer or finite floating point (rounded, halves up).
@@ -104,23 +107,3 @@ def group_rois_into_windows(
         middle = (own.min(axis=0) + own.max(axis=0) + roi_size) // 2
         windows.append((np.clip(middle - np.floor_divide(window_size, 2), 0, last).tolist(), group))
     return windows
-
-
-def crop_rois(volumes: Tensor, sample_index: Tensor, corners: Tensor, roi_size: Sequence[int]) -> Tensor:
-    """Cut boxes out of a batch of volumes; gradients flow back into the volumes.
-
-    Args:
-        volumes: (B, C, D, H, W), any dtype.
-        sample_index: (R,) long, the sample in 0..B-1 that each box is cut from.
-        corners: (R, 3) long, from `roi_corners`.
-        roi_size: (d, h, w) of the boxes.
-
-    Returns:
-        (R, C, d, h, w), a copy.
-    """
-    z, y, x = (
-        corners[:, axis, None] + torch.arange(extent, device=corners.device) for axis, extent in enumerate(roi_size)
-    )
-    z, y, x = z[:, :, None, None], y[:, None, :, None], x[:, None, None, :]
-    boxes = volumes[sample_index[:, None, None, None], :, z, y, x]  # (R, d, h, w, C): indexed axes come first
-    return boxes.movedim(-1, 1)  # (R, C, d, h, w)

@@ -1,10 +1,10 @@
 """Shape plausibility: how well the shape AutoEncoder, trained on reference masks, reconstructs a predicted mask."""
 
 import torch
-import torch.nn.functional as F
 from torch import nn
 
-from models.roi import crop_rois, roi_corners
+from models.roi import roi_corners
+from models.sliding_window import box_at, pad_at_end
 
 
 @torch.no_grad()
@@ -22,12 +22,9 @@ def shape_plausibility(autoencoder: nn.Module, label: torch.Tensor, organ_label:
     mask = label == organ_label
     if not mask.any():
         return None
-    padding = [max(0, roi - n) for roi, n in zip(autoencoder.roi_size, mask.shape, strict=True)]
-    padded = F.pad(mask.float(), [0, padding[2], 0, padding[1], 0, padding[0]])
-    centroid = mask.nonzero().float().mean(dim=0)
-    corners = roi_corners(centroid[None], autoencoder.roi_size, padded.shape)
-    sample_index = torch.zeros(1, dtype=torch.long, device=mask.device)
-    roi = crop_rois(padded[None, None], sample_index, corners, autoencoder.roi_size)  # (1, 1, d, h, w)
+    padded = pad_at_end(mask.float(), autoencoder.roi_size)
+    corner = roi_corners(mask.nonzero().float().mean(dim=0), autoencoder.roi_size, padded.shape)
+    roi = padded[box_at(corner.tolist(), autoencoder.roi_size)][None, None]  # (1, 1, d, h, w)
     device = next(autoencoder.parameters()).device
     reconstruction = autoencoder(roi.to(device)).reconstruction.to(roi.device) >= 0.5
     overlap = float((reconstruction & (roi > 0)).sum())

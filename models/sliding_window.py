@@ -1,16 +1,17 @@
 """Sliding windows over a volume, and the blending of their results."""
 
+import math
 import os
 import tempfile
 from collections.abc import Callable, Sequence
 
+import numpy as np
 import torch
+import torch.nn.functional as F
 
 from utils.errors import UserError
 
 Box = tuple[slice, slice, slice]
-Allocator = Callable[[Sequence[int], torch.device], torch.Tensor]
-"""Makes a float32 volume of zeros of a shape, if possible on the device."""
 
 OVERLAP = 0.375
 """Fraction of a window that its neighbor covers too; on OpenKBP as good as one half: docs/performance.md."""
@@ -22,6 +23,12 @@ EDGE_WEIGHT = 0.02
 def box_at(corner: Sequence[int], size: Sequence[int]) -> Box:
     """The box of a size (d, h, w) at its lowest corner (z, y, x)."""
     return tuple(slice(start, start + extent) for start, extent in zip(corner, size, strict=True))
+
+
+def pad_at_end(volume: torch.Tensor, size: Sequence[int], value: float = 0) -> torch.Tensor:
+    """Extend a volume (D, H, W) at the end of each axis to at least a size (d, h, w)."""
+    z, y, x = (max(0, wanted - extent) for extent, wanted in zip(volume.shape, size, strict=True))
+    return F.pad(volume, [0, x, 0, y, 0, z], value=value)
 
 
 def window_starts(size: int, window: int, overlap: float) -> list[int]:
@@ -53,8 +60,7 @@ def window_starts_from_end(size: int, window: int, overlap: float) -> list[int]:
     extends caudally.
     """
     stride = max(1, int(window * (1 - overlap)))
-    last = max(0, size - window)
-    return sorted({max(0, last - i * stride) for i in range(len(window_starts(size, window, overlap)))})
+    return [*range(size - window, 0, -stride), 0][::-1]
 
 
 def window_boxes(volume_size: Sequence[int], window_size: Sequence[int], overlap: float) -> list[Box]:
@@ -82,7 +88,7 @@ def blend_windows(
     predict: Callable[[torch.Tensor], torch.Tensor],
     *,
     num_channels: int,
-    allocate: Allocator | None = None,
+    limit_bytes: float = math.inf,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Apply a function to one window after the other and average its results where they overlap.
 
@@ -90,15 +96,14 @@ def blend_windows(
         volume: (C, D, H, W).
         window_size: (d, h, w).
         boxes: of the windows.
-        predict: (1, C, d, h, w) to (1, K, d, h, w).
+        predict: maps (1, C, d, h, w) to (1, K, d, h, w).
         num_channels: K.
-        allocate: makes the result; None puts it on the volume's device.
+        limit_bytes: a larger result is kept in a file, see `allocate_zeros`.
 
     Returns:
         (K, D, H, W) float32, 0 where no window lies; and (D, H, W) bool, whether a window lies there.
     """
-    allocate = allocate or (lambda shape, device: torch.zeros(shape, device=device))
-    blended = allocate((num_channels, *volume.shape[1:]), volume.device)
+    blended = allocate_zeros((num_channels, *volume.shape[1:]), volume.device, limit_bytes)
     total = torch.zeros(volume.shape[1:], device=blended.device)
     weight = blending_weight(window_size).to(volume.device)
     for box in boxes:
@@ -109,26 +114,15 @@ def blend_windows(
     return blended.div_(total.clamp_min_(EDGE_WEIGHT)), covered
 
 
-def memmap_above(limit_bytes: float) -> Allocator:
-    """An allocator that puts volumes of zeros on the device if they are small enough, else into a temporary file.
+def allocate_zeros(shape: Sequence[int], device: torch.device, limit_bytes: float) -> torch.Tensor:
+    """A float32 volume of zeros: on the device, or if it is larger than the limit, in a file in the folder of TMPDIR.
 
-    The file is already unlinked, so that it vanishes with the volume, even if the process is killed.
-
-    Args:
-        limit_bytes: size above which a volume is put into a file, in the folder that TMPDIR names.
+    The file vanishes with the volume, even if the process is killed.
     """
-
-    def allocate(shape: Sequence[int], device: torch.device) -> torch.Tensor:
-        size = torch.Size(shape)
-        num_bytes = size.numel() * torch.float32.itemsize
-        if num_bytes <= limit_bytes:
-            return torch.zeros(size, device=device)
-        descriptor, path = tempfile.mkstemp(prefix="focusnet_")
-        try:
-            os.posix_fallocate(descriptor, 0, num_bytes)  # a full disk fails here, not in the middle of the prediction
-            return torch.from_file(path, shared=True, size=size.numel(), dtype=torch.float32).reshape(size)
-        finally:
-            os.close(descriptor)
-            os.unlink(path)
-
-    return allocate
+    num_bytes = math.prod(shape) * torch.float32.itemsize
+    if num_bytes <= limit_bytes:
+        return torch.zeros(*shape, device=device)
+    with tempfile.TemporaryFile() as file:
+        if hasattr(os, "posix_fallocate"):  # a full disk then fails here, not in the middle of the prediction
+            os.posix_fallocate(file.fileno(), 0, num_bytes)
+        return torch.from_numpy(np.memmap(file, dtype=np.float32, shape=tuple(shape)))

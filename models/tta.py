@@ -14,11 +14,7 @@ class FlipTTAPredictor:
 
     def __init__(self, predictor: OOMFallbackPredictor) -> None:
         self.predictor = predictor
-
-    @property
-    def notes(self) -> list[str]:
-        """See `OOMFallbackPredictor.notes`."""
-        return self.predictor.notes
+        self.notes = predictor.notes
 
     def predict(self, image_hu: torch.Tensor, inside_fov: torch.Tensor | None = None) -> Prediction:
         """Segment one CT; see `Predictor.predict`.
@@ -26,24 +22,22 @@ class FlipTTAPredictor:
         The peak of a small organ is that of the averaged heatmaps. The organ counts as localized, or as segmented by
         SOS-Net, if it is in one of the two images.
         """
-        partner, small = self.predictor.preset.mirrored_organs, self.predictor.preset.small_organs
+        preset, small = self.predictor.preset, self.predictor.preset.small_organs
         own = self.predictor.predict(image_hu, inside_fov)
         flipped_fov = None if inside_fov is None else inside_fov.flip(LEFT_RIGHT_AXIS)
         mirrored = self.predictor.predict(image_hu.flip(LEFT_RIGHT_AXIS), flipped_fov)
-        for label, other in enumerate([0, *(organ + 1 for organ in partner)]):
+        for label, other in enumerate([0, *(organ + 1 for organ in preset.mirrored_organs)]):
             _average(own.probabilities[label], mirrored.probabilities[other])
-        for heatmap, organ in zip(own.heatmaps, small, strict=False):  # there are none without SOL-Net
-            _average(heatmap, mirrored.heatmaps[small.index(partner[organ])])
-        results = []
-        if own.small_organs:
-            peaks = find_peaks(own.heatmaps[None])
-            by_organ = {result.organ: result for result in mirrored.small_organs}
-            for result, position, value in zip(own.small_organs, peaks.position[0], peaks.value[0], strict=True):
-                other = by_organ[partner[result.organ]]
-                localized, segmented = result.localized or other.localized, result.segmented or other.segmented
-                peak = tuple(position.tolist())
-                results.append(SmallOrganResult(result.organ, peak, float(value), localized, segmented))
-        return Prediction(own.probabilities, own.backbone_label, own.heatmaps, results)
+        partners = [small.index(preset.mirrored_organs[organ]) for organ in small]
+        for heatmap, other in zip(own.heatmaps, partners, strict=False):  # there are none without SOL-Net
+            _average(heatmap, mirrored.heatmaps[other])
+        small_organs, peaks = [], find_peaks(own.heatmaps[None])
+        for k, result in enumerate(own.small_organs):
+            other = mirrored.small_organs[partners[k]]
+            position, value = tuple(peaks.position[0, k].tolist()), float(peaks.value[0, k])
+            localized, segmented = result.localized or other.localized, result.segmented or other.segmented
+            small_organs.append(SmallOrganResult(result.organ, position, value, localized, segmented))
+        return own._replace(small_organs=small_organs)
 
 
 def _average(own: torch.Tensor, mirrored: torch.Tensor) -> None:

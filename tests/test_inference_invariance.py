@@ -88,7 +88,7 @@ class FixedSOSNet(nn.Module):
 @pytest.fixture(scope="module")
 def model():
     network = FocusNet(PRESET, s_net=FixedSNet(), sol_net=FixedSOLNet(), sos_net=FixedSOSNet()).eval()
-    predictor = OOMFallbackPredictor(Predictor(network, PRESET, autocast=nullcontext()), choose_compute("cpu", "fp32"))
+    predictor = OOMFallbackPredictor(Predictor(network, autocast=nullcontext()), choose_compute("cpu", "fp32"))
     return Model(predictor, PRESET, None)
 
 

@@ -112,6 +112,7 @@ def test_pooled_channels_are_features_stem_own_heatmap_and_image(tiny_preset):
         sample_index=torch.tensor([0, 1, 1]),
         organ_index=torch.tensor([2, 0, 1]),
         corners=torch.tensor([[0, 0, 0], [4, 4, 4], [2, 1, 3]]),
+        size=tiny_preset.grid.roi_size_vox,
     )
     recorder = Recorder()
     FocusNet(tiny_preset, s_net=nn.Identity(), sos_net=recorder).segment_rois(marked(4, 1), localization, rois)
@@ -128,7 +129,7 @@ def test_image_alone_is_cut_at_every_rois_own_position():
     preset = load_preset("phantom", ["networks.sos_input=image", "grid.roi_size_vox=[4,12,8]"])
     image = torch.arange(2 * 8 * 16 * 12.0).reshape(2, 1, *SIZE)
     empty = torch.zeros(2, 0, *SIZE)
-    rois = Rois(torch.tensor([1, 0]), torch.tensor([0, 2]), torch.tensor([[4, 0, 2], [1, 3, 4]]))
+    rois = Rois(torch.tensor([1, 0]), torch.tensor([0, 2]), torch.tensor([[4, 0, 2], [1, 3, 4]]), (4, 12, 8))
     recorder = Recorder()
     FocusNet(preset, s_net=nn.Identity(), sos_net=recorder).segment_rois(
         image, LocalizationOutput(logits=empty, features=empty, stem=empty, heatmaps=empty), rois
@@ -148,7 +149,7 @@ def test_rois_in_a_batch_are_segmented_as_one_by_one(network):
         singles = []
         for row, (sample, organ) in enumerate(wanted.nonzero().tolist()):
             own_image = image[sample : sample + 1]
-            own_roi = Rois(torch.tensor([0]), torch.tensor([organ]), rois.corners[row : row + 1])
+            own_roi = Rois(torch.tensor([0]), torch.tensor([organ]), rois.corners[row : row + 1], rois.size)
             singles.append(network.segment_rois(own_image, network.localize(own_image), own_roi))
     torch.testing.assert_close(batched, torch.cat(singles), rtol=1e-4, atol=1e-4)
     assert batched.std() > 0

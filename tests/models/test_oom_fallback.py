@@ -32,7 +32,7 @@ class HungrySNet(nn.Module):
 
 
 def fallback_predictor(preset, s_net, autocast):
-    predictor = Predictor(FocusNet(preset, s_net=s_net).eval(), preset, autocast=autocast)
+    predictor = Predictor(FocusNet(preset, s_net=s_net).eval(), autocast=autocast)
     return OOMFallbackPredictor(predictor, choose_compute("cpu", "fp32"))
 
 

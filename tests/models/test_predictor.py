@@ -73,7 +73,7 @@ def hu(intensity):
 def encoded_predictor(preset, *, with_sos=True, **sol_net):
     sos_net = FullSOSNet() if with_sos else None
     network = FocusNet(preset, s_net=EncodedSNet(), sol_net=EncodedSOLNet(**sol_net), sos_net=sos_net)
-    return Predictor(network.eval(), preset, autocast=nullcontext())
+    return Predictor(network.eval(), autocast=nullcontext())
 
 
 def encoded_image(labels, marks=()):
@@ -164,7 +164,7 @@ def test_the_peak_is_the_highest_of_the_whole_volume(labels, tiny_preset):
     places = torch.cartesian_prod(*(torch.arange(n) for n in SIZE)) @ torch.tensor([1000, 40, 1])
     image = (places.reshape(SIZE) / 1e4 + 0.2) * 1000 - 100  # every voxel's intensity names its place
     network = FocusNet(tiny_preset, s_net=EncodedSNet(), sol_net=Localized(), sos_net=FullSOSNet()).eval()
-    prediction = Predictor(network, tiny_preset, autocast=nullcontext()).predict(image)
+    prediction = Predictor(network, autocast=nullcontext()).predict(image)
     assert [organ.peak_vox for organ in prediction.small_organs] == [(5, 17, 29)] * 3
     assert prediction.small_organs[0].peak_value == pytest.approx(0.8)
 
@@ -195,7 +195,7 @@ def test_without_sos_net_there_are_heatmaps_and_nothing_is_merged(labels, tiny_p
 
 def test_s_net_alone_predicts_without_heatmaps(labels, tiny_preset):
     network = FocusNet(tiny_preset, s_net=EncodedSNet()).eval()
-    prediction = Predictor(network, tiny_preset, autocast=nullcontext()).predict(encoded_image(labels))
+    prediction = Predictor(network, autocast=nullcontext()).predict(encoded_image(labels))
     assert prediction.heatmaps.shape == (0, *SIZE)
     assert torch.equal(prediction.label.long(), labels)
 
@@ -208,7 +208,7 @@ def real_network(tiny_preset):
 
 
 def test_predictions_do_not_depend_on_earlier_ones(real_network, tiny_preset):
-    predictor = Predictor(real_network, tiny_preset, autocast=nullcontext())
+    predictor = Predictor(real_network, autocast=nullcontext())
     images = torch.randint(-200, 300, (2, 9, 18, 14), generator=torch.Generator().manual_seed(0))
     first = predictor.predict(images[0])
     predictor.predict(images[1])

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from models.roi import crop_rois, find_peaks, group_rois_into_windows, roi_corners
+from models.roi import Rois, find_peaks, group_rois_into_windows, roi_corners
 
 VOLUME_SIZE = (5, 7, 11)
 ROI_SIZE = (2, 3, 4)
@@ -81,12 +81,16 @@ def test_box_may_fill_the_volume_but_not_exceed_it():
         roi_corners(center, (2, 8, 4), VOLUME_SIZE)
 
 
+def crop(volumes, sample_index, corners):
+    return Rois(sample_index, torch.zeros_like(sample_index), corners, ROI_SIZE).crop(volumes)
+
+
 def test_crop_takes_each_box_from_its_sample():
     volumes = numbered_volumes(num_samples=2, num_channels=3)
     sample_index = torch.tensor([1, 0, 1])
     corners = torch.tensor([[1, 2, 3], [3, 4, 7], [0, 0, 0]])
 
-    rois = crop_rois(volumes, sample_index, corners, ROI_SIZE)
+    rois = crop(volumes, sample_index, corners)
 
     assert rois.shape == (3, 3, *ROI_SIZE)
     assert rois[0, 2, 0, 0].tolist() == [121203, 121204, 121205, 121206]
@@ -98,7 +102,7 @@ def test_crop_hands_gradients_back_to_its_voxels():
     volumes = torch.zeros(2, 1, *VOLUME_SIZE, requires_grad=True)
     corners = torch.tensor([[1, 2, 3], [2, 2, 3]])  # overlap in slice 2
 
-    crop_rois(volumes, torch.tensor([1, 1]), corners, ROI_SIZE).sum().backward()
+    crop(volumes, torch.tensor([1, 1]), corners).sum().backward()
 
     expected = torch.zeros(2, 1, *VOLUME_SIZE)
     expected[1, 0, 1:4, 2:5, 3:7] = torch.tensor([1.0, 2.0, 1.0]).view(3, 1, 1)
@@ -108,7 +112,7 @@ def test_crop_hands_gradients_back_to_its_voxels():
 def test_no_boxes_give_no_rois():
     corners = torch.zeros(0, 3, dtype=torch.long)
 
-    rois = crop_rois(torch.zeros(2, 3, *VOLUME_SIZE), corners[:, 0], corners, ROI_SIZE)
+    rois = crop(torch.zeros(2, 3, *VOLUME_SIZE), corners[:, 0], corners)
 
     assert rois.shape == (0, 3, *ROI_SIZE)
 

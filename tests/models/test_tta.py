@@ -49,7 +49,7 @@ class FullSOSNet(nn.Module):
 
 def predictor(preset, **networks):
     network = FocusNet(preset, s_net=SidedSNet(), **networks).eval()
-    return OOMFallbackPredictor(Predictor(network, preset, autocast=nullcontext()), choose_compute("cpu", "fp32"))
+    return OOMFallbackPredictor(Predictor(network, autocast=nullcontext()), choose_compute("cpu", "fp32"))
 
 
 @pytest.fixture
