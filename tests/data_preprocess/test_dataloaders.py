@@ -51,7 +51,7 @@ def test_preset_that_does_not_fit_the_cases_is_refused(case_folder):
 
 
 def test_batches_have_the_size_of_the_crop(train, tiny_preset):
-    loader = StepLoader(crop_dataset(train, tiny_preset, 0), batch_size=2, steps_per_epoch=1)
+    loader = StepLoader(dataset=crop_dataset(train, tiny_preset, 0), batch_size=2, steps_per_epoch=1)
     [sample] = next(loader.steps(0, 0))
     batch = augment_crops(sample, tiny_preset, 0)
     assert batch.image.shape == (2, 1, 8, 16, 12)
@@ -71,7 +71,7 @@ def test_small_organ_crops_show_small_organs(train, tiny_preset):
 
 def test_shape_batches_have_the_size_of_the_roi(train, tiny_preset):
     batch_size = tiny_preset.autoencoder.batch_size
-    loader = StepLoader(shape_dataset(train, tiny_preset, 0), batch_size=batch_size, steps_per_epoch=1)
+    loader = StepLoader(dataset=shape_dataset(train, tiny_preset, 0), batch_size=batch_size, steps_per_epoch=1)
     masks = augment_shapes(*next(loader.steps(0, 0)), tiny_preset, 0)
     assert masks.shape == (batch_size, 1, 4, 12, 8)
     assert masks.flatten(1).amax(dim=1).min() == 1
@@ -81,7 +81,7 @@ def test_workers_and_ranks_do_not_change_the_samples(train, tiny_preset):
     dataset = crop_dataset(train, tiny_preset, 0)
 
     def images(*, first_step=0, **options):
-        loader = StepLoader(dataset, steps_per_epoch=tiny_preset.sol.steps_per_epoch, **options)
+        loader = StepLoader(dataset=dataset, steps_per_epoch=tiny_preset.sol.steps_per_epoch, **options)
         return torch.cat([sample.image_hu for samples in loader.steps(0, first_step) for sample in samples])
 
     alone = images(batch_size=2, num_workers=0)

@@ -48,10 +48,7 @@ def keep_freed_memory(*, limit_mib: int | None = None) -> bool:
 
     Networks on a CPU allocate and free feature maps of a hundred MiB in each layer. By default the system maps and
     clears each of them page by page, which takes as long as computing it: see docs/performance.md. Reused memory
-    becomes fragmented, most by the largest tensors.
-
-    Args:
-        limit_mib: blocks of at least this size are still returned to the system; None reuses all.
+    becomes fragmented, most by the largest tensors: blocks of `limit_mib` and more are returned, if it is given.
 
     Returns:
         Whether the C library supports it; only glibc does.

@@ -105,8 +105,7 @@ class Stage(ABC):
 def frozen(network: nn.Module) -> Iterator[nn.Module]:
     """A context in which gradients pass through a network without reaching its weights."""
     weights = [weight for weight in network.parameters() if weight.requires_grad]
-    for weight in weights:
-        weight.requires_grad_(False)
+    network.requires_grad_(False)
     try:
         yield network
     finally:

@@ -4,6 +4,7 @@ import logging
 import re
 import signal
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -18,38 +19,26 @@ MAX_WORKER_CRASHES = 3
 logger = logging.getLogger(__name__)
 
 
+@dataclass(kw_only=True)
 class StepLoader:
     """The batches of an epoch, grouped by the optimizer step that they make together.
 
     Epoch e consists of the samples [e * n, (e + 1) * n), divided among the ranks. With a data set that draws everything
     from its seed and the index, an epoch is the same whether the run was resumed or not, with any number of workers.
-
-    Args:
-        dataset: item i depends on the seed and i alone.
-        batch_size: of this rank.
-        steps_per_epoch: optimizer steps.
-        batches_per_step: batches of this rank whose gradients make one step.
-        ranks: that share the samples of a step.
-        num_workers: processes that read samples; 0 reads in this one.
-        pin_memory: whether batches are copied to a GPU.
     """
 
-    def __init__(
-        self,
-        dataset: Dataset,
-        *,
-        batch_size: int,
-        steps_per_epoch: int,
-        batches_per_step: int = 1,
-        ranks: DistributedContext | None = None,
-        num_workers: int = 0,
-        pin_memory: bool = False,
-    ) -> None:
-        self.dataset, self.batch_size, self.steps_per_epoch = dataset, batch_size, steps_per_epoch
-        self.batches_per_step, self.ranks = batches_per_step, ranks or DistributedContext()
-        self.num_workers, self.pin_memory = num_workers, pin_memory
-        self.indices: list[int] = []
-        """Samples of the next pass; the DataLoader reads the list when a pass begins."""
+    dataset: Dataset
+    batch_size: int
+    steps_per_epoch: int
+    batches_per_step: int = 1
+    """Batches of this rank whose gradients make one step."""
+    ranks: DistributedContext = DistributedContext()
+    num_workers: int = 0
+    """Processes that read samples; 0 reads in this one."""
+    pin_memory: bool = False
+
+    def __post_init__(self) -> None:
+        self.indices: list[int] = []  # of the next pass; the DataLoader reads the list when a pass begins
         self.loader = self._make_loader()
 
     def steps(self, epoch: int, first_step: int) -> Iterator[list[Any]]:

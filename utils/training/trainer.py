@@ -71,7 +71,7 @@ class Trainer:
         self.stage, self.run, self.ranks, self.splits = stage, run, run.ranks, cases.splits
         self.schedule, self.run_dir, self.device = stage.schedule, run.options.run_dir, run.compute.device
         self.loader = StepLoader(
-            stage.build_dataset(cases.train),
+            dataset=stage.build_dataset(cases.train),
             batch_size=run.options.batch_size or self.schedule.batch_size,
             steps_per_epoch=self.schedule.steps_per_epoch,
             batches_per_step=run.options.grad_accumulation_steps,

@@ -44,10 +44,8 @@ class Numbers(Dataset):
 
 
 def loader_of(folder, workers=0, batches_per_step=1):
-    num_steps = NUM_SAMPLES // 2 // batches_per_step
-    return StepLoader(
-        Numbers(folder), batch_size=2, steps_per_epoch=num_steps, batches_per_step=batches_per_step, num_workers=workers
-    )
+    steps = {"steps_per_epoch": NUM_SAMPLES // 2 // batches_per_step, "batches_per_step": batches_per_step}
+    return StepLoader(dataset=Numbers(folder), batch_size=2, num_workers=workers, **steps)
 
 
 def values(steps):
@@ -112,7 +110,9 @@ def test_a_bug_in_a_data_set_shows_its_file_and_line(workers, tmp_path):
 @pytest.mark.parametrize("num_ranks", [1, 3])
 def test_ranks_divide_an_epoch(num_ranks, tmp_path):
     ranks = [DistributedContext(rank=rank, world_size=num_ranks) for rank in range(num_ranks)]
-    loaders = [StepLoader(Numbers(tmp_path), batch_size=2, steps_per_epoch=4, ranks=context) for context in ranks]
+    loaders = [
+        StepLoader(dataset=Numbers(tmp_path), batch_size=2, steps_per_epoch=4, ranks=context) for context in ranks
+    ]
     num_samples = 2 * 4 * num_ranks
     for epoch in range(3):
         parts = [[index for [batch] in values(loader.steps(epoch, 0)) for index in batch] for loader in loaders]
