@@ -85,11 +85,11 @@ def segment_image(image: SitkImage, model: Model) -> SitkImage:
     Raises:
         UserError: the values are not HU, or the CT shows no head and neck.
     """
-    return to_sitk(_segment_volume(from_sitk(image), model))
+    return to_sitk(segment(transform_ct(from_sitk(image), model.preset.grid), model).label)
 
 
 def segment_array(image_hu: np.ndarray, spacing_zyx_mm: tuple[float, float, float], model: Model) -> np.ndarray:
-    """Segment a CT that is an array.
+    """Segment a CT that is an array; see `segment_image`.
 
     Args:
         image_hu: (D, H, W), any numeric dtype. Axes point to the patient's head (z), back (y) and left (x).
@@ -97,17 +97,10 @@ def segment_array(image_hu: np.ndarray, spacing_zyx_mm: tuple[float, float, floa
         model: of `load_pretrained` or `load_model`.
 
     Returns:
-        (D, H, W) uint8: 0 is background, k is `model.preset.organ_names[k - 1]`.
-
-    Raises:
-        UserError: the values are not HU, or the CT shows no head and neck.
+        (D, H, W) uint8 label map.
     """
-    geometry = Geometry(size_zyx=image_hu.shape, spacing_zyx_mm=spacing_zyx_mm)
-    return _segment_volume(Volume(array=image_hu, geometry=geometry), model).array
-
-
-def _segment_volume(ct: Volume, model: Model) -> Volume:
-    return segment(transform_ct(ct, model.preset.grid), model).label
+    ct = Volume(array=image_hu, geometry=Geometry(size_zyx=image_hu.shape, spacing_zyx_mm=spacing_zyx_mm))
+    return segment(transform_ct(ct, model.preset.grid), model).label.array
 
 
 def segment(ct: TransformedImage, model: Model) -> Segmentation:
@@ -144,9 +137,9 @@ def segment_case(
     started = time.perf_counter()
     files.remove_temp_files()
     segmentation = segment(ct, model)
+    label, prediction = segmentation
     write_case(files, ct, segmentation, model.preset, settings)
-    label = segmentation.label
-    confidences = organ_confidences(segmentation.prediction, model, ct.transform.world_mm)
+    confidences = organ_confidences(prediction, model, ct.transform.world_mm)
     report = {
         **source,
         "preset": model.preset.name,
@@ -174,12 +167,8 @@ def segment_cohort(
     finished = {case_id: load_if_up_to_date(files[case_id], source) for case_id, source in sources.items()}
     reports, failures = {case_id: report for case_id, report in finished.items() if report}, {}
     logger.info("CTs: %d, done before: %d", len(scans), len(reports))
-    read = partial(
-        read_transformed,
-        grid=model.preset.grid,
-        correct_offset=settings.hu_offset == "auto",
-        require_dicom=settings.rtstruct,
-    )
+    options = {"correct_offset": settings.hu_offset == "auto", "require_dicom": settings.rtstruct}
+    read = partial(read_transformed, grid=model.preset.grid, **options)
     todo = [scan for scan in scans if scan.case_id not in reports]
     for scan, future in tqdm(prefetch(todo, read), total=len(todo), unit="CT", disable=None):
         case_id = scan.case_id
@@ -197,8 +186,8 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     which = parser.add_mutually_exclusive_group()
     which.add_argument("--checkpoint", type=Path, help="your own: best.pt of adv_train.py, or of an earlier stage")
     which.add_argument("--model", default="openkbp", help="a published one: research only, see docs/model_card.md")
-    input_help = "a CT (NIfTI, NRRD, MHA), a folder of them, a DICOM folder, a tree of these, or a .txt list of paths"
-    add("--input", type=Path, required=True, help=input_help)
+    kinds = "a CT (NIfTI, NRRD, MHA), a folder of them, a DICOM folder, a tree of these, or a .txt list of paths"
+    add("--input", type=Path, required=True, help=kinds)
     add("--output", type=Path, required=True, help="folder for label maps and reports")
     add("--format", choices=FORMATS, default=FORMATS[0], help="of label maps, masks and probabilities")
     add("--masks", action="store_true", help="also write one binary mask per organ, in <id>_masks/")
@@ -207,13 +196,11 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     add("--save-overlay", action="store_true", help="also draw <id>.png, slices with the organs' outlines")
     add("--backbone-only", action="store_true", help="use S-Net alone, for comparison")
     add("--tta", action="store_true", help="average with the prediction for the mirrored CT; takes twice the time")
-    tile_help = "keep blended probabilities larger than this in a temporary file in TMPDIR"
-    add("--tile-memory", type=float, default=math.inf, metavar="GIB", help=tile_help)
+    large = "keep blended probabilities larger than this in a temporary file in TMPDIR"
+    add("--tile-memory", type=float, default=math.inf, metavar="GIB", help=large)
     add("--overlap", type=float, default=OVERLAP, help="fraction of a window that its neighbor also covers")
-    hu_help = "for a CT stored as HU + 1024: refuse it, or subtract 1024"
-    add("--hu-offset", choices=("refuse", "auto"), default="refuse", help=hu_help)
-    shard_help = "segment only every N-th case, from the I-th: for array jobs"
-    add("--shard", type=Shard.parse, default=Shard(), metavar="I/N", help=shard_help)
+    add("--hu-offset", choices=("refuse", "auto"), default="refuse", help="CTs stored as HU + 1024: auto subtracts it")
+    add("--shard", type=Shard.parse, default=Shard(), metavar="I/N", help="only every N-th case, from the I-th")
     add("--device", help="cpu, cuda or cuda:N; by default a GPU if there is one")
     add("--precision", choices=get_args(Precision), help="bf16 where the hardware computes in it; int8 is for CPUs")
     arguments = parser.parse_args(argv)
@@ -237,11 +224,9 @@ def main(argv: list[str] | None = None) -> int:
     )
     check_color_table(arguments.output, model.preset)
     write_color_table(arguments.output, model.preset)
-    checkpoint = {
-        "checkpoint": str(arguments.checkpoint),
-        "checkpoint_sha256": hashlib.sha256(arguments.checkpoint.read_bytes()).hexdigest(),
-        "precision": compute.precision,
-    }
+    sha256 = hashlib.sha256(arguments.checkpoint.read_bytes()).hexdigest()
+    checkpoint = {"checkpoint": str(arguments.checkpoint), "checkpoint_sha256": sha256}
+    checkpoint["precision"] = compute.precision
     reports, failures = segment_cohort(scans, arguments.output, model, settings, checkpoint)
     summary = arguments.output / f"summary{arguments.shard.suffix}.csv"
     write_summary(summary, reports, failures, model.preset)

@@ -76,18 +76,11 @@ def export_case(raw: RawCase, preset: Preset, files: ExportedFiles) -> list[str]
 
 
 def write_nnunet_dataset(folder: Path, preset: Preset, splits: Mapping[str, str]) -> None:
-    """Write dataset.json for the cases in the folder, and their split.
-
-    Args:
-        folder: named DatasetNNN_Name.
-        preset: organs.
-        splits: case id to split.
-    """
+    """Write dataset.json for the cases in a folder DatasetNNN_Name, and their split, given by case id."""
     present = [path.name.removesuffix(".nii.gz") for path in sorted((folder / "labelsTr").glob("[!.]*.nii.gz"))]
-    labels = {"background": 0} | {name: value for value, name in enumerate(preset.organ_names, 1)}
     content = {
         "channel_names": {"0": "CT"},
-        "labels": labels,
+        "labels": {name: value for value, name in enumerate(["background", *preset.organ_names])},
         "numTraining": len(present),
         "file_ending": ".nii.gz",
         "name": folder.name.partition("_")[2],

@@ -63,17 +63,13 @@ class CoarseGrid(NamedTuple):
 
 @dataclass(frozen=True)
 class Body:
-    """The patient's body on the coarse grid.
-
-    Attributes:
-        inside: bool (d, h, w), from the lowest slice of the field of view.
-        grid: its grid.
-        is_cut: whether the scan shows more of the patient below.
-    """
+    """The patient's body on the coarse grid."""
 
     inside: np.ndarray
+    """bool (d, h, w), from the lowest slice of the field of view."""
     grid: CoarseGrid
     is_cut: bool
+    """Whether the scan shows more of the patient below."""
 
     def median_hu(self, image: np.ndarray) -> float:
         """Median of the body's voxels in its CT (D, H, W)."""
@@ -141,7 +137,7 @@ class Region(NamedTuple):
 
 
 def find_region(image: np.ndarray, geometry: Geometry, below_lung_apex_mm: float) -> Region:
-    """Find the field of view of the networks: see `segment_body` and `region_around`."""
+    """Find the networks' field of view: see `segment_body` and `region_around`."""
     return region_around(segment_body(image, geometry, below_lung_apex_mm), image)
 
 
@@ -171,12 +167,7 @@ def segment_body(image: np.ndarray, geometry: Geometry, below_lung_apex_mm: floa
 
 
 def region_around(body: Body, image: np.ndarray) -> Region:
-    """The body's bounding box with a margin; where the patient continues beyond the scan, the scan's end.
-
-    Args:
-        body: from `segment_body`.
-        image: (D, H, W), HU, the CT of the body.
-    """
+    """The body's bounding box in its CT (D, H, W) with a margin; where the body continues beyond the CT, its end."""
     grid, spacing = body.grid, body.grid.ct_spacing_zyx_mm
     box = bounding_box(body.inside)
     margins = [int(np.ceil(MARGIN_MM / axis_mm)) for axis_mm in spacing]
@@ -195,7 +186,7 @@ def region_around(body: Body, image: np.ndarray) -> Region:
 
 def morphological_opening(mask: np.ndarray, spacing_zyx_mm: Triple, radius_mm: float) -> np.ndarray:
     """Opening with a ball; a mask that is thinner everywhere is returned unchanged."""
-    padded = np.pad(mask, ((0, 0), (1, 1), (1, 1)), mode="constant")
+    padded = np.pad(mask, ((0, 0), (1, 1), (1, 1)))
     padded = np.pad(padded, ((1, 1), (0, 0), (0, 0)), mode="edge")  # the neck continues beyond the last slice
     ball = _ball(spacing_zyx_mm, radius_mm)
     core = ndimage.binary_erosion(padded, ball, border_value=True)
@@ -208,8 +199,8 @@ def find_lung_apex(dense: np.ndarray, spacing_zyx_mm: Triple, image: np.ndarray 
     """The topmost slice with lung, or None if the scan shows no lung.
 
     Args:
-        dense: (D, H, W) bool, denser than air; z up.
-        spacing_zyx_mm: its spacing, a few mm.
+        dense: (d, h, w) bool on the coarse grid, denser than air.
+        spacing_zyx_mm: its spacing.
         image: HU on the same grid; if given, cavities of pure air are not lungs.
     """
     air = np.stack([ndimage.binary_fill_holes(plane) for plane in dense]) & ~dense

@@ -41,10 +41,16 @@ def validate_hounsfield(array: np.ndarray, *, correct_offset: bool) -> Hounsfiel
         raise UserError(f"{num_bad} of {array.size} voxels are NaN or infinite: export the CT again")
     sample = array.reshape(-1)[:: max(1, array.size // MAX_SAMPLES)]
     sample = sample[sample > PADDING_HU]
+    if not sample.size:
+        raise UserError("every voxel is padding: is this a CT?")
     notes, offset = [], 0
     if not _is_hu(sample, 0):
         if not _is_hu(sample, OFFSET_HU):
-            raise UserError(_not_hu(sample))
+            low, middle, high = np.percentile(sample, (1, 50, 99))
+            raise UserError(
+                f"values are not HU: 98 % of them lie between {low:.4g} and {high:.4g} (median {middle:.4g}), and "
+                "there is no air near -1000 or no soft tissue near 0; give a CT in HU"
+            )
         air = _most_frequent(sample, PADDING_HU, MIN_TISSUE_HU)
         tissue = _most_frequent(sample, *SOFT_TISSUE_HU)
         seen = f"air peaks at {air:.0f} and soft tissue at {tissue:.0f}, as in a CT stored as HU + {OFFSET_HU}"
@@ -70,8 +76,6 @@ def _to_int16(array: np.ndarray, offset: int, padding: np.ndarray) -> np.ndarray
 
 def _is_hu(sample: np.ndarray, offset: int) -> bool:
     """Whether there is air, soft tissue has a peak, and almost nothing lies below air."""
-    if not sample.size:
-        return False
     air, tissue, bone = (
         np.mean((sample > low + offset) & (sample < high + offset))
         for low, high in ((PADDING_HU, MIN_TISSUE_HU), SOFT_TISSUE_HU, BONE_HU)
@@ -86,13 +90,3 @@ def _most_frequent(sample: np.ndarray, low_hu: float, high_hu: float) -> float:
     limits = (low_hu + OFFSET_HU, high_hu + OFFSET_HU)
     counts, edges = np.histogram(sample, bins=int((high_hu - low_hu) / BIN_HU), range=limits)
     return float(edges[counts.argmax()] + BIN_HU / 2)
-
-
-def _not_hu(sample: np.ndarray) -> str:
-    if not sample.size:
-        return "every voxel is padding: is this a CT?"
-    low, middle, high = np.percentile(sample, (1, 50, 99))
-    return (
-        f"values are not HU: 98 % of them lie between {low:.4g} and {high:.4g} (median {middle:.4g}), and there is no "
-        "air near -1000 or no soft tissue near 0; give a CT in HU"
-    )

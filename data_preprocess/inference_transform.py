@@ -37,27 +37,20 @@ class TransformedImage(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class InferenceTransform:
-    """The way from a CT to the networks' grid and back: orientation, crop, spacing.
-
-    Attributes:
-        ct: grid of the CT as read.
-        axis_aligned: grid of the CT after its axes were aligned with the patient's.
-        region: the part of `axis_aligned` that the networks see.
-        spacing_ratio: spacing of `axis_aligned` / spacing of the networks, (z, y, x).
-    """
+    """The way from a CT to the networks' grid and back: orientation, crop, spacing."""
 
     ct: Geometry
+    """Grid of the CT as read."""
     axis_aligned: Geometry
+    """Grid of the CT after its axes were aligned with the patient's."""
     region: Region
+    """The part of `axis_aligned` that the networks see."""
     spacing_ratio: Triple
+    """Spacing of `axis_aligned` / spacing of the networks, (z, y, x)."""
 
     @classmethod
     def apply(cls, ct: Volume, grid: GridSettings) -> TransformedImage:
-        """Align a CT with the patient's axes, crop it to head and neck and resample it.
-
-        Args:
-            ct: HU, any orientation and spacing.
-            grid: the networks' spacing, and how far below the lungs they see.
+        """Align a CT in HU with the patient's axes, crop it to head and neck and resample it to the networks' grid.
 
         Raises:
             UserError: the CT shows no head and neck.
@@ -78,13 +71,10 @@ class InferenceTransform:
         return TransformedImage(image, region_hu, transform, notes)
 
     def invert(self, probabilities: torch.Tensor) -> Volume:
-        """The label map of the CT.
+        """The label map (uint8) on the grid of the CT as read; 0 outside of the region.
 
         Args:
             probabilities: (num_classes, d, h, w) on the networks' grid.
-
-        Returns:
-            uint8, on the grid of the CT as read; 0 outside of the region.
         """
         label = resample_to_label_map(probabilities, self.region.size_zyx, self.spacing_ratio)
         return Volume(array=self.to_ct(label.cpu().numpy()), geometry=self.ct)
@@ -112,11 +102,7 @@ class InferenceTransform:
         return self.axis_aligned.world_mm(tuple((i + 0.5) / ratio - 0.5 + start for i, ratio, start in axes))
 
     def inside_fov(self, size_zyx: tuple[int, int, int]) -> np.ndarray:
-        """Which voxels of the networks' grid lie in the CT and not in air that was added around it, bool.
-
-        Args:
-            size_zyx: of the image on the networks' grid.
-        """
+        """Which voxels of the networks' image lie in the CT and not in air that was added around it: bool (d, h, w)."""
         to_ct = self.ct.index_from(self.axis_aligned)
         axes = [
             (np.arange(n, dtype=np.float32) + 0.5) / ratio - 0.5 + start
@@ -140,14 +126,11 @@ def resample_to_label_map(
 
     Args:
         probabilities: (num_classes, D, H, W).
-        size_zyx: (D', H', W') of the result.
+        size_zyx: of the result, uint8.
         spacing_ratio_zyx: its spacing / the probabilities' spacing.
-
-    Returns:
-        (D', H', W') uint8.
     """
-    label = torch.zeros(size_zyx, dtype=torch.uint8, device=probabilities.device)
-    highest = torch.zeros(size_zyx, device=probabilities.device)
+    label = probabilities.new_zeros(size_zyx, dtype=torch.uint8)
+    highest = probabilities.new_zeros(size_zyx, dtype=torch.float32)
     for value in range(1, len(probabilities)):
         box = _resampled_box(probabilities[value] >= ROUNDING / len(probabilities), size_zyx, spacing_ratio_zyx)
         if box is None:
@@ -164,8 +147,7 @@ def _resampled_box(mask: torch.Tensor, size_zyx: tuple[int, int, int], spacing_r
     """The voxels of another grid whose interpolation reads from a mask (D, H, W); None if the mask is empty."""
     box = []
     for axis, (size, ratio) in enumerate(zip(size_zyx, spacing_ratio_zyx, strict=True)):
-        others = [other for other in range(3) if other != axis]
-        inside = mask.any(dim=others[1]).any(dim=others[0]).nonzero()
+        inside = mask.amax(dim=[other for other in range(3) if other != axis]).nonzero()
         if len(inside) == 0:
             return None
         last = mask.shape[axis] - 1

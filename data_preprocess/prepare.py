@@ -6,7 +6,7 @@ python -m data_preprocess.prepare --source openkbp --input RAW --output CASES
 import logging
 import sys
 from collections import Counter
-from collections.abc import Container, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 
@@ -16,7 +16,7 @@ from data_preprocess.case_index import write_index
 from data_preprocess.cases import CaseInfo, finished_case, measure_organs, read_case_info, write_case, write_dataset
 from data_preprocess.field_of_view import MARGIN_MM, Region, region_around, segment_body
 from data_preprocess.label_map import match_organs, merge_masks
-from data_preprocess.quality_control.measurements import CaseQuality, measure_case, write_quality
+from data_preprocess.quality_control.measurements import measure_case, write_quality
 from data_preprocess.quality_control.report_page import inspect_cases, summary_table, write_report_page
 from data_preprocess.raw_cases import list_raw_cases, load_raw_preset, raw_arguments, read_raw_case, select_raw_cases
 from data_preprocess.resample import resample_image, resample_labels
@@ -39,14 +39,9 @@ logger = logging.getLogger(__name__)
 
 
 def prepare_case(raw: RawCase, preset: Preset, folder: Path) -> CaseInfo:
-    """Crop a raw case to the networks' field of view, resample it and write it as `folder`/<case id>.
+    """Crop a raw case to inference's field of view, resample it and write it as `folder`/<case id>.
 
-    The field of view is that of inference. Masks without CT are cropped to themselves.
-
-    Args:
-        raw: CT in HU and masks.
-        preset: organs, spacing and field of view.
-        folder: the folder of cases.
+    Masks without CT are cropped to themselves.
 
     Raises:
         UserError: the CT shows no head and neck, no structure is an organ of the preset, two structures are the same
@@ -83,7 +78,14 @@ def prepare_case(raw: RawCase, preset: Preset, folder: Path) -> CaseInfo:
         unmatched_structures=raw.unmatched_structures,
     )
     quality = measure_case({name: region.cut(mask) for name, mask in masks.items()}, ct, body)
-    _write(folder / raw.case_id, info, image, label, quality, preset)
+    shown = np.full(label.shape, AIR_HU, dtype=np.int16) if image is None else image
+    colors = [organ.color for organ in preset.organs]
+    picture = render_case(shown, label, spacing_zyx_mm=spacing, colors=colors, names=preset.organ_names)
+    with atomic_write(folder / raw.case_id) as partial_folder:
+        partial_folder.mkdir()
+        write_case(partial_folder, info, image, label)
+        write_quality(partial_folder, quality)
+        save_png(partial_folder / "preview.png", picture)
     return info
 
 
@@ -106,20 +108,6 @@ def _region_of_masks(masks: Mapping[str, Mask]) -> Region:
     return Region(tuple(np.maximum(low, 0).tolist()), tuple(np.minimum(high, geometry.size_zyx).tolist()))
 
 
-def _write(
-    folder: Path, info: CaseInfo, image: np.ndarray | None, label: np.ndarray, quality: CaseQuality, preset: Preset
-) -> None:
-    """Write the files of a case; its folder appears when it is complete."""
-    shown = np.full(label.shape, AIR_HU, dtype=np.int16) if image is None else image
-    colors = [organ.color for organ in preset.organs]
-    with atomic_write(folder) as partial_folder:
-        partial_folder.mkdir()
-        write_case(partial_folder, info, image, label)
-        write_quality(partial_folder, quality)
-        picture = render_case(shown, label, spacing_zyx_mm=info.spacing_zyx_mm, colors=colors, names=preset.organ_names)
-        save_png(partial_folder / "preview.png", picture)
-
-
 def finish(folder: Path, preset: Preset, failures: Mapping[str, CaseFailure]) -> None:
     """Write the splits and the report page of all cases in a folder, and log what is in them."""
     infos = [read_case_info(path.parent) for path in sorted(folder.glob("[!.]*/case.json"))]  # a killed run leaves ".*"
@@ -132,20 +120,14 @@ def finish(folder: Path, preset: Preset, failures: Mapping[str, CaseFailure]) ->
     to_check = [case for case in cases if case.findings]
     for case in to_check[:NUM_SHOWN]:
         logger.info("check %s: %s", case.info.case_id, "; ".join(map(str, case.findings)))
-    if len(to_check) > NUM_SHOWN:
-        logger.info("and %d more cases", len(to_check) - NUM_SHOWN)
-    _log_unmatched(infos)
-    page = folder / REPORT_NAME
-    write_report_page(page, cases, preset, failures)
-    logger.info("%d of %d cases to check: look at %s before training", len(to_check), len(cases), page)
-
-
-def _log_unmatched(infos: Sequence[CaseInfo]) -> None:
     counts = Counter(name for info in infos for name in info.unmatched_structures)
     if counts:
         listed = ", ".join(f"{name} ({count})" for name, count in counts.most_common(NUM_SHOWN))
-        more = f", and {len(counts) - NUM_SHOWN} more" if len(counts) > NUM_SHOWN else ""
-        logger.info("structures that match no organ of the preset (add them to its aliases?): %s%s", listed, more)
+        text = "%d structures match no organ of the preset (add them to its aliases?), most often: %s"
+        logger.info(text, len(counts), listed)
+    page = folder / REPORT_NAME
+    write_report_page(page, cases, preset, failures)
+    logger.info("%d of %d cases to check: look at %s before training", len(to_check), len(cases), page)
 
 
 def _prepare(handle: RawCaseHandle, source: str, preset: Preset, folder: Path) -> None:

@@ -25,11 +25,8 @@ def raw_arguments(description: str) -> argparse.ArgumentParser:
     parser.add_argument("--set", action="append", default=[], metavar="SECTION.KEY=VALUE", help="override the preset")
     parser.add_argument("--workers", type=positive_int, default=2, help="processes")
     parser.add_argument("--split", choices=("train", "test"), help="only the cases that the data set puts there")
-    parser.add_argument(
-        "--held-out",
-        choices=("train", "test"),
-        help="split of the cases that the data set reserves (PDDCA's five on-site cases); by default they are not used",
-    )
+    reserved = "split of the cases that the data set reserves (PDDCA's on-site cases); by default they are not used"
+    parser.add_argument("--held-out", choices=("train", "test"), help=reserved)
     parser.add_argument("--shard", type=Shard.parse, metavar="I/N", help="only every N-th case, from the I-th (1 to N)")
     parser.add_argument("--limit", type=positive_int, help="at most this many cases, the first ones")
     return parser
@@ -71,23 +68,13 @@ def select_raw_cases(handles: Sequence[RawCaseHandle], arguments: argparse.Names
     if arguments.shard:
         selected = arguments.shard.select(selected)
     if not selected:
-        raise UserError(
-            f"{arguments.input or arguments.source}: none of {len(handles)} cases is left by --split, --limit and "
-            "--shard"
-        )
+        where = arguments.input or arguments.source
+        raise UserError(f"{where}: none of {len(handles)} cases is left by --split, --limit and --shard")
     return selected
 
 
 def read_raw_case(handle: RawCaseHandle, source: str, preset: Preset) -> RawCase:
-    """Read a case and check its CT.
-
-    Args:
-        handle: from `list_raw_cases`.
-        source: name of its layout.
-        preset: structures that are not its organs are not read.
-
-    Returns:
-        The case with a CT in int16 HU, or without CT.
+    """Read the preset's organs of a case of a layout (`source`), and its CT, if it has one, as int16 HU.
 
     Raises:
         UserError: a file is damaged or does not fit the others, or the CT is not in HU.

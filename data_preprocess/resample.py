@@ -27,12 +27,7 @@ def resampled_size(size_zyx: Size, spacing_zyx_mm: Triple, new_spacing_zyx_mm: T
 
 
 def resample_image(image: np.ndarray, spacing_zyx_mm: Triple, new_spacing_zyx_mm: Triple) -> np.ndarray:
-    """Resample a CT linearly; axes that become coarser are smoothed first, so that noise does not alias.
-
-    Args:
-        image: (D, H, W), HU.
-        spacing_zyx_mm: its spacing.
-        new_spacing_zyx_mm: the target's spacing.
+    """Resample a CT (D, H, W) linearly; axes that become coarser are smoothed first, so that noise does not alias.
 
     Returns:
         (D', H', W') of the same dtype; beyond the volume its border is repeated.
@@ -46,16 +41,7 @@ def resample_image(image: np.ndarray, spacing_zyx_mm: Triple, new_spacing_zyx_mm
 
 
 def resample_labels(labels: np.ndarray, spacing_zyx_mm: Triple, new_spacing_zyx_mm: Triple) -> np.ndarray:
-    """Resample a label map: each voxel takes the label with the largest linearly interpolated weight.
-
-    Args:
-        labels: (D, H, W) uint8.
-        spacing_zyx_mm: its spacing.
-        new_spacing_zyx_mm: the target's spacing.
-
-    Returns:
-        (D', H', W') uint8.
-    """
+    """Resample a label map (D, H, W) uint8: each voxel takes the label with the largest interpolated weight."""
     if _same(spacing_zyx_mm, new_spacing_zyx_mm):
         return labels
     size = resampled_size(labels.shape, spacing_zyx_mm, new_spacing_zyx_mm)
@@ -63,10 +49,7 @@ def resample_labels(labels: np.ndarray, spacing_zyx_mm: Triple, new_spacing_zyx_
 
 
 def resample_axis_aligned(volume: Volume) -> Volume:
-    """Rotate an oblique CT so that its axes are the patient's.
-
-    Args:
-        volume: HU, axes in LPS order with a residual rotation.
+    """Rotate an oblique CT, whose axes are in LPS order, so that they are the patient's.
 
     Returns:
         The CT on a grid of the same spacings that contains all of it, with air beyond. Cubic B-splines interpolate,
@@ -86,15 +69,7 @@ def resample_axis_aligned(volume: Volume) -> Volume:
 
 
 def resample_to(volume: Volume, geometry: Geometry) -> np.ndarray:
-    """Resample a volume onto any other grid: labels (integers) by largest weight, other values linearly.
-
-    Args:
-        volume: uint8 or floating point.
-        geometry: of the other grid.
-
-    Returns:
-        (D, H, W) of the same dtype; 0 beyond the volume.
-    """
+    """Resample onto any other grid: labels (uint8) by largest weight, floats linearly; 0 beyond the volume."""
     is_label = np.issubdtype(volume.array.dtype, np.integer)
     interpolator = sitk.sitkLabelLinear if is_label else sitk.sitkLinear
     return _resample(to_sitk(volume), geometry, interpolator, fill=0)

@@ -29,27 +29,20 @@ class ScanContent(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class Scan:
-    """A CT that was found but not read yet.
-
-    Attributes:
-        case_id: begins the names of its files.
-        source: path of a volume, or a DICOM series.
-        problem: why an entry of a list cannot be read, if that is known already.
-    """
+    """A CT that was found but not read yet."""
 
     case_id: str
+    """Begins the names of its files."""
     source: Path | DicomSeries
+    """Path of a volume, or a DICOM series."""
     problem: str | None = None
+    """Why an entry of a list cannot be read, if that is known already."""
 
     def __str__(self) -> str:
         return str(self.source)
 
     def read(self) -> ScanContent:
-        """Read the voxels.
-
-        Raises:
-            UserError: they cannot be read, or are not a CT.
-        """
+        """Read the voxels; a `UserError` says why that cannot be done."""
         if self.problem is not None:
             raise UserError(self.problem)
         if isinstance(self.source, DicomSeries):
@@ -61,16 +54,10 @@ class Scan:
 def read_transformed(
     scan: Scan, grid: GridSettings, *, correct_offset: bool = False, require_dicom: bool = False
 ) -> TransformedImage:
-    """Read a scan and bring it onto the networks' grid.
-
-    Args:
-        scan: one of `list_scans`.
-        grid: of the networks' preset.
-        correct_offset: subtract 1024 from a CT that was stored as HU + 1024.
-        require_dicom: a structure set will refer to the slices.
+    """Read a scan and bring it onto the networks' grid; see `transform_ct`.
 
     Raises:
-        UserError: the scan is damaged, not a CT in HU, shows no head and neck, or is not DICOM though it must be.
+        UserError: the scan is damaged, not a CT in HU, shows no head and neck, or is not DICOM though that is required.
     """
     volume, series = scan.read()
     if require_dicom and series is None:
@@ -84,6 +71,11 @@ def read_transformed(
 
 def transform_ct(ct: Volume, grid: GridSettings, *, correct_offset: bool = False) -> TransformedImage:
     """Check that a CT is in HU and bring it onto the networks' grid; see `InferenceTransform.apply`.
+
+    Args:
+        ct: of any orientation and spacing.
+        grid: of the networks' preset.
+        correct_offset: subtract 1024 from a CT that was stored as HU + 1024.
 
     Raises:
         UserError: the values are not HU, or the CT shows no head and neck.

@@ -23,17 +23,13 @@ WEIGHTS_FOLDER = Path(__file__).resolve().parent.parent / "weights"
 
 @dataclass(frozen=True)
 class Model:
-    """A trained FocusNet, ready to segment.
-
-    Attributes:
-        predictor: segments a CT on the networks' grid.
-        preset: names the organs of labels 1, 2, ... in `organ_names`.
-        autoencoder: measures how plausible a small organ's shape is; None if the checkpoint has none.
-    """
+    """A trained FocusNet, ready to segment."""
 
     predictor: OOMFallbackPredictor | FlipTTAPredictor
     preset: Preset
+    """Names the organs of labels 1, 2, ... in `organ_names`."""
     autoencoder: nn.Module | None
+    """Measures how plausible a small organ's shape is; None if the checkpoint has none."""
 
 
 def load_pretrained(name: str = "openkbp", *, device: str | None = None, precision: Precision | None = None) -> Model:
@@ -87,9 +83,8 @@ def load_model(
     window_starts(1, 1, overlap)  # checks the overlap before any CT is read
     content = read_checkpoint(checkpoint)
     preset = checkpoint_preset(content, checkpoint)
-    require_networks(
-        content, ["s_net"], checkpoint, "give one of train_backbone.py, adv_train.py or a stage between them"
-    )
+    remedy = "give one of train_backbone.py, adv_train.py or a stage between them"
+    require_networks(content, ["s_net"], checkpoint, remedy)
     for name in preset.organ_names:
         validate_file_name(name, f"{checkpoint}: organ")
     wanted = ["s_net"] if backbone_only else NETWORK_NAMES
@@ -102,8 +97,5 @@ def load_model(
     limit_bytes = tile_memory_gib * 2**30
     predictor = Predictor(focusnet, autocast=compute.autocast(), overlap=overlap, limit_bytes=limit_bytes)
     with_fallback = OOMFallbackPredictor(predictor, choose_compute("cpu", "fp32"))
-    return Model(
-        predictor=FlipTTAPredictor(with_fallback) if flip_tta else with_fallback,
-        preset=preset,
-        autoencoder=autoencoder.eval() if autoencoder is not None else None,
-    )
+    chosen = FlipTTAPredictor(with_fallback) if flip_tta else with_fallback
+    return Model(chosen, preset, autoencoder.eval() if autoencoder else None)

@@ -36,10 +36,9 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def user_message(error: BaseException) -> str | None:
-    """The message for an error that the user can fix: a `UserError`, a system error of `SYSTEM_ERRORS`, or no memory.
+    """The message for an error that the user can fix, or None for a bug.
 
-    Returns:
-        The message, or None if the error is a bug.
+    The user can fix a `UserError`, a system error of `SYSTEM_ERRORS`, and lack of memory.
     """
     if isinstance(error, UserError):
         return str(error)
@@ -52,24 +51,16 @@ def user_message(error: BaseException) -> str | None:
 
 @dataclass(frozen=True)
 class CaseFailure:
-    """Why a case of a cohort failed.
-
-    Attributes:
-        reason: one line.
-        traceback: of a bug; None for an error that the user can fix.
-    """
+    """Why a case of a cohort failed."""
 
     reason: str
+    """One line."""
     traceback: str | None = None
+    """Of a bug; None for an error that the user can fix."""
 
     @classmethod
     def of(cls, error: BaseException, out_of_memory: str = OUT_OF_MEMORY) -> "CaseFailure":
-        """Describe an exception; the traceback is kept as text, so the result can be sent between processes.
-
-        Args:
-            error: that ended the case.
-            out_of_memory: reason to give if that was lack of memory.
-        """
+        """Describe an exception, and lack of memory by `out_of_memory`; text can be sent between processes."""
         message = out_of_memory if is_out_of_memory(error) else user_message(error)
         if message is not None:
             return cls(message)

@@ -58,7 +58,7 @@ def measure_case(masks: Mapping[str, Mask], image: np.ndarray | None, body: Body
     Args:
         masks: organ name to mask, without its part below the field of view; empty masks are left out.
         image: (D, H, W) HU, or None.
-        body: of the image; None without one.
+        body: of the image, or None.
     """
     organs = {name: _measure_organ(mask, body) for name, mask in masks.items() if mask.voxels.size}
     if image is None:

@@ -35,15 +35,7 @@ class Finding(NamedTuple):
 def check_cases(
     qualities: Mapping[str, CaseQuality], left_right_pairs: Sequence[tuple[str, str]]
 ) -> dict[str, list[Finding]]:
-    """Compare every case with the others, and with what holds for any patient.
-
-    Args:
-        qualities: case id to measurements.
-        left_right_pairs: (left, right) organ names.
-
-    Returns:
-        Case id to findings, an empty list for a usual case.
-    """
+    """Findings by case id: a case differs from the others, or from every patient; a usual case has an empty list."""
     findings = {case_id: list(_check_alone(quality, left_right_pairs)) for case_id, quality in qualities.items()}
     for check in (_check_components, _check_volumes, _check_positions):
         for case_id, finding in check(qualities):

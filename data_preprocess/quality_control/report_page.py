@@ -66,14 +66,7 @@ def summary_table(cases: Sequence[InspectedCase], preset: Preset) -> Table:
 def write_report_page(
     path: Path, cases: Sequence[InspectedCase], preset: Preset, failures: Mapping[str, CaseFailure]
 ) -> None:
-    """Write the page: the table, failed cases, and a row per case, those with findings first.
-
-    Args:
-        path: of the page, in the folder of the cases.
-        cases: from `inspect_cases`.
-        preset: organs and their colors.
-        failures: case id to reason, of cases that could not be prepared.
-    """
+    """Write the page into the folder of the cases: the table, failures, and every case, those with findings first."""
     template = jinja2.Template(TEMPLATE.read_text(encoding="utf-8"), autoescape=True, undefined=jinja2.StrictUndefined)
     page = template.render(
         cases=sorted(cases, key=lambda case: (not case.findings, case.info.case_id)),

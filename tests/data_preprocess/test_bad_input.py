@@ -223,7 +223,7 @@ def test_good_cases_are_prepared_and_bad_ones_leave_nothing(name, request):
     assert attempt.prepared == ["good"]
     assert attempt.left_overs == []
     assert sum(read_splits(attempt.output).values(), []) == ["good"]
-    assert f"{len(attempt.reasons)} cases could not be prepared" in (attempt.output / "report.html").read_text()
+    assert f"Cases that could not be prepared: {len(attempt.reasons)}" in (attempt.output / "report.html").read_text()
 
 
 def refused(arguments, capsys):

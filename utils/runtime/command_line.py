@@ -24,7 +24,7 @@ def run_main(main: Callable[[list[str] | None], int | None], argv: list[str] | N
     """Run a script's main function: an error that the user can fix becomes one line on stderr and exit status 2.
 
     Returns:
-        The exit status, for `sys.exit`: what the function returns, 0 for None.
+        The exit status, for `sys.exit`: that of the function, or 0 if it returns None.
 
     Raises:
         Exception: a bug; Python then prints its traceback and exits with status 1.

@@ -57,9 +57,7 @@ def keep_freed_memory(*, limit_mib: int | None = None) -> bool:
         mallopt = ctypes.CDLL(None).mallopt
     except (AttributeError, OSError, TypeError):
         return False
-    if limit_mib is None:
-        settings = {M_MMAP_MAX: 0}
-    else:
-        settings = {M_MMAP_MAX: DEFAULT_MMAP_MAX, M_MMAP_THRESHOLD: limit_mib * 2**20}
-    settings[M_TRIM_THRESHOLD] = 2**31 - 1
+    settings = {M_TRIM_THRESHOLD: 2**31 - 1, M_MMAP_MAX: 0 if limit_mib is None else DEFAULT_MMAP_MAX}
+    if limit_mib is not None:
+        settings[M_MMAP_THRESHOLD] = limit_mib * 2**20
     return all([mallopt(name, value) for name, value in settings.items()])

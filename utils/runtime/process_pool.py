@@ -34,12 +34,9 @@ def run_cases(
 
     Args:
         task: called once per item; it must be picklable if there are several workers.
-        items: case id to what the task is given.
+        items: by case id.
         num_workers: processes; 1 works in this one.
         description: shown beside the progress bar.
-
-    Returns:
-        What the task returned, and why cases failed. A bug keeps the traceback of its worker.
     """
     attempt = partial(_attempt, task)
     if num_workers == 1:
