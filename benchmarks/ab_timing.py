@@ -1,14 +1,15 @@
 """Timing of variants of a task: they run alternately, each in its own process."""
 
 import multiprocessing
-import sys
 import time
-from collections.abc import Callable, Iterator
-from multiprocessing.connection import Connection
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import ExitStack
 from statistics import median
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
+from torch.utils.benchmark import Timer
 from torch.utils.flop_counter import FlopCounterMode
 
 from utils.runtime.memory import peak_ram_gib
@@ -18,7 +19,7 @@ class Task(NamedTuple):
     """A task to time."""
 
     run: Callable[[], object]
-    """Returns a number to report besides the time, or None."""
+    """A float that it returns is reported besides the time."""
     warm_up: Callable[[], object] | None = None
     """Called once before, not timed."""
 
@@ -33,7 +34,7 @@ class Measurement(NamedTuple):
     gflop: float
     """Operations of the warm-up, where a multiply-add counts two; 0 without a warm-up."""
     extra: float | None
-    """Return value of the last run."""
+    """Float that the last run returned."""
 
 
 def time_alternately(build: Callable[..., Task], variants: dict[str, dict], repeats: int) -> dict[str, Measurement]:
@@ -45,79 +46,49 @@ def time_alternately(build: Callable[..., Task], variants: dict[str, dict], repe
         repeats: number of timed runs of each variant.
 
     Raises:
-        RuntimeError: a process ended too early.
+        BrokenProcessPool: a process was killed. Errors of a task are raised as they are.
     """
-    context = multiprocessing.get_context("spawn")
-    pipes: dict[str, Connection] = {}
-    processes = []
-    seconds: dict[str, list[float]] = {name: [] for name in variants}
-    try:
-        for name, arguments in variants.items():
-            pipes[name], theirs = context.Pipe()
-            processes.append(context.Process(target=_serve, args=(theirs, build, arguments)))
-            processes[-1].start()
-            theirs.close()
-            _receive(pipes[name])  # ready: the variants are set up one after the other
-        for _ in range(repeats):
-            for name, pipe in pipes.items():
-                seconds[name].append(_ask(pipe, "run"))
-        return {name: Measurement(median(seconds[name]), *_ask(pipe, "end")) for name, pipe in pipes.items()}
-    finally:
-        for pipe in pipes.values():
-            pipe.close()  # ends a process that still waits
-        for process in processes:
-            process.join()
+    spawn = multiprocessing.get_context("spawn")
+    with ExitStack() as stack:
+        workers = {name: stack.enter_context(ProcessPoolExecutor(1, mp_context=spawn)) for name in variants}
+        gflop = {name: workers[name].submit(_set_up, build, variants[name]).result() for name in variants}
+        runs = [{name: worker.submit(_run).result() for name, worker in workers.items()} for _ in range(repeats)]
+        return {
+            name: Measurement(
+                seconds=median(run[name][0] for run in runs),
+                peak_gib=worker.submit(_peak_gib).result(),
+                gflop=gflop[name],
+                extra=runs[-1][name][1],
+            )
+            for name, worker in workers.items()
+        }
 
 
-def _ask(pipe: Connection, request: str) -> Any:
-    pipe.send(request)
-    return _receive(pipe)
+def _set_up(build: Callable[..., Task], arguments: dict) -> float:
+    """Build and warm up the task of a worker process; returns the operations of the warm-up in GFLOP."""
+    global _task
+    _task = build(**arguments)
+    with FlopCounterMode(display=False) as counter:
+        if _task.warm_up is not None:
+            _task.warm_up()
+    return counter.get_total_flops() / 1e9
 
 
-def _receive(pipe: Connection) -> Any:
-    try:
-        return pipe.recv()
-    except EOFError as error:
-        raise RuntimeError("the process of a task ended; see its traceback above") from error
+def _run() -> tuple[float, float | None]:
+    started = time.perf_counter()
+    result = _task.run()
+    if torch.cuda.is_initialized():
+        torch.cuda.synchronize()
+    return time.perf_counter() - started, result if isinstance(result, float) else None
 
 
-def _serve(pipe: Connection, build: Callable[..., Task], arguments: dict) -> None:
-    """Build the task, run it on request and in the end send memory, operations and the return value."""
-    task = build(**arguments)
-    gflop, extra = 0.0, None
-    if task.warm_up is not None:
-        with FlopCounterMode(display=False) as counter:
-            task.warm_up()
-        gflop = counter.get_total_flops() / 1e9
-    pipe.send("ready")
-    for _ in _requests(pipe):
-        started = time.perf_counter()
-        extra = task.run()
-        if torch.cuda.is_initialized():
-            torch.cuda.synchronize()
-        pipe.send(time.perf_counter() - started)
-    on_gpu = torch.cuda.is_initialized()
-    peak_gib = torch.cuda.max_memory_allocated() / 2**30 if on_gpu else peak_ram_gib()
-    pipe.send((peak_gib, gflop, extra))
-
-
-def _requests(pipe: Connection) -> Iterator[str]:
-    """Requests until "end", or until the other process is gone."""
-    try:
-        yield from iter(pipe.recv, "end")
-    except EOFError:
-        sys.exit(1)
+def _peak_gib() -> float:
+    return torch.cuda.max_memory_allocated() / 2**30 if torch.cuda.is_initialized() else peak_ram_gib()
 
 
 def matmul_gflops(device: torch.device, dtype: torch.dtype, size: int = 4096) -> float:
     """Speed of a large matrix product, as the measured peak of the machine."""
     left, right = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
-    result = torch.empty_like(left)
-    times = []
-    for _ in range(4):
-        started = time.perf_counter()
-        torch.mm(left, right, out=result)
-        if device.type == "cuda":
-            torch.cuda.synchronize()
-        times.append(time.perf_counter() - started)
-    return 2 * size**3 / min(times) / 1e9
+    tensors = {"left": left, "right": right, "result": torch.empty_like(left)}
+    timer = Timer("torch.mm(left, right, out=result)", globals=tensors, num_threads=torch.get_num_threads())
+    return 2 * size**3 / min(timer.timeit(1).mean for _ in range(3)) / 1e9

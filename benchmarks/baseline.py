@@ -1,14 +1,31 @@
-"""The baseline of the benchmarks: straightforward implementations with the same results.
+"""The baseline of the benchmarks: straightforward implementations of the same steps.
 
 The rest of the baseline is in benchmarks/tasks.py: contiguous float32 tensors and windows that overlap by one half.
 """
 
+from pathlib import Path
+
+import numpy as np
+import SimpleITK as sitk
+import surface_distance
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from data_preprocess.resample import resampled_size
+from data_preprocess.sources import RawCase
 from losses.segmentation import SegmentationLoss, SegmentationTerms
 from utils.imaging.interpolation import resize_linear
+from utils.io.volumes import Volume, read_volume, to_sitk
+from utils.runtime.device import Compute
+
+
+class BaselineCompute(Compute):
+    """A device whose convolutions are not in channels-last order."""
+
+    def place(self, network: torch.nn.Module) -> torch.nn.Module:
+        """Move a network to the device."""
+        return network.to(self.device)
 
 
 class OneHotLoss(SegmentationLoss):
@@ -38,3 +55,44 @@ def resample_to_label_map(
     whole = tuple(slice(0, n) for n in size_zyx)
     on_grid = [resize_linear(probability, whole, spacing_ratio_zyx) for probability in probabilities]
     return torch.stack(on_grid).argmax(dim=0).byte()
+
+
+def resample_case(raw: RawCase, spacing_zyx_mm: tuple[float, float, float], folder: Path) -> None:
+    """Resample a CT and each of its masks as a whole, and write image.npy and label.npy."""
+    own = raw.geometry
+    size = resampled_size(own.size_zyx, own.spacing_zyx_mm, spacing_zyx_mm)
+
+    def resample(array: np.ndarray, method: int) -> np.ndarray:
+        image = to_sitk(Volume(array=array, geometry=own))
+        grid = image.GetOrigin(), spacing_zyx_mm[::-1], image.GetDirection()
+        return sitk.GetArrayFromImage(sitk.Resample(image, size[::-1], sitk.Transform(), method, *grid))
+
+    np.save(folder / "image.npy", resample(raw.volume.array, sitk.sitkLinear))
+    label = np.zeros(size, dtype=np.uint8)
+    for value, mask in enumerate(raw.masks.values(), 1):
+        label[resample(mask.dense(), sitk.sitkNearestNeighbor) > 0] = value
+    np.save(folder / "label.npy", label)
+
+
+def score_masks(
+    reference: np.ndarray, prediction: np.ndarray, spacing_zyx_mm: tuple[float, float, float], tolerance_mm: float
+) -> dict[str, float]:
+    """Call the surface-distance package on whole masks, bool (D, H, W) with a voxel each; scores named as ours."""
+    distances = surface_distance.compute_surface_distances(reference, prediction, spacing_zyx_mm)
+    to_prediction, to_reference = surface_distance.compute_average_surface_distance(distances)
+    return {
+        "dice": surface_distance.compute_dice_coefficient(reference, prediction),
+        "hd95_mm": surface_distance.compute_robust_hausdorff(distances, 95),
+        "hd_mm": surface_distance.compute_robust_hausdorff(distances, 100),
+        "assd_mm": (to_prediction + to_reference) / 2,
+        "surface_dice": surface_distance.compute_surface_dice_at_tolerance(distances, tolerance_mm),
+        "mean_distance_to_prediction_mm": to_prediction,
+        "mean_distance_to_reference_mm": to_reference,
+    }
+
+
+def score_labels(prediction: Path, reference: Path) -> None:
+    """Compute the scores of each organ of a label map."""
+    predicted, expected = (read_volume(path) for path in (prediction, reference))
+    for label in np.unique(expected.array)[1:]:
+        score_masks(expected.array == label, predicted.array == label, expected.geometry.spacing_zyx_mm, 2.0)

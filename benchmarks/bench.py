@@ -22,14 +22,25 @@ from benchmarks import tasks
 from benchmarks.ab_timing import Measurement, matmul_gflops, time_alternately
 from data_preprocess.sources import RawCase
 from data_preprocess.sources.phantom.source import generate_phantom
-from utils.config.preset import STAGES
+from utils.config.preset import STAGES, load_preset
 from utils.io.files import write_json
 from utils.runtime.command_line import run_main
 from utils.runtime.device import Precision, choose_compute
 
 NAMES = ("forward", *(f"step/{stage}" for stage in STAGES), "whole CT", "preparation", "evaluation", "loading")
-
 VARIANTS = {"baseline": {"baseline": True}, "focusnet": {"baseline": False}}
+COLUMNS = {
+    "baseline_s": ".3f",
+    "focusnet_s": ".3f",
+    "ratio": ".2f",
+    "baseline_peak_gib": ".2f",
+    "focusnet_peak_gib": ".2f",
+    "focusnet_gflops": ".0f",
+    "fraction_of_peak": ".0%",
+    "baseline_waiting_fraction": ".1%",
+    "focusnet_waiting_fraction": ".1%",
+}
+"""Results in the printed table, with their formats; not every task has all of them."""
 
 CT_SPACING_ZYX_MM = (2.5, 0.98, 0.98)
 CT_EXTENT_ZYX_MM = (362.5, 501.76, 501.76)
@@ -39,22 +50,21 @@ logger = logging.getLogger(__name__)
 
 def chosen_tasks(arguments: argparse.Namespace) -> Iterator[tuple[str, Callable[..., tasks.Task]]]:
     """Names and builders of the chosen tasks."""
-    preset, overrides, device = arguments.preset, arguments.set, arguments.device
+    preset, device, precision = load_preset(arguments.preset, arguments.set), arguments.device, arguments.precision
     for name in arguments.tasks:
         kind, _, stage = name.partition("/")
         if kind == "forward":
-            yield name, partial(tasks.forward, preset, overrides, device, arguments.precision)
+            yield name, partial(tasks.forward, preset, device, precision)
         elif kind == "step":
-            yield name, partial(tasks.step, stage, preset, overrides, device)
+            yield name, partial(tasks.step, stage, preset, device)
         elif kind == "whole CT":
-            model = (arguments.checkpoint, preset, overrides, device, arguments.precision)
-            yield name, partial(tasks.whole_ct, big_phantom(), *model)
+            yield name, partial(tasks.whole_ct, big_phantom(), arguments.checkpoint, preset, device, precision)
         elif kind == "loading" and arguments.cases is None:
             logger.info("loading is skipped: it needs --cases")
         elif kind == "loading":
-            yield name, partial(tasks.loading, arguments.cases, overrides, device)
+            yield name, partial(tasks.loading, arguments.cases, arguments.set, device)
         else:
-            yield name, partial(getattr(tasks, kind), big_phantom(), preset, overrides)
+            yield name, partial(getattr(tasks, kind), big_phantom(), preset)
 
 
 @cache
@@ -85,19 +95,9 @@ def to_row(name: str, baseline: Measurement, focusnet: Measurement, peak_gflops:
     return row
 
 
-def format_row(row: dict[str, object]) -> str:
-    """One line of the table."""
-    line = (
-        f"{row['task']:<24}{row['baseline_s']:>11.3f}{row['focusnet_s']:>11.3f}{row['ratio']:>8.2f}"
-        f"{row['baseline_peak_gib']:>8.2f}{row['focusnet_peak_gib']:>8.2f}"
-    )
-    if "gflop" in row:
-        line += f"{row['focusnet_gflops']:>10.0f}{row['fraction_of_peak']:>8.0%}"
-    if "focusnet_waiting_fraction" in row:
-        line += (
-            f"   waiting: {row['baseline_waiting_fraction']:.1%}, {row['focusnet_waiting_fraction']:.1%} of the time"
-        )
-    return line
+def print_line(task: str, cells: dict[str, str]) -> None:
+    """Print a line of the table; results without a cell are blank."""
+    print(f"{task:<24}", *(f"{cells.get(name, ''):>{len(name)}}" for name in COLUMNS), sep="  ", flush=True)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -125,14 +125,11 @@ def main(argv: list[str] | None = None) -> int:
         "matrix_product_gflops": peaks,
     }
     print(json.dumps(machine))
-    print(
-        f"{'task':<24}{'baseline s':>11}{'FocusNet s':>11}{'ratio':>8}{'GiB':>8}{'GiB':>8}{'GFLOP/s':>10}{'of peak':>8}"
-    )
+    print_line("task", {name: name for name in COLUMNS})
     rows = []
     for name, build in chosen_tasks(arguments):
-        results = time_alternately(build, VARIANTS, arguments.repeats)
-        rows.append(to_row(name, results["baseline"], results["focusnet"], peaks["bfloat16"]))
-        print(format_row(rows[-1]), flush=True)
+        rows.append(to_row(name, **time_alternately(build, VARIANTS, arguments.repeats), peak_gflops=peaks["bfloat16"]))
+        print_line(name, {key: format(value, COLUMNS[key]) for key, value in rows[-1].items() if key in COLUMNS})
         if arguments.output is not None:
             write_json(arguments.output, {"machine": machine, "preset": arguments.preset, "tasks": rows})
     return 0

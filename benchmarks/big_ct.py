@@ -33,10 +33,9 @@ def main(argv: list[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     arguments.output.mkdir(parents=True, exist_ok=True)
     head = generate_phantom(4, spacing_zyx_mm=SPACING_ZYX_MM).volume.array
-    image = np.full(SIZE_ZYX, AIR_HU, dtype=np.int16)
-    depth, height, width = head.shape
-    left = (SIZE_ZYX[2] - width) // 2
-    image[SIZE_ZYX[0] - depth :, :height, left : left + width] = head
+    below, behind, beside = np.subtract(SIZE_ZYX, head.shape)
+    air = ((below, 0), (0, behind), (beside // 2, beside - beside // 2))
+    image = np.pad(head, air, constant_values=AIR_HU)
     geometry = Geometry(size_zyx=SIZE_ZYX, spacing_zyx_mm=SPACING_ZYX_MM)
     write_volume(arguments.output / "ct.mha", Volume(array=image, geometry=geometry))
     torch.manual_seed(0)

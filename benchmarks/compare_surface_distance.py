@@ -1,6 +1,6 @@
 """Compare every score with direct calls of the surface-distance package, and print the largest differences.
 
-    python benchmarks/compare_surface_distance.py --prediction PATH [PATH ...] --reference PATH [PATH ...]
+    python -m benchmarks.compare_surface_distance --prediction PATH [PATH ...] --reference PATH [PATH ...]
 
 The paths are folders of masks, as for evaluate.py. evaluate.py crops both masks to their common bounding box, and the
 direct calls get the whole masks. Pairs with an empty mask are listed with their scores, because the package fails on
@@ -14,16 +14,13 @@ import warnings
 from pathlib import Path
 from typing import NamedTuple
 
-import surface_distance
-
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-
-from utils.evaluation.evaluate import CasePair, EvaluationSettings, evaluate_case, match_cases  # noqa: E402
-from utils.evaluation.tolerances import Tolerances  # noqa: E402
-from utils.io.segmentations import OrganNameResolver, find_cases, open_structures  # noqa: E402
-from utils.io.volumes import read_volume  # noqa: E402
-from utils.runtime.command_line import positive_int, report_failures, run_main  # noqa: E402
-from utils.runtime.process_pool import run_cases  # noqa: E402
+from benchmarks.baseline import score_masks
+from utils.evaluation.evaluate import CasePair, EvaluationSettings, evaluate_case, match_cases
+from utils.evaluation.tolerances import Tolerances
+from utils.io.segmentations import OrganNameResolver, find_cases, open_structures
+from utils.io.volumes import read_volume
+from utils.runtime.command_line import positive_int, report_failures, run_main
+from utils.runtime.process_pool import run_cases
 
 MAX_DIFFERENCE = 1e-6
 SETTINGS = EvaluationSettings(preset=None, tolerances=Tolerances([], None), resample=False)
@@ -38,25 +35,6 @@ class Comparison(NamedTuple):
     direct_seconds: float
 
 
-def call_directly(prediction: Path, reference: Path, tolerance_mm: float) -> dict[str, float] | None:
-    """Score two mask files with the package only; None if a mask is empty."""
-    volumes = [read_volume(path) for path in (reference, prediction)]
-    masks = [volume.array > 0 for volume in volumes]
-    if not all(mask.any() for mask in masks):
-        return None
-    distances = surface_distance.compute_surface_distances(*masks, volumes[0].geometry.spacing_zyx_mm)
-    average = surface_distance.compute_average_surface_distance(distances)
-    return {
-        "dice": surface_distance.compute_dice_coefficient(*masks),
-        "hd95_mm": surface_distance.compute_robust_hausdorff(distances, 95),
-        "hd_mm": surface_distance.compute_robust_hausdorff(distances, 100),
-        "assd_mm": sum(average) / 2,
-        "surface_dice": surface_distance.compute_surface_dice_at_tolerance(distances, tolerance_mm),
-        "mean_distance_to_prediction_mm": average[0],
-        "mean_distance_to_reference_mm": average[1],
-    }
-
-
 def compare_case(pair: CasePair) -> Comparison:
     """Score a case with evaluate.py's functions and with the package."""
     warnings.simplefilter("ignore", DeprecationWarning)
@@ -69,12 +47,14 @@ def compare_case(pair: CasePair) -> Comparison:
     started = time.perf_counter()
     for row in rows:
         files = [f.masks[own[resolver.key(row.organ)]] for f, own in zip(pair, names, strict=True)]
-        direct = call_directly(*files, row.tolerance_mm)
-        if direct is None:
+        prediction, reference = (read_volume(path) for path in files)
+        masks = reference.array > 0, prediction.array > 0
+        if all(mask.any() for mask in masks):
+            direct = score_masks(*masks, reference.geometry.spacing_zyx_mm, row.tolerance_mm)
+            values += [(row.organ, key, getattr(row.scores, key), float(value)) for key, value in direct.items()]
+        else:
             scores = f"Dice {row.scores.dice:g}, HD95 {row.scores.hd95_mm:g}, surface Dice {row.scores.surface_dice:g}"
             empty.append(f"{row.case_id} {row.organ}: {row.status}, {scores}")
-        else:
-            values += [(row.organ, key, getattr(row.scores, key), float(value)) for key, value in direct.items()]
     return Comparison(values, empty, seconds, time.perf_counter() - started)
 
 

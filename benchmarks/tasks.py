@@ -9,15 +9,13 @@ from importlib import import_module
 from pathlib import Path
 
 import numpy as np
-import SimpleITK as sitk
-import surface_distance
 import torch
 from scipy import ndimage
 
 import inference
 import models.predictor
 from benchmarks.ab_timing import Task
-from benchmarks.baseline import OneHotLoss, resample_to_label_map
+from benchmarks.baseline import BaselineCompute, OneHotLoss, resample_case, resample_to_label_map, score_labels
 from data_preprocess import inference_transform
 from data_preprocess.augment import Batch
 from data_preprocess.dataloaders import open_training_cases
@@ -29,7 +27,7 @@ from models.focusnet import NETWORK_NAMES, build_network
 from models.int8 import quantize_convolutions
 from models.pretrained import load_model
 from models.sliding_window import OVERLAP
-from utils.config.preset import Preset, load_preset
+from utils.config.preset import Preset
 from utils.evaluation.evaluate import CasePair, EvaluationSettings, evaluate_case
 from utils.evaluation.tolerances import Tolerances
 from utils.io.checkpoint import save_checkpoint
@@ -53,14 +51,6 @@ STAGES = {
 """Script and class of every stage."""
 
 
-class BaselineCompute(Compute):
-    """A device whose convolutions are not in channels-last order."""
-
-    def place(self, network: torch.nn.Module) -> torch.nn.Module:
-        """Move a network to the device."""
-        return network.to(self.device)
-
-
 def prepare_process(*, baseline: bool, device: str | None, precision: Precision | None = None) -> Compute:
     """Seed torch and choose the device and precision: float32 for the baseline, else as asked or as in the scripts."""
     torch.manual_seed(0)
@@ -70,16 +60,13 @@ def prepare_process(*, baseline: bool, device: str | None, precision: Precision 
     return choose_compute(device, precision)
 
 
-def forward(
-    preset: str, overrides: list[str], device: str | None, precision: Precision | None, *, baseline: bool
-) -> Task:
+def forward(preset: Preset, device: str | None, precision: Precision | None, *, baseline: bool) -> Task:
     """S-Net on one crop."""
     compute = prepare_process(baseline=baseline, device=device, precision=precision)
-    settings = load_preset(preset, overrides)
-    network = compute.place(build_network("s_net", settings)).eval()
+    network = compute.place(build_network("s_net", preset)).eval()
     if compute.precision == "int8":
         quantize_convolutions(network)
-    image = torch.randn(1, 1, *settings.grid.crop_size_vox, device=compute.device)
+    image = torch.randn(1, 1, *preset.grid.crop_size_vox, device=compute.device)
     if not baseline:
         image = image.contiguous(memory_format=torch.channels_last_3d)
 
@@ -90,23 +77,19 @@ def forward(
     return Task(run, run)
 
 
-def step(stage: str, preset: str, overrides: list[str], device: str | None, *, baseline: bool) -> Task:
+def step(stage: str, preset: Preset, device: str | None, *, baseline: bool) -> Task:
     """One training step of a stage on one crop, or on the preset's batch of masks."""
-    compute, settings = prepare_process(baseline=baseline, device=device), load_preset(preset, overrides)
+    compute = prepare_process(baseline=baseline, device=device)
     if not baseline:
         keep_freed_memory(limit_mib=TRAINING_LIMIT_MIB)
     script, name = STAGES[stage]
-    built: Stage = getattr(import_module(script), name)(settings, compute, seed=0)
+    built: Stage = getattr(import_module(script), name)(preset, compute, seed=0)
     if baseline and hasattr(built, "segmentation_loss"):
-        built.segmentation_loss = OneHotLoss.from_preset(settings).to(compute.device)
-    batch = _masks(settings, compute) if stage == "autoencoder" else _crop(settings, compute)
+        built.segmentation_loss = OneHotLoss.from_preset(preset).to(compute.device)
+    batch = _masks(preset, compute) if stage == "autoencoder" else _crop(preset, compute)
     built.augment = lambda _sample: batch
     step_of = _training_of(built, fused=not baseline)
-
-    def run() -> None:
-        step_of([()])
-
-    return Task(run, run)
+    return Task(lambda: step_of([()]), lambda: step_of([()]))
 
 
 def loading(cases: Path, overrides: list[str], device: str | None, *, baseline: bool, num_steps: int = 12) -> Task:
@@ -175,8 +158,7 @@ def _masks(preset: Preset, compute: Compute) -> torch.Tensor:
 def whole_ct(
     raw: RawCase,
     checkpoint: Path | None,
-    preset: str,
-    overrides: list[str],
+    preset: Preset,
     device: str | None,
     precision: Precision | None,
     *,
@@ -188,7 +170,7 @@ def whole_ct(
     write_volume(path, raw.volume)
     if checkpoint is None:
         checkpoint = folder / "untrained.pt"
-        save_untrained(checkpoint, load_preset(preset, overrides))
+        save_untrained(checkpoint, preset)
     model = load_model(checkpoint, compute, overlap=0.5 if baseline else OVERLAP)
     if baseline:
         inference_transform.resample_to_label_map = resample_to_label_map
@@ -211,70 +193,29 @@ def save_untrained(path: Path, preset: Preset) -> None:
     save_checkpoint(path, stage="adversarial", preset=everywhere, networks=networks)
 
 
-def preparation(raw: RawCase, preset: str, overrides: list[str], *, baseline: bool) -> Task:
+def preparation(raw: RawCase, preset: Preset, *, baseline: bool) -> Task:
     """One CT with contours to a case; the baseline resamples whole volumes by SimpleITK."""
     prepare_process(baseline=baseline, device="cpu")
-    settings, folder = load_preset(preset, overrides), _new_folder()
+    folder = _new_folder()
     if baseline:
-        return Task(lambda: _resample_baseline(raw, settings, folder))
-
-    def run() -> None:
-        prepare_case(raw, settings, Path(tempfile.mkdtemp(dir=folder)))
-
-    return Task(run)
+        return Task(lambda: resample_case(raw, preset.grid.spacing_zyx_mm, folder))
+    return Task(lambda: prepare_case(raw, preset, Path(tempfile.mkdtemp(dir=folder))))
 
 
-def _resample_baseline(raw: RawCase, preset: Preset, folder: Path) -> None:
-    spacing = preset.grid.spacing_zyx_mm
-    size = [
-        round(n * a / b) for n, a, b in zip(raw.geometry.size_zyx, raw.geometry.spacing_zyx_mm, spacing, strict=True)
-    ]
-
-    def resample(array: np.ndarray, method: int) -> np.ndarray:
-        image = sitk.GetImageFromArray(array)
-        image.SetSpacing(raw.geometry.spacing_zyx_mm[::-1])
-        reference = [size[::-1], sitk.Transform(), method, image.GetOrigin(), spacing[::-1], image.GetDirection()]
-        return sitk.GetArrayFromImage(sitk.Resample(image, *reference))
-
-    np.save(folder / "image.npy", resample(raw.volume.array, sitk.sitkLinear))
-    label = np.zeros(size, dtype=np.uint8)
-    for value, mask in enumerate(raw.masks.values(), 1):
-        whole = np.zeros(raw.geometry.size_zyx, dtype=np.uint8)
-        box = tuple(slice(a, a + n) for a, n in zip(mask.corner_zyx, mask.voxels.shape, strict=True))
-        whole[box] = mask.voxels
-        label[resample(whole, sitk.sitkNearestNeighbor) > 0] = value
-    np.save(folder / "label.npy", label)
-
-
-def evaluation(raw: RawCase, preset: str, overrides: list[str], *, baseline: bool) -> Task:
+def evaluation(raw: RawCase, preset: Preset, *, baseline: bool) -> Task:
     """All scores of one label map; the baseline uses the surface-distance package on whole masks."""
     prepare_process(baseline=baseline, device="cpu")
-    settings, folder = load_preset(preset, overrides), _new_folder()
-    export_case(raw, settings, nifti_files(folder, raw.case_id))
+    folder = _new_folder()
+    export_case(raw, preset, nifti_files(folder, raw.case_id))
     reference = folder / "labels" / f"{raw.case_id}.nii.gz"
     volume, shifted = read_volume(reference), folder / reference.name
     write_volume(shifted, replace(volume, array=ndimage.shift(volume.array, (1, 2, 1), order=0)))
     if baseline:
-        return Task(lambda: _score_baseline(shifted, reference))
-    names = dict(enumerate(settings.organ_names, 1))
+        return Task(lambda: score_labels(shifted, reference))
+    names = dict(enumerate(preset.organ_names, 1))
     files = [CaseFiles(case_id=raw.case_id, label_map=path, label_names=names) for path in (shifted, reference)]
-    how = EvaluationSettings(preset=settings, tolerances=Tolerances([], settings), resample=False)
-
-    def run() -> None:
-        evaluate_case(CasePair(*files), how)
-
-    return Task(run)
-
-
-def _score_baseline(prediction: Path, reference: Path) -> None:
-    predicted, true = (read_volume(path) for path in (prediction, reference))
-    for label in np.unique(true.array)[1:]:
-        masks = true.array == label, predicted.array == label
-        distances = surface_distance.compute_surface_distances(*masks, true.geometry.spacing_zyx_mm)
-        surface_distance.compute_robust_hausdorff(distances, 95)
-        surface_distance.compute_average_surface_distance(distances)
-        surface_distance.compute_surface_dice_at_tolerance(distances, 2.0)
-        surface_distance.compute_dice_coefficient(*masks)
+    settings = EvaluationSettings(preset=preset, tolerances=Tolerances([], preset), resample=False)
+    return Task(lambda: evaluate_case(CasePair(*files), settings))
 
 
 def _new_folder() -> Path:

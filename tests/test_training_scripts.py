@@ -310,7 +310,7 @@ def test_compiled_networks_train_and_are_saved_under_their_own_names(runs, case_
 @pytest.mark.parametrize("stage", SCRIPTS)
 def test_the_benchmark_of_a_step_runs(stage, baseline):
     overrides = ["grid.crop_size_vox=[16,32,24]", "networks.width=0.25"]
-    tasks.step(stage, "phantom", overrides, "cpu", baseline=baseline).run()
+    tasks.step(stage, load_preset("phantom", overrides), "cpu", baseline=baseline).run()
 
 
 def test_the_benchmark_of_loading_measures_the_fraction_of_time_spent_waiting(case_folder):
