@@ -157,7 +157,7 @@ def _in_folder(folder: Path) -> list[Scan]:
     except UserError as error:
         if volumes := volumes_in(folder, recursive=True):
             return [Scan(case_id=_case_id(path.parent / volume_stem(path), folder), source=path) for path in volumes]
-        raise UserError(f"{error}, and no volumes ({', '.join(SUFFIXES)})") from error
+        raise UserError(f"{error}. There are no volumes ({', '.join(SUFFIXES)}) either") from error
     cts = [one for one in series if one.modality == "CT"]
     if not cts:
         raise UserError(f"{folder}: expected a CT, found {shorten(series, '; ')}")

@@ -137,7 +137,10 @@ BAD = {
     "scan.pdf": (lambda path: path.write_bytes(b"%PDF-1.7"), "cannot be read as a volume"),
     "empty": (lambda path: path.mkdir(), "expected DICOM files in this folder or below it, found none"),
     "pet": (lambda path: write_dicom(path, of_modality("PT")), "expected a CT, found PT series"),
-    "one_slice": (lambda path: write_dicom(path, lambda slices: slices[:1]), "holds a single slice"),
+    "one_slice": (
+        lambda path: write_dicom(path, lambda slices: slices[:1]),
+        "it has one slice, but the slice spacing needs two",
+    ),
     "two_in_one": (lambda path: write_dicom(path, one_position_twice), "repeat a position: slice005.dcm and"),
     "gap": (lambda path: write_dicom(path, lambda slices: slices[:7] + slices[8:]), "slices are missing"),
     "tilted": (lambda path: write_dicom(path, tilted), "the gantry was tilted by 10.6 degrees"),
@@ -223,7 +226,7 @@ def test_checkpoints_that_do_not_fit_are_refused(good, checkpoint, tmp_path, cap
     torch.save(content, slash)
     for name, expected in {
         "nowhere.pt": "no such checkpoint",
-        "cut.pt": "is damaged or not a checkpoint of this program",
+        "cut.pt": "is damaged, or not a checkpoint of this program",
         "shapes.pt": "expected a checkpoint with s_net, got one of stage",
         "slash.pt": r"organ: '../chiasm' cannot name a file",
     }.items():

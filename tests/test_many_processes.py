@@ -239,6 +239,6 @@ def test_ranks_may_normalize_their_own_crops_and_accumulate_gradients(case_folde
     command = [ROOT / "train_backbone.py", *arguments_of("backbone", case_folder, tmp_path, "two", 1), *options]
     finished = torchrun(*command)
     assert finished.returncode == 0, finished.stderr
-    assert "samples per step: 4 (batch size 1 x 2 ranks x 2 accumulation steps)" in finished.stderr
+    assert "crops per step: 4 (batch size 1 x 2 ranks x 2 accumulation steps)" in finished.stderr
     assert "batch norm over each rank's batch" in finished.stderr
     assert read_checkpoint(tmp_path / "two" / "backbone" / "last.pt")["state"]["step"] == 2

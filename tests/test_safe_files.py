@@ -52,7 +52,7 @@ def test_checkpoints_execute_nothing(write, trap, tmp_path):
     path = tmp_path / "best.pt"
     for content in (trap, {"format_version": 1, "networks": {}, "preset": {}, "stage": "sol", "state": trap}):
         write(content, path)
-        with pytest.raises(ValueError, match=r"best\.pt: is damaged or not a checkpoint of this program"):
+        with pytest.raises(ValueError, match=r"best\.pt: is damaged, or not a checkpoint of this program"):
             read_checkpoint(path)
 
 

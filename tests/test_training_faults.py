@@ -249,7 +249,7 @@ def test_a_full_disk_leaves_the_checkpoint_before_and_nothing_half_written(
         assert train(case_folder, run) == 2
     error = capsys.readouterr().err.splitlines()[-1]
     assert "last.pt: could not be written (" in error
-    assert "the previous checkpoint is intact. Free some space and --resume" in error
+    assert "the previous checkpoint is intact. Free some space, then run the same command with --resume" in error
     assert not [path.name for path in run.iterdir() if "partial" in path.name]
     assert read_checkpoint(run / "last.pt")["state"]["step"] == STEPS_PER_EPOCH
     assert train(case_folder, run, "--resume") == 0

@@ -268,11 +268,11 @@ def test_a_validation_split_without_small_organs_cannot_choose_among_localizers(
 def test_an_existing_run_is_continued_only_on_demand_and_by_its_own_stage(runs, case_folder, tmp_path, capsys):
     arguments = arguments_of("backbone", case_folder, runs)
     before = (runs / "backbone" / "last.pt").read_bytes()
-    assert "backbone: already holds a run; continue it with --resume" in refused("backbone", arguments, capsys)
+    assert "backbone: already holds a run; run the same command with --resume" in refused("backbone", arguments, capsys)
     assert (runs / "backbone" / "last.pt").read_bytes() == before
 
     elsewhere = arguments_of("backbone", case_folder, runs, run_dir=tmp_path / "run")
-    assert "run: nothing to resume" in refused("backbone", [*elsewhere, "--resume"], capsys)
+    assert "run: has no last.pt to resume from" in refused("backbone", [*elsewhere, "--resume"], capsys)
     assert not (tmp_path / "run").exists()
 
     shutil.copytree(runs / "sol", tmp_path / "run")

@@ -115,7 +115,10 @@ def test_what_is_no_scan_is_refused(volume, tmp_path):
     with pytest.raises(ValueError, match="for a DICOM series give its folder"):
         list_scans(tmp_path / "scan.pdf")
     (tmp_path / "empty").mkdir()
-    with pytest.raises(ValueError, match="expected DICOM files in this folder or below it, found none, and no volumes"):
+    with pytest.raises(
+        ValueError,
+        match="expected DICOM files in this folder or below it, found none; check the path. There are no volumes",
+    ):
         list_scans(tmp_path / "empty")
     pet = ct_slices(volume)
     for image in pet:

@@ -45,7 +45,7 @@ def read_toml(path: Path) -> Table:
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: is not valid TOML: {error}") from error
+        raise UserError(f"{path}: is not valid TOML ({error}); correct the file") from error
 
 
 def apply_overrides(table: Table, overrides: Sequence[str]) -> list[str]:

@@ -57,9 +57,15 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except (RuntimeError, pickle.UnpicklingError, zipfile.BadZipFile, EOFError, KeyError, ValueError) as error:
         # torch's own message would advise to load the file unsafely.
-        raise UserError(f"{path}: is damaged or not a checkpoint of this program; give a last.pt or best.pt") from error
-    if not isinstance(content, dict) or content.get("format_version") != FORMAT_VERSION:
-        raise UserError(f"{path}: is not a checkpoint of this program's format {FORMAT_VERSION}; train again")
+        raise UserError(
+            f"{path}: is damaged, or not a checkpoint of this program; give a last.pt or best.pt"
+        ) from error
+    version = content.get("format_version") if isinstance(content, dict) else None
+    if version != FORMAT_VERSION:
+        raise UserError(
+            f"{path}: expected checkpoint format {FORMAT_VERSION}, got {version}; use the version of the program that "
+            "wrote it, or train again"
+        )
     if "parts" in content:  # the key of earlier releases
         content["networks"] = content.pop("parts")
     return content
@@ -101,8 +107,9 @@ def load_networks(networks: Mapping[str, nn.Module], content: Mapping[str, Any],
         ]
         if wrong:
             raise UserError(
-                f"{path}: its {name} does not fit this preset ({shorten(wrong, '; ')}): "
-                "the number of organs, networks.width, networks.sos_input or grid.roi_size_vox differ"
+                f"{path}: its {name} does not fit this preset ({shorten(wrong, '; ')}): the number of organs, "
+                "networks.width, networks.sos_input or grid.roi_size_vox differs; give the preset that the checkpoint "
+                "was trained with (--preset)"
             )
         network.load_state_dict(got)
 

@@ -93,7 +93,7 @@ def find_series(folder: Path) -> list[DicomSeries]:
     if not groups:
         lost = sum(damaged.values(), [])
         found = f"{len(lost)} damaged file(s), for example {lost[0]}" if lost else "none"
-        raise UserError(f"{folder}: expected DICOM files in this folder or below it, found {found}")
+        raise UserError(f"{folder}: expected DICOM files in this folder or below it, found {found}; check the path")
     return [_series(headers, damaged) for _, headers in sorted(groups.items())]
 
 
@@ -137,7 +137,9 @@ def _explain_decode_errors(path: Path) -> Iterator[None]:
     try:
         yield
     except (*DECODE_ERRORS, UserWarning) as error:
-        raise UserError(f"{path}: cannot be read as DICOM: damaged, or of another format ({error})") from error
+        raise UserError(
+            f"{path}: cannot be read as DICOM: damaged, or of another format ({error}); copy it again"
+        ) from error
 
 
 def _check_complete(dataset: FileDataset, path: Path) -> None:
@@ -146,7 +148,7 @@ def _check_complete(dataset: FileDataset, path: Path) -> None:
         element = dataset.get_item(tag)
         length = getattr(element, "length", UNDEFINED_LENGTH)
         if length != UNDEFINED_LENGTH and element.value is not None and len(element.value) < length:
-            raise UserError(f"{path}: is truncated, it ends within the element {tag}; copy it again")
+            raise UserError(f"{path}: is truncated: it ends within the element {tag}; copy it again")
 
 
 def _read_ct(series: DicomSeries) -> CtSeries:

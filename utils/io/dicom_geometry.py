@@ -89,7 +89,7 @@ def stack_slices(slices: Sequence[SliceGeometry]) -> Stack:
             distances vary, or the gantry was tilted.
     """
     if len(slices) < 2:
-        raise UserError("holds a single slice; expected at least two, which show their distance")
+        raise UserError("it has one slice, but the slice spacing needs two; add the missing slices")
     _check_alike(slices)
     left, _, right = np.linalg.svd(np.mean([slice_.axes for slice_ in slices], axis=0), full_matrices=False)
     axes = left @ right  # the perpendicular unit vectors that are closest to the rounded ones

@@ -176,7 +176,7 @@ def case_ct(folder: Path, case_id: str) -> Path:
     volumes = volumes_in(inner) if inner.is_dir() else []
     if len(volumes) == 1:
         return volumes[0]
-    raise UserError(f"{folder}: has no CT of {case_id}; expected {case_id}.nii.gz (or another format)")
+    raise UserError(f"{folder}: has no CT of {case_id}; expected {case_id}.nii.gz (or another format); add it")
 
 
 def _cases_in(path: Path, resolver: OrganNameResolver) -> list[CaseFiles]:
@@ -184,7 +184,7 @@ def _cases_in(path: Path, resolver: OrganNameResolver) -> list[CaseFiles]:
         raise UserError(f"{path}: no such file or folder; check the path")
     if path.is_file():
         if volume_suffix(path) is None:
-            raise UserError(f"{path}: expected a volume ({', '.join(SUFFIXES)}) or a folder")
+            raise UserError(f"{path}: expected a volume ({', '.join(SUFFIXES)}) or a folder; convert the file")
         stem = volume_stem(path)
         return [_case(stem, masks=[path]) if resolver.knows(stem) else CaseFiles(case_id=stem, label_map=path)]
     volumes = volumes_in(path)
@@ -199,7 +199,9 @@ def _cases_in(path: Path, resolver: OrganNameResolver) -> list[CaseFiles]:
         if masks := volumes_in(inner[0] if inner else folder):
             cases.append(_case(path.name if folder.name in MASK_FOLDERS else folder.name, masks=masks))
     if not cases:
-        raise UserError(f"{path}: found neither label maps nor folders of masks; expected <case>.nii.gz or <case>/...")
+        raise UserError(
+            f"{path}: expected label maps <case>.nii.gz or folders of masks <case>/..., found neither; check the path"
+        )
     return cases
 
 
@@ -223,6 +225,6 @@ def _as_labels(array: np.ndarray, path: Path) -> np.ndarray:
     if not np.issubdtype(array.dtype, np.integer) or array.min(initial=0) < 0 or array.max(initial=0) > MAX_LABEL:
         raise UserError(
             f"{path}: expected a label map of whole numbers from 0 to {MAX_LABEL}, got {array.dtype} values from "
-            f"{array.min()} to {array.max()}; is this an image?"
+            f"{array.min()} to {array.max()}; give a label map, not an image"
         )
     return array

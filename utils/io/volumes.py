@@ -19,7 +19,7 @@ NIFTI_FLOATS = {"16": "f4", "64": "f8"}
 """NIfTI's codes of floating-point voxels."""
 NIFTI_HEADER_SIZES = (348, 540)
 """The first number of a file, which shows its byte order."""
-TRUNCATED = "is truncated, it holds fewer voxels than its header says; copy or export it again"
+TRUNCATED = "is truncated: it holds fewer voxels than its header says; copy or export it again"
 NOT_WRITTEN = "cannot be written completely: is the disk full, or the folder write-protected?"
 SUFFIXES = (*NIFTI_SUFFIXES, ".seg.nrrd", ".nrrd", ".mha")
 """Not .mhd: its voxels lie in a second file, which can be truncated or left behind unnoticed."""
@@ -81,7 +81,7 @@ def read_volume(path: str | Path) -> Volume:
     if image.GetDimension() != 3 or image.GetNumberOfComponentsPerPixel() != 1:
         raise UserError(
             f"{path}: expected a 3-D volume with one value per voxel, got {image.GetDimension()} dimensions and "
-            f"{image.GetNumberOfComponentsPerPixel()} values per voxel"
+            f"{image.GetNumberOfComponentsPerPixel()} values per voxel; export the volume alone"
         )
     return from_sitk(image)
 

@@ -54,10 +54,13 @@ def choose_compute(device: str | None, precision: Precision | None, local_rank: 
     if chosen == torch.device("cuda"):
         chosen = torch.device("cuda", local_rank)
     if chosen.type == "cuda" and chosen.index >= torch.cuda.device_count():
-        raise UserError(f"--device {chosen}: this machine has {torch.cuda.device_count()} GPUs that torch can use")
+        raise UserError(
+            f"--device {chosen}: torch finds {torch.cuda.device_count()} GPUs on this machine; use a smaller "
+            "number, or cpu"
+        )
     if precision == "int8" and (chosen.type == "cuda" or not computes_int8()):
         raise UserError(
-            f"--precision int8: needs a CPU with VNNI instructions, which this {chosen.type} device lacks; leave it out"
+            f"--precision int8: expected a CPU with VNNI instructions, got {chosen} without them; leave the option out"
         )
     return Compute(device=chosen, precision=precision or _best_float_precision(chosen))
 

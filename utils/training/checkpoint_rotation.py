@@ -12,6 +12,7 @@ from utils.errors import UserError
 from utils.io.checkpoint import read_checkpoint
 from utils.io.files import atomic_write, fsync_dir
 
+NOTHING_TO_RESUME = "{}: has no last.pt to resume from; run the command without --resume"
 NUM_KEPT_CHECKPOINTS = 2
 """last.pt included."""
 TORCH_WRITER = "inline_container.cc"
@@ -55,7 +56,7 @@ class CheckpointRotation:
             if problems:
                 logger.warning("warning: resuming from an older checkpoint, %s", path)
             return path, content
-        raise UserError("; ".join(problems) or f"{self.folder}: nothing to resume, there is no last.pt")
+        raise UserError("; ".join(problems) or NOTHING_TO_RESUME.format(self.folder))
 
     def write(self, save: Callable[[Path], None]) -> None:
         """Add a checkpoint as last.pt; `save` writes it to a path.
@@ -96,5 +97,6 @@ def reraise_write_failure(path: Path) -> Iterator[None]:
         kept = "the previous checkpoint is intact" if path.is_file() else "there is no previous one"
         reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error).splitlines()[0]
         raise UserError(
-            f"{path}: could not be written ({reason}; {free_mib:.0f} MiB free); {kept}. Free some space and --resume"
+            f"{path}: could not be written ({reason}; {free_mib:.0f} MiB free); {kept}. Free some "
+            "space, then run the same command with --resume"
         ) from error

@@ -11,7 +11,7 @@ from utils.errors import UserError
 from utils.runtime.command_line import Shard, nonnegative_int, positive_int
 from utils.runtime.device import choose_compute, make_deterministic
 from utils.runtime.distributed import distributed_context, num_restarts
-from utils.training.checkpoint_rotation import CheckpointRotation
+from utils.training.checkpoint_rotation import NOTHING_TO_RESUME, CheckpointRotation
 from utils.training.run_log import read_configuration
 
 NOT_REPEATED = {"run_dir", "config_from", "resume", "max_minutes"}
@@ -133,11 +133,12 @@ class TrainingRun:
         self.checkpoints = CheckpointRotation(options.run_dir)
         exists = self.checkpoints.exists()
         if options.resume == "required" and not exists:
-            raise UserError(f"{options.run_dir}: nothing to resume, there is no last.pt; start without --resume")
+            raise UserError(NOTHING_TO_RESUME.format(options.run_dir))
         self.is_resuming = exists and (options.resume is not None or num_restarts() > 0)
         if exists and not self.is_resuming:
             raise UserError(
-                f"{options.run_dir}: already holds a run; continue it with --resume or choose another --run-dir"
+                f"{options.run_dir}: already holds a run; run the same command with --resume to continue it, or "
+                "choose another --run-dir"
             )
         self.ranks = distributed_context()
         torch.manual_seed(options.seed)

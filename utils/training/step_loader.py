@@ -70,7 +70,8 @@ class StepLoader:
                 if num_crashes > MAX_WORKER_CRASHES:
                     raise UserError(
                         f"workers that read crops crashed {num_crashes} times in this epoch ({error}): memory may be "
-                        "short. Use fewer --workers, or 0, enlarge the container's /dev/shm, and --resume"
+                        "short. Use fewer --workers, or 0, or enlarge the container's /dev/shm; then run the command "
+                        "again with --resume"
                     ) from error
                 logger.warning("%s; new workers read its samples again", error)
                 self.loader = self._make_loader()

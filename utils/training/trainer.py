@@ -102,7 +102,7 @@ class Trainer:
         if content["stage"] != stage.name or not state:
             raise UserError(
                 f"{path}: expected the last.pt of stage {stage.name!r}, got one of {content['stage']!r}; "
-                "--resume continues the same script in the same --run-dir"
+                "run the script that started this run, or choose another --run-dir"
             )
         before = preset_to_table(checkpoint_preset(content, path))
         if changed := changed_keys(before, preset_to_table(stage.preset)):
@@ -212,7 +212,8 @@ class Trainer:
             raise UserError(
                 f"step {self.step}: {error}; {MAX_NONFINITE_STEPS} steps in a row were not finite. The cases of this "
                 f"one are {cases}; the last checkpoint is good. Lower the learning rate "
-                f"(--set {self.stage.name}.learning_rate=...) or use --precision fp32, and --resume"
+                f"(--set {self.stage.name}.learning_rate=...) or use --precision fp32, then run the "
+                "command again with --resume"
             )
 
     def _end_epoch(self, log: RunLog | None) -> None:
@@ -301,7 +302,7 @@ class Trainer:
         self._write_status("running")
         sizes = self.loader.batch_size, self.ranks.world_size, self.loader.batches_per_step
         logger.info(
-            "%s: samples per step: %d (batch size %d x %d ranks x %d accumulation steps), learning rate %g, batch norm "
+            "%s: crops per step: %d (batch size %d x %d ranks x %d accumulation steps), learning rate %g, batch norm "
             "over %s", stage.name, math.prod(sizes), *sizes, self.schedule.learning_rate,
             "the batches of all ranks" if self.uses_sync_batchnorm else "each rank's batch",
         )  # fmt: skip
@@ -325,6 +326,6 @@ class Trainer:
             raise UserError(
                 f"{self.stage.name}: out of memory with {batch_size} crops of {'x'.join(map(str, crop_size))} voxels. "
                 f"Use {smaller if batch_size > 1 else ''}--precision bf16, a smaller crop "
-                "(--set grid.crop_size_vox=[z,y,x]) or narrower networks (--set networks.width=...), and --resume "
-                "unless the networks changed"
+                "(--set grid.crop_size_vox=[z,y,x]) or narrower networks (--set networks.width=...). Run the command "
+                "again with --resume; after a change of networks.width start a new run"
             ) from error

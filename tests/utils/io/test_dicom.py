@@ -247,7 +247,9 @@ def test_a_shifted_slice_is_named(tmp_path):
 
 
 def test_a_single_slice_is_refused(tmp_path):
-    assert "holds a single slice" in broken(tmp_path, ct_slices(numbered_ct())[:1])
+    assert "it has one slice, but the slice spacing needs two; add the missing slices" in broken(
+        tmp_path, ct_slices(numbered_ct())[:1]
+    )
 
 
 @pytest.mark.parametrize("fraction", [0.0, 0.02, 0.3, 0.6, 0.9, 0.99])

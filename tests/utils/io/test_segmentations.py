@@ -75,7 +75,7 @@ def test_files_several_paths_and_repetitions(tmp_path):
 
 def test_wrong_paths_are_named(tmp_path):
     (tmp_path / "notes.txt").write_text("")
-    for path, message in (("gone", "no such file"), ("notes.txt", "expected a volume"), (".", "neither label maps")):
+    for path, message in (("gone", "no such file"), ("notes.txt", "expected a volume"), (".", "expected label maps")):
         with pytest.raises(ValueError, match=message):
             find_cases([tmp_path / path], NAMELESS)
 
@@ -144,7 +144,7 @@ def test_a_damaged_header_is_named(tmp_path):
 @pytest.mark.parametrize(("dtype", "values"), [(np.float32, (0.5,)), (np.int16, (-5,)), (np.int16, (1500,))])
 def test_an_image_is_not_a_label_map(tmp_path, pddca, dtype, values):
     write(tmp_path / "a.nii.gz", values=values, dtype=dtype)
-    with pytest.raises(ValueError, match="is this an image"):
+    with pytest.raises(ValueError, match="give a label map, not an image"):
         open_structures(find_cases([tmp_path], pddca)["a"], pddca)
 
 

@@ -35,7 +35,7 @@ def test_a_gpu_that_is_named_is_taken(two_gpus):
     [
         ("gpu", "--device gpu: no such device"),
         ("mps", "--device mps: expected cpu, cuda"),
-        ("cuda:7", "--device cuda:7: this machine has 2 GPUs"),
+        ("cuda:7", "--device cuda:7: torch finds 2 GPUs"),
     ],
 )
 def test_impossible_devices_are_refused(device, message, two_gpus):
@@ -44,7 +44,7 @@ def test_impossible_devices_are_refused(device, message, two_gpus):
 
 
 def test_more_processes_than_gpus_are_refused(two_gpus):
-    with pytest.raises(ValueError, match="this machine has 2 GPUs"):
+    with pytest.raises(ValueError, match="torch finds 2 GPUs"):
         choose_compute(None, None, local_rank=2)
 
 
@@ -66,10 +66,10 @@ def test_int8_is_for_cpus_that_sum_in_32_bits(monkeypatch, two_gpus):
         assert compute.precision == "int8"
         with compute.autocast():
             assert nn.Conv3d(2, 3, 1)(torch.zeros(1, 2, 4, 5, 6)).dtype == dtype
-    with pytest.raises(ValueError, match="--precision int8: needs a CPU with VNNI"):
+    with pytest.raises(ValueError, match="--precision int8: expected a CPU with VNNI"):
         choose_compute("cuda", "int8")
     say(avx512_bf16=True)
-    with pytest.raises(ValueError, match="--precision int8: needs a CPU with VNNI"):
+    with pytest.raises(ValueError, match="--precision int8: expected a CPU with VNNI"):
         choose_compute("cpu", "int8")
 
 

@@ -87,7 +87,7 @@ def test_all_damaged_is_an_error_that_names_them(run):
         path.write_bytes(b"")
     with pytest.raises(ValueError, match=r"last\.pt: is damaged.*last\.1\.pt: is damaged.*last\.2\.pt: is damaged"):
         CheckpointRotation(run, 3).read()
-    with pytest.raises(ValueError, match="nothing to resume"):
+    with pytest.raises(ValueError, match="has no last.pt to resume from"):
         CheckpointRotation(run / "elsewhere", 3).read()
 
 

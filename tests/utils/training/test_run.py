@@ -70,10 +70,10 @@ def test_a_run_folder_is_neither_overwritten_nor_made_up(tmp_path):
     assert not fresh.run_dir.exists()
 
     resumed = TrainingOptions(**asdict(fresh) | {"resume": "required"})
-    with pytest.raises(ValueError, match="run: nothing to resume, there is no last.pt; start without --resume"):
+    with pytest.raises(ValueError, match="run: has no last.pt to resume from; run the command without --resume"):
         TrainingRun(resumed)
     fresh.run_dir.mkdir()
     (fresh.run_dir / "last.pt").write_text("")
-    with pytest.raises(ValueError, match="run: already holds a run; continue it with --resume"):
+    with pytest.raises(ValueError, match="run: already holds a run; run the same command with --resume"):
         TrainingRun(fresh)
     assert TrainingRun(resumed).is_resuming
