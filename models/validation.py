@@ -126,7 +126,7 @@ class CaseValidation:
 
     def _score_cases(self, indices: Sequence[int]) -> tuple[CaseScores, Example | None]:
         """Scores of these cases, NaN where a case cannot be read; and the first readable case."""
-        predictor = Predictor(self.network.eval(), self.preset, autocast=self.compute.autocast())
+        predictor = Predictor(self.network.eval(), autocast=self.compute.autocast())
         num_organs, num_heatmaps = len(self.preset.organs), len(self.preset.small_organs)
         columns = (num_organs, num_organs, num_heatmaps if self.network.sol_net is not None else 0)
         scores, first = CaseScores(*(np.full((len(indices), n), np.nan) for n in columns)), None
