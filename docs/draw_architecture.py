@@ -6,7 +6,7 @@ The channel numbers are read from the networks at the paper's width (preset pddc
 """
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
@@ -26,25 +26,18 @@ from models.focusnet import build_network
 from utils.config.preset import load_preset
 
 OUTPUT = Path(__file__).resolve().parent / "architecture.png"
-CANVAS = (150.0, 117.0)
-"""Width and height in units of a tenth of an inch."""
+CANVAS = np.array((150.0, 117.0))
+"""Width and height in tenths of an inch."""
 DPI = 120
 
 INK, GRAY, WHITE = "#1f2933", "#5d6874", "#ffffff"
 S_NET, SOL_NET, ROI, SOS_NET, SHAPE = "#2f6fb3", "#d07a1f", "#b8325a", "#2c8a57", "#7648a3"
 U_LEVELS = ("down_half", "down_quarter", "context", "up_half", "up_full")
-SHAPE_LEVELS = (
-    ("encoder.0", "d/2 · h/2 · w/2", 9.0),
-    ("encoder.1", "d/4 · h/4 · w/4", 6.0),
-    ("encoder.2", "d/4 · h/4 · w/4", 6.0),
-    ("encoder.3", "d/8 · h/8 · w/8", 4.0),
-    ("to_code", "shape code", 3.0),
-    ("from_code", "d/8 · h/8 · w/8", 4.0),
-    ("decode_quarter", "d/4 · h/4 · w/4", 6.0),
-    ("decode_half", "d/2 · h/2 · w/2", 9.0),
-    ("head", "d · h · w", 13.0),
-)
-"""Parts of the AutoEncoder, with the size and the height of their feature maps in the figure."""
+SHAPE_PARTS = [*(f"encoder.{i}" for i in range(4)), "to_code", "from_code", "decode_quarter", "decode_half", "head"]
+SHAPE_HEIGHTS = (9, 6, 6, 4, 3, 4, 6, 9, 13)
+"""Of the feature maps of the AutoEncoder's parts, in the figure."""
+SHAPE_SIZES = {13: "d · h · w", 9: "d/2 · h/2 · w/2", 6: "d/4 · h/4 · w/4", 4: "d/8 · h/8 · w/8", 3: "shape code"}
+"""Height in the figure to size of the feature map."""
 
 PHANTOM, ORGAN_SHOWN, ROI_PIXELS = 11, "optic_nerve_left", 28
 
@@ -60,10 +53,8 @@ class Pictures(NamedTuple):
     roi: np.ndarray
     reference: np.ndarray
     predicted: np.ndarray
-    roi_corner: Point
-    """Top and left of the ROI in the slice, as fractions of its size."""
-    roi_size: float
-    """Of the ROI, as a fraction of the slice's size."""
+    roi_box: tuple[float, float, float]
+    """Top, left and size of the ROI, as fractions of the slice's size."""
 
 
 def draw_pictures() -> Pictures:
@@ -81,7 +72,7 @@ def draw_pictures() -> Pictures:
     for organ in load_preset("phantom").organs:
         if organ.name in masks:
             inside = masks[organ.name][z][head]
-            labels[inside] = 0.2 * gray[inside, None] + 0.8 * np.array(organ.color) / 255
+            labels[inside] = 0.2 * labels[inside] + 0.8 * np.array(organ.color) / 255
     squares = (np.arange(size)[:, None] - y + top) ** 2 + (np.arange(size) - x + left) ** 2
     heat = np.exp(-squares / (2 * 3.0**2))[..., None]
     glow = (1 - heat) * gray[..., None] * 0.6 + heat * np.array(to_rgb("#ffb347"))
@@ -89,20 +80,19 @@ def draw_pictures() -> Pictures:
     roi = tuple(slice(start, start + ROI_PIXELS) for start in corner)
     reference = masks[ORGAN_SHOWN][z][head][roi].astype(float)
     predicted = np.clip(1.6 * ndimage.gaussian_filter(np.roll(reference, 1, axis=1), 1.1), 0, 1)
-    fractions = corner[0] / size, corner[1] / size
-    return Pictures(gray, labels, glow, gray[roi], reference, predicted, fractions, ROI_PIXELS / size)
+    roi_box = corner[0] / size, corner[1] / size, ROI_PIXELS / size
+    return Pictures(gray, labels, glow, gray[roi], reference, predicted, roi_box)
 
 
 def output_channels(network: nn.Module, image: torch.Tensor, names: Sequence[str]) -> list[str]:
     """Channels (or the length of the code) that each named part of a network returns."""
-    channels = {}
+    outputs = {}
     for name in names:
-        network.get_submodule(name).register_forward_hook(
-            lambda _, __, output, name=name: channels.update({name: str(output.shape[1])})
-        )
+        part = network.get_submodule(name)
+        part.register_forward_hook(lambda _, __, output, name=name: outputs.update({name: output}))
     with torch.no_grad():
         network.eval()(image)
-    return [channels[name] for name in names]
+    return [str(outputs[name].shape[1]) for name in names]
 
 
 def tint(color: str, strength: float) -> tuple[float, ...]:
@@ -132,17 +122,26 @@ def arrow(ax: Axes, points: Sequence[Point], color: str, *, dashed: bool = False
     ax.annotate("", points[-1], points[-2], arrowprops=head | line)
 
 
-def feature_map(ax: Axes, x: float, y: float, height: float, channels: str, size: str, color: str) -> None:
+def feature_map(ax: Axes, x: float, base: float, height: float, channels: str, size: str, color: str) -> None:
     """Draw a slab as high as the map's resolution; its channels stand above, its size below."""
-    left, right, bottom, top, depth = x - 1.3, x + 1.3, y - height / 2, y + height / 2, 0.9
-    edge = {"edgecolor": WHITE, "lw": 0.8}
-    ax.add_patch(Rectangle((left, bottom), 2.6, height, facecolor=tint(color, 0.75), **edge))
-    lid = [(left, top), (left + depth, top + depth), (right + depth, top + depth), (right, top)]
-    ax.add_patch(Polygon(lid, facecolor=tint(color, 0.4), **edge))
-    side = [(right, bottom), (right + depth, bottom + depth), (right + depth, top + depth), (right, top)]
-    ax.add_patch(Polygon(side, facecolor=color, **edge))
+    left, right, top, depth = x - 1.3, x + 1.3, base + height, 0.9
+    front = (left, base), (right, base), (right, top), (left, top)
+    lid = (left, top), (left + depth, top + depth), (right + depth, top + depth), (right, top)
+    side = (right, base), (right + depth, base + depth), (right + depth, top + depth), (right, top)
+    for corners, strength in ((front, 0.75), (lid, 0.4), (side, 1)):
+        ax.add_patch(Polygon(corners, facecolor=tint(color, strength), edgecolor=WHITE, lw=0.8))
     text(ax, x + depth / 2, top + 2.3, channels, 13.5, fontweight="bold")
-    text(ax, x + depth / 2, bottom - 0.8, size, 9.5, GRAY, va="top")
+    text(ax, x + depth / 2, base - 0.8, size, 9.5, GRAY, va="top")
+
+
+def chain(
+    ax: Axes, xs: Sequence[float], base: float, maps: Iterable[tuple[float, str, str]], color: str, arrows_at: float
+) -> None:
+    """Draw feature maps of (height, channels, size) on one base, and arrows from each to the next."""
+    for x, (height, channels, size) in zip(xs, maps, strict=True):
+        feature_map(ax, x, base, height, channels, size, color)
+    for left, right in pairwise(xs):
+        arrow(ax, [(left + 2.5, arrows_at), (right - 1.6, arrows_at)], color)
 
 
 def picture(ax: Axes, corner: Point, size: float, image: np.ndarray, color: str, caption: str) -> None:
@@ -157,8 +156,8 @@ def u_network(ax: Axes, xs: Sequence[float], base: float, tall: float, channels:
     """Draw three encoder levels, DenseASPP and two decoder levels, with their skip connections.
 
     Args:
-        xs: where the six feature maps stand.
-        base: on which height they stand.
+        xs: of the six feature maps.
+        base: y of their lower ends.
         tall: height of the largest.
         channels: of each.
         axes: names of z, y and x: "DHW" for the crop, "dhw" for an ROI.
@@ -166,12 +165,10 @@ def u_network(ax: Axes, xs: Sequence[float], base: float, tall: float, channels:
     color = S_NET if axes == "DHW" else SOS_NET
     z, y, x = axes
     sizes = (f"{z} · {y} · {x}", f"{z} · {y}/2 · {x}/2", f"{z}/2 · {y}/4 · {x}/4")
-    for place, count, level in zip(xs, channels, (0, 1, 2, 2, 1, 0), strict=True):
-        height = tall * (1, 0.66, 0.38)[level]
-        feature_map(ax, place, base + height / 2, height, count, sizes[level], color)
+    heights = [tall * fraction for fraction in (1, 0.66, 0.38)]
+    levels = zip(heights + heights[::-1], channels, sizes + sizes[::-1], strict=True)
+    chain(ax, xs, base, levels, color, base + tall * 0.15)
     middle = (xs[2] + xs[3]) / 2 + 0.5
-    for left, right in pairwise(xs):
-        arrow(ax, [(left + 2.5, base + tall * 0.15), (right - 1.6, base + tall * 0.15)], color)
     text(ax, middle, base + tall * 0.15 + 1.6, "DenseASPP", 9.5, GRAY)
     for left, right, height in ((0, 5, 0.88), (1, 4, 0.6)):
         level = base + tall * height
@@ -187,34 +184,31 @@ def draw_backbone(ax: Axes, pictures: Pictures, channels: Sequence[str]) -> None
     arrow(ax, [(16.6, 97), (25.4, 97)], INK)
 
     panel(ax, (99, 77.5), (49, 38), SOL_NET, "SOL-Net", "one heatmap per small organ; its peak is the center")
-    for x, count, label in ((106, channels[-1], "3×3×3"), (115.5, channels[-1], "3×3×3"), (125, "K", "1×1×1, sigmoid")):
-        feature_map(ax, x, 94, 20, count, label, SOL_NET)
-    for start, end, color in ((87, 104.4, S_NET), (108.5, 113.9, SOL_NET), (118, 123.4, SOL_NET)):
-        arrow(ax, [(start, 94), (end, 94)], color)
+    layers = (20, channels[-1], "3×3×3"), (20, channels[-1], "3×3×3"), (20, "K", "1×1×1, sigmoid")
+    chain(ax, (106, 115.5, 125), 84, layers, SOL_NET, 94)
+    arrow(ax, [(87, 94), (104.4, 94)], S_NET)
     picture(ax, (132, 87), 14, pictures.heatmap, SOL_NET, "")
     arrow(ax, [(127.5, 94), (131.8, 94)], SOL_NET)
-    top, left = pictures.roi_corner
-    extent = 14 * pictures.roi_size
-    corner = (132 + 14 * left, 101 - 14 * top - extent)
-    ax.add_patch(Rectangle(corner, extent, extent, fill=False, ec=ROI, lw=2.2, zorder=5))
+    top, left, extent = np.multiply(14, pictures.roi_box)
+    ax.add_patch(Rectangle((132 + left, 101 - top - extent), extent, extent, fill=False, ec=ROI, lw=2.2, zorder=5))
     text(ax, 139, 103.5, "heatmap and ROI", 11)
 
 
 def draw_rois(ax: Axes, pictures: Pictures, channels: Sequence[str], inputs: dict[str, str]) -> None:
     """Draw the ROI crop and SOS-Net, in the middle row."""
-    bus = 71.5
+    line_y = 71.5
     starts = ((9, 85, INK), (27, 77.5, S_NET), (83.5, 77.5, S_NET), (139, 86.6, SOL_NET))
     for (label, count), (x, bottom, color) in zip(inputs.items(), starts, strict=True):
-        ax.plot([x, x], [bottom, bus], color=color, lw=1.8)
-        text(ax, x + 0.8, bus + 1.7, f"{label} {count}", 11, color, ha="left")
-    ax.plot([9, 139], [bus, bus], color=ROI, lw=1.8)
-    text(ax, 55, bus + 1.7, "cut out around the peak, and concatenated", 11, ROI)
-    arrow(ax, [(9, bus), (9, 61.6)], ROI)
+        ax.plot([x, x], [bottom, line_y], color=color, lw=1.8)
+        text(ax, x + 0.8, line_y + 1.7, f"{label} {count}", 11, color, ha="left")
+    ax.plot([9, 139], [line_y, line_y], color=ROI, lw=1.8)
+    text(ax, 55, line_y + 1.7, "cut out around the peak, and concatenated", 11, ROI)
+    arrow(ax, [(9, line_y), (9, 61.6)], ROI)
     picture(ax, (2, 47), 14, pictures.roi, ROI, f"ROI crop\n{sum(map(int, inputs.values()))} channels")
 
     panel(ax, (20, 36), (90, 32.5), SOS_NET, "SOS-Net", "one branch per small organ segments it in its ROI")
     u_network(ax, (27, 39.5, 52, 64.5, 77, 89.5), 41, 15.5, channels, "dhw")
-    feature_map(ax, 102.5, 48.75, 15.5, "1", "1×1×1, sigmoid", SOS_NET)
+    feature_map(ax, 102.5, 41, 15.5, "1", "1×1×1, sigmoid", SOS_NET)
     arrow(ax, [(92, 48.75), (100.9, 48.75)], SOS_NET)
     arrow(ax, [(16.6, 51), (25.4, 51)], ROI)
 
@@ -237,13 +231,9 @@ def draw_autoencoder(ax: Axes, pictures: Pictures, channels: Sequence[str]) -> N
     picture(ax, (4, 20), 9, pictures.predicted, SOS_NET, "SOS-Net's mask")
     picture(ax, (4, 6), 9, pictures.reference, INK, "reference mask")
     arrow(ax, [(103, 38), (103, 34), (8.5, 34), (8.5, 29.4)], SOS_NET, dashed=True)
-    xs = (35, 47.5, 60, 72.5, 85, 97.5, 110, 122.5, 138)
-    for x, count, (_, size, height) in zip(xs, channels, SHAPE_LEVELS, strict=True):
-        feature_map(ax, x, 6.5 + height / 2, height, count, size, SHAPE)
-    for left, right in pairwise(xs):
-        arrow(ax, [(left + 2.5, 8), (right - 1.6, 8)], SHAPE)
-    ax.plot([13.6, 24], [24.5, 13], color=INK, lw=1.8)
-    ax.plot([13.6, 24], [10.5, 13], color=INK, lw=1.8)
+    levels = [(height, count, SHAPE_SIZES[height]) for height, count in zip(SHAPE_HEIGHTS, channels, strict=True)]
+    chain(ax, (35, 47.5, 60, 72.5, 85, 97.5, 110, 122.5, 138), 6.5, levels, SHAPE, 8)
+    ax.plot([13.6, 24, 13.6], [24.5, 13, 10.5], color=INK, lw=1.8)
     arrow(ax, [(24, 13), (33.4, 13)], INK)
     for x, height in ((85.5, 13.4), (110.5, 16.4), (123, 19.4)):
         ax.plot([x, x], [height, 22.2], color=SHAPE, lw=1.4, linestyle=(0, (2, 2)))
@@ -261,7 +251,7 @@ def main() -> int:
     branch = build_network("sos_net", preset).branches[0]
     rois = torch.zeros(1, sum(map(int, inputs.values())), 4, 16, 16)
     sos_net = output_channels(branch, rois, ("level_full", *U_LEVELS))
-    figure = plt.figure(figsize=(CANVAS[0] / 10, CANVAS[1] / 10))
+    figure = plt.figure(figsize=CANVAS / 10)
     ax = figure.add_axes((0, 0, 1, 1))
     ax.axis("off")
     pictures = draw_pictures()
@@ -270,9 +260,8 @@ def main() -> int:
     draw_result(ax, pictures, preset.num_classes)
     autoencoder = build_network("autoencoder", preset)
     masks = torch.zeros(1, 1, *preset.grid.roi_size_vox)
-    draw_autoencoder(ax, pictures, output_channels(autoencoder, masks, [name for name, _, _ in SHAPE_LEVELS]))
-    ax.set_xlim(0, CANVAS[0])
-    ax.set_ylim(0, CANVAS[1])
+    draw_autoencoder(ax, pictures, output_channels(autoencoder, masks, SHAPE_PARTS))
+    ax.set(xlim=(0, CANVAS[0]), ylim=(0, CANVAS[1]))
     figure.savefig(OUTPUT, dpi=DPI, facecolor=WHITE)
     return 0
 

@@ -1,6 +1,6 @@
 """A source reads one raw layout; every source yields the same raw cases."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
@@ -29,12 +29,10 @@ class RawCaseHandle:
 
 
 class RawStructures(NamedTuple):
-    """The structures of a case."""
+    """The structures of a case, as in `RawCase`."""
 
     masks: Mapping[str, Mask]
-    """Structure name as in the data set to mask, for each structure that was read and has a voxel."""
-    unmatched: tuple[str, ...] = ()
-    """Names of structures that are not an organ of the preset; they were not read."""
+    unmatched_structures: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
 
 
@@ -67,16 +65,8 @@ class RawCase:
     @classmethod
     def of(cls, handle: RawCaseHandle, volume: Volume | None, structures: RawStructures, source: object) -> "RawCase":
         """The case of a handle, once it is read."""
-        return cls(
-            case_id=handle.case_id,
-            volume=volume,
-            masks=structures.masks,
-            unmatched_structures=structures.unmatched,
-            notes=structures.notes,
-            split=handle.split,
-            patient=handle.patient,
-            source=str(source),
-        )
+        found = {"volume": volume, "source": str(source), **structures._asdict()}
+        return cls(case_id=handle.case_id, split=handle.split, patient=handle.patient, **found)
 
     @property
     def geometry(self) -> Geometry:
@@ -111,11 +101,12 @@ def is_wanted(name: str, preset: Preset | None) -> bool:
     return preset is None or preset.find_organ(name) is not None
 
 
-def drop_empty(masks: Mapping[str, Mask], unmatched: tuple[str, ...]) -> RawStructures:
-    """Leave out masks without voxels, with a note for each.
+def read_structures(names: Iterable[str], load: Callable[[str], Mask], preset: Preset | None) -> RawStructures:
+    """Load the structures that are wanted, and leave out masks without voxels with a note for each.
 
     An organ that is missing cannot be told from one that was not contoured, so an empty mask counts as not contoured.
     """
+    masks = {name: load(name) for name in names if is_wanted(name, preset)}
     filled = {name: mask for name, mask in masks.items() if mask.voxels.size}
     notes = tuple(f"{name}: the mask is empty, so it counts as not contoured" for name in masks if name not in filled)
-    return RawStructures(filled, unmatched, notes)
+    return RawStructures(filled, tuple(name for name in names if name not in masks), notes)

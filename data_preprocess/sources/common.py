@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from data_preprocess.sources.base import RawStructures, drop_empty, is_wanted
+from data_preprocess.sources.base import RawStructures, read_structures
 from utils.config.preset import Preset
 from utils.errors import UserError
 from utils.imaging.geometry import Geometry
@@ -27,14 +27,14 @@ def read_mask_files(paths: Mapping[str, Path], grid: Geometry | None, preset: Pr
     Raises:
         UserError: a file is unreadable, or on another grid than the others.
     """
-    masks = {}
-    for name, path in paths.items():
-        if not is_wanted(name, preset):
-            continue
-        mask = read_mask(path)
+
+    def load(name: str) -> Mask:
+        nonlocal grid
+        mask = read_mask(paths[name])
         grid = grid or mask.geometry
-        masks[name] = _move_to_grid(mask, grid, path)
-    return drop_empty(masks, tuple(name for name in paths if name not in masks))
+        return _move_to_grid(mask, grid, paths[name])
+
+    return read_structures(paths, load, preset)
 
 
 def read_label_file(files: CaseFiles, grid: Geometry, preset: Preset | None) -> RawStructures:
@@ -49,16 +49,9 @@ def read_label_file(files: CaseFiles, grid: Geometry, preset: Preset | None) -> 
         UserError: the file is unreadable, not a label map, or on another grid than the CT.
     """
     structures = open_structures(files, OrganNameResolver(preset))
-    masks, unmatched = {}, []
-    for key, name in structures.names.items():
-        mask = structures.load(key)
-        if not mask.voxels.size:
-            continue
-        if is_wanted(name, preset):
-            masks[name] = _move_to_grid(mask, grid, files.label_map)
-        else:
-            unmatched.append(name)
-    return RawStructures(masks, tuple(unmatched))
+    masks = {name: structures.load(key) for key, name in structures.names.items()}
+    filled = [name for name, mask in masks.items() if mask.voxels.size]
+    return read_structures(filled, lambda name: _move_to_grid(masks[name], grid, files.label_map), preset)
 
 
 def only_ct(found: Sequence[Path], where: Path, expected: str) -> Path:

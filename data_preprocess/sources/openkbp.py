@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from data_preprocess.sources.base import RawCase, RawCaseHandle, drop_empty, is_wanted
+from data_preprocess.sources.base import RawCase, RawCaseHandle, read_structures
 from data_preprocess.sources.common import require_folder
 from utils.config.preset import Preset
 from utils.errors import UserError
@@ -59,12 +59,7 @@ def read_case(handle: RawCaseHandle, preset: Preset | None = None) -> RawCase:
     geometry = Geometry(size_zyx=GRID, spacing_zyx_mm=(z, y, x))
     hu = _dense(tables, "ct", path, value_column=1) - 1000
     structures = [name for name in tables if name not in NOT_STRUCTURES]
-    masks = {
-        name: crop_mask(_dense(tables, name, path), (0, 0, 0), geometry)
-        for name in structures
-        if is_wanted(name, preset)
-    }
-    found = drop_empty(masks, tuple(name for name in structures if name not in masks))
+    found = read_structures(structures, lambda name: crop_mask(_dense(tables, name, path), (0, 0, 0), geometry), preset)
     return RawCase.of(handle, Volume(array=hu.astype(np.int16), geometry=geometry), found, path)
 
 

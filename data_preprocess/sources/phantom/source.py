@@ -5,7 +5,7 @@
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,7 +13,7 @@ import numpy as np
 from scipy import ndimage
 from scipy.spatial.transform import Rotation
 
-from data_preprocess.sources.base import RawCase, RawCaseHandle, is_wanted
+from data_preprocess.sources.base import RawCase, RawCaseHandle, read_structures
 from data_preprocess.sources.phantom.anatomy import BODY, STRUCTURES
 from data_preprocess.sources.phantom.chest import CHEST, CHEST_TOP_Z_MM
 from data_preprocess.sources.phantom.shapes import Point, Shape
@@ -139,9 +139,7 @@ def list_cases(folder: Path | None = None) -> list[RawCaseHandle]:
 def read_case(handle: RawCaseHandle, preset: Preset | None = None) -> RawCase:
     """Generate the phantom whose seed is the handle's location: see `Source.read_case`."""
     raw = generate_phantom(handle.location)
-    masks = {name: mask for name, mask in raw.masks.items() if is_wanted(name, preset)}
-    unmatched = tuple(name for name in raw.masks if name not in masks)
-    return replace(raw, split=handle.split, masks=masks, unmatched_structures=unmatched)
+    return RawCase.of(handle, raw.volume, read_structures(raw.masks, raw.masks.get, preset), raw.source)
 
 
 def generate_phantom(
