@@ -21,7 +21,7 @@ from utils.config.preset import Preset, preset_from_table, preset_to_table
 from utils.config.toml_dataclass import build
 from utils.errors import UserError
 from utils.imaging.geometry import Geometry
-from utils.io.files import read_json, validate_file_name, write_json
+from utils.io.files import read_json, write_json
 
 FORMAT_VERSION = 1
 HELD_OUT = "held_out"
@@ -139,9 +139,8 @@ def write_case(folder: Path, info: CaseInfo, image: np.ndarray | None, label: np
     """Write the files of one case into an existing folder.
 
     Raises:
-        UserError: the case's id is not a valid file name, the disk is full, or writing is not permitted.
+        UserError: the disk is full, or writing is not permitted.
     """
-    validate_file_name(info.case_id, info.source)
     try:
         if image is not None:
             np.save(folder / "image.npy", image.astype(np.int16, copy=False))

@@ -14,7 +14,7 @@ import numpy as np
 
 from data_preprocess.case_index import write_index
 from data_preprocess.cases import CaseInfo, finished_case, measure_organs, read_case_info, write_case, write_dataset
-from data_preprocess.field_of_view import MARGIN_MM, Region, region_around, segment_body
+from data_preprocess.field_of_view import MARGIN_MM, Region, Triple, region_around, segment_body
 from data_preprocess.label_map import match_organs, merge_masks
 from data_preprocess.quality_control.measurements import measure_case, write_quality
 from data_preprocess.quality_control.report_page import inspect_cases, summary_table, write_report_page
@@ -25,7 +25,7 @@ from data_preprocess.splits import write_splits
 from utils.config.preset import Preset
 from utils.errors import CaseFailure, UserError
 from utils.imaging.intensity import AIR_HU
-from utils.imaging.masks import Mask
+from utils.imaging.masks import Mask, bounding_box
 from utils.io.files import atomic_write, make_folder, validate_file_name
 from utils.reporting.overlay import render_case, save_png
 from utils.reporting.tables import to_text
@@ -52,15 +52,15 @@ def prepare_case(raw: RawCase, preset: Preset, folder: Path) -> CaseInfo:
     if not masks:
         listed = ", ".join(raw.unmatched_structures[:NUM_SHOWN]) or "none"
         raise UserError(f"none of its structures is an organ of preset {preset.name}; its structures are: {listed}")
+    label = merge_masks(masks, preset, raw.geometry.size_zyx)
+    old_spacing, spacing = raw.geometry.spacing_zyx_mm, preset.grid.spacing_zyx_mm
     if raw.volume:
         ct = raw.volume.array
         body = segment_body(ct, raw.geometry, preset.grid.below_lung_apex_mm)
         region = region_around(body, ct)
     else:
-        ct, body, region = None, None, _region_of_masks(masks)
-    old_spacing, spacing = raw.geometry.spacing_zyx_mm, preset.grid.spacing_zyx_mm
-    label = region.crop(merge_masks(masks, preset, raw.geometry.size_zyx), fill=0)
-    label = resample_labels(label, old_spacing, spacing)
+        ct, body, region = None, None, _region_of_masks(label, old_spacing)
+    label = resample_labels(region.crop(label, fill=0), old_spacing, spacing)
     image = resample_image(region.crop(ct), old_spacing, spacing) if raw.volume else None
     organs = measure_organs(label, preset.organ_names, masks)
     info = CaseInfo(
@@ -99,13 +99,12 @@ def _losses(masks: Mapping[str, Mask], region: Region, organs: Container[str]) -
             yield f"{name}: no voxel is left at the preset's spacing"
 
 
-def _region_of_masks(masks: Mapping[str, Mask]) -> Region:
+def _region_of_masks(label: np.ndarray, spacing_zyx_mm: Triple) -> Region:
     """The bounding box of all masks with a margin, within their grid."""
-    geometry = next(iter(masks.values())).geometry
-    margin = np.ceil(MARGIN_MM / np.asarray(geometry.spacing_zyx_mm)).astype(int)
-    low = np.min([mask.corner_zyx for mask in masks.values()], axis=0) - margin
-    high = np.max([np.add(mask.corner_zyx, mask.voxels.shape) for mask in masks.values()], axis=0) + margin
-    return Region(tuple(np.maximum(low, 0).tolist()), tuple(np.minimum(high, geometry.size_zyx).tolist()))
+    margins = np.ceil(np.divide(MARGIN_MM, spacing_zyx_mm)).astype(int).tolist()
+    axes = list(zip(bounding_box(label), margins, label.shape, strict=True))
+    start = tuple(max(0, axis.start - margin) for axis, margin, _ in axes)
+    return Region(start, tuple(min(size, axis.stop + margin) for axis, margin, size in axes))
 
 
 def finish(folder: Path, preset: Preset, failures: Mapping[str, CaseFailure]) -> None:

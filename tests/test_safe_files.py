@@ -13,7 +13,7 @@ import pytest
 import torch
 
 import train_backbone
-from data_preprocess.cases import CaseInfo, open_case, read_case_info, write_case
+from data_preprocess.cases import CaseInfo, open_case, read_case_info
 from data_preprocess.prepare import prepare_case
 from data_preprocess.sources import openkbp
 from data_preprocess.sources.base import RawCase
@@ -104,8 +104,6 @@ def test_a_case_is_not_written_outside_its_folder(name, tmp_path, tiny_preset):
     folder.mkdir()
     with pytest.raises(ValueError, match="cannot name a file"):
         prepare_case(RawCase(case_id=name, volume=volume, masks={}, split=None, source="raw"), tiny_preset, folder)
-    with pytest.raises(ValueError, match="cannot name a file"):
-        write_case(folder, case_named(name), volume.array, volume.array)
     assert list(tmp_path.iterdir()) == [folder]
     assert list(folder.iterdir()) == []
 
