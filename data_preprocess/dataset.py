@@ -109,7 +109,10 @@ class _OrganDataset(Dataset):
         columns = {name: cases.contoured[:, cases.organ_names.index(name)] for name in organ_names}
         self.cases_with = {name: np.flatnonzero(column) for name, column in columns.items() if column.any()}
         if not self.cases_with:
-            raise UserError(f"{cases.folder}: none of {', '.join(columns)} is contoured in any case of this split")
+            raise UserError(
+                f"{cases.folder}: none of {', '.join(columns)} is contoured in any case of this split; move cases that "
+                "have one into it (splits.json)"
+            )
 
     def __getitem__(self, index: int) -> CropSample | ShapeSample:
         for attempt in range(MAX_DRAWS):
@@ -160,7 +163,7 @@ class CaseDataset(_OrganDataset):
         if cases.without_image:
             raise UserError(
                 f"{cases.folder}: {len(cases.without_image)} cases have no CT, for example {cases.without_image[0]}; "
-                "cases with only masks serve train_autoencoder.py alone"
+                "only train_autoencoder.py can use them; remove them from splits.json, or prepare them with their CTs"
             )
         super().__init__(cases, box_size_vox, [preset.organ_names[organ] for organ in organs], seed)
         self.crop_size_vox = np.asarray(preset.grid.crop_size_vox)

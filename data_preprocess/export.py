@@ -67,7 +67,7 @@ def export_case(raw: RawCase, preset: Preset, files: ExportedFiles) -> list[str]
         UserError: the case has no CT, or two structures are the same organ.
     """
     if raw.volume is None:
-        raise UserError("has no CT to export")
+        raise UserError("has no CT, which export needs; add it, or choose a --source with CTs")
     masks = match_organs(raw.masks, preset)
     label = merge_masks(masks, preset, raw.geometry.size_zyx)
     write_volume(files.label, Volume(array=label, geometry=raw.geometry))

@@ -157,7 +157,10 @@ def segment_body(image: np.ndarray, geometry: Geometry, below_lung_apex_mm: floa
     dense = sample > MIN_TISSUE_HU
     box = bounding_box(dense)
     if box is None:
-        raise UserError(f"expected a patient, but no voxel is denser than {MIN_TISSUE_HU} HU: is this a CT in HU?")
+        raise UserError(
+            f"expected a patient with voxels above {MIN_TISSUE_HU} HU, got at most {sample.max():.0f}; export the CT "
+            "in Hounsfield units"
+        )
     occupied = box[0]  # without empty slices, which say nothing about the patient
     first = _first_slice(dense[occupied], sample[occupied], grid.spacing_zyx_mm, below_lung_apex_mm)
     lowest = occupied.start + first

@@ -38,24 +38,28 @@ def validate_hounsfield(array: np.ndarray, *, correct_offset: bool) -> Hounsfiel
         UserError: a voxel is NaN or infinite, or the values are not HU.
     """
     if np.issubdtype(array.dtype, np.floating) and (num_bad := int(array.size - np.isfinite(array).sum())):
-        raise UserError(f"{num_bad} of {array.size} voxels are NaN or infinite: export the CT again")
+        raise UserError(f"{num_bad} of {array.size} voxels are NaN or infinite; export the CT again")
     sample = array.reshape(-1)[:: max(1, array.size // MAX_SAMPLES)]
     sample = sample[sample > PADDING_HU]
     if not sample.size:
-        raise UserError("every voxel is padding: is this a CT?")
+        raise UserError(
+            f"expected values above {PADDING_HU} HU, but every voxel is padding; export the CT in Hounsfield units"
+        )
     notes, offset = [], 0
     if not _is_hu(sample, 0):
         if not _is_hu(sample, OFFSET_HU):
             low, middle, high = np.percentile(sample, (1, 50, 99))
             raise UserError(
                 f"values are not HU: 98 % of them lie between {low:.4g} and {high:.4g} (median {middle:.4g}), and "
-                "there is no air near -1000 or no soft tissue near 0; give a CT in HU"
+                "there is no air near -1000 or no soft tissue near 0; export the CT in Hounsfield units"
             )
         air = _most_frequent(sample, PADDING_HU, MIN_TISSUE_HU)
         tissue = _most_frequent(sample, *SOFT_TISSUE_HU)
         seen = f"air peaks at {air:.0f} and soft tissue at {tissue:.0f}, as in a CT stored as HU + {OFFSET_HU}"
         if not correct_offset:
-            raise UserError(f"{seen}: export the CT in HU, or let inference.py subtract it with --hu-offset auto")
+            raise UserError(
+                f"{seen}; export the CT in Hounsfield units, or let inference.py subtract it with --hu-offset auto"
+            )
         notes.append(f"{seen}; {OFFSET_HU} was subtracted")
         offset = OFFSET_HU
     padding = array <= PADDING_HU

@@ -51,7 +51,10 @@ def prepare_case(raw: RawCase, preset: Preset, folder: Path) -> CaseInfo:
     masks = match_organs(raw.masks, preset)
     if not masks:
         listed = ", ".join(raw.unmatched_structures[:NUM_SHOWN]) or "none"
-        raise UserError(f"none of its structures is an organ of preset {preset.name}; its structures are: {listed}")
+        raise UserError(
+            f"no structure with voxels matches preset {preset.name}; found {listed}. Add such names to the preset's "
+            "aliases"
+        )
     label = merge_masks(masks, preset, raw.geometry.size_zyx)
     old_spacing, spacing = raw.geometry.spacing_zyx_mm, preset.grid.spacing_zyx_mm
     if raw.volume:

@@ -39,7 +39,9 @@ def load_raw_preset(arguments: argparse.Namespace) -> Preset:
         UserError: the preset is invalid, or there is none named like the source, since it may hold any organs.
     """
     if arguments.preset is None and not (CONFIG_FOLDER / f"{arguments.source}.toml").is_file():
-        raise UserError(f"--source {arguments.source}: this layout may hold any organs; choose them with --preset")
+        raise UserError(
+            f"--preset is missing; --source {arguments.source} has no default organs. Name a preset with the organs"
+        )
     return load_preset(arguments.preset or arguments.source, arguments.set)
 
 
@@ -52,7 +54,8 @@ def list_raw_cases(arguments: argparse.Namespace) -> list[RawCaseHandle]:
     handles = SOURCES[arguments.source].list_cases(arguments.input)
     counts = Counter(validate_file_name(handle.case_id, handle.location) for handle in handles)
     if repeated := [name for name, count in counts.items() if count > 1]:
-        raise UserError(f"{counts[repeated[0]]} cases are called {repeated[0]}; rename all but one")
+        paths = ", ".join(str(handle.location) for handle in handles if handle.case_id == repeated[0])
+        raise UserError(f"{counts[repeated[0]]} cases are called {repeated[0]}: {paths}; rename all but one")
     if arguments.held_out:
         handles = [replace(h, split=arguments.held_out if h.split == HELD_OUT else h.split) for h in handles]
     return handles
@@ -69,7 +72,7 @@ def select_raw_cases(handles: Sequence[RawCaseHandle], arguments: argparse.Names
         selected = arguments.shard.select(selected)
     if not selected:
         where = arguments.input or arguments.source
-        raise UserError(f"{where}: none of {len(handles)} cases is left by --split, --limit and --shard")
+        raise UserError(f"{where}: --split, --limit and --shard exclude all {len(handles)} cases; relax one of them")
     return selected
 
 

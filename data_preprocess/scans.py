@@ -81,7 +81,7 @@ def transform_ct(ct: Volume, grid: GridSettings, *, correct_offset: bool = False
         UserError: the values are not HU, or the CT shows no head and neck.
     """
     if ct.array.ndim != 3:
-        raise UserError(f"expected a 3-D CT with one value per voxel, got an array of shape {ct.array.shape}")
+        raise UserError(f"expected a 3-D CT with one value per voxel, got shape {ct.array.shape}; give one such volume")
     checked = validate_hounsfield(ct.array, correct_offset=correct_offset)
     image = InferenceTransform.apply(replace(ct, array=checked.array), grid)
     return image._replace(notes=[*checked.notes, *image.notes])
@@ -126,16 +126,20 @@ def _in_list(path: Path) -> list[Scan]:
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except UnicodeDecodeError as error:
-        raise UserError(f"{path}: expected a text file with a path per line, but it is not text") from error
+        raise UserError(
+            f"{path}: expected a text file with a path per line, got another format; save it as UTF-8 text"
+        ) from error
     scans = []
     for line in filter(None, map(str.strip, lines)):
         case_id, tab, location = line.partition("\t")
         found = _in_line(path.parent / (location if tab else line))
         if tab and len(found) > 1:
-            raise UserError(f"{path}: {location} holds {len(found)} scans, which cannot all be called {case_id}")
+            raise UserError(
+                f"{path}: {location} holds {len(found)} scans, which cannot all be called {case_id}; list each"
+            )
         scans += [replace(found[0], case_id=case_id)] if tab else found
     if not scans:
-        raise UserError(f"{path}: expected a path per line, but the list is empty")
+        raise UserError(f"{path}: expected a path per line, but the list is empty; add the paths of the CTs")
     return scans
 
 
@@ -160,7 +164,7 @@ def _in_folder(folder: Path) -> list[Scan]:
         raise UserError(f"{error}. There are no volumes ({', '.join(SUFFIXES)}) either") from error
     cts = [one for one in series if one.modality == "CT"]
     if not cts:
-        raise UserError(f"{folder}: expected a CT, found {shorten(series, '; ')}")
+        raise UserError(f"{folder}: expected a CT, found {shorten(series, '; ')}; give the folder of the CT")
     folders = Counter(ct.paths[0].parent for ct in cts)
     scans = []
     for ct in cts:

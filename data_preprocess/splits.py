@@ -88,10 +88,12 @@ def validate_splits(splits: dict, source: Path) -> Splits:
     names = (*SPLIT_NAMES, HELD_OUT) if HELD_OUT in splits else SPLIT_NAMES
     chosen = {name: splits.get(name, []) for name in names}
     if not all(isinstance(case_ids, list) for case_ids in chosen.values()):
-        raise UserError(f"{source}: expected a list of case ids under each of {', '.join(SPLIT_NAMES)}")
+        raise UserError(
+            f"{source}: expected a list of case ids under each of {', '.join(SPLIT_NAMES)}; correct the file"
+        )
     counts = Counter(validate_file_name(case_id, source) for case_ids in chosen.values() for case_id in case_ids)
     if repeated := sorted(case_id for case_id, count in counts.items() if count > 1):
-        raise UserError(f"{source}: {', '.join(repeated)} occurs more than once; a case belongs to one split")
+        raise UserError(f"{source}: {', '.join(repeated)} occurs more than once; keep it in one split")
     return chosen
 
 

@@ -126,7 +126,7 @@ BAD = {
     ),
     "offset.mha": (
         lambda path: write_volume(path, with_values(lambda a: a + np.int16(1024))),
-        r"as in a CT stored as HU \+ 1024: export the CT in HU, or .* --hu-offset auto",
+        r"as in a CT stored as HU \+ 1024; export the CT in Hounsfield units, or .* --hu-offset auto",
     ),
     "air.mha": (lambda path: write_volume(path, with_values(lambda a: np.full_like(a, -1000))), "values are not HU"),
     "chest.mha": (lambda path: write_volume(path, chest()), "expected head and neck, but the lungs begin 24 mm below"),

@@ -66,7 +66,7 @@ def only_ct(found: Sequence[Path], where: Path, expected: str) -> Path:
         UserError: there is none, or several.
     """
     if not found:
-        raise UserError(f"{where}: has no CT; expected {expected}")
+        raise UserError(f"{where}: has no CT; expected {expected}; add it")
     if len(found) > 1:
         raise UserError(f"{where}: has {len(found)} CTs ({', '.join(path.name for path in found)}); keep one")
     return found[0]
@@ -121,7 +121,7 @@ def find_case_folders(folder: Path | None, is_case: Callable[[Path], object], ex
     root = require_folder(folder, expected)
     found = [path for path in folders_below(root) if is_case(path)]
     if not found:
-        raise UserError(f"{root}: expected {expected}, found none")
+        raise UserError(f"{root}: expected {expected}, found none; check --input")
     names = [path.name for path in found]
     return {
         path.name if path == root or names.count(path.name) == 1 else "-".join(path.relative_to(root).parts): path

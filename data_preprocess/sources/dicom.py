@@ -50,7 +50,9 @@ def list_cases(folder: Path | None) -> list[RawCaseHandle]:
         if sets.setdefault(found.uid, found) is not found:
             logger.info("%s is a copy of %s and left out", path, sets[found.uid].path)
     if not sets:
-        raise UserError(f"{folder}: expected structure sets (RTSTRUCT), found none beside {len(scans)} CT series")
+        raise UserError(
+            f"{folder}: expected structure sets (RTSTRUCT), found none beside {len(scans)} CT series; add them"
+        )
     used = {scan.uid for found in sets.values() for scan in found.scans}
     for scan in scans:
         if scan.uid not in used:
@@ -142,18 +144,18 @@ def _pick_scan(dataset: Dataset, scans: Sequence[DicomSeries], path: Path) -> Di
 def _contours(dataset: Dataset, frame: str, path: Path) -> dict[str, list[np.ndarray]]:
     """Name of each structure to its closed contours, (N, 3) points in mm each."""
     if "StructureSetROISequence" not in dataset or "ROIContourSequence" not in dataset:
-        raise UserError(f"{path}: holds no structures, or the file was cut short; export it again")
+        raise UserError(f"{path}: holds no structures, perhaps because the file is truncated; export it again")
     of_number: dict[int, list[np.ndarray]] = {}
     for roi in dataset.ROIContourSequence:
         closed = [c for c in roi.get("ContourSequence") or () if c.get("ContourGeometricType") in CLOSED]
         points = [np.array(contour.get("ContourData"), dtype=float) for contour in closed]
         if "ReferencedROINumber" not in roi or any(coordinates.size % 3 for coordinates in points):
-            raise UserError(f"{path}: its contours are incomplete, the file was cut short; export it again")
+            raise UserError(f"{path}: has incomplete contours, so it is truncated; export it again")
         of_number.setdefault(int(roi.ReferencedROINumber), []).extend(p.reshape(-1, 3) for p in points)
     rois: dict[str, list[np.ndarray]] = {}
     for roi in dataset.StructureSetROISequence:
         if "ROINumber" not in roi:
-            raise UserError(f"{path}: a structure has no number, the file was cut short; export it again")
+            raise UserError(f"{path}: has a structure without a number, so it is truncated; export it again")
         name = str(roi.get("ROIName") or f"ROI {roi.ROINumber}").strip()
         own_frame = str(roi.get("ReferencedFrameOfReferenceUID") or frame)
         if frame and own_frame != frame:

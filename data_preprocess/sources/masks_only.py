@@ -13,5 +13,8 @@ def read_case(handle: RawCaseHandle, preset: Preset | None = None) -> RawCase:
     """Read the masks of one case, not a CT beside them: see `Source.read_case`."""
     structures = read_mask_files(find_masks(handle.location), None, preset)
     if not structures.masks:
-        raise UserError(f"{handle.location}: none of its masks is an organ of the preset with a voxel")
+        raise UserError(
+            f"{handle.location}: expected a mask of an organ of the preset with a voxel, found none; add the names "
+            "of the masks to the preset's aliases"
+        )
     return RawCase.of(handle, None, structures, handle.location)

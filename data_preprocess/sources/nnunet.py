@@ -38,7 +38,7 @@ def list_cases(folder: Path | None) -> list[RawCaseHandle]:
         for label in sorted((folder / name).glob(f"[!.]*{suffix}"))
     ]
     if not handles:
-        raise UserError(f"{folder}: expected {', '.join(SPLITS)} with label maps *{suffix}, found none")
+        raise UserError(f"{folder}: expected {', '.join(SPLITS)} with label maps *{suffix}, found none; check --input")
     return handles
 
 
@@ -62,15 +62,19 @@ def _read_dataset(folder: Path) -> Dataset:
     content = read_json(path)
     missing = [key for key in ("labels", "file_ending", "channel_names") if key not in content]
     if missing:
-        raise UserError(f"{path}: lacks {', '.join(missing)}; expected the format of nnU-Net version 2")
+        raise UserError(f"{path}: lacks {', '.join(missing)}; convert it to the format of nnU-Net version 2")
     labels, channels = content["labels"], content["channel_names"]
     if not isinstance(labels, dict) or not all(type(value) is int for value in labels.values()):
-        raise UserError(f"{path}: labels: expected organ names with one number each, got {labels}")
+        raise UserError(
+            f"{path}: labels: expected organ names with one number each, got {labels}; regions are not read"
+        )
     if not isinstance(channels, dict) or not all(n.isdecimal() and isinstance(channels[n], str) for n in channels):
-        raise UserError(f"{path}: channel_names: expected numbers with one name each, got {channels}")
+        raise UserError(f"{path}: channel_names: expected numbers with one name each, got {channels}; correct them")
     found = [int(number) for number, name in channels.items() if name.casefold() == "ct"]
     if not found and len(channels) > 1:
-        raise UserError(f"{path}: channel_names: none of {', '.join(channels.values())} is called CT")
+        raise UserError(
+            f"{path}: channel_names: none of {', '.join(channels.values())} is called CT; rename the CT's channel"
+        )
     return Dataset(
         file_ending=str(content["file_ending"]),
         names={value: name for name, value in labels.items() if value},

@@ -40,7 +40,8 @@ def list_cases(folder: Path | None) -> list[RawCaseHandle]:
             patients.setdefault(match[1], path)
     if not patients:
         raise UserError(
-            f"{folder}: expected {', '.join(SPLITS)} with pt_N folders or pt_N{ARCHIVE_SUFFIX} archives, found none"
+            f"{folder}: expected {', '.join(SPLITS)} with pt_N folders or pt_N{ARCHIVE_SUFFIX} archives, "
+            "found none; check --input"
         )
     return [
         RawCaseHandle(case_id=f"pt_{number}", location=path, split=SPLITS.get(path.parent.name))
@@ -54,7 +55,9 @@ def read_case(handle: RawCaseHandle, preset: Preset | None = None) -> RawCase:
     tables = _read_archive(path) if path.name.endswith(ARCHIVE_SUFFIX) else _read_folder(path)
     spacing_yxz = _load(tables, "voxel_dimensions", path)
     if spacing_yxz.shape != (3,) or not (spacing_yxz > 0).all():
-        raise UserError(f"{path}: voxel_dimensions.csv: expected three positive numbers in mm, got {spacing_yxz}")
+        raise UserError(
+            f"{path}: voxel_dimensions.csv: expected three positive numbers in mm, got {spacing_yxz}; download it again"
+        )
     y, x, z = spacing_yxz.tolist()
     geometry = Geometry(size_zyx=GRID, spacing_zyx_mm=(z, y, x))
     hu = _dense(tables, "ct", path, value_column=1) - 1000
@@ -74,7 +77,7 @@ def _read_archive(path: Path) -> dict[str, bytes]:
             members = [member for member in archive if member.isfile() and member.name.endswith(".csv")]
             return {PurePosixPath(member.name).stem: archive.extractfile(member).read() for member in members}
     except (tarfile.TarError, lzma.LZMAError, EOFError) as error:
-        raise UserError(f"{path}: cannot be unpacked, the archive is damaged ({error})") from error
+        raise UserError(f"{path}: cannot be unpacked because it is damaged ({error}); download it again") from error
 
 
 def _load(tables: dict[str, bytes], name: str, path: Path, **options: Any) -> np.ndarray:
@@ -85,7 +88,7 @@ def _load(tables: dict[str, bytes], name: str, path: Path, **options: Any) -> np
             warnings.filterwarnings("ignore", message="loadtxt: input contained no data")
             return np.loadtxt(io.BytesIO(tables[name]), **options)
     except ValueError as error:
-        raise UserError(f"{path}: {name}.csv is damaged, download the patient again ({error})") from error
+        raise UserError(f"{path}: {name}.csv is damaged ({error}); download the patient again") from error
 
 
 def _dense(tables: dict[str, bytes], name: str, path: Path, value_column: int | None = None) -> np.ndarray:
@@ -100,6 +103,6 @@ def _dense(tables: dict[str, bytes], name: str, path: Path, value_column: int | 
     index = table[:, 0].astype(np.int64)
     outside = index[(index < 0) | (index >= dense.size)]
     if outside.size:
-        raise UserError(f"{path}: {name}.csv: index {outside[0]} is out of bounds, download the patient again")
+        raise UserError(f"{path}: {name}.csv: index {outside[0]} is out of bounds; download the patient again")
     dense[index] = 1 if value_column is None else table[:, 1]
     return np.ascontiguousarray(dense.reshape(GRID).transpose(2, 0, 1)[::-1])

@@ -45,7 +45,7 @@ def rasterize(contours: Iterable[np.ndarray], grid: Geometry) -> Rasterized:
     for points in contours:
         index = grid.index_zyx(points)
         if np.ptp(index[:, 0]) > OFF_PLANE_VOX:
-            raise UserError("has contours that are not parallel to the CT's slices")
+            raise UserError("has contours that are not parallel to the CT's slices; contour it on these slices")
         height = float(index[:, 0].mean())
         if not -OFF_PLANE_VOX <= height < grid.size_zyx[0] - 1 + OFF_PLANE_VOX:
             num_outside += 1

@@ -66,7 +66,7 @@ MASK_FAULTS = {
     ),
     "stored_values": (
         lambda f: rewrite(f / "ct.nrrd", lambda a: (a + 1024).astype(np.uint16)),
-        "air peaks at 21 and soft tissue at 1063, as in a CT stored as HU + 1024: export the CT in HU",
+        "air peaks at 21 and soft tissue at 1063, as in a CT stored as HU + 1024; export the CT in Hounsfield units",
     ),
     "scaled_to_1": (
         lambda f: rewrite(f / "ct.nrrd", lambda a: ((a + 1000) / 2000).astype(np.float32)),
@@ -91,11 +91,11 @@ MASK_FAULTS = {
     ),
     "all_empty": (
         lambda f: [rewrite(p, np.zeros_like) for p in (f / "segmentations").iterdir()],
-        "none of its structures is an organ of preset pddca",
+        "no structure with voxels matches preset pddca",
     ),
     "unknown_names": (
         lambda f: [p.rename(p.with_name(f"PTV_{p.name}")) for p in list((f / "segmentations").iterdir())],
-        "its structures are: PTV_brainstem, PTV_mandible",
+        "found PTV_brainstem, PTV_mandible",
     ),
     "two_files": (
         lambda f: shutil.copy(f / "segmentations" / "mandible.nrrd", f / "segmentations" / "mandible.seg.nrrd"),
@@ -279,7 +279,7 @@ def test_invalid_label_maps_are_refused(change_label, tmp_path, log):
 
 def test_layouts_of_any_organs_want_a_preset(tmp_path, capsys):
     message = refused(["--source", "masks", "--input", tmp_path, "--output", tmp_path / "cases"], capsys)
-    assert "--source masks: this layout may hold any organs; choose them with --preset" in message
+    assert "--preset is missing; --source masks has no default organs" in message
 
 
 @pytest.mark.skipif(not IS_ROOT, reason="only root can become somebody who may not read a file")

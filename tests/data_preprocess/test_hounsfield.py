@@ -59,7 +59,8 @@ def test_the_input_is_left_alone():
 def test_an_offset_is_refused_with_the_peaks_and_the_remedy(dtype):
     array = (ct().astype(np.int32) + 1024).astype(dtype)
     with pytest.raises(
-        ValueError, match=r"air peaks at 2\d and soft tissue at 10\d\d, .*: export the CT in HU, or .*--hu-offset auto"
+        ValueError,
+        match=r"air peaks at 2\d and soft tissue at 10\d\d, .*; export the CT in Hounsfield .*--hu-offset auto",
     ):
         validate_hounsfield(array, correct_offset=False)
 
@@ -97,7 +98,9 @@ def test_correcting_leaves_proper_hu_alone():
 )
 @pytest.mark.parametrize("correct_offset", [False, True])
 def test_values_that_are_not_hu_are_refused(wrong, correct_offset):
-    with pytest.raises(ValueError, match="values are not HU: 98 % of them lie between .* give a CT in HU"):
+    with pytest.raises(
+        ValueError, match="values are not HU: 98 % of them lie between .* export the CT in Hounsfield units"
+    ):
         validate_hounsfield(wrong, correct_offset=correct_offset)
 
 

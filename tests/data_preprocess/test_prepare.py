@@ -190,7 +190,10 @@ def test_split_is_chosen_before_the_limit(openkbp, tmp_path):
         (["--input", "{tmp}/nowhere"], "nowhere: expected a folder of OpenKBP: a clone of open-kbp"),
         ([], "--input missing: expected a folder"),
         (["--input", "{kbp}", "--preset", "nothing"], "nothing: no such preset"),
-        (["--input", "{kbp}/provided-data/train-pats", "--split", "test"], "none of 2 cases is left by --split"),
+        (
+            ["--input", "{kbp}/provided-data/train-pats", "--split", "test"],
+            "--split, --limit and --shard exclude all 2 cases",
+        ),
     ],
 )
 def test_user_errors_are_one_line_and_status_2(options, message, openkbp, tmp_path, capsys):

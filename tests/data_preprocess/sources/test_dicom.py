@@ -151,7 +151,7 @@ def test_damaged_structure_sets_are_refused(damage, slices, tmp_path):
         structures.StructureSetROISequence[0].ReferencedFrameOfReferenceUID = uid_of("other")
     save_all([*slices, structures], tmp_path)
     messages = {
-        "no structures": "holds no structures, or the file was cut short",
+        "no structures": "holds no structures, perhaps because the file is truncated",
         "two of one name": "two structures are called Brainstem; rename one",
         "upright contour": "Brainstem has contours that are not parallel to the CT's slices",
         "other frame": "Brainstem lies in another frame of reference than its CT",

@@ -127,7 +127,7 @@ def test_damaged_archive_is_an_error_of_one_line(damage, patient, tmp_path):
         "text": b"version https://git-lfs.github.com/spec/v1\n",
     }
     path.write_bytes(damaged[damage])
-    with pytest.raises(ValueError, match=r"pt_1\.tar\.xz: cannot be unpacked, the archive is damaged") as caught:
+    with pytest.raises(ValueError, match=r"pt_1\.tar\.xz: cannot be unpacked because it is damaged") as caught:
         read_case(handle(path))
     assert "\n" not in str(caught.value)
 
