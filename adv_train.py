@@ -74,7 +74,7 @@ class AdversarialStage(Stage):
     def build_validation(self, cases: CaseFolder) -> CaseValidation:
         """The best SOS-Net has the highest mean Dice of the small organs."""
         network = FocusNet(self.preset, **{name: self.networks[name] for name in SEGMENTATION_NETWORKS})
-        return CaseValidation(network, self.preset, cases, self.compute, score=lambda metrics: metrics["dice_small"])
+        return CaseValidation(network, cases, self.compute, score=lambda metrics: metrics["dice_small"])
 
     def load_initial_networks(self, options: TrainingOptions) -> None:
         """Load S-Net and SOL-Net from `--init-from` and the AutoEncoder from `--autoencoder`."""

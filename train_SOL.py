@@ -47,9 +47,7 @@ class SOLStage(Stage):
     def build_validation(self, cases: CaseFolder) -> CaseValidation:
         """The best SOL-Net has the smallest mean distance between heatmap peaks and organ centers."""
         network = FocusNet(self.preset, **self.networks)
-        return CaseValidation(
-            network, self.preset, cases, self.compute, score=lambda metrics: -metrics["peak_error_mm"]
-        )
+        return CaseValidation(network, cases, self.compute, score=lambda metrics: -metrics["peak_error_mm"])
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -40,7 +40,7 @@ class BackboneStage(Stage):
     def build_validation(self, cases: CaseFolder) -> CaseValidation:
         """The best S-Net has the highest mean Dice."""
         network = FocusNet(self.preset, **self.networks)
-        return CaseValidation(network, self.preset, cases, self.compute, score=lambda metrics: metrics["dice"])
+        return CaseValidation(network, cases, self.compute, score=lambda metrics: metrics["dice"])
 
 
 def main(argv: list[str] | None = None) -> int:

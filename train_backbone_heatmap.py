@@ -46,7 +46,7 @@ class BackboneHeatmapStage(Stage):
 
     def build_validation(self, cases: CaseFolder) -> CaseValidation:
         """The best networks have a high mean Dice and heatmap peaks near the organs' centers."""
-        return CaseValidation(FocusNet(self.preset, **self.networks), self.preset, cases, self.compute, score=score)
+        return CaseValidation(FocusNet(self.preset, **self.networks), cases, self.compute, score=score)
 
 
 def score(metrics: dict[str, float]) -> float:

@@ -11,6 +11,7 @@ from torch.utils.data import Dataset, default_collate
 
 from models.focusnet import FocusNet
 from models.predictor import Prediction, Predictor
+from models.roi import find_peaks
 from utils.config.preset import Preset
 from utils.errors import UserError
 from utils.evaluation.overlap import dice_per_label
@@ -53,19 +54,12 @@ class LabeledCases(Protocol):
 class CaseScores(NamedTuple):
     """Scores of cases, one row each, NaN where an organ is not contoured."""
 
-    dice: np.ndarray
+    dice: torch.Tensor
     """(cases, organs) 0..1."""
-    backbone_dice: np.ndarray
+    backbone_dice: torch.Tensor
     """(cases, organs) 0..1, of S-Net alone."""
-    peak_error_mm: np.ndarray
-    """(cases, small organs): distance from heatmap peak to centroid, at most `NOT_FOUND_MM`; K = 0 without SOL-Net."""
-
-
-class Example(NamedTuple):
-    """A case to render."""
-
-    case: LabeledCase
-    prediction: Prediction
+    peak_error_mm: torch.Tensor
+    """(cases, K): distance from heatmap peak to centroid, at most `NOT_FOUND_MM`; K = 0 without SOL-Net."""
 
 
 class CaseValidation:
@@ -76,7 +70,6 @@ class CaseValidation:
 
     Args:
         network: FocusNet.
-        preset: organs, grid.
         cases: of the validation split.
         compute: device and precision.
         score: maps the metrics of `mean_scores` to one number; the checkpoint with the highest one is the best.
@@ -86,26 +79,21 @@ class CaseValidation:
     """
 
     def __init__(
-        self,
-        network: FocusNet,
-        preset: Preset,
-        cases: LabeledCases,
-        compute: Compute,
-        score: Callable[[dict[str, float]], float],
+        self, network: FocusNet, cases: LabeledCases, compute: Compute, score: Callable[[dict[str, float]], float]
     ) -> None:
         self.network = network
-        self.preset = preset
-        organs = range(len(preset.organs)) if network.sol_net is None else preset.small_organs
+        self.preset = network.preset
         self.cases = cases
+        self.compute = compute
+        self.score = score
+        organs = range(len(self.preset.organs)) if network.sol_net is None else self.preset.small_organs
         self.usable = np.flatnonzero(cases.contoured[:, list(organs)].any(axis=1)).tolist()
         if not self.usable:
-            names = ", ".join(preset.organ_names[organ] for organ in organs)
+            names = ", ".join(self.preset.organ_names[organ] for organ in organs)
             raise UserError(
                 f"validation: none of {names} is contoured in any of the {len(cases)} cases of the val split; move a "
                 "case that has one into the split (splits.json)"
             )
-        self.compute = compute
-        self.score = score
 
     def __call__(self, num_cases: int) -> Validation:
         """Score at most `num_cases` cases, evenly spread over the split.
@@ -115,32 +103,31 @@ class CaseValidation:
         """
         count, context = min(num_cases, len(self.usable)), current_distributed_context()
         indices = [self.usable[i * len(self.usable) // count] for i in range(count)]
-        own, example = self._score_cases(indices[context.rank :: context.world_size])
-        device = self.compute.device
-        scores = CaseScores(*(gather_rows(torch.from_numpy(x).to(device), count).cpu().numpy() for x in own))
-        metrics = mean_scores(scores, self.preset)
+        own, picture = self._score_cases(indices[context.rank :: context.world_size])
+        rows = gather_rows(own.to(self.compute.device), count).cpu()
+        num_organs = len(self.preset.organs)
+        metrics = mean_scores(CaseScores(*rows.tensor_split([num_organs, 2 * num_organs], dim=1)), self.preset)
         if not metrics:
             raise UserError(f"validation: none of {count} cases can be read; check that their disk is mounted")
-        picture = render_example(example, self.preset) if example is not None and context.is_rank_zero else None
         return Validation(score=self.score(metrics), metrics=metrics, picture=picture)
 
-    def _score_cases(self, indices: Sequence[int]) -> tuple[CaseScores, Example | None]:
-        """Scores of these cases, NaN where a case cannot be read; and the first readable case."""
+    def _score_cases(self, indices: Sequence[int]) -> tuple[torch.Tensor, np.ndarray | None]:
+        """A row of scores per case, NaN where it cannot be read; and a picture of the first readable case."""
         predictor = Predictor(self.network.eval(), autocast=self.compute.autocast())
-        num_organs, num_heatmaps = len(self.preset.organs), len(self.preset.small_organs)
-        columns = (num_organs, num_organs, num_heatmaps if self.network.sol_net is not None else 0)
-        scores, first = CaseScores(*(np.full((len(indices), n), np.nan) for n in columns)), None
-        for row, index in enumerate(indices):
+        num_heatmaps = 0 if self.network.sol_net is None else len(self.preset.small_organs)
+        rows = torch.full((len(indices), 2 * len(self.preset.organs) + num_heatmaps), torch.nan, dtype=torch.float64)
+        picture = None
+        for row, index in zip(rows, indices, strict=True):
             try:
                 case = self.cases[index]
             except UserError as error:
                 logger.warning("validation skips a case: %s", error)
                 continue
             prediction = predictor.predict(torch.tensor(case.image), torch.from_numpy(case.inside_fov))
-            for target, values in zip(scores, score_case(prediction, case, self.preset), strict=True):
-                target[row] = values
-            first = first or Example(case, prediction)
-        return scores, first
+            row.copy_(score_case(prediction, case, self.preset))
+            if picture is None:
+                picture = render_example(prediction, case, self.preset)
+        return rows, picture
 
 
 class ShapeValidation:
@@ -166,7 +153,7 @@ class ShapeValidation:
         """Mean Dice between `num_cases` times two masks and their reconstructions."""
         count, context = num_cases * self.MASKS_PER_CASE, current_distributed_context()
         device, own = self.compute.device, range(context.rank, count, context.world_size)
-        dice, organs, picture = torch.zeros(0, device=device), torch.zeros(0, device=device), None
+        rows, picture = torch.zeros(0, 2, device=device), None
         if own:
             sample = default_collate([self.shapes[i] for i in own])
             masks = sample.mask[:, None].float().to(device)  # (R, 1, d, h, w)
@@ -175,9 +162,9 @@ class ShapeValidation:
             binary = reconstructions > 0.5
             overlap = (masks * binary).sum(dim=(1, 2, 3, 4))
             sizes = masks.sum(dim=(1, 2, 3, 4)) + binary.sum(dim=(1, 2, 3, 4))
-            dice, organs = 2 * overlap / sizes.clamp_min(1), sample.organ.float().to(device)
+            rows = torch.stack([2 * overlap / sizes.clamp_min(1), sample.organ.to(device)], dim=1)
             picture = render_shapes(masks[: self.MASKS_SHOWN], reconstructions[: self.MASKS_SHOWN])
-        dice, organs = gather_rows(dice, count).cpu(), gather_rows(organs, count).cpu()
+        dice, organs = gather_rows(rows, count).cpu().unbind(dim=1)
         metrics = {"dice": float(dice.mean())}
         for k, organ in enumerate(self.preset.small_organs):
             if (organs == k).any():
@@ -201,9 +188,8 @@ def render_shapes(masks: torch.Tensor, reconstructions: torch.Tensor, zoom: int 
     return np.repeat(picture.repeat(zoom, axis=0).repeat(zoom, axis=1)[..., None], 3, axis=2)
 
 
-def render_example(example: Example, preset: Preset) -> np.ndarray:
+def render_example(prediction: Prediction, case: LabeledCase, preset: Preset) -> np.ndarray:
     """Render slices of a case with reference, prediction and the maximum of the heatmaps: (h, w, 3) uint8."""
-    case, prediction = example
     return render_case(
         np.asarray(case.image),
         prediction.label.cpu().numpy(),
@@ -221,36 +207,29 @@ def mean_scores(scores: CaseScores, preset: Preset) -> dict[str, float]:
     Returns:
         Scores by name, without NaN; those of one organ are named "dice/<organ>" and "peak_error_mm/<organ>".
     """
-    small = list(preset.small_organs)
-    large = [i for i in range(len(preset.organs)) if i not in small]
-    per_organ = np.array([_nanmean(column) for column in scores.dice.T])
-    metrics = {"dice": _nanmean(per_organ), "dice_large": _nanmean(per_organ[large])}
-    metrics["dice_small"] = _nanmean(per_organ[small])
-    metrics["backbone_dice_small"] = _nanmean([_nanmean(scores.backbone_dice[:, i]) for i in small])
-    metrics |= {f"dice/{name}": value for name, value in zip(preset.organ_names, per_organ.tolist(), strict=True)}
-    if scores.peak_error_mm.shape[1]:
-        metrics["peak_error_mm"] = _nanmean(scores.peak_error_mm)
-        for k, organ in enumerate(small):
-            metrics[f"peak_error_mm/{preset.organ_names[organ]}"] = _nanmean(scores.peak_error_mm[:, k])
-    return {name: value for name, value in metrics.items() if not np.isnan(value)}
+    names, small = preset.organ_names, list(preset.small_organs)
+    large = [i for i in range(len(names)) if i not in small]
+    dice, error_mm = scores.dice.nanmean(dim=0), scores.peak_error_mm.nanmean(dim=0)
+    metrics = {
+        "dice": dice.nanmean(),
+        "dice_large": dice[large].nanmean(),
+        "dice_small": dice[small].nanmean(),
+        "backbone_dice_small": scores.backbone_dice[:, small].nanmean(dim=0).nanmean(),
+        **{f"dice/{name}": value for name, value in zip(names, dice, strict=True)},
+        "peak_error_mm": scores.peak_error_mm.nanmean(),
+        **{f"peak_error_mm/{names[organ]}": value for organ, value in zip(small, error_mm, strict=False)},
+    }
+    return {name: float(value) for name, value in metrics.items() if not value.isnan()}
 
 
-def score_case(prediction: Prediction, case: LabeledCase, preset: Preset) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """One row of each array of `CaseScores`."""
+def score_case(prediction: Prediction, case: LabeledCase, preset: Preset) -> torch.Tensor:
+    """The rows of `CaseScores` of one case, joined: (2 * organs + K,) float64."""
     reference, contoured = np.asarray(case.label), np.asarray(case.contoured)
-    dice, backbone_dice = (
+    dice = [
         np.where(contoured, dice_per_label(label.cpu().numpy(), reference, len(preset.organs)), np.nan)
         for label in (prediction.label, prediction.backbone_label)
-    )
-    centers = case.centers_vox[list(preset.small_organs)]
-    error_mm = [
-        np.linalg.norm((np.unravel_index(int(heatmap.argmax()), heatmap.shape) - center) * preset.grid.spacing_zyx_mm)
-        for heatmap, center in zip(prediction.heatmaps, centers, strict=False)  # there are none without SOL-Net
     ]
-    return dice, backbone_dice, np.minimum(error_mm, NOT_FOUND_MM)
-
-
-def _nanmean(values: np.ndarray | list[float]) -> float:
-    values = np.asarray(values, dtype=float)
-    finite = values[~np.isnan(values)]
-    return float(finite.mean()) if finite.size else float("nan")
+    peaks = find_peaks(prediction.heatmaps[None]).position[0].cpu().numpy()  # (K, 3)
+    centers = case.centers_vox[list(preset.small_organs)][: len(peaks)]
+    error_mm = np.linalg.norm((peaks - centers) * preset.grid.spacing_zyx_mm, axis=1)
+    return torch.from_numpy(np.concatenate([*dice, np.minimum(error_mm, NOT_FOUND_MM)]))

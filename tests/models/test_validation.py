@@ -77,7 +77,7 @@ class DrawnCases(list):
 
 def validation_of(preset, cases, score, *, sol_net=None):
     network = FocusNet(preset, s_net=EncodedSNet(), sol_net=sol_net)
-    return CaseValidation(network, preset, DrawnCases(cases), CPU, score)
+    return CaseValidation(network, DrawnCases(cases), CPU, score)
 
 
 @pytest.fixture
@@ -122,11 +122,11 @@ def test_peak_errors_are_in_mm_and_capped(tiny_preset):
 
 
 def test_means_count_every_organ_once_however_often_it_was_contoured(tiny_preset):
-    dice, backbone = np.full((3, ORGANS), NAN), np.full((3, ORGANS), NAN)
-    dice[:, 0] = [0.9, 0.8, 0.7]  # brainstem
+    dice, backbone = torch.full((3, ORGANS), NAN), torch.full((3, ORGANS), NAN)
+    dice[:, 0] = torch.tensor([0.9, 0.8, 0.7])  # brainstem
     dice[0, 1] = 0.4  # chiasm, small
     backbone[0, 1] = 0.1
-    metrics = mean_scores(CaseScores(dice, backbone, np.zeros((3, 0))), tiny_preset)
+    metrics = mean_scores(CaseScores(dice, backbone, torch.zeros(3, 0)), tiny_preset)
     assert metrics == pytest.approx(
         {
             "dice": (0.8 + 0.4) / 2,
@@ -198,7 +198,7 @@ def test_an_unreadable_case_is_skipped_but_a_bug_is_not(tiny_preset, caplog):
     def validate(error):
         cases = PartlyUnreadable(numbered_cases([[0]] * 3), error)
         network = FocusNet(tiny_preset, s_net=EncodedSNet())
-        return CaseValidation(network, tiny_preset, cases, CPU, lambda metrics: metrics["dice"])(3)
+        return CaseValidation(network, cases, CPU, lambda metrics: metrics["dice"])(3)
 
     assert validate(UserError("case_1/image.npy: cannot be read")).score == 1
     assert "validation skips a case: case_1/image.npy: cannot be read" in caplog.text

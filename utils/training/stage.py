@@ -34,7 +34,7 @@ class Validation(NamedTuple):
     """The higher the better; chooses best.pt."""
     metrics: dict[str, float]
     picture: np.ndarray | None
-    """(h, w, 3) uint8: reference, prediction, heatmap; None except on rank 0."""
+    """(h, w, 3) uint8: reference, prediction, heatmap; None if this rank scored no case."""
 
 
 class Objective(NamedTuple):
