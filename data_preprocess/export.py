@@ -15,6 +15,7 @@ import re
 import sys
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -107,16 +108,20 @@ def main(argv: list[str] | None = None) -> int:
     """Export every case that is not exported yet."""
     parser = raw_arguments(__doc__)
     parser.add_argument("--format", choices=("nifti", "nnunet"), default="nifti")
-    parser.add_argument("--cases", type=Path, help="prepared cases whose splits.json the nnunet format follows")
+    parser.add_argument(
+        "--cases", type=Path, help="prepared cases; --split and the nnunet format follow their splits.json"
+    )
     arguments = parser.parse_args(argv)
     folder, preset, for_nnunet = arguments.output, load_raw_preset(arguments), arguments.format == "nnunet"
     if for_nnunet and not NNUNET_NAME.fullmatch(folder.name):
         raise UserError(f"--output {folder}: expected nnU-Net's form DatasetNNN_Name, for example Dataset501_HeadNeck")
     every = list_raw_cases(arguments)
+    known = read_splits(arguments.cases) if arguments.cases else {}
+    split_of = {case_id: name for name, case_ids in known.items() for case_id in case_ids}
+    every = [replace(handle, split=split_of.get(handle.case_id, handle.split)) for handle in every]
     handles = {handle.case_id: handle for handle in select_raw_cases(every, arguments)}
     if for_nnunet:
-        known = read_splits(arguments.cases) if arguments.cases else {}
-        splits = assign_splits(every, {case_id: name for name, case_ids in known.items() for case_id in case_ids})
+        splits = assign_splits(every, split_of)
         used = {case_id: splits[case_id] for case_id in handles if splits[case_id] != HELD_OUT}
         files = {case_id: nnunet_files(folder, case_id, split) for case_id, split in used.items()}
     else:

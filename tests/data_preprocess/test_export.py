@@ -1,5 +1,7 @@
 """export.py: raw cases as NIfTI on their own grid."""
 
+import json
+
 import numpy as np
 import SimpleITK as sitk
 
@@ -83,3 +85,11 @@ def test_wrong_path_is_one_line_and_status_2(tmp_path, capsys):
     assert len(lines) == 1
     assert "nowhere: expected a folder" in lines[0]
     assert not (tmp_path / "nifti").exists()
+
+
+def test_the_test_cases_of_prepared_cases_are_exported(openkbp, tmp_path):
+    (tmp_path / "cases").mkdir()
+    splits = {"train": ["pt_1"], "val": ["pt_201"], "test": ["pt_2"]}  # the data set itself calls pt_201 a test case
+    (tmp_path / "cases" / "splits.json").write_text(json.dumps(splits))
+    assert run(openkbp, tmp_path / "nifti", "--split", "test", "--cases", tmp_path / "cases") == 0
+    assert [path.name for path in (tmp_path / "nifti" / "images").iterdir()] == ["pt_2.nii.gz"]
