@@ -135,8 +135,8 @@ class FocusNet(nn.Module):
         inputs = [rois.crop(image)]
         if self.preset.networks.sos_input == "features":
             num_organs = localization.heatmaps.shape[1]
-            own_heatmap = rois._replace(sample_index=rois.sample_index * num_organs + rois.organ_index)
-            heatmaps = own_heatmap.crop(localization.heatmaps.flatten(0, 1)[:, None])  # of (B * K, 1, D, H, W)
-            inputs = [rois.crop(localization.features), rois.crop(localization.stem), heatmaps, *inputs]
+            in_heatmaps = rois._replace(sample_index=rois.sample_index * num_organs + rois.organ_index)
+            own_heatmap = in_heatmaps.crop(localization.heatmaps.flatten(0, 1)[:, None])  # of (B * K, 1, D, H, W)
+            inputs = [rois.crop(localization.features), rois.crop(localization.stem), own_heatmap, *inputs]
         dtype = localization.features.dtype
         return self.sos_net(torch.cat([tensor.to(dtype) for tensor in inputs], dim=1), rois.organ_index)

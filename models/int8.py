@@ -94,29 +94,24 @@ class Int8Conv3d(nn.Module):
     @torch.no_grad()
     def __init__(self, conv: nn.Conv3d, norm: nn.BatchNorm3d, following: nn.BatchNorm3d | None = None) -> None:
         super().__init__()
-        weight = conv.weight * _along(1, channel_ranges(norm) / MAX_ACTIVATION)
+        weight = conv.weight * (channel_ranges(norm) / MAX_ACTIVATION)[:, None, None, None]  # (C_out, C_in, d, h, w)
         bias = torch.zeros(len(weight)) if conv.bias is None else conv.bias
         if following is not None:
             gain = following.weight * (following.running_var + following.eps).rsqrt()
             shift = following.bias - gain * following.running_mean
             quantize = MAX_ACTIVATION / channel_ranges(following)
-            weight, bias = weight * _along(0, gain * quantize), (bias * gain + shift) * quantize
+            weight, bias = weight * (gain * quantize)[:, None, None, None, None], (bias * gain + shift) * quantize
         scale = weight.abs().amax(dim=(1, 2, 3, 4)).clamp_min(torch.finfo(torch.float32).tiny) / MAX_WEIGHT
-        rounded = (weight / _along(0, scale)).round().to(torch.int8)
+        rounded = (weight / scale[:, None, None, None, None]).round().to(torch.int8)
         self.quantized_output = following is not None
         self.params = [list(conv.stride), list(conv.padding), list(conv.dilation), conv.groups]
         self.scale, self.zero, self.bias = scale, torch.zeros_like(scale, dtype=torch.long), bias
         self.packed = torch.ops.onednn.qconv_prepack(rounded, scale, 1.0, 0, *self.params)
 
     def forward(self, quantized: Tensor, dtype: torch.dtype) -> Tensor:
-        """Convolve.
+        """Map (B, C, D, H, W) uint8 to (B, C', D, H, W) of `dtype`, float32 or bfloat16.
 
-        Args:
-            quantized: (B, C, D, H, W) uint8.
-            dtype: of an output that is not quantized, float32 or bfloat16.
-
-        Returns:
-            (B, C', D, H, W) of `dtype`, or uint8, in which negative values become 0: that is the ReLU.
+        A quantized output is uint8 instead, in which negative values become 0: that is the ReLU.
         """
         output = (1.0, 0, torch.uint8 if self.quantized_output else dtype)
         weights = (self.packed, self.scale, self.zero, self.bias)
@@ -126,8 +121,3 @@ class Int8Conv3d(nn.Module):
 def channel_ranges(norm: nn.BatchNorm3d) -> Tensor:
     """Upper end of each channel's quantization range after a norm and a ReLU: (C,), positive."""
     return (norm.bias + NUM_DEVIATIONS * norm.weight.abs()).clamp_min(1e-3)  # a channel may never be positive
-
-
-def _along(axis: int, values: Tensor) -> Tensor:
-    """Reshape values (C,) for multiplication with weights (C_out, C_in, d, h, w) along an axis."""
-    return values.reshape([-1 if i == axis else 1 for i in range(5)])

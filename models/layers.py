@@ -31,7 +31,8 @@ class Conv3d(nn.Conv3d):
     The 3D weight gradient of torch 2.13 (oneDNN 3.12) is wrong there. On CPUs with AMX it writes past its buffers when
     a volume has few slices for their size: training crashes, hangs or learns from noise. On CPUs without AMX it adds
     uninitialized memory when the volume has at least two slices, but fewer than the kernel. The 2D gradient is correct
-    in all of these cases and as fast: docs/performance.md. Under torch.compile the 3D gradient is used.
+    in all of these cases and as fast: docs/performance.md. Under torch.compile the 3D gradient is used, which
+    utils/training/run.py therefore refuses in bfloat16 on CPUs.
     """
 
     def forward(self, features: Tensor) -> Tensor:

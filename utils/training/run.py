@@ -125,7 +125,7 @@ class TrainingRun:
 
     Raises:
         UserError: the folder already holds a run and `--resume` is not given, there is no run to resume, or the device
-            is missing or does not support the precision.
+            is missing or does not support the precision or `--compile`.
     """
 
     def __init__(self, options: TrainingOptions) -> None:
@@ -143,5 +143,10 @@ class TrainingRun:
         self.ranks = distributed_context()
         torch.manual_seed(options.seed)
         self.compute = choose_compute(options.device, options.precision, self.ranks.local_rank)
+        if options.compile and self.compute.device.type == "cpu" and self.compute.precision == "bf16":
+            raise UserError(
+                "--compile: the bf16 gradients that torch.compile computes on a CPU can be wrong "
+                "(docs/performance.md); add --precision fp32 or leave out --compile"
+            )
         if options.deterministic:
             make_deterministic(self.compute.device)

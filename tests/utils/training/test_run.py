@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from utils.errors import UserError
 from utils.training.run import TrainingOptions, TrainingRun, parse_training_options
 
 REQUIRED = ["--cases", "cases", "--run-dir", "run"]
@@ -77,3 +78,10 @@ def test_a_run_folder_is_neither_overwritten_nor_made_up(tmp_path):
     with pytest.raises(ValueError, match="run: already holds a run; run the same command with --resume"):
         TrainingRun(fresh)
     assert TrainingRun(resumed).is_resuming
+
+
+def test_compiled_bf16_training_on_a_cpu_is_refused(tmp_path):
+    options = {"cases": Path("cases"), "run_dir": tmp_path, "device": "cpu", "compile": True}
+    with pytest.raises(UserError, match=r"--compile: .* wrong .*; add --precision fp32 or leave out --compile"):
+        TrainingRun(TrainingOptions(**options, precision="bf16"))
+    assert TrainingRun(TrainingOptions(**options, precision="fp32")).compute.precision == "fp32"
