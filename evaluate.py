@@ -31,7 +31,7 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--prediction", **paths, required=True, help="masks to score")
     parser.add_argument("--reference", **paths, required=True, help="masks to score them against")
     parser.add_argument("--output", type=Path, required=True, help="folder for the tables (CSV, JSON) and plots (PNG)")
-    parser.add_argument("--preset", help="data set: its organs, names of label values, tolerances and small organs")
+    parser.add_argument("--preset", help="data set, whose organs, label values, tolerances and small organs are used")
     parser.add_argument(
         "--tolerance", nargs="+", default=[], metavar="MM", help="tolerance of the surface Dice: MM, or ORGAN=MM"
     )
@@ -40,7 +40,9 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--workers", type=positive_int, default=2, help="number of processes (default: %(default)s)")
     parser.add_argument("--latex", action="store_true", help="also write the tables as .tex")
     parser.add_argument("--markdown", action="store_true", help="also write the tables as .md")
-    parser.add_argument("--overlay", type=Path, metavar="CT_DIR", help="CTs, for overlays of each organ's worst cases")
+    parser.add_argument(
+        "--overlay", type=Path, metavar="CT_DIR", help="folder of the CTs; also draw each organ's worst cases"
+    )
     return parser.parse_args(argv)
 
 
@@ -95,7 +97,9 @@ def write_results(
     """
     own, other = evaluations["prediction"], evaluations.get("other prediction")
     for organ in settings.tolerances.unused(own.organs):
-        logger.warning("--tolerance %s: no such organ; the organs are %s", organ, ", ".join(own.organs))
+        logger.warning(
+            "--tolerance %s is ignored: there is no such organ; the organs are %s", organ, ", ".join(own.organs)
+        )
     preset = settings.preset
     small_organs = [preset.organ_names[i] for i in preset.small_organs] if preset else None
     report = EvaluationReport(own, other, small_organs, describe_run(arguments, settings, own))

@@ -166,7 +166,7 @@ def segment_cohort(
     sources = {scan.case_id: {"ct": str(scan), "settings": recorded} for scan in scans}
     finished = {case_id: load_if_up_to_date(files[case_id], source) for case_id, source in sources.items()}
     reports, failures = {case_id: report for case_id, report in finished.items() if report}, {}
-    logger.info("CTs: %d, done before: %d", len(scans), len(reports))
+    logger.info("found %d CTs; %d are already segmented", len(scans), len(reports))
     options = {"correct_offset": settings.hu_offset == "auto", "require_dicom": settings.rtstruct}
     read = partial(read_transformed, grid=model.preset.grid, **options)
     todo = [scan for scan in scans if scan.case_id not in reports]
@@ -184,25 +184,32 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
     which = parser.add_mutually_exclusive_group()
-    which.add_argument("--checkpoint", type=Path, help="your own: best.pt of adv_train.py, or of an earlier stage")
-    which.add_argument("--model", default="openkbp", help="a published one: research only, see docs/model_card.md")
+    which.add_argument(
+        "--checkpoint", type=Path, help="best.pt of your own training: of adv_train.py or an earlier stage"
+    )
+    which.add_argument("--model", default="openkbp", help="a published model, for research only: docs/model_card.md")
     kinds = "a CT (NIfTI, NRRD, MHA), a folder of them, a DICOM folder, a tree of these, or a .txt list of paths"
     add("--input", type=Path, required=True, help=kinds)
     add("--output", type=Path, required=True, help="folder for label maps and reports")
-    add("--format", choices=FORMATS, default=FORMATS[0], help="of label maps, masks and probabilities")
+    add("--format", choices=FORMATS, default=FORMATS[0], help="file format of label maps, masks and probabilities")
     add("--masks", action="store_true", help="also write one binary mask per organ, in <id>_masks/")
     add("--rtstruct", action="store_true", help="also write <id>.rtstruct.dcm, which refers to the DICOM series given")
     add("--probabilities", action="store_true", help="also write one volume of probabilities per organ")
     add("--save-overlay", action="store_true", help="also draw <id>.png, slices with the organs' outlines")
     add("--backbone-only", action="store_true", help="use S-Net alone, for comparison")
-    add("--tta", action="store_true", help="average with the prediction for the mirrored CT; takes twice the time")
-    large = "keep blended probabilities larger than this in a temporary file in TMPDIR"
+    add("--tta", action="store_true", help="also predict the mirrored CT and average both; takes twice the time")
+    large = "use a temporary file in TMPDIR if the probability volume exceeds GIB"
     add("--tile-memory", type=float, default=math.inf, metavar="GIB", help=large)
     add("--overlap", type=float, default=OVERLAP, help="fraction of a window that its neighbor also covers")
-    add("--hu-offset", choices=("refuse", "auto"), default="refuse", help="CTs stored as HU + 1024: auto subtracts it")
-    add("--shard", type=Shard.parse, default=Shard(), metavar="I/N", help="only every N-th case, from the I-th")
+    offset = "CT stored as HU + 1024: refuse stops with an error, auto subtracts 1024 (default: %(default)s)"
+    add("--hu-offset", choices=("refuse", "auto"), default="refuse", help=offset)
+    add("--shard", type=Shard.parse, default=Shard(), metavar="I/N", help="segment only every N-th case, from the I-th")
     add("--device", help="cpu, cuda or cuda:N; by default a GPU if there is one")
-    add("--precision", choices=get_args(Precision), help="bf16 where the hardware computes in it; int8 is for CPUs")
+    add(
+        "--precision",
+        choices=get_args(Precision),
+        help="by default bf16 where the hardware computes in it, else fp32; int8 is for CPUs",
+    )
     arguments = parser.parse_args(argv)
     arguments.checkpoint = arguments.checkpoint or published_checkpoint(arguments.model)
     return arguments

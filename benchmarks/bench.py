@@ -103,17 +103,28 @@ def print_line(task: str, cells: dict[str, str]) -> None:
 def main(argv: list[str] | None = None) -> int:
     """Run the tasks."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--tasks", nargs="+", choices=NAMES, default=list(NAMES), metavar="TASK", help=", ".join(NAMES))
-    parser.add_argument("--preset", default="pddca")
-    parser.add_argument("--set", action="append", default=[], metavar="SECTION.KEY=VALUE", help="override the preset")
-    parser.add_argument("--checkpoint", type=Path, help="for whole CT; without it, random weights of the preset")
-    parser.add_argument("--cases", type=Path, help="prepared cases, for loading")
-    parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--device")
     parser.add_argument(
-        "--precision", choices=get_args(Precision), help="FocusNet's, of forward and whole CT; default: of the scripts"
+        "--tasks",
+        nargs="+",
+        choices=NAMES,
+        default=list(NAMES),
+        metavar="TASK",
+        help="tasks to time: " + ", ".join(NAMES),
     )
-    parser.add_argument("--output", type=Path, help="JSON file for the numbers")
+    parser.add_argument("--preset", default="pddca", help="preset of the networks (default: %(default)s)")
+    parser.add_argument("--set", action="append", default=[], metavar="SECTION.KEY=VALUE", help="override the preset")
+    parser.add_argument(
+        "--checkpoint", type=Path, help="model of the whole CT; by default the preset's networks with random weights"
+    )
+    parser.add_argument("--cases", type=Path, help="folder of prepared cases that the task loading reads")
+    parser.add_argument("--repeats", type=int, default=3, help="timed runs per task (default: %(default)s)")
+    parser.add_argument("--device", help="cpu, cuda or cuda:N; by default a GPU if there is one")
+    parser.add_argument(
+        "--precision",
+        choices=get_args(Precision),
+        help="the program's precision in forward and whole CT; default: that of the scripts",
+    )
+    parser.add_argument("--output", type=Path, help="JSON file to write the numbers to")
     arguments = parser.parse_args(argv)
     device = choose_compute(arguments.device, None).device
     peaks = {str(dtype)[6:]: matmul_gflops(device, dtype) for dtype in (torch.float32, torch.bfloat16)}

@@ -101,7 +101,12 @@ def judge(compute: Callable[..., Tensor], shape: Shape, num_slices: int) -> str:
 def main(argv: list[str] | None = None) -> int:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--of", choices=COMPUTED, default="weights", help="default: torch's weight gradient")
+    parser.add_argument(
+        "--of",
+        choices=COMPUTED,
+        default="weights",
+        help="value to check (default: %(default)s, torch's weight gradient)",
+    )
     compute = COMPUTED[parser.parse_args(argv).of]
     print(f"{'batch, channels, kernel, plane':<34}" + "".join(f"{count:>7}" for count in NUM_SLICES) + "  slices")
     for shape in SHAPES:

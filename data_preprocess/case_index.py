@@ -44,7 +44,11 @@ def read_index(folder: Path, case_ids: Sequence[str]) -> list[IndexEntry]:
     known = _read_entries(path) if path.is_file() else {}
     missing = sum(case_id not in known for case_id in case_ids)
     if missing > MAX_SILENT_READS:
-        logger.warning("%s: lacks %d cases, read one by one now; run data_preprocess.prepare again", path, missing)
+        logger.warning(
+            "%s lacks %d cases, so their case.json files are read; run data_preprocess.prepare again to add them",
+            path,
+            missing,
+        )
     return [known.get(case_id) or _entry_of(read_case_info(folder / case_id)) for case_id in case_ids]
 
 

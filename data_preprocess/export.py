@@ -101,7 +101,7 @@ def _log_missing(missing: Iterable[Sequence[str]]) -> None:
     counts = Counter(name for names in missing for name in names)
     if counts:
         listed = ", ".join(f"{name} in {count}" for name, count in counts.most_common())
-        logger.info("organs that are not contoured become nnU-Net's background: %s cases", listed)
+        logger.info("nnU-Net will learn organs without a contour as background: %s cases", listed)
 
 
 def main(argv: list[str] | None = None) -> int:

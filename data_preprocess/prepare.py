@@ -129,7 +129,7 @@ def finish(folder: Path, preset: Preset, failures: Mapping[str, CaseFailure]) ->
         logger.info(text, len(counts), listed)
     page = folder / REPORT_NAME
     write_report_page(page, cases, preset, failures)
-    logger.info("%d of %d cases to check: look at %s before training", len(to_check), len(cases), page)
+    logger.info("%d of %d cases need a check; read %s before training", len(to_check), len(cases), page)
 
 
 def _prepare(handle: RawCaseHandle, source: str, preset: Preset, folder: Path) -> None:
@@ -145,7 +145,7 @@ def main(argv: list[str] | None = None) -> int:
     make_folder(folder)
     write_dataset(folder, preset)
     todo = {handle.case_id: handle for handle in handles if not finished_case(folder, handle.case_id)}
-    logger.info("%d cases, %d finished before", len(handles), len(handles) - len(todo))
+    logger.info("found %d cases; %d are already prepared", len(handles), len(handles) - len(todo))
     task = partial(_prepare, source=arguments.source, preset=preset, folder=folder)
     failures = run_cases(task, todo, arguments.workers).failures
     if arguments.shard:

@@ -20,15 +20,23 @@ def raw_arguments(description: str) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--source", required=True, choices=sorted(SOURCES), help="layout of the raw data")
     parser.add_argument("--input", type=Path, help="folder of the raw data (the phantom source draws its own)")
-    parser.add_argument("--output", type=Path, required=True)
-    parser.add_argument("--preset", help="name in configs/ or path of a .toml; the source's own by default")
+    parser.add_argument("--output", type=Path, required=True, help="folder to write to")
+    parser.add_argument(
+        "--preset", help="name in configs/ or path of a .toml; by default the one named like the source"
+    )
     parser.add_argument("--set", action="append", default=[], metavar="SECTION.KEY=VALUE", help="override the preset")
-    parser.add_argument("--workers", type=positive_int, default=2, help="processes")
-    parser.add_argument("--split", choices=("train", "test"), help="only the cases that the data set puts there")
-    reserved = "split of the cases that the data set reserves (PDDCA's on-site cases); by default they are not used"
+    parser.add_argument("--workers", type=positive_int, default=2, help="number of processes (default: %(default)s)")
+    parser.add_argument(
+        "--split", choices=("train", "test"), help="read only the data set's own training or test cases"
+    )
+    reserved = (
+        "put the cases that the data set reserves (PDDCA's on-site cases) into this split; by default they are left out"
+    )
     parser.add_argument("--held-out", choices=("train", "test"), help=reserved)
-    parser.add_argument("--shard", type=Shard.parse, metavar="I/N", help="only every N-th case, from the I-th (1 to N)")
-    parser.add_argument("--limit", type=positive_int, help="at most this many cases, the first ones")
+    parser.add_argument(
+        "--shard", type=Shard.parse, metavar="I/N", help="read only every N-th case, from the I-th (1 to N)"
+    )
+    parser.add_argument("--limit", type=positive_int, help="read only the first cases, at most this many")
     return parser
 
 

@@ -65,7 +65,7 @@ def build_network(name: str, preset: Preset) -> nn.Module:
     """
     spec = NETWORKS[name]
     if spec.needs_small_organs and not preset.small_organs:
-        raise UserError(f"preset {preset.name}: {name} needs a small organ; set organs.<name>.small=true")
+        raise UserError(f"preset {preset.name}: {name} needs a small organ; set organs.ORGAN.small=true")
     if name != "s_net":
         build_network("s_net", preset)  # draws the random numbers that version 0.1 drew: a seed's weights stay the same
     return spec.build(preset)

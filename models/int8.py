@@ -18,7 +18,7 @@ MAX_ACTIVATION = 255
 MAX_WEIGHT = 127
 NUM_DEVIATIONS = 24
 """A channel's range ends this number of standard deviations above its mean; larger values are clipped. Bone and metal
-are outliers: with 10, organs are lost; from 16 to 48 little changes (docs/performance.md)."""
+are outliers: with 10, label maps change; from 16 to 48 little changes (docs/performance.md)."""
 
 
 def quantize_convolutions(network: nn.Module) -> None:

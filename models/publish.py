@@ -48,8 +48,11 @@ def main(argv: list[str] | None = None) -> int:
     preset = preset_from_table(content["preset"], str(arguments.checkpoint), arguments.set)
     networks = {name: build_network(name, preset) for name in content["networks"]}
     load_networks(networks, content, arguments.checkpoint)
-    for network in networks.values():
-        halve(network)
+    for name, network in networks.items():
+        try:
+            halve(network)
+        except UserError as error:
+            raise UserError(f"{arguments.checkpoint}: {name}.{error}") from error
     save_checkpoint(arguments.output, stage=content["stage"], preset=preset, networks=networks)
     logger.info("%s: %s, %.1f MB", arguments.output, ", ".join(networks), arguments.output.stat().st_size / 1e6)
     return 0

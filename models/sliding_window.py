@@ -46,7 +46,7 @@ def window_starts(size: int, window: int, overlap: float) -> list[int]:
         UserError: the overlap is out of range.
     """
     if not 0 <= overlap < 1:
-        raise UserError(f"overlap: expected 0 to below 1, got {overlap}")
+        raise UserError(f"--overlap: expected 0 <= overlap < 1, got {overlap}")
     last = max(0, size - window)
     stride = max(1, int(window * (1 - overlap)))
     count = -(-last // stride) + 1

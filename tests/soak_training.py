@@ -130,8 +130,8 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cases", type=Path, required=True, help="prepared cases, such as make demo's demo/cases")
     parser.add_argument("--output", type=Path, required=True, help="folder for runs and logs")
-    parser.add_argument("--kills", type=int, default=20)
-    parser.add_argument("--seed", type=int, default=0, help="of the random moments")
+    parser.add_argument("--kills", type=int, default=20, help="number of kills (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the random moments (default: %(default)s)")
     arguments = parser.parse_args(argv)
     report = soak(arguments.cases, arguments.output, kills=arguments.kills, seed=arguments.seed)
     logger.info(

@@ -155,7 +155,7 @@ def test_every_output_of_a_dicom_folder(ct, checkpoint, tmp_path, caplog):
 
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("*.*") if "pt_1" in path.name}
     segment_file(tmp_path / "pt_1", checkpoint, tmp_path / "out", *options)
-    assert "CTs: 1, done before: 1" in caplog.text
+    assert "found 1 CTs; 1 are already segmented" in caplog.text
     assert before == {path: path.stat().st_mtime_ns for path in before}
 
 

@@ -245,7 +245,7 @@ def test_a_folder_with_results_of_other_organs_is_refused(good, checkpoint, tmp_
 @pytest.mark.parametrize(
     ("option", "value", "expected"),
     [
-        ("--overlap", "1.5", "overlap: expected 0 to below 1, got 1.5"),
+        ("--overlap", "1.5", "--overlap: expected 0 <= overlap < 1, got 1.5"),
         ("--device", "tpu:7", "--device tpu:7"),
         ("--input", "nowhere", "nowhere: no such file or folder"),
     ],

@@ -341,5 +341,5 @@ def test_a_killed_run_goes_on_where_it_stopped(tmp_path, caplog):
         assert open_case(tmp_path / "cases" / case_id, info, ("mandible",)).label.any()
     with caplog.at_level("INFO"):
         assert run_main(prepare.main, command[3:]) == 0
-    assert f"5 cases, {len(finished)} finished before" in caplog.text
+    assert f"found 5 cases; {len(finished)} are already prepared" in caplog.text
     assert len(sum(read_splits(tmp_path / "cases").values(), [])) == 5

@@ -58,7 +58,7 @@ def test_starts_from_the_end_stay_where_they_are_when_the_beginning_is_cut_off()
 
 @pytest.mark.parametrize("overlap", [-0.1, 1.0, float("nan")])
 def test_an_overlap_out_of_range_is_refused(overlap):
-    with pytest.raises(ValueError, match="overlap: expected 0 to below 1"):
+    with pytest.raises(ValueError, match="--overlap: expected 0 <= overlap < 1"):
         window_starts(20, 10, overlap)
 
 

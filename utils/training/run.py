@@ -64,10 +64,16 @@ def parse_training_options(
     add("--cases", type=Path, help="folder written by data_preprocess.prepare; required without --config-from")
     add("--run-dir", type=Path, required=True, help="folder for checkpoints, logs and the configuration")
     add("--preset", help="name in configs/ or path of a .toml; by default the one stored with the cases")
-    add("--init-from", type=Path, action="append", metavar="CHECKPOINT", help="load its networks' weights; repeatable")
+    add(
+        "--init-from",
+        type=Path,
+        action="append",
+        metavar="CHECKPOINT",
+        help="load the weights of this checkpoint's networks; repeatable",
+    )
     if with_autoencoder:
         add("--autoencoder", type=Path, metavar="CHECKPOINT", help="best.pt of train_autoencoder.py")
-    config_help = "take options, preset and splits from this run's config.json; options given besides win"
+    config_help = "take options, preset and splits from this run's config.json; options on the command line override it"
     add("--config-from", type=Path, metavar="RUN", help=config_help)
     fold_help = "validate on fold K of N folds of the train and val patients, train on the others"
     add("--cross-validation", type=_fold, metavar="K/N", help=fold_help)
@@ -75,16 +81,20 @@ def parse_training_options(
     add("--resume", nargs="?", const="required", choices=("required", "auto"), help=resume_help)
     add("--max-minutes", type=_duration, metavar="M", help="after M minutes write last.pt and exit with status 75")
     length = parser.add_mutually_exclusive_group()
-    length.add_argument("--epochs", type=positive_int, help="instead of the preset's; the schedule is scaled to it")
-    length.add_argument("--max-steps", type=positive_int, help="stop after so many optimizer steps")
+    length.add_argument(
+        "--epochs", type=positive_int, help="number of epochs instead of the preset's; scales the schedule"
+    )
+    length.add_argument("--max-steps", type=positive_int, help="stop after this many optimizer steps")
     add("--batch-size", type=positive_int, help="crops per process and microbatch, instead of the preset's")
     add("--grad-accumulation-steps", type=positive_int, metavar="N", help="microbatches per optimizer step")
-    add("--no-sync-batchnorm", action="store_true", help="batch norm over each rank's crops, not over those of all")
+    add(
+        "--no-sync-batchnorm", action="store_true", help="normalize each rank's crops alone, not the crops of all ranks"
+    )
     add("--device", help="cpu, cuda or cuda:N; by default a GPU if there is one")
     add("--precision", choices=("fp32", "bf16", "fp16"), help="by default bf16 where the hardware supports it")
     add("--compile", action="store_true", help="use torch.compile on the networks")
     add("--deterministic", action="store_true", help="use deterministic algorithms only; slower on a GPU")
-    add("--seed", type=nonnegative_int)
+    add("--seed", type=nonnegative_int, help="seed of all random draws; by default 0")
     add("--workers", type=nonnegative_int, help="processes that read crops; 0 reads in the training process")
     add("--set", action="append", metavar="SECTION.KEY=VALUE", help="override a value of the preset; repeatable")
     given = vars(parser.parse_args(argv))
