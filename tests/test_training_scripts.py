@@ -214,7 +214,7 @@ def odd_checkpoints(runs, tmp_path_factory):
         ("backbone", {"preset": "pddca"}, "was prepared at (3.0, 2.0, 1.5) mm"),
         ("backbone", {"preset": "pdca"}, "pdca: no such preset; choose one of"),
         ("backbone", {"device": "tpu"}, "--device tpu: no such device"),
-        ("backbone", {"init_from": "{odd}/truncated.pt"}, "truncated.pt: is damaged or not a checkpoint"),
+        ("backbone", {"init_from": "{odd}/truncated.pt"}, "truncated.pt: is damaged, or not a checkpoint"),
         ("backbone", {"init_from": "{odd}/openkbp.pt"}, "openkbp.pt: was trained on the organs brainstem, spinal_cord"),
         ("backbone", {"init_from": "{runs}/autoencoder/best.pt"}, "expected a checkpoint with s_net, got one of stage"),
         ("sol", {"init_from": None}, "no checkpoint with a trained s_net was given; give --init-from the best.pt of"),
