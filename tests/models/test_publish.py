@@ -38,6 +38,8 @@ def test_weights_too_large_for_half_precision_are_refused(checkpoint, tmp_path):
     content = read_checkpoint(checkpoint)
     content["networks"]["s_net"]["head.weight"][0] = 1e6
     torch.save(content, checkpoint)
-    with pytest.raises(ValueError, match="head.weight: its weight 1e.06 exceeds the range of half precision"):
+    with pytest.raises(
+        ValueError, match=r"best\.pt: s_net\.head\.weight: its weight 1e.06 exceeds the range of half precision"
+    ):
         run(checkpoint, tmp_path / "mine.pt")
     assert not (tmp_path / "mine.pt").exists()
