@@ -58,7 +58,7 @@ class AdversarialStage(Stage):
         return FocusNet(self.preset, **{name: self.wrapped[name] for name in SEGMENTATION_NETWORKS})
 
     def training_step(self, batch: Batch) -> Iterator[Objective]:
-        """The AutoEncoder's objective, then SOS-Net's, which the updated AutoEncoder judges."""
+        """The AutoEncoder's objective, then SOS-Net's, which takes its shape terms from the updated AutoEncoder."""
         masks = self._segment(batch)
         if self.preset.loss.adversarial:
             terms = self._discriminator_loss(masks)

@@ -39,9 +39,9 @@ OBLIQUE = tuple(np.array([[1, 0, 0], [0, np.cos(0.2), -np.sin(0.2)], [0, np.sin(
 def checkpoint(tmp_path_factory):
     preset = load_preset("phantom", TINY)
     torch.manual_seed(0)
-    parts = {name: build_network(name, preset) for name in ("s_net", "sol_net", "sos_net", "autoencoder")}
+    networks = {name: build_network(name, preset) for name in ("s_net", "sol_net", "sos_net", "autoencoder")}
     path = tmp_path_factory.mktemp("run") / "best.pt"
-    save_checkpoint(path, stage="adversarial", preset=preset, networks=parts)
+    save_checkpoint(path, stage="adversarial", preset=preset, networks=networks)
     return path
 
 
@@ -293,8 +293,8 @@ def test_errors_are_one_line_and_leave_no_files(broken, ct, checkpoint, tmp_path
 
 def test_checkpoint_of_the_autoencoder_is_refused(ct, tmp_path, capsys):
     preset = load_preset("phantom", TINY)
-    parts = {"autoencoder": build_network("autoencoder", preset)}
-    save_checkpoint(tmp_path / "shapes.pt", stage="autoencoder", preset=preset, networks=parts)
+    networks = {"autoencoder": build_network("autoencoder", preset)}
+    save_checkpoint(tmp_path / "shapes.pt", stage="autoencoder", preset=preset, networks=networks)
     write_volume(tmp_path / "head.mha", ct)
     status = run("--checkpoint", tmp_path / "shapes.pt", "--input", tmp_path / "head.mha", "--output", tmp_path / "out")
     assert status == 2

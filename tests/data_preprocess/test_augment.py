@@ -212,8 +212,8 @@ def test_no_draw_looks_beyond_the_margin():
     for signs in itertools.product((-1, 0, 1), repeat=3):
         change = draw(rotation_deg=tuple(np.multiply(signs, (20.0, 10.0, 10.0))), zoom=(0.8, 0.7, 0.7))
         matrices = voxel_matrices(change, SPACING)[:1]
-        seen, truth = (resample_affine(volume, matrices, crop, "bilinear") for volume in (inner, world))
-        torch.testing.assert_close(seen, truth, atol=1e-4, rtol=0)
+        resampled, expected = (resample_affine(volume, matrices, crop, "bilinear") for volume in (inner, world))
+        torch.testing.assert_close(resampled, expected, atol=1e-4, rtol=0)
 
 
 def test_draws_are_a_function_of_the_seed_and_lie_in_range(tiny_preset):

@@ -35,9 +35,9 @@ def test_values_by_hand():
     assert between[3, 10, 6] == between[3, 11, 6] == pytest.approx(math.exp(-0.25 / 8))
 
 
-@pytest.mark.parametrize(("neighbours", "kept"), [(0, [3]), (1, [2, 3, 4]), (2, [1, 2, 3, 4, 5])])
-def test_only_the_neighbouring_slices_are_kept(neighbours, kept):
-    heatmap = heatmap_of(3.2, 11, 6, settings=replace(SETTINGS, neighbor_slices=neighbours))
+@pytest.mark.parametrize(("neighbors", "kept"), [(0, [3]), (1, [2, 3, 4]), (2, [1, 2, 3, 4, 5])])
+def test_only_the_neighboring_slices_are_kept(neighbors, kept):
+    heatmap = heatmap_of(3.2, 11, 6, settings=replace(SETTINGS, neighbor_slices=neighbors))
     assert heatmap.amax(dim=(1, 2)).nonzero().flatten().tolist() == kept
 
 

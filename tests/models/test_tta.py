@@ -62,8 +62,8 @@ def image():
 
 
 def test_a_mirrored_image_has_the_mirrored_result_with_sides_swapped(image, tiny_preset):
-    mirroring = FlipTTAPredictor(predictor(tiny_preset))
-    answer, mirrored = mirroring.predict(image), mirroring.predict(image.flip(-1))
+    flip_tta = FlipTTAPredictor(predictor(tiny_preset))
+    answer, mirrored = flip_tta.predict(image), flip_tta.predict(image.flip(-1))
     swapped = answer.probabilities.flip(-1)[[0, *(organ + 1 for organ in tiny_preset.mirrored_organs)]]
     torch.testing.assert_close(mirrored.probabilities, swapped)
 

@@ -111,15 +111,15 @@ def test_values_are_named_by_header_color_table_or_preset(tmp_path, source, pddc
     write(tmp_path / "a.nrrd", values=(3, 5), metadata=segment_metadata(preset) if source == "header" else None)
     if source == "color table":
         write_color_table(tmp_path, preset)
-    naming = pddca if source == "preset" else NAMELESS
-    case = find_cases([tmp_path], naming)["a"]
-    structures = open_structures(case, naming)
+    resolver = pddca if source == "preset" else NAMELESS
+    case = find_cases([tmp_path], resolver)["a"]
+    structures = open_structures(case, resolver)
     assert not structures.explicit
     assert list(structures.names.values()) == list(preset.organ_names)
     assert structures.load("mandible").corner_zyx == (1, 2, 0)
     assert structures.load("opticnerve right").corner_zyx == (1, 2, 1)
     assert not structures.load("chiasm").voxels.size
-    require_names([case], naming)
+    require_names([case], resolver)
 
 
 def test_own_names_go_before_the_presets_order(tmp_path, pddca):

@@ -49,10 +49,10 @@ def test_one_kept_is_last_pt_alone(tmp_path):
     assert steps_of(tmp_path) == {"last.pt": 1}
 
 
-@pytest.mark.parametrize("share", [0.0, 0.3, 0.999])
-def test_a_truncated_newest_falls_back_to_the_older_one_and_says_so(share, run, caplog):
+@pytest.mark.parametrize("fraction", [0.0, 0.3, 0.999])
+def test_a_truncated_newest_falls_back_to_the_older_one_and_says_so(fraction, run, caplog):
     newest = run / "last.pt"
-    newest.write_bytes(newest.read_bytes()[: int(share * newest.stat().st_size)])
+    newest.write_bytes(newest.read_bytes()[: int(fraction * newest.stat().st_size)])
     history = CheckpointRotation(run, num_kept=3)
     path, content = history.read()
     assert (path.name, content["state"]["step"]) == ("last.1.pt", 3)
