@@ -7,6 +7,7 @@ python evaluate.py --prediction predictions --reference nifti/labels --resample 
 
 import argparse
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,6 @@ from tqdm import tqdm
 
 from data_preprocess.resample import resample_image
 from data_preprocess.scans import list_scans
-from utils.imaging.geometry import Geometry
 from utils.io.volumes import Volume, write_volume
 from utils.runtime.command_line import run_main
 
@@ -24,12 +24,7 @@ def at_spacing(ct: Volume, spacing_zyx_mm: tuple[float, float, float]) -> Volume
     own = ct.geometry
     array = resample_image(ct.array, own.spacing_zyx_mm, spacing_zyx_mm)
     corner_vox = tuple(0.5 * new / old - 0.5 for new, old in zip(spacing_zyx_mm, own.spacing_zyx_mm, strict=True))
-    geometry = Geometry(
-        size_zyx=array.shape,
-        spacing_zyx_mm=spacing_zyx_mm,
-        origin_xyz_mm=own.world_mm(corner_vox),
-        direction=own.direction,
-    )
+    geometry = replace(own, size_zyx=array.shape, spacing_zyx_mm=spacing_zyx_mm, origin_xyz_mm=own.world_mm(corner_vox))
     return Volume(array=array, geometry=geometry)
 
 
