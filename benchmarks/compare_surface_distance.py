@@ -14,6 +14,8 @@ import warnings
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
+
 from benchmarks.baseline import score_masks
 from utils.evaluation.evaluate import CasePair, EvaluationSettings, evaluate_case, match_cases
 from utils.evaluation.tolerances import Tolerances
@@ -82,9 +84,7 @@ def main(argv: list[str] | None = None) -> int:
         largest, case_id, organ = max(found)
         print(f"{key:<32}{largest:>20.3g}  {case_id} {organ}")
     print("\nEmpty masks:", *(line for case in cases.values() for line in case.empty), sep="\n  ")
-    seconds, direct_seconds = (
-        sum(getattr(case, name) for case in cases.values()) / len(cases) for name in ("seconds", "direct_seconds")
-    )
+    seconds, direct_seconds = np.mean([(case.seconds, case.direct_seconds) for case in cases.values()], axis=0)
     print(f"\nSeconds per case in one process: {seconds:.2f} with evaluate.py, {direct_seconds:.2f} with direct calls")
     return int(max(max(found) for found in differences.values())[0] > MAX_DIFFERENCE)
 

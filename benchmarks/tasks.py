@@ -108,17 +108,14 @@ def loading(cases: Path, overrides: list[str], device: str | None, *, baseline: 
     step_of = _training_of(stage)
 
     def train() -> float:
+        steps = loader.steps(0, 0)
+        microbatches, waited = next(steps), 0.0  # reading starts with the first one, once per epoch
         started = time.perf_counter()
-        waited, asked = 0.0, started
-        for count, microbatches in enumerate(loader.steps(0, 0)):
-            if count:  # reading starts with the first one, once per epoch
-                waited += time.perf_counter() - asked
-            else:
-                started = time.perf_counter()
-            if count == num_steps:
-                break
+        for _ in range(num_steps):
             step_of(microbatches)["loss"].item()
             asked = time.perf_counter()
+            microbatches = next(steps)
+            waited += time.perf_counter() - asked
         return waited / (time.perf_counter() - started)
 
     return Task(train)
@@ -177,13 +174,8 @@ def whole_ct(
         models.predictor.MIN_TISSUE_HU = -math.inf
         network = model.predictor.predictor.network.to(memory_format=torch.contiguous_format)
         network.s_net.register_forward_pre_hook(lambda _network, images: (images[0].contiguous(),))
-    scan = list_scans(path)[0]
-
-    def run() -> None:
-        placed = read_transformed(scan, model.preset.grid)
-        write_volume(folder / "label.nii.gz", inference.segment(placed, model).label)
-
-    return Task(run)
+    scan, label, grid = list_scans(path)[0], folder / "label.nii.gz", model.preset.grid
+    return Task(lambda: write_volume(label, inference.segment(read_transformed(scan, grid), model).label))
 
 
 def save_untrained(path: Path, preset: Preset) -> None:

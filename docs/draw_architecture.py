@@ -188,10 +188,8 @@ def draw_backbone(pictures: Pictures, channels: Sequence[str]) -> None:
     arrow([(87, 94), (104.4, 94)], S_NET)
     picture((132, 87), 14, pictures.heatmap, SOL_NET, "")
     arrow([(127.5, 94), (131.8, 94)], SOL_NET)
-    top, left, extent = np.multiply(14, pictures.roi_box)
-    plt.gca().add_patch(
-        Rectangle((132 + left, 101 - top - extent), extent, extent, fill=False, ec=ROI, lw=2.2, zorder=5)
-    )
+    top, left, size = np.multiply(14, pictures.roi_box)
+    plt.gca().add_patch(Rectangle((132 + left, 101 - top - size), size, size, fill=False, ec=ROI, lw=2.2, zorder=5))
     text(139, 103.5, "heatmap and ROI", 11)
 
 

@@ -8,7 +8,7 @@ import hashlib
 import logging
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -43,9 +43,9 @@ def list_cases(folder: Path | None) -> list[RawCaseHandle]:
     """Find the structure sets below a folder: see `Source.list_cases`."""
     series = find_series(require_folder(folder, "DICOM files"))
     scans = [found for found in series if found.modality == "CT"]
-    paths = {path: found.patient_id for found in series if found.modality == "RTSTRUCT" for path in found.paths}
+    paths = [(path, found.patient_id) for found in series if found.modality == "RTSTRUCT" for path in found.paths]
     sets: dict[str, StructureSet] = {}
-    for path, patient in paths.items():
+    for path, patient in paths:
         found = _read_structure_set(path, patient, scans)
         if sets.setdefault(found.uid, found) is not found:
             logger.info("%s is a copy of %s and left out", path, sets[found.uid].path)
@@ -57,11 +57,8 @@ def list_cases(folder: Path | None) -> list[RawCaseHandle]:
     for scan in scans:
         if scan.uid not in used:
             logger.info("no structure set belongs to the %s", scan)
-    names = _case_names(list(sets.values()))
-    return [
-        RawCaseHandle(case_id=name, location=found, patient=found.patient or None)
-        for name, found in zip(names, sets.values(), strict=True)
-    ]
+    cases = zip(_case_names(sets.values()), sets.values(), strict=True)
+    return [RawCaseHandle(case_id=name, location=found, patient=found.patient or None) for name, found in cases]
 
 
 def read_case(handle: RawCaseHandle, preset: Preset | None = None) -> RawCase:
@@ -75,9 +72,8 @@ def read_case(handle: RawCaseHandle, preset: Preset | None = None) -> RawCase:
         raise UserError(f"{scan}: its slices are not axial, so contours do not lie on them; reformat it")
     rois = _contours(dataset, scan.frame_of_reference_uid, path)
     masks, notes = {}, list(ct.notes)
-    for name, contours in rois.items():
-        if not is_wanted(name, preset):
-            continue
+    wanted = {name: contours for name, contours in rois.items() if is_wanted(name, preset)}
+    for name, contours in wanted.items():
         try:
             drawn = rasterize(contours, volume.geometry)
         except UserError as error:
@@ -90,7 +86,7 @@ def read_case(handle: RawCaseHandle, preset: Preset | None = None) -> RawCase:
             notes.append(f"{name}: {drawn.num_outside} of {len(contours)} contours lie beyond the CT")
         if drawn.num_between:
             notes.append(f"{name}: {drawn.num_between} of {len(contours)} contours between the CT's slices left out")
-    unmatched = tuple(name for name in rois if not is_wanted(name, preset))
+    unmatched = tuple(name for name in rois if name not in wanted)
     return RawCase.of(handle, volume, RawStructures(masks, unmatched, tuple(notes)), path)
 
 
@@ -103,7 +99,7 @@ def _read_structure_set(path: Path, patient: str, scans: Sequence[DicomSeries]) 
     return StructureSet(path, str(dataset.SOPInstanceUID), patient, tuple(_candidates(dataset, scans)))
 
 
-def _case_names(sets: Sequence[StructureSet]) -> list[str]:
+def _case_names(sets: Collection[StructureSet]) -> list[str]:
     """The patient's name, fit for a file, with a few digits of the structure set's UID where several share it."""
     names = [re.sub(r"[^\w.-]+", "_", found.patient).strip("._") or "unnamed" for found in sets]
     digits = [hashlib.sha256(found.uid.encode()).hexdigest()[:HASH_DIGITS] for found in sets]

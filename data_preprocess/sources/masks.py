@@ -32,9 +32,8 @@ def list_cases(folder: Path | None) -> list[RawCaseHandle]:
 def read_case(handle: RawCaseHandle, preset: Preset | None = None) -> RawCase:
     """Read a CT and its masks: see `Source.read_case`."""
     volume = read_lps(find_ct(handle.location))
-    return RawCase.of(
-        handle, volume, read_mask_files(find_masks(handle.location), volume.geometry, preset), handle.location
-    )
+    structures = read_mask_files(find_masks(handle.location), volume.geometry, preset)
+    return RawCase.of(handle, volume, structures, handle.location)
 
 
 def find_masks(folder: Path) -> dict[str, Path]:

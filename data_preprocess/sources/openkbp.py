@@ -52,7 +52,10 @@ def list_cases(folder: Path | None) -> list[RawCaseHandle]:
 def read_case(handle: RawCaseHandle, preset: Preset | None = None) -> RawCase:
     """Read one patient; every CSV beside the CT that is not a dose is a structure: see `Source.read_case`."""
     path = handle.location
-    tables = _read_archive(path) if path.name.endswith(ARCHIVE_SUFFIX) else _read_folder(path)
+    if path.name.endswith(ARCHIVE_SUFFIX):
+        tables = _read_archive(path)
+    else:
+        tables = {file.stem: file.read_bytes() for file in sorted(path.glob("*.csv"))}
     spacing_yxz = _load(tables, "voxel_dimensions", path)
     if spacing_yxz.shape != (3,) or not (spacing_yxz > 0).all():
         raise UserError(
@@ -64,10 +67,6 @@ def read_case(handle: RawCaseHandle, preset: Preset | None = None) -> RawCase:
     structures = [name for name in tables if name not in NOT_STRUCTURES]
     found = read_structures(structures, lambda name: crop_mask(_dense(tables, name, path), (0, 0, 0), geometry), preset)
     return RawCase.of(handle, Volume(array=hu.astype(np.int16), geometry=geometry), found, path)
-
-
-def _read_folder(path: Path) -> dict[str, bytes]:
-    return {file.stem: file.read_bytes() for file in sorted(path.glob("*.csv"))}
 
 
 def _read_archive(path: Path) -> dict[str, bytes]:

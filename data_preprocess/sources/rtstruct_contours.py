@@ -72,20 +72,16 @@ def _fill(polygons: dict[int, list[np.ndarray]], grid: Geometry) -> Mask:
     first, last = min(polygons), max(polygons)
     voxels = np.zeros((last - first + 1, *(high - low)), dtype=bool)
     for slice_, of_slice in polygons.items():
-        voxels[slice_ - first] = _fill_slice(_distinct(of_slice), low, voxels.shape[1:])
+        voxels[slice_ - first] = _fill_slice(of_slice, low, voxels.shape[1:])
     return crop_mask(voxels, (first, *low.tolist()), grid)
 
 
 def _fill_slice(polygons: Sequence[np.ndarray], corner: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
     inside = np.zeros(shape, dtype=bool)
     edge = np.zeros(shape, dtype=bool)
-    for polygon in polygons:
+    # Repetitions are left out: a contour that is stored twice would be its own hole.
+    for polygon in {polygon.tobytes(): polygon for polygon in polygons}.values():
         location = grid_points_in_poly(shape, polygon - corner, binarize=False)  # 0 outside, 1 inside, 2 vertex, 3 edge
         inside ^= location == 1
         edge |= location > 1
     return inside | edge
-
-
-def _distinct(polygons: Iterable[np.ndarray]) -> list[np.ndarray]:
-    """Leave out repetitions: a contour that is stored twice would be its own hole."""
-    return list({polygon.tobytes(): polygon for polygon in polygons}.values())

@@ -12,7 +12,7 @@ CHEST_TOP_Z_MM = -185.0
 # Sections of the trunk's skin below the shoulders, as in `Column`
 TRUNK = ((-300, 36, 92, 172), (-420, 30, 108, 174), (-560, 28, 108, 162))
 
-CHEST: tuple[Structure, ...] = (
+TEMPLATE: tuple[Structure, ...] = (
     Structure(
         column(((-190, 40, 58, 92), (-230, 40, 70, 118), (-300, 36, 82, 150), (-560, 28, 98, 150)))
         - column(((-190, 40, 46, 80), (-230, 40, 56, 104), (-300, 36, 66, 134), (-560, 28, 82, 134))),
@@ -33,3 +33,5 @@ CHEST: tuple[Structure, ...] = (
     Structure(tube(((-215, -10, 20), (-195, 10, 90), (-190, 24, 130)), (6, 6, 7)), "cortical_bone", paired=True),
     Structure(column(((-225, 12, 9, 9), (-310, 26, 9, 10))), "air"),
 )  # fmt: skip
+CHEST = tuple(structure.on_side(side) for structure in TEMPLATE for side in structure.sides)
+"""The same in every patient."""

@@ -226,9 +226,8 @@ def render_patient(
         canvas.paint(canvas.inside(canvas.skin_distance + depth_mm), canvas.tissue(tissue))
     coarse = tuple(axis[(slice(None, None, SEARCH_STRIDE),) * 3].copy() for axis in coordinates)
     margin_mm = canvas.edge_mm + SEARCH_STRIDE * max(spacing_zyx_mm)
-    shows_chest = coordinates[0].min() < CHEST_TOP_Z_MM
-    chest = (structure.on_side(side) for structure in CHEST for side in structure.sides)
-    for structure in (*(chest if shows_chest else ()), *patient.structures):
+    chest = CHEST if coordinates[0].min() < CHEST_TOP_Z_MM else ()
+    for structure in (*chest, *patient.structures):
         box = _find_box(structure.shape, coarse, margin_mm)
         if box is not None:
             _render_structure(canvas, box, structure)
@@ -269,8 +268,8 @@ def _template_coordinates(
     start = (top_mm - extent_zyx_mm[0], FRONT_MM + patient.shift_mm[1], -extent_zyx_mm[2] / 2 + patient.shift_mm[2])
     axes = [a + spacing * (np.arange(n) + 0.5) for a, spacing, n in zip(start, spacing_zyx_mm, size, strict=True)]
     z, y, x = np.meshgrid(*axes, indexing="ij", sparse=True)
-    angles = np.deg2rad(patient.rotation_deg)
-    matrix = Rotation.from_euler("ZYX", angles).as_matrix()[::-1, ::-1] / np.reshape(patient.scale_zyx, (3, 1))
+    rotation = Rotation.from_euler("ZYX", patient.rotation_deg, degrees=True).as_matrix()[::-1, ::-1]
+    matrix = rotation / np.reshape(patient.scale_zyx, (3, 1))
     coordinates = [(row[0] * z + row[1] * y + row[2] * x).astype(np.float32) for row in matrix]
     for wave in patient.waves:
         terms = zip((z, y, x), wave.wavelengths_mm, wave.phases, strict=True)
