@@ -255,7 +255,8 @@ class Trainer:
     def _record(self, log: RunLog, values: dict[str, float], validation: Validation | None) -> None:
         log.add_epoch(self.epoch, values, time.perf_counter() - self.started)
         if validation is not None:
-            log.add_picture(self.epoch, validation.picture)
+            if validation.picture is not None:  # rank 0 may have found all its cases unreadable
+                log.add_picture(self.epoch, validation.picture)
             metrics = {"loss": values.get("loss", math.nan), **validation.metrics}
             text = "  ".join(f"{name} {value:.4f}" for name, value in metrics.items() if "/" not in name)
             logger.info("epoch %d  step %d  %s", self.epoch + 1, self.step, text)

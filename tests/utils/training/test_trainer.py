@@ -174,6 +174,18 @@ def test_metrics_hold_means_of_the_epoch_and_the_validation(tmp_path, preset):
     assert float(first["loss"]) == float(first["error"]) > 0
 
 
+def test_a_validation_without_a_picture_is_recorded(tmp_path, preset):
+    """Rank 0 found all of its cases unreadable, another rank did not."""
+
+    class Blind(ToyStage):
+        def measure(self, num_cases):
+            return super().measure(num_cases)._replace(picture=None)
+
+    assert build(tmp_path, preset, Blind(preset, scores=[0, 0.5]), epochs=2).fit()
+    assert rows_of(tmp_path)[1]["score"] == "0.5"
+    assert not (tmp_path / "run" / "validation.png").exists()
+
+
 class PowerCutError(Exception):
     """What ends a run in the middle of an epoch."""
 
