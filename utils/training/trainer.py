@@ -56,15 +56,17 @@ def run_stage(
     stage = stage_class(cases.preset, run.compute, options.seed)
     if not run.is_resuming:
         stage.load_initial_networks(options)
-    is_finished = Trainer(stage, cases, run).fit()
-    return 0 if is_finished or is_under_torchrun() else STOPPED
+    trainer = Trainer(stage, cases, run)
+    if run.is_resuming:
+        trainer.resume()
+    return 0 if trainer.fit() or is_under_torchrun() else STOPPED
 
 
 class Trainer:
-    """Trains a stage; continues from the last checkpoint of the run if it is resumed.
+    """Trains a stage.
 
     Raises:
-        UserError: the cases do not suffice, or the last checkpoint is damaged, of another stage or of other networks.
+        UserError: the cases do not suffice.
     """
 
     def __init__(self, stage: Stage, cases: TrainingCases, run: TrainingRun) -> None:
@@ -92,11 +94,13 @@ class Trainer:
         self.stop = StopRequest(run.options.max_minutes)
         self.epoch, self.step, self.best_score = 0, 0, -math.inf
         self.meter = LossMeter()
-        if run.is_resuming:
-            self._resume()
 
-    def _resume(self) -> None:
-        """Continue from the last checkpoint; log which values of the preset have changed since."""
+    def resume(self) -> None:
+        """Load the last checkpoint and set the random states of torch; log which values of the preset have changed.
+
+        Raises:
+            UserError: the checkpoint is damaged, of another stage or of other networks.
+        """
         path, content = self.run.checkpoints.read()
         state, stage = content["state"], self.stage
         if content["stage"] != stage.name or not state:

@@ -104,7 +104,10 @@ def build(folder, preset, stage=None, **options):
     run = TrainingRun(
         TrainingOptions(cases=folder, run_dir=folder, device="cpu", precision="fp32", workers=0, **options)
     )
-    return Trainer(stage, TrainingCases(preset=stage.preset, splits={}, train=None, val=None), run)
+    trainer = Trainer(stage, TrainingCases(preset=stage.preset, splits={}, train=None, val=None), run)
+    if run.is_resuming:
+        trainer.resume()
+    return trainer
 
 
 def weights_of(network):
