@@ -98,6 +98,8 @@ def parse_training_options(
     add("--workers", type=nonnegative_int, help="processes that read crops; 0 reads in the training process")
     add("--set", action="append", metavar="SECTION.KEY=VALUE", help="override a value of the preset; repeatable")
     given = vars(parser.parse_args(argv))
+    if "config_from" in given and "preset" in given:
+        parser.error("--config-from has its own preset; leave out --preset, or change values with --set")
     recorded = _recorded_options(given["config_from"]) if "config_from" in given else {}
     if "epochs" in given or "max_steps" in given:
         recorded |= {"epochs": None, "max_steps": None}

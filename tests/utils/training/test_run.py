@@ -28,6 +28,12 @@ def test_options_may_be_repeated():
     assert parse("--resume", "auto").resume == "auto"
 
 
+def test_a_preset_beside_another_runs_is_refused(capsys):
+    with pytest.raises(SystemExit):
+        parse("--config-from", "runs/other", "--preset", "pddca")
+    assert "leave out --preset, or change values with --set" in capsys.readouterr().err
+
+
 def test_only_the_adversarial_stage_takes_an_autoencoder():
     assert parse("--autoencoder", "a.pt", with_autoencoder=True).autoencoder == Path("a.pt")
     with pytest.raises(SystemExit):
