@@ -67,6 +67,7 @@ def test_color_tables_name_the_labels(tmp_path):
     assert read_scores(tmp_path)["a", "mandible"]["dice"] == "1"
 
 
+@pytest.mark.slow
 def test_tolerance_of_the_command_line_is_used_and_recorded(tmp_path):
     write_label(tmp_path / "ref" / "a.mha", {1: (0, 4)})
     write_label(tmp_path / "pred" / "a.mha", {1: (1, 5)})
@@ -104,6 +105,7 @@ def test_cases_of_one_side_alone_are_named(tmp_path, caplog, capsys):
     assert "z: has a prediction but no reference" in caplog.text
 
 
+@pytest.mark.slow
 def test_comparison_with_itself_says_identical_and_finds_a_planted_shift(tmp_path, capsys):
     for i in range(8):
         write_label(tmp_path / "ref" / f"c{i}.mha", {1: (2, 8 - i % 3)})
@@ -121,6 +123,7 @@ def test_comparison_with_itself_says_identical_and_finds_a_planted_shift(tmp_pat
     assert "brainstem" in (tmp_path / "scores" / "comparison_dice.md").read_text()
 
 
+@pytest.mark.slow
 def test_worst_cases_are_rendered_on_their_ct(tmp_path, caplog):
     for name in ("a", "b"):
         write_label(tmp_path / "ref" / f"{name}.mha", {1: (1, 3)})

@@ -114,6 +114,7 @@ def test_reported_centers_are_patient_coordinates(ct, checkpoint, tmp_path):
     assert image.GetMetaData("Segment2_Name") == "mandible"
 
 
+@pytest.mark.slow
 def test_peak_is_reported_within_the_volume(ct, checkpoint, tmp_path):
     write_volume(tmp_path / "head.mha", ct)
     segment_file(tmp_path / "head.mha", checkpoint, tmp_path / "out")

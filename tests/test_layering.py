@@ -1,6 +1,7 @@
 """Which module may import which, what a training node has installed, and how long files and functions may be."""
 
 import ast
+import functools
 import graphlib
 import re
 import subprocess
@@ -59,10 +60,16 @@ def names_of(paths):
     return [str(path.relative_to(ROOT)) for path in paths]
 
 
+@functools.cache
+def parse(path):
+    return ast.parse(path.read_text(encoding="utf-8"))
+
+
+@functools.cache
 def imported_modules(path):
     """Everything that a file imports, at its top or anywhere in it; `from a import b` counts as a and as a.b."""
     modules = set()
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    for node in ast.walk(parse(path)):
         if isinstance(node, ast.Import):
             modules |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
@@ -127,7 +134,7 @@ def test_files_and_functions_are_short():
         text = path.read_text(encoding="utf-8")
         if len(text.splitlines()) > MAX_FILE_LINES:
             too_long.append(str(path.relative_to(ROOT)))
-        functions = [node for node in ast.walk(ast.parse(text)) if isinstance(node, ast.FunctionDef)]
+        functions = [node for node in ast.walk(parse(path)) if isinstance(node, ast.FunctionDef)]
         long = [f.name for f in functions if f.end_lineno - f.lineno >= MAX_FUNCTION_LINES]
         too_long += [f"{path.relative_to(ROOT)}: {name}" for name in long]
     assert not too_long, f"files over {MAX_FILE_LINES} lines, or functions over {MAX_FUNCTION_LINES}: {too_long}"
@@ -151,12 +158,10 @@ def required_modules(name):
     return {IMPORT_NAMES.get(package, package) for package in packages} - {None}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("modules", "file"),
-    [
-        (TRAINING_SCRIPTS, "requirements-train.txt"),
-        pytest.param(COMMANDS, "requirements.txt", marks=pytest.mark.slow),
-    ],
+    [(TRAINING_SCRIPTS, "requirements-train.txt"), (COMMANDS, "requirements.txt")],
 )
 def test_a_requirements_file_is_enough_for_its_commands(modules, file):
     every = set().union(*(required_modules(path.name) for path in ROOT.glob("requirements*.txt")))

@@ -165,6 +165,7 @@ def poison(monkeypatch, steps):
     monkeypatch.setattr(train_backbone.BackboneStage, "training_step", poisoned_step)
 
 
+@pytest.mark.slow
 def test_steps_whose_loss_is_not_finite_are_discarded_and_named(case_folder, tmp_path, monkeypatch, caplog):
     poison(monkeypatch, {1, 4})
     assert train(case_folder, tmp_path / "run") == 0
@@ -193,6 +194,7 @@ def test_a_run_whose_losses_stay_infinite_gives_up_and_keeps_its_last_good_check
     assert all(value.isfinite().all() for value in content["networks"]["s_net"].values())
 
 
+@pytest.mark.slow
 def test_a_vanished_and_a_truncated_case_are_replaced_by_others(own_cases, tmp_path, monkeypatch, caplog):
     def spoil():
         shutil.rmtree(own_cases / "case_0")
@@ -238,6 +240,7 @@ def test_a_killed_worker_changes_nothing(case_folder, undisturbed, tmp_path, mon
     assert_same_run(tmp_path / "run", undisturbed)
 
 
+@pytest.mark.slow
 @POSIX_ONLY
 def test_a_full_disk_leaves_the_checkpoint_before_and_nothing_half_written(
     case_folder, undisturbed, tmp_path, monkeypatch, capsys

@@ -22,6 +22,8 @@ from utils.io.files import write_json
 from utils.runtime.command_line import run_main
 from utils.training.trainer import Trainer
 
+pytestmark = pytest.mark.slow  # they train every stage first; test_training_faults.py has fast tests of one stage
+
 SCRIPTS = {
     "backbone": train_backbone,
     "sol": train_SOL,
@@ -131,7 +133,6 @@ def test_frozen_networks_do_not_change_by_a_bit(stage, frozen, runs):
         assert_same(before[name], after[name])
 
 
-@pytest.mark.slow
 def test_the_autoencoder_learns_on_in_the_adversarial_stage(runs):
     before, after = (
         read_checkpoint(runs / name)["networks"]["autoencoder"]
@@ -148,7 +149,6 @@ def assert_same_run(left, right):
     assert rows_of(left) == rows_of(right)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("stage", SCRIPTS)
 def test_resumed_is_uninterrupted_bit_for_bit(stage, runs, case_folder, tmp_path, monkeypatch):
     arguments = arguments_of(stage, case_folder, runs, run_dir=tmp_path / stage)
@@ -167,7 +167,6 @@ def test_resumed_is_uninterrupted_bit_for_bit(stage, runs, case_folder, tmp_path
     assert_same_run(runs / stage, tmp_path / stage)
 
 
-@pytest.mark.slow
 def test_the_number_of_workers_does_not_change_a_run(runs, case_folder, tmp_path):
     """In the stage that draws random numbers besides augmentation's."""
     assert (
@@ -293,7 +292,6 @@ def test_a_wrong_key_on_the_command_line_is_named(runs, case_folder, tmp_path, c
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.slow
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
 def test_compiled_networks_train_and_are_saved_under_their_own_names(runs, case_folder, tmp_path):
     arguments = arguments_of("autoencoder", case_folder, runs, run_dir=tmp_path / "run")
@@ -305,7 +303,6 @@ def test_compiled_networks_train_and_are_saved_under_their_own_names(runs, case_
     )
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("baseline", [True, False])
 @pytest.mark.parametrize("stage", SCRIPTS)
 def test_the_benchmark_of_a_step_runs(stage, baseline):

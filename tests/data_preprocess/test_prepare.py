@@ -169,6 +169,7 @@ def test_failing_case_does_not_stop_the_others(openkbp, tmp_path, caplog):
     assert read_splits(output) == {"train": ["pt_1", "pt_2"], "val": [], "test": ["pt_201"]}
 
 
+@pytest.mark.slow
 def test_temporary_files_of_a_killed_run_are_ignored(openkbp, tmp_path):
     output = tmp_path / "cases"
     assert run(openkbp, output, "--limit", "1") == 0
@@ -215,6 +216,7 @@ def test_another_preset_is_refused_before_any_work(openkbp, tmp_path, capsys):
     assert not (output / "pt_2").exists()
 
 
+@pytest.mark.slow
 def test_shards_prepare_all_cases_and_a_last_run_writes_the_splits(openkbp, tmp_path):
     output = tmp_path / "cases"
     for shard, case_id in (("1/2", ["pt_1", "pt_201"]), ("2/2", ["pt_1", "pt_2", "pt_201"])):

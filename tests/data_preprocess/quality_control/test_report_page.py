@@ -93,6 +93,7 @@ def test_the_page_in_a_browser_asks_for_nothing_and_shows_pictures_and_findings(
         assert (np.abs(pixels - color).max(axis=1) < 40).sum() > 50
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(BROWSER is None, reason="no Chromium on this machine")
 def test_a_page_that_asks_for_something_would_be_noticed(tmp_path):
     (tmp_path / "page.html").write_text('<img src="http://127.0.0.1:9/picture.png">')

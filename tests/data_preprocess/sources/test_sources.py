@@ -117,6 +117,7 @@ def test_values_of_a_label_map_mean_what_the_table_beside_it_says(phantom, tmp_p
     np.testing.assert_array_equal(found.masks["parotid_left"].dense(), phantom.masks["parotid_right"].dense())
 
 
+@pytest.mark.slow
 def test_nnunet_in_both_directions(phantom, tmp_path):
     for case_id in ("0522c0001", "0522c0002", "0522c0003", "0522c0746", "0522c0788"):
         write_pddca(tmp_path / "raw", phantom, case_id)

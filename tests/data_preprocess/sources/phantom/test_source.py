@@ -65,6 +65,7 @@ def test_organs_are_those_of_the_presets():
     assert load_preset("pddca").organ_names == ORGANS
 
 
+@pytest.mark.slow
 def test_masks_are_the_contoured_part_of_disjoint_labels(phantom: RawCase, full_label: np.ndarray):
     for name, mask in phantom.masks.items():
         np.testing.assert_array_equal(mask.dense(), organ(full_label, name))
