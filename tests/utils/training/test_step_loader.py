@@ -17,6 +17,9 @@ from utils.errors import UserError
 from utils.runtime.distributed import DistributedContext
 from utils.training.step_loader import MAX_WORKER_CRASHES, StepLoader
 
+AND_A_PROCESS = pytest.param(1, marks=pytest.mark.slow)
+"""torch waits five seconds for a worker whose sample failed."""
+
 NUM_SAMPLES = 12
 
 
@@ -88,7 +91,7 @@ def test_workers_that_keep_dying_stop_the_run(tmp_path, monkeypatch):
         values(loader_of(tmp_path, workers=1).steps(0, 0))
 
 
-@pytest.mark.parametrize("workers", [0, 1])
+@pytest.mark.parametrize("workers", [0, AND_A_PROCESS])
 def test_what_cannot_be_read_is_one_line(workers, tmp_path):
     (tmp_path / "fail_3").touch()
     steps = loader_of(tmp_path, workers).steps(0, 0)
@@ -98,7 +101,7 @@ def test_what_cannot_be_read_is_one_line(workers, tmp_path):
     assert str(caught.value) == "item 3 is gone; look for it"
 
 
-@pytest.mark.parametrize("workers", [0, 1])
+@pytest.mark.parametrize("workers", [0, AND_A_PROCESS])
 def test_a_bug_in_a_data_set_shows_its_file_and_line(workers, tmp_path):
     (tmp_path / "bug_3").touch()
     with pytest.raises(IndexError) as caught:
