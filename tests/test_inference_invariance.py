@@ -245,6 +245,7 @@ def test_the_file_format_changes_nothing(form, plain, tmp_path):
     np.testing.assert_allclose(read.transform.world_mm((3, 1, 2)), straight.transform.world_mm((3, 1, 2)), atol=1e-3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("change", ["air", "table", "chest"])
 def test_what_surrounds_the_head_changes_nothing(change, plain, with_chest, model, expected):
     volume = {
