@@ -1,6 +1,9 @@
 """Fixtures of several packages' tests: a tiny preset, tiny cases, and real data where there is any."""
 
 import os
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported; tensors of tests are too small for threads
+
 from collections.abc import Callable
 from pathlib import Path
 

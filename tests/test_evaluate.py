@@ -81,6 +81,7 @@ def test_tolerance_of_the_command_line_is_used_and_recorded(tmp_path):
     assert origin["tolerances"]["chiasm"]["source"] == "preset phantom"
 
 
+@pytest.mark.slow
 def test_different_grids_are_an_error_that_prints_both_unless_resampled(tmp_path, caplog):
     for name in ("a", "b"):
         write_label(tmp_path / "ref" / f"{name}.mha", {1: (1, 3)})

@@ -130,6 +130,7 @@ def test_backbone_only_leaves_small_organs_to_s_net(ct, checkpoint, tmp_path):
     assert "peak" not in json.loads((tmp_path / "out" / "head.json").read_text())["organs"]["chiasm"]
 
 
+@pytest.mark.slow
 def test_every_output_of_a_dicom_folder(ct, checkpoint, tmp_path, caplog):
     save_all(ct_slices(ct), tmp_path / "pt_1")
     options = ("--format", "seg.nrrd", "--masks", "--rtstruct", "--probabilities", "--tta", "--tile-memory", "0")
@@ -160,6 +161,7 @@ def test_every_output_of_a_dicom_folder(ct, checkpoint, tmp_path, caplog):
     assert before == {path: path.stat().st_mtime_ns for path in before}
 
 
+@pytest.mark.slow
 def test_shards_divide_a_cohort(checkpoint, tmp_path):
     for name in ("a", "b", "c"):  # they cannot be read: the test is about which cases a shard takes
         (tmp_path / "in").mkdir(exist_ok=True)

@@ -211,6 +211,7 @@ def test_a_vanished_and_a_truncated_case_are_replaced_by_others(own_cases, tmp_p
     assert "another case replaces it" in caplog.text
 
 
+@pytest.mark.slow
 def test_a_lost_folder_of_cases_stops_the_run(own_cases, tmp_path, monkeypatch, capsys):
     before_step(monkeypatch, STEPS_PER_EPOCH + 1, lambda: shutil.rmtree(own_cases))
     assert train(own_cases, tmp_path / "run") == 2
@@ -218,6 +219,7 @@ def test_a_lost_folder_of_cases_stops_the_run(own_cases, tmp_path, monkeypatch, 
     assert read_checkpoint(tmp_path / "run" / "last.pt")["state"]["step"] == STEPS_PER_EPOCH
 
 
+@pytest.mark.slow
 def test_a_validation_case_that_vanishes_is_left_out(own_cases, tmp_path, monkeypatch, capsys):
     before_step(monkeypatch, 1, lambda: shutil.rmtree(own_cases / "case_5"))
     assert train(own_cases, tmp_path / "run") == 2  # it was the only one

@@ -236,6 +236,7 @@ def test_invalid_shards_are_refused(shard, openkbp, tmp_path, capsys):
     assert "expected I/N with I from 1 to N" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_the_run_ends_with_a_table_and_what_to_check(openkbp, tmp_path, caplog):
     with caplog.at_level("INFO"):
         assert run(openkbp, tmp_path / "cases") == 0

@@ -43,6 +43,7 @@ def page(tmp_path_factory):
     return folder / REPORT_NAME
 
 
+@pytest.mark.slow
 def test_the_page_says_what_a_person_should_check(page):
     text = page.read_text()
     assert "<title>10 cases, 1 to check</title>" in text

@@ -132,6 +132,7 @@ def test_damaged_archive_is_an_error_of_one_line(damage, patient, tmp_path):
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.slow
 def test_real_patients_lie_as_they_should(real_cases):
     for raw in real_cases:
         if {"LeftParotid", "RightParotid"} <= raw.masks.keys():
@@ -148,6 +149,7 @@ def test_real_patients_lie_as_they_should(real_cases):
     assert any("Brainstem" in raw.masks for raw in real_cases)
 
 
+@pytest.mark.slow
 def test_exported_labels_of_real_patients_are_those_of_the_csv_files(real_cases, tmp_path):
     preset = load_preset("openkbp")
     for raw in real_cases:

@@ -239,6 +239,7 @@ def test_label_files_take_the_ct_of_their_name(phantom, tmp_path):
         labelmap.read_case(handle, PRESET)
 
 
+@pytest.mark.slow
 def test_a_real_patients_nested_organs_are_read_as_stored(real_data, tmp_path):
     """tcia-hn, masks alone: every organ has the voxels of its file, less those of smaller organs within it."""
     preset = load_preset("tcia_hn")

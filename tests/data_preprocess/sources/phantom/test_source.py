@@ -72,6 +72,7 @@ def test_masks_are_the_contoured_part_of_disjoint_labels(phantom: RawCase, full_
     assert sum(mask.dense().astype(int) for mask in phantom.masks.values()).max() == 1
 
 
+@pytest.mark.slow
 def test_volumes_are_anatomical(full_label: np.ndarray):
     for name in ORGANS:
         low, high = VOLUME_ML[name.removesuffix("_left").removesuffix("_right")]
@@ -128,6 +129,7 @@ def test_same_seed_is_the_same_phantom_and_another_is_not(phantom: RawCase):
     assert other.volume.geometry.origin_xyz_mm != phantom.volume.geometry.origin_xyz_mm
 
 
+@pytest.mark.slow
 def test_about_a_tenth_of_the_organs_is_not_contoured():
     contoured = [len(sample_patient(np.random.default_rng(seed)).contoured) for seed in range(100)]
     assert 0.85 < np.mean(contoured) / len(ORGANS) < 0.95
