@@ -17,10 +17,10 @@ COARSE_MM = 4.0
 PHASE = 0.37
 """Offset in voxels at which the coarse grid is rounded to the CT's; scans rarely begin exactly there."""
 OPENING_RADIUS_MM = 6.0
-"""The opening removes thinner objects: the table's shell, an immobilization mask, tubes."""
+"""The opening removes narrower objects: the table's shell, an immobilization mask, tubes."""
 MARGIN_MM = 10.0
 LUNG_OPENING_RADIUS_MM = 10.0
-"""Airways, sinuses, the table's core and gaps under a mask are thinner."""
+"""Airways, sinuses, the table's core and gaps under a mask are narrower."""
 MIN_LUNG_ML = 30.0
 MIN_LUNGS_ML = 100.0
 """Volume of all lungs; a scan that shows less of them hardly reaches below the neck."""
@@ -188,7 +188,7 @@ def region_around(body: Body, image: np.ndarray) -> Region:
 
 
 def morphological_opening(mask: np.ndarray, spacing_zyx_mm: Triple, radius_mm: float) -> np.ndarray:
-    """Opening with a ball; a mask that is thinner everywhere is returned unchanged."""
+    """Opening with a ball; a mask that is narrower than the ball everywhere is returned unchanged."""
     padded = np.pad(mask, ((0, 0), (1, 1), (1, 1)))
     padded = np.pad(padded, ((1, 1), (0, 0), (0, 0)), mode="edge")  # the neck continues beyond the last slice
     ball = _ball(spacing_zyx_mm, radius_mm)

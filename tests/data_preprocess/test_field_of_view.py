@@ -60,7 +60,7 @@ def test_table_under_the_patient_is_excluded():
 
 
 def test_table_is_excluded_from_a_few_slices_too():
-    image = scan()[11:13]  # 10 mm, thinner than the opening
+    image = scan()[11:13]  # 10 mm, narrower than the opening
     bare = find_box(image, SPACING)
     image[:, 38:41] = 100
     found = find_box(image, SPACING)

@@ -169,6 +169,20 @@ def test_failing_case_does_not_stop_the_others(openkbp, tmp_path, caplog):
     assert read_splits(output) == {"train": ["pt_1", "pt_2"], "val": [], "test": ["pt_201"]}
 
 
+def test_a_bug_in_one_case_shows_file_and_line_and_the_others_are_prepared(openkbp, tmp_path, caplog, monkeypatch):
+    measure = prepare.measure_case
+
+    def buggy(masks, ct, body):
+        return np.zeros(3)[7] if len(masks) == 2 else measure(masks, ct, body)
+
+    monkeypatch.setattr(prepare, "measure_case", buggy)
+    assert [len(read_case(handle).masks) for handle in list_cases(openkbp)].count(2) == 1
+    assert run(openkbp, tmp_path / "cases") == 1
+    assert re.search(r'test_prepare\.py", line \d+, in buggy', caplog.text)
+    assert "bug: IndexError" in caplog.text
+    assert "1 of 3 cases failed" in caplog.text
+
+
 @pytest.mark.slow
 def test_temporary_files_of_a_killed_run_are_ignored(openkbp, tmp_path):
     output = tmp_path / "cases"
