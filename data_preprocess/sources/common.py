@@ -13,8 +13,6 @@ from utils.imaging.masks import Mask
 from utils.io.segmentations import CaseFiles, OrganNameResolver, open_structures, read_mask
 from utils.io.volumes import volume_stem
 
-OFF_GRID_VOX = 0.02
-
 
 def read_mask_files(paths: Mapping[str, Path], grid: Geometry | None, preset: Preset | None) -> RawStructures:
     """Read one binary mask per structure.
@@ -132,16 +130,7 @@ def find_case_folders(folder: Path | None, is_case: Callable[[Path], object], ex
 def _move_to_grid(mask: Mask, grid: Geometry, path: Path) -> Mask:
     """The same mask on the CT's grid, of which its own may be a part: 3D Slicer cuts segmentations to their extent."""
     own = mask.geometry
-    if own.matches(grid):
-        return mask._replace(geometry=grid)
-    ends = [own.world_mm(corner) for corner in ((0, 0, 0), np.subtract(own.size_zyx, 1))]
-    first, last = grid.index_zyx(np.array(ends))
-    offset = np.rint(first)
-    stop = np.rint(last) + 1
-    is_aligned = np.abs(first - offset).max() < OFF_GRID_VOX and np.allclose(stop - offset, own.size_zyx)
-    is_parallel = np.allclose(own.direction, grid.direction, atol=1e-4)
-    is_inside = (offset >= 0).all() and (stop <= grid.size_zyx).all()
-    if not (is_aligned and is_parallel and is_inside):
+    offset = own.offset_on(grid)
+    if offset is None or min(offset) < 0 or np.any(np.add(offset, own.size_zyx) > grid.size_zyx):
         raise UserError(f"{path}: lies on another grid than its CT; resample it. Mask: {own}; CT: {grid}")
-    corner = tuple(int(c + o) for c, o in zip(mask.corner_zyx, offset, strict=True))
-    return Mask(mask.voxels, corner, grid)
+    return Mask(mask.voxels, tuple(np.add(mask.corner_zyx, offset).tolist()), grid)

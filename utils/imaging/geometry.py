@@ -6,13 +6,16 @@ from dataclasses import dataclass
 import numpy as np
 
 IDENTITY_DIRECTION = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0)
+SAME_GRID_VOX = 0.1
+"""Programs round the numbers of a grid differently; voxels that lie this close to each other are the same."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Geometry:
     """Size, spacing, origin and direction of a voxel grid.
 
-    Sizes and spacings are in array order (z, y, x). Origin and direction keep ITK's order (x, y, z).
+    Sizes and spacings are in array order (z, y, x). Origin and direction keep ITK's order (x, y, z). The columns of
+    `direction` are unit vectors. They are perpendicular, except on a sheared grid, which only NIfTI can store.
     """
 
     size_zyx: tuple[int, int, int]
@@ -59,11 +62,21 @@ class Geometry:
         offsets = np.asarray(points_mm) - self.origin_xyz_mm
         return np.linalg.solve(np.reshape(self.direction, (3, 3)), offsets.T).T[:, ::-1] / self.spacing_zyx_mm
 
-    def matches(self, other: "Geometry", tolerance_mm: float = 1e-2) -> bool:
-        """Whether two grids have equal size and every corner within `tolerance_mm` of each other."""
-        if self.size_zyx != other.size_zyx:
-            return False
-        return bool(np.abs(np.subtract(self.corners_mm(), other.corners_mm())).max() <= tolerance_mm)
+    def offset_on(self, other: "Geometry", tolerance_vox: float = SAME_GRID_VOX) -> tuple[int, int, int] | None:
+        """Where this grid begins on another one, of whose voxels it may be a part.
+
+        Returns:
+            The index (z, y, x) of the other grid's voxel at which this grid's first voxel lies. None if a corner lies
+            further than `tolerance_vox` from the voxel where it should be, along an axis of the other grid.
+        """
+        corners = np.array(list(itertools.product(*((0, n - 1) for n in self.size_zyx))))
+        shifts = other.index_zyx(np.array(self.corners_mm())) - corners
+        offset = np.rint(shifts[0])
+        return None if np.abs(shifts - offset).max() > tolerance_vox else tuple(offset.astype(int).tolist())
+
+    def matches(self, other: "Geometry", tolerance_vox: float = SAME_GRID_VOX) -> bool:
+        """Whether two grids have the same size and each corner within `tolerance_vox` of the other's."""
+        return self.size_zyx == other.size_zyx and self.offset_on(other, tolerance_vox) == (0, 0, 0)
 
     def __str__(self) -> str:
         size = " x ".join(map(str, self.size_zyx))

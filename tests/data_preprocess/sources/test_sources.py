@@ -48,7 +48,7 @@ def assert_same_case(found, phantom):
     """The same voxels, under any names of structures."""
     np.testing.assert_array_equal(found.volume.array, phantom.volume.array)
     assert found.volume.array.dtype == np.int16
-    assert found.volume.geometry.matches(phantom.volume.geometry, tolerance_mm=1e-3)
+    assert found.volume.geometry.matches(phantom.volume.geometry, tolerance_vox=1e-3)
     assert {PRESET.find_organ(n) for n in found.masks} == {PRESET.find_organ(n) for n in phantom.masks}
     for name, mask in found.masks.items():
         own = phantom.masks[PRESET.organ_names[PRESET.find_organ(name)]]
@@ -167,7 +167,7 @@ def test_dicom_with_a_structure_set(phantom, tmp_path):
     write_dicom(tmp_path, phantom)
     found = read_only_case("dicom", tmp_path)
     np.testing.assert_array_equal(found.volume.array, phantom.volume.array)
-    assert found.volume.geometry.matches(phantom.volume.geometry, tolerance_mm=1e-3)
+    assert found.volume.geometry.matches(phantom.volume.geometry, tolerance_vox=1e-3)
     assert found.unmatched_structures == ("BODY", "PTV_70")
     assert (found.case_id, found.patient) == ("P1", "P1")
     assert {PRESET.find_organ(n) for n in found.masks} == {PRESET.find_organ(n) for n in phantom.masks}
@@ -200,7 +200,7 @@ def test_shapes_need_no_ct(phantom, tmp_path):
     (write_total_segmentator(tmp_path, phantom) / "ct.nii.gz").unlink()
     found = read_only_case("shapes", tmp_path)
     assert found.volume is None
-    assert found.geometry.matches(phantom.geometry, tolerance_mm=1e-3)
+    assert found.geometry.matches(phantom.geometry, tolerance_vox=1e-3)
     np.testing.assert_array_equal(found.masks["chiasm"].dense(), phantom.masks["chiasm"].dense())
     assert shapes.list_cases(tmp_path) == masks.list_cases(tmp_path)
 

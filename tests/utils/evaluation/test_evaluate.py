@@ -88,6 +88,17 @@ def test_spellings_become_one_row_in_the_commonest_spelling(tmp_path):
     assert evaluate(tmp_path).organs == ("Lens-Lt",)
 
 
+def test_directions_that_differ_by_less_than_a_voxels_tenth_are_one_grid(tmp_path):
+    """Another program rounds the direction: 0.005 rad move no voxel of this grid by more than 0.07 of its size."""
+    rounded = Geometry(
+        size_zyx=GRID.size_zyx, spacing_zyx_mm=GRID.spacing_zyx_mm, direction=(1, -5e-3, 0, 5e-3, 1, 0, 0, 0, 1)
+    )
+    write_mask(tmp_path / "pred" / "p1" / "Brain.nrrd", 2, rounded)
+    write_mask(tmp_path / "ref" / "p1" / "Brain.nrrd", 3)
+    (row,) = evaluate(tmp_path).rows
+    assert (row.scores.dice, row.scores.hd_mm) == (0.5, 1.0)
+
+
 def test_another_grid_fails_with_both_geometries_unless_resampled(tmp_path):
     write_mask(tmp_path / "ref" / "p1" / "Brain.nrrd", 4)
     write_mask(tmp_path / "pred" / "p1" / "Brain.nrrd", 2, grid=SHIFTED)

@@ -51,7 +51,7 @@ def test_voxels_and_grid_do_not_depend_on_file_names(direction, tmp_path):
     found = read_only_series(tmp_path)
     np.testing.assert_array_equal(found.volume.array, volume.array)
     assert found.volume.array.dtype == np.int16
-    assert found.volume.geometry.matches(volume.geometry, tolerance_mm=1e-6)
+    assert found.volume.geometry.matches(volume.geometry, tolerance_vox=1e-6)
     assert found.volume.geometry.spacing_zyx_mm == pytest.approx((2.5, 0.9, 1.1))
     assert [path.parent.name for path in found.paths] == list("bdaec")
     assert found.sop_instance_uids == tuple(uid_of(f"P1 planning {i}") for i in range(5))
@@ -278,7 +278,7 @@ def test_two_slices_of_a_real_scanner(real_data, tmp_path):
     expected = Geometry(
         size_zyx=(2, 512, 512), spacing_zyx_mm=(5.0, 0.488281, 0.488281), origin_xyz_mm=(-125.0, -125.0, 60.0)
     )
-    assert volume.geometry.matches(expected, tolerance_mm=1e-6)
+    assert volume.geometry.matches(expected, tolerance_vox=1e-6)
     assert volume.array.dtype == np.int16
     assert (volume.array.min(), volume.array.max()) == (-3024, 125)
 

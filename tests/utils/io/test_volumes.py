@@ -48,7 +48,7 @@ def test_round_trip_keeps_voxels_and_oblique_grid(suffix, dtype, tmp_path):
     back = read_volume(tmp_path / f"ct{suffix}")
     np.testing.assert_array_equal(back.array, volume.array)
     assert back.array.dtype == dtype
-    assert back.geometry.matches(volume.geometry, tolerance_mm=1e-3)
+    assert back.geometry.matches(volume.geometry, tolerance_vox=1e-3)
     assert [path.name for path in tmp_path.iterdir()] == [f"ct{suffix}"]
 
 
@@ -92,7 +92,7 @@ def test_to_lps_and_back_is_the_identity(code, tilt):
 
     back = match_orientation(lps, volume.geometry)
     np.testing.assert_array_equal(back.array, volume.array)
-    assert back.geometry.matches(volume.geometry, tolerance_mm=1e-6)
+    assert back.geometry.matches(volume.geometry, tolerance_vox=1e-6)
 
 
 @pytest.mark.parametrize("suffix", SUFFIXES)
