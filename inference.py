@@ -30,11 +30,19 @@ from utils.config.preset import Preset
 from utils.errors import CaseFailure
 from utils.imaging.geometry import Geometry
 from utils.io.color_table import check_color_table, write_color_table
-from utils.io.files import write_json
+from utils.io.files import check_folder
+from utils.io.own_files import require_own
 from utils.io.rtstruct import write_rtstruct
 from utils.io.volumes import SitkImage, Volume, from_sitk, to_sitk
 from utils.reporting.organ_report import build_organ_report
-from utils.reporting.output_files import FORMATS, OutputFiles, load_if_up_to_date, write_summary
+from utils.reporting.output_files import (
+    FORMATS,
+    OutputFiles,
+    load_if_up_to_date,
+    read_reports,
+    require_own_summary,
+    write_summary,
+)
 from utils.reporting.overlay import render_case, save_png
 from utils.runtime.command_line import Shard, report_failures, run_main
 from utils.runtime.device import Precision, choose_compute
@@ -133,24 +141,35 @@ def write_case(
 def segment_case(
     files: OutputFiles, ct: TransformedImage, model: Model, settings: InferenceSettings, source: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """Segment a CT, write its files, the report last, and return the report, which begins with `source`."""
+    """Segment a CT, write its files and the report, which begins with `source`, and return the report."""
     started = time.perf_counter()
-    files.remove_temp_files()
     segmentation = segment(ct, model)
     label, prediction = segmentation
-    write_case(files, ct, segmentation, model.preset, settings)
-    confidences = organ_confidences(prediction, model, ct.transform.world_mm)
-    report = {
-        **source,
-        "preset": model.preset.name,
-        "geometry": str(label.geometry),
-        "notes": [*ct.notes, *model.predictor.notes],
-        "seconds": round(time.perf_counter() - started, 2),
-        "peak_memory_gib": peak_memory_gib(),
-        "organs": build_organ_report(label.array, label.geometry, model.preset, confidences),
-    }
-    write_json(files.report, report)
-    return report
+    with files.staged() as staged:
+        write_case(staged, ct, segmentation, model.preset, settings)
+        confidences = organ_confidences(prediction, model, ct.transform.world_mm)
+        report = {
+            **source,
+            "preset": model.preset.name,
+            "geometry": str(label.geometry),
+            "notes": [*ct.notes, *model.predictor.notes],
+            "seconds": round(time.perf_counter() - started, 2),
+            "peak_memory_gib": peak_memory_gib(),
+            "organs": build_organ_report(label.array, label.geometry, model.preset, confidences),
+        }
+        return files.replace_by(staged, report)
+
+
+def require_own_files(files: OutputFiles, settings: InferenceSettings) -> None:
+    """Check that a case can be written without replacing a file that is not its own, such as the CT.
+
+    Raises:
+        UserError: one is in the way.
+    """
+    optional = {"masks": files.masks, "rtstruct": files.rtstruct, "probabilities": files.probabilities}
+    optional["save_overlay"] = files.overlay
+    asked_for = [path for option, path in optional.items() if getattr(settings, option)]
+    require_own([files.report, files.label, *asked_for], files.own_files())
 
 
 def segment_cohort(
@@ -170,6 +189,9 @@ def segment_cohort(
     options = {"correct_offset": settings.hu_offset == "auto", "require_dicom": settings.rtstruct}
     read = partial(read_transformed, grid=model.preset.grid, **options)
     todo = [scan for scan in scans if scan.case_id not in reports]
+    for scan in todo:
+        require_own_files(files[scan.case_id], settings)
+    write_color_table(output, model.preset)
     for scan, future in tqdm(prefetch(todo, read), total=len(todo), unit="CT", disable=None):
         case_id = scan.case_id
         try:
@@ -219,6 +241,7 @@ def main(argv: list[str] | None = None) -> int:
     """Segment every CT of the input that is not finished yet."""
     arguments = parse_arguments(argv)
     settings = InferenceSettings(**{field.name: getattr(arguments, field.name) for field in fields(InferenceSettings)})
+    check_folder(arguments.output)
     scans = arguments.shard.select(list_scans(arguments.input))
     compute = choose_compute(arguments.device, arguments.precision)
     model = load_model(
@@ -229,14 +252,15 @@ def main(argv: list[str] | None = None) -> int:
         flip_tta=settings.tta,
         tile_memory_gib=arguments.tile_memory,
     )
+    summary = arguments.output / f"summary{arguments.shard.suffix}.csv"
     check_color_table(arguments.output, model.preset)
-    write_color_table(arguments.output, model.preset)
+    require_own_summary(summary)
     sha256 = hashlib.sha256(arguments.checkpoint.read_bytes()).hexdigest()
     checkpoint = {"checkpoint": str(arguments.checkpoint), "checkpoint_sha256": sha256}
     checkpoint["precision"] = compute.precision
     reports, failures = segment_cohort(scans, arguments.output, model, settings, checkpoint)
-    summary = arguments.output / f"summary{arguments.shard.suffix}.csv"
-    write_summary(summary, reports, failures, model.preset)
+    in_summary = reports if arguments.shard.count > 1 else read_reports(arguments.output) | reports
+    write_summary(summary, in_summary, failures)
     num_flagged = sum(bool(organ["flags"]) for report in reports.values() for organ in report["organs"].values())
     logger.info("flagged organs: %d; all organs are listed in %s", num_flagged, summary)
     return report_failures(failures, len(scans))

@@ -12,6 +12,7 @@ from utils.errors import UserError, shorten, user_message
 from utils.io.dicom import CtSeries, DicomSeries, find_series, read_ct
 from utils.io.files import validate_file_name
 from utils.io.volumes import SUFFIXES, Volume, read_volume, volume_stem, volume_suffix, volumes_in
+from utils.reporting.output_files import is_output
 
 LIST_SUFFIX = ".txt"
 UID_DIGITS = 8
@@ -92,7 +93,7 @@ def list_scans(path: Path) -> list[Scan]:
 
     A file is a volume or a text list (.txt). Each line of a list is a path relative to the list, or a case id, a tab
     and a path. A folder stands for the volumes in it; without any, for all CT series in it and below; without any, for
-    the volumes below it.
+    the volumes below it. What inference wrote into these folders is left out.
 
     Raises:
         UserError: nothing of that kind is there, two scans would have the same case id, or one cannot name a file.
@@ -154,12 +155,12 @@ def _in_line(path: Path) -> list[Scan]:
 
 
 def _in_folder(folder: Path) -> list[Scan]:
-    if volumes := volumes_in(folder):
+    if volumes := _cts_in(folder):
         return [Scan(case_id=volume_stem(path), source=path) for path in volumes]
     try:
         series = find_series(folder)
     except UserError as error:
-        if volumes := volumes_in(folder, recursive=True):
+        if volumes := _cts_in(folder, recursive=True):
             return [Scan(case_id=_case_id(path.parent / volume_stem(path), folder), source=path) for path in volumes]
         raise UserError(f"{error}. There are no volumes ({', '.join(SUFFIXES)}) either") from error
     cts = [one for one in series if one.modality == "CT"]
@@ -172,6 +173,11 @@ def _in_folder(folder: Path) -> list[Scan]:
         suffix = f"_{ct.uid[-UID_DIGITS:]}" if folders[own] > 1 else ""
         scans.append(Scan(case_id=_case_id(own, folder) + suffix, source=ct))
     return scans
+
+
+def _cts_in(folder: Path, *, recursive: bool = False) -> list[Path]:
+    """The volumes in a folder, or also below it, but for what inference itself has written there."""
+    return [path for path in volumes_in(folder, recursive=recursive) if not is_output(path)]
 
 
 def _case_id(path: Path, folder: Path) -> str:

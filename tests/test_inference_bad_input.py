@@ -18,6 +18,7 @@ from utils.config.preset import load_preset
 from utils.imaging.geometry import Geometry
 from utils.io.checkpoint import save_checkpoint
 from utils.io.volumes import Volume, write_volume
+from utils.reporting import output_files
 from utils.runtime.command_line import run_main
 
 TINY = (
@@ -286,7 +287,7 @@ def test_on_a_full_disk_the_case_fails_and_leaves_no_report(good, checkpoint, tm
     def full(path, content):
         raise OSError(28, "No space left on device", str(path))
 
-    monkeypatch.setattr(inference, "write_json", full)
+    monkeypatch.setattr(output_files, "write_json", full)
     assert run("--checkpoint", checkpoint, "--input", good, "--output", tmp_path / "out") == 2
     assert "No space left on device" in caplog.text
     assert not (tmp_path / "out" / "good.json").exists()  # without a report the case is not done

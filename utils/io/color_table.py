@@ -3,8 +3,9 @@
 from pathlib import Path
 
 from utils.config.preset import Preset
-from utils.errors import UserError
+from utils.errors import UserError, shorten
 from utils.io.files import write_text
+from utils.io.volumes import volumes_in
 
 COLOR_TABLE_NAME = "organs.ctbl"
 
@@ -13,10 +14,16 @@ def check_color_table(folder: Path, preset: Preset) -> None:
     """Check that the label maps in a folder have the organs of a preset.
 
     Raises:
-        UserError: the folder's color table names other organs.
+        UserError: the folder's color table names other organs, or there are volumes but no color table.
     """
     path = folder / COLOR_TABLE_NAME
-    if path.is_file() and (names := read_color_table(path)) != preset.organ_names:
+    if not path.is_file():
+        if folder.is_dir() and (volumes := volumes_in(folder)):
+            raise UserError(
+                f"{folder}: holds {shorten(volume.name for volume in volumes)} but no {COLOR_TABLE_NAME}, which would "
+                "say what labels mean in them; choose another folder"
+            )
+    elif (names := read_color_table(path)) != preset.organ_names:
         raise UserError(
             f"{path}: expected the organs {', '.join(preset.organ_names)}, but label maps in this folder have "
             f"{', '.join(names)}; choose another folder"
@@ -24,7 +31,12 @@ def check_color_table(folder: Path, preset: Preset) -> None:
 
 
 def write_color_table(folder: Path, preset: Preset) -> None:
-    """Write a 3D Slicer color table beside label maps: one line `value name R G B A` per organ."""
+    """Write a 3D Slicer color table beside label maps: one line `value name R G B A` per organ.
+
+    A table that is there stays as it is, with its colors; `check_color_table` says whether its organs are the same.
+    """
+    if (folder / COLOR_TABLE_NAME).is_file():
+        return
     lines = ["# Color table: value name R G B A", "0 background 0 0 0 0"]
     lines += [f"{i} {organ.name} {' '.join(map(str, organ.color))} 255" for i, organ in enumerate(preset.organs, 1)]
     write_text(folder / COLOR_TABLE_NAME, "\n".join(lines) + "\n")

@@ -16,7 +16,7 @@ def atomic_write(path: Path, suffix: str | None = None, *, durable: bool = False
     """Yield a temporary path, at which the caller creates a file or a folder: renamed on success, removed on failure.
 
     Args:
-        path: the final path; its folder is created.
+        path: the final path; its folder is created. An existing file is replaced, a folder with files is not.
         suffix: of the temporary name, for writers that choose the format by it.
         durable: wait until the file's content is on the disk before renaming it, so that it survives a power cut.
     """
@@ -27,14 +27,47 @@ def atomic_write(path: Path, suffix: str | None = None, *, durable: bool = False
         if durable:
             with partial.open("rb+") as file:
                 os.fsync(file.fileno())
-        if path.is_dir():
-            shutil.rmtree(path)
         os.replace(partial, path)
     finally:
-        if partial.is_dir():
-            shutil.rmtree(partial)
-        else:
-            partial.unlink(missing_ok=True)
+        _remove(partial)
+
+
+@contextmanager
+def staging_folder(path: Path) -> Iterator[Path]:
+    """Yield a new temporary folder beside `path`. The caller moves files out of it when all are complete."""
+    make_folder(path.parent)
+    folder = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    folder.mkdir()
+    try:
+        yield folder
+    finally:
+        _remove(folder)
+
+
+def remove_partials(path: Path) -> None:
+    """Remove the temporary files and folders of `path` that killed processes left; no process may be writing it."""
+    of_path = re.compile(rf"\.{re.escape(path.name)}\.\d+\.partial(\..+)?")
+    for partial in path.parent.glob(".*.partial*"):
+        if of_path.fullmatch(partial.name):
+            _remove(partial)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def check_folder(folder: Path) -> None:
+    """Check that a folder exists or can be created.
+
+    Raises:
+        UserError: there is a file of that name, or one of its parents is a file.
+    """
+    existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    if not existing.is_dir():
+        raise UserError(f"{existing}: expected a folder, but a file is in its place; choose another folder")
 
 
 def make_folder(folder: Path) -> None:
@@ -43,10 +76,8 @@ def make_folder(folder: Path) -> None:
     Raises:
         UserError: there is a file of that name, or one of its parents is a file.
     """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except (FileExistsError, NotADirectoryError) as error:
-        raise UserError(f"{folder}: expected a folder, but a file is in its place; choose another folder") from error
+    check_folder(folder)
+    folder.mkdir(parents=True, exist_ok=True)
 
 
 def fsync_dir(folder: Path) -> None:

@@ -3,7 +3,14 @@
 import pytest
 
 from utils.config.preset import load_preset
-from utils.io.color_table import COLOR_TABLE_NAME, read_color_table, segment_metadata, write_color_table
+from utils.errors import UserError
+from utils.io.color_table import (
+    COLOR_TABLE_NAME,
+    check_color_table,
+    read_color_table,
+    segment_metadata,
+    write_color_table,
+)
 
 PRESET = load_preset("pddca")
 
@@ -14,6 +21,23 @@ def test_color_table_lists_every_label_once(tmp_path):
     assert lines[1:4] == ["0 background 0 0 0 0", "1 brainstem 64 160 255 255", "2 chiasm 255 80 255 255"]
     assert len(lines) == 1 + PRESET.num_classes
     assert read_color_table(tmp_path / COLOR_TABLE_NAME) == PRESET.organ_names
+
+
+def test_a_table_of_the_same_organs_stays_as_it_is(tmp_path):
+    write_color_table(tmp_path, PRESET)
+    path = tmp_path / COLOR_TABLE_NAME
+    path.write_text(path.read_text().replace("64 160 255", "1 2 3"))
+    write_color_table(tmp_path, PRESET)
+    assert "1 brainstem 1 2 3 255" in path.read_text()
+
+
+def test_label_maps_of_other_or_unknown_organs_are_not_renamed(tmp_path):
+    (tmp_path / "p1.nii.gz").write_bytes(b"")
+    with pytest.raises(UserError, match=r"holds p1\.nii\.gz but no organs\.ctbl"):
+        check_color_table(tmp_path, PRESET)
+    (tmp_path / COLOR_TABLE_NAME).write_text("0 background 0 0 0 0\n1 liver 1 2 3 255\n")
+    with pytest.raises(UserError, match="label maps in this folder have liver"):
+        check_color_table(tmp_path, PRESET)
 
 
 @pytest.mark.parametrize("content", [b"0 background 0 0 0 0\n2 chiasm 255 80 255 255\n", b"0 a\n1\n", b"\xff\xfe"])

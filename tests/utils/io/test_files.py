@@ -5,7 +5,16 @@ import os
 import pytest
 
 from utils.errors import UserError
-from utils.io.files import atomic_write, read_json, validate_file_name, write_json, write_text
+from utils.io.files import (
+    atomic_write,
+    check_folder,
+    make_folder,
+    read_json,
+    staging_folder,
+    validate_file_name,
+    write_json,
+    write_text,
+)
 
 
 def names_in(folder):
@@ -38,16 +47,39 @@ def test_a_failure_in_the_middle_leaves_the_old_file(tmp_path, failure):
     assert names_in(tmp_path) == ["a.txt"]
 
 
-def test_a_folder_is_replaced_as_a_whole(tmp_path):
+@pytest.mark.parametrize("is_folder", [True, False])
+def test_a_folder_with_files_is_not_replaced(is_folder, tmp_path):
     path = tmp_path / "case"
     path.mkdir()
     (path / "old.npy").write_text("old")
-    with atomic_write(path) as partial:
-        partial.mkdir()
-        (partial / "new.npy").write_text("new")
-        assert names_in(path) == ["old.npy"]
-    assert names_in(path) == ["new.npy"]
+
+    def write():
+        with atomic_write(path) as partial:
+            partial.mkdir() if is_folder else partial.write_text("new")
+
+    with pytest.raises(OSError, match="case"):
+        write()
+    assert names_in(path) == ["old.npy"]
     assert names_in(tmp_path) == ["case"]
+
+
+def test_files_are_moved_out_of_a_staging_folder_and_the_rest_is_removed(tmp_path):
+    with staging_folder(tmp_path / "new" / "p1") as folder:
+        (folder / "half").mkdir()
+        (folder / "a.txt").write_text("whole")
+        (folder / "a.txt").rename(tmp_path / "a.txt")
+    assert names_in(tmp_path) == ["a.txt", "new"]
+    assert names_in(tmp_path / "new") == []
+
+
+@pytest.mark.parametrize("place", ["file", "file/below", "file/a/b"])
+def test_a_file_in_the_place_of_a_folder_is_named(place, tmp_path):
+    (tmp_path / "file").write_text("")
+    for check in (check_folder, make_folder):
+        with pytest.raises(UserError, match=r"/file: expected a folder, but a file is in its place; choose another"):
+            check(tmp_path / place)
+    check_folder(tmp_path / "new" / "folder")
+    assert names_in(tmp_path) == ["file"]
 
 
 def test_a_failure_in_a_folder_leaves_nothing(tmp_path):
