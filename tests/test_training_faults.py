@@ -26,9 +26,6 @@ from utils.io.checkpoint import read_checkpoint
 from utils.runtime.command_line import run_main
 from utils.training.trainer import Trainer
 
-AND_A_PROCESS = pytest.param(1, marks=pytest.mark.slow)
-"""torch waits five seconds for a worker whose sample failed."""
-
 STEPS_PER_EPOCH = 3
 EPOCHS = 2
 
@@ -319,7 +316,7 @@ def losses_of(run):
         return [row["loss"] for row in csv.DictReader(file)]
 
 
-@pytest.mark.parametrize("workers", [0, AND_A_PROCESS])
+@pytest.mark.parametrize("workers", [0, 1])
 def test_a_bug_in_a_data_set_shows_its_file_and_line(workers, case_folder, tmp_path, monkeypatch):
     """numpy raises ValueError for it, which must not pass for a case that cannot be read, nor for the user's error."""
 

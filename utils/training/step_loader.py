@@ -3,6 +3,7 @@
 import logging
 import re
 import signal
+import traceback
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -59,12 +60,13 @@ class StepLoader:
                     if len(batches) == self.batches_per_step:
                         yield batches
                         batches = []
-            except UserError as error:
-                # torch may have added the traceback of the worker that raised it
-                message = re.split(r"^(?:\w+\.)*UserError: ", str(error), flags=re.MULTILINE)[-1]
-                raise UserError(message.strip()) from error
-            except RuntimeError as error:
-                if not str(error).startswith("DataLoader worker"):
+            except Exception as error:
+                self._end_workers(error)
+                if isinstance(error, UserError):
+                    # torch may have added the traceback of the worker that raised it
+                    message = re.split(r"^(?:\w+\.)*UserError: ", str(error), flags=re.MULTILINE)[-1]
+                    raise UserError(message.strip()) from error
+                if not (isinstance(error, RuntimeError) and str(error).startswith("DataLoader worker")):
                     raise
                 num_crashes += 1
                 if num_crashes > MAX_WORKER_CRASHES:
@@ -74,7 +76,15 @@ class StepLoader:
                         "again with --resume"
                     ) from error
                 logger.warning("%s; new workers read its samples again", error)
-                self.loader = self._make_loader()
+
+    def _end_workers(self, error: Exception) -> None:
+        """End the workers of a pass that failed, now.
+
+        The error and its traceback refer to each other and to the pass, so only the garbage collector would free it. The
+        collector closes the queues first, and torch then waits five seconds for each worker.
+        """
+        traceback.clear_frames(error.__traceback__)
+        self.loader = self._make_loader()
 
     def _make_loader(self) -> DataLoader:
         return DataLoader(

@@ -1,6 +1,7 @@
 """utils/training/step_loader.py: samples from any step on, through dying workers and unreadable samples."""
 
 import logging
+import multiprocessing
 import os
 import re
 import signal
@@ -16,9 +17,6 @@ from tests.posix import POSIX_ONLY
 from utils.errors import UserError
 from utils.runtime.distributed import DistributedContext
 from utils.training.step_loader import MAX_WORKER_CRASHES, StepLoader
-
-AND_A_PROCESS = pytest.param(1, marks=pytest.mark.slow)
-"""torch waits five seconds for a worker whose sample failed."""
 
 NUM_SAMPLES = 12
 
@@ -91,7 +89,7 @@ def test_workers_that_keep_dying_stop_the_run(tmp_path, monkeypatch):
         values(loader_of(tmp_path, workers=1).steps(0, 0))
 
 
-@pytest.mark.parametrize("workers", [0, AND_A_PROCESS])
+@pytest.mark.parametrize("workers", [0, 1])
 def test_what_cannot_be_read_is_one_line(workers, tmp_path):
     (tmp_path / "fail_3").touch()
     steps = loader_of(tmp_path, workers).steps(0, 0)
@@ -101,13 +99,24 @@ def test_what_cannot_be_read_is_one_line(workers, tmp_path):
     assert str(caught.value) == "item 3 is gone; look for it"
 
 
-@pytest.mark.parametrize("workers", [0, AND_A_PROCESS])
+@pytest.mark.parametrize("workers", [0, 1])
 def test_a_bug_in_a_data_set_shows_its_file_and_line(workers, tmp_path):
     (tmp_path / "bug_3").touch()
     with pytest.raises(IndexError) as caught:
         values(loader_of(tmp_path, workers).steps(0, 0))
     text = "".join(traceback.format_exception(caught.value))
     assert re.search(r'test_step_loader\.py", line \d+, in __getitem__\n +return \[\]\[index\]', text)
+
+
+@pytest.mark.parametrize("kind", ["fail", "bug"])
+def test_a_failed_sample_ends_the_workers_at_once(kind, tmp_path):
+    """Left to the garbage collector, torch waits five seconds for each of them."""
+    (tmp_path / f"{kind}_3").touch()
+    before = multiprocessing.active_children()
+    with pytest.raises((UserError, IndexError)) as caught:
+        values(loader_of(tmp_path, workers=2).steps(0, 0))
+    assert multiprocessing.active_children() == before
+    assert caught.value.__traceback__ is not None
 
 
 @pytest.mark.parametrize("num_ranks", [1, 3])
