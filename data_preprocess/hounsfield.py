@@ -8,7 +8,17 @@ from utils.errors import UserError
 from utils.imaging.intensity import AIR_HU, BONE_HU, MIN_TISSUE_HU, OFFSET_HU, PADDING_HU, SOFT_TISSUE_HU
 
 PEAK_RATIO = 3.0
-"""Soft tissue is a peak: a HU in its range is at least this many times as frequent as a HU in bone's range."""
+"""Soft tissue is a peak: a HU in its range is at least this many times as frequent as a HU of bone or between air and
+tissue. In 170 patients the lowest ratios were 8.0 and 4.5."""
+AIR_HU_RANGE = (-1100, -850)
+"""Range of air. A HU in it is more frequent than one between air and tissue: the lowest of 170 patients was 22 times as
+frequent, and within the body, where only airways are air, 1.5 times."""
+BETWEEN_HU = (-700, -300)
+"""Range of partial volumes and of some lung."""
+MUSCLE_HU = (-15, 80)
+"""Range of the most frequent value of muscle: -14 to 74 in 170 patients."""
+MUSCLE_SEARCH_HU = (-60, 140)
+"""Range without fat in which the peak of muscle is searched."""
 MIN_FRACTION = 0.001
 """Of the voxels are air, and as many soft tissue, in every CT; fewer lie below air."""
 BIN_HU = 8
@@ -50,8 +60,9 @@ def validate_hounsfield(array: np.ndarray, *, correct_offset: bool) -> Hounsfiel
         if not _is_hu(sample, OFFSET_HU):
             low, middle, high = np.percentile(sample, (1, 50, 99))
             raise UserError(
-                f"values are not HU: 98 % of them lie between {low:.4g} and {high:.4g} (median {middle:.4g}), and "
-                "there is no air near -1000 or no soft tissue near 0; export the CT in Hounsfield units"
+                f"values are not HU: 98 % of them lie between {low:.4g} and {high:.4g} (median {middle:.4g}), without "
+                "peaks of air near -1000 and of soft tissue near 0; export the CT in Hounsfield units and without a "
+                "window; MR and PET cannot be segmented"
             )
         air = _most_frequent(sample, PADDING_HU, MIN_TISSUE_HU)
         tissue = _most_frequent(sample, *SOFT_TISSUE_HU)
@@ -79,14 +90,21 @@ def _to_int16(array: np.ndarray, offset: int, padding: np.ndarray) -> np.ndarray
 
 
 def _is_hu(sample: np.ndarray, offset: int) -> bool:
-    """Whether there is air, soft tissue has a peak, and almost nothing lies below air."""
-    air, tissue, bone = (
-        np.mean((sample > low + offset) & (sample < high + offset))
-        for low, high in ((PADDING_HU, MIN_TISSUE_HU), SOFT_TISSUE_HU, BONE_HU)
-    )
+    """Whether air and soft tissue have peaks, and almost nothing lies below air.
+
+    An MR can have peaks that far apart too. With an offset, muscle must therefore lie where it does in CTs.
+    """
+
+    def frequency(range_hu: tuple[int, int]) -> float:
+        return np.mean((sample > range_hu[0] + offset) & (sample < range_hu[1] + offset)) / np.ptp(range_hu)
+
+    air, between, tissue, bone = map(frequency, (AIR_HU_RANGE, BETWEEN_HU, SOFT_TISSUE_HU, BONE_HU))
+    if min(air * np.ptp(AIR_HU_RANGE), tissue * np.ptp(SOFT_TISSUE_HU)) < MIN_FRACTION:
+        return False
+    if offset and not MUSCLE_HU[0] < _most_frequent(sample, *MUSCLE_SEARCH_HU) - offset < MUSCLE_HU[1]:
+        return False
     below_air = np.mean(sample <= PADDING_HU + offset)
-    is_peak = tissue / np.ptp(SOFT_TISSUE_HU) > PEAK_RATIO * bone / np.ptp(BONE_HU)
-    return bool(air > MIN_FRACTION and tissue > MIN_FRACTION and is_peak and below_air < MIN_FRACTION)
+    return bool(air > between and tissue > PEAK_RATIO * max(bone, between) and below_air < MIN_FRACTION)
 
 
 def _most_frequent(sample: np.ndarray, low_hu: float, high_hu: float) -> float:
