@@ -58,11 +58,17 @@ def nnunet_files(folder: Path, case_id: str, split: str) -> ExportedFiles:
     return ExportedFiles(image, folder / f"labels{suffix}" / f"{case_id}.nii.gz")
 
 
-def export_case(raw: RawCase, preset: Preset, files: ExportedFiles) -> list[str]:
-    """Write the label map of a case and then its CT, whose file means that the case is complete.
+class ExportedCase(NamedTuple):
+    """What the user hears of a case that was written."""
 
-    Returns:
-        Names of the organs that are not contoured: nnU-Net takes them for background.
+    missing: Sequence[str] = ()
+    """Organs that are not contoured: nnU-Net takes them for background."""
+    notes: Sequence[str] = ()
+    """Of the raw case, for example which contours were left out."""
+
+
+def export_case(raw: RawCase, preset: Preset, files: ExportedFiles) -> ExportedCase:
+    """Write the label map of a case and then its CT, whose file means that the case is complete.
 
     Raises:
         UserError: the case has no CT, or two structures are the same organ.
@@ -73,7 +79,7 @@ def export_case(raw: RawCase, preset: Preset, files: ExportedFiles) -> list[str]
     label = merge_masks(masks, preset, raw.geometry.size_zyx)
     write_volume(files.label, Volume(array=label, geometry=raw.geometry))
     write_volume(files.image, raw.volume)
-    return [name for name in preset.organ_names if name not in masks]
+    return ExportedCase([name for name in preset.organ_names if name not in masks], raw.notes)
 
 
 def write_nnunet_dataset(folder: Path, preset: Preset, splits: Mapping[str, str]) -> None:
@@ -92,13 +98,15 @@ def write_nnunet_dataset(folder: Path, preset: Preset, splits: Mapping[str, str]
     write_json(folder / "splits_final.json", [fold])
 
 
-def _export(job: tuple[RawCaseHandle, ExportedFiles], source: str, preset: Preset) -> list[str]:
+def _export(job: tuple[RawCaseHandle, ExportedFiles], source: str, preset: Preset) -> ExportedCase:
     handle, files = job
-    return [] if files.image.is_file() else export_case(read_raw_case(handle, source, preset), preset, files)
+    if files.image.is_file():
+        return ExportedCase()
+    return export_case(read_raw_case(handle, source, preset), preset, files)
 
 
-def _log_missing(missing: Iterable[Sequence[str]]) -> None:
-    counts = Counter(name for names in missing for name in names)
+def _log_missing(cases: Iterable[ExportedCase]) -> None:
+    counts = Counter(name for case in cases for name in case.missing)
     if counts:
         listed = ", ".join(f"{name} in {count}" for name, count in counts.most_common())
         logger.info("nnU-Net will learn organs without a contour as background: %s cases", listed)
@@ -129,6 +137,9 @@ def main(argv: list[str] | None = None) -> int:
         write_color_table(folder / "labels", preset)
     jobs = {case_id: (handles[case_id], paths) for case_id, paths in files.items()}
     outcome = run_cases(partial(_export, source=arguments.source, preset=preset), jobs, arguments.workers)
+    for case_id, case in sorted(outcome.results.items()):
+        for note in case.notes:
+            logger.info("%s: %s", case_id, note)
     if for_nnunet:
         write_nnunet_dataset(folder, preset, splits)
         _log_missing(outcome.results.values())

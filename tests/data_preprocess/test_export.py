@@ -31,7 +31,7 @@ def test_geometry_is_kept(tiny_preset, tmp_path):
         masks={"Mandible": crop_mask(mask, (0, 0, 0), geometry)},
         source="",
     )
-    assert "mandible" not in export_case(raw, tiny_preset, nifti_files(tmp_path, "pt_7"))
+    assert export_case(raw, tiny_preset, nifti_files(tmp_path, "pt_7")).missing == [n for n in tiny_preset.organ_names if n != "mandible"]
     for kind, expected in (("images", image), ("labels", mask * np.uint8(3))):
         read = sitk.ReadImage(str(tmp_path / kind / "pt_7.nii.gz"))
         np.testing.assert_array_equal(sitk.GetArrayFromImage(read), expected)
@@ -93,3 +93,11 @@ def test_the_test_cases_of_prepared_cases_are_exported(openkbp, tmp_path):
     (tmp_path / "cases" / "splits.json").write_text(json.dumps(splits))
     assert run(openkbp, tmp_path / "nifti", "--split", "test", "--cases", tmp_path / "cases") == 0
     assert [path.name for path in (tmp_path / "nifti" / "images").iterdir()] == ["pt_2.nii.gz"]
+
+
+def test_notes_on_a_case_are_said(openkbp, tmp_path, caplog):
+    """Without them a contour that was left out would look like a success."""
+    (openkbp / "provided-data" / "validation-pats" / "pt_201" / "Mandible.csv").write_text(",data\n")
+    with caplog.at_level("INFO"):
+        assert run(openkbp, tmp_path / "nifti", "--split", "test") == 0
+    assert "pt_201: Mandible: the mask is empty, so it counts as not contoured" in caplog.text
