@@ -8,23 +8,34 @@ import hashlib
 import logging
 import re
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from pydicom.dataset import Dataset
 
 from data_preprocess.sources.base import RawCase, RawCaseHandle, RawStructures, is_wanted
 from data_preprocess.sources.common import require_folder
-from data_preprocess.sources.rtstruct_contours import rasterize
+from data_preprocess.sources.rtstruct_contours import Rasterized, rasterize
+from data_preprocess.sources.structure_set import Roi, candidate_scans, pick_scan, read_rois
 from utils.config.preset import Preset
 from utils.errors import UserError
 from utils.io.dicom import DicomSeries, find_series, read_ct, read_dataset
 from utils.io.volumes import to_lps
 
-CLOSED = ("CLOSED_PLANAR", "CLOSEDPLANAR_XOR")
 HASH_DIGITS = 6
+NOTES = {
+    "outside": "lie beyond the CT",
+    "cut": "reach beyond the sides of the CT and are cut off there",
+    "between": "between the CT's slices left out",
+    "repeated": "repeat another one of their slice and are left out",
+    "crossing": "partly overlap another one of their slice; they are united",
+    "hollow": "lose more than half of their area to contours within them; look at them",
+    "small": "enclose no voxel's center and leave no voxel",
+}
+"""What is said of contours that needed a decision: see `Rasterized.counts`."""
+CROSSING_XOR = "partly overlap another one of their slice; what they share is left out, as CLOSEDPLANAR_XOR says"
 
 logger = logging.getLogger(__name__)
 
@@ -65,29 +76,44 @@ def read_case(handle: RawCaseHandle, preset: Preset | None = None) -> RawCase:
     """Read a structure set and its CT: see `Source.read_case`."""
     path = handle.location.path
     dataset = read_dataset(path)
-    scan = _pick_scan(dataset, handle.location.scans, path)
+    with _name_file(path):
+        scan = pick_scan(dataset, handle.location.scans)
+        rois = read_rois(dataset, scan.frame_of_reference_uid)
     ct = read_ct(scan)
     volume = to_lps(ct.volume)
     if not np.isclose(volume.geometry.spacing_zyx_mm[0], ct.volume.geometry.spacing_zyx_mm[0]):
-        raise UserError(f"{scan}: its slices are not axial, so contours do not lie on them; reformat it")
-    rois = _contours(dataset, scan.frame_of_reference_uid, path)
+        raise UserError(f"the CT's slices are not axial, so contours do not lie on them; reformat it: {scan}")
     masks, notes = {}, list(ct.notes)
-    wanted = {name: contours for name, contours in rois.items() if is_wanted(name, preset)}
-    for name, contours in wanted.items():
-        try:
-            drawn = rasterize(contours, volume.geometry)
-        except UserError as error:
-            raise UserError(f"{path}: {name} {error}") from error
+    wanted = {name: roi for name, roi in rois.items() if is_wanted(name, preset)}
+    for name, roi in wanted.items():
+        with _name_file(path, name):
+            drawn = rasterize(roi.contours, volume.geometry, exclusive_or=roi.exclusive_or)
         if drawn.mask.voxels.size:
             masks[name] = drawn.mask
-        if not contours:
-            notes.append(f"{name}: has no contours, so it counts as not contoured")
-        if drawn.num_outside:
-            notes.append(f"{name}: {drawn.num_outside} of {len(contours)} contours lie beyond the CT")
-        if drawn.num_between:
-            notes.append(f"{name}: {drawn.num_between} of {len(contours)} contours between the CT's slices left out")
+        notes += [f"{name}: {note}" for note in _contour_notes(roi, drawn)]
     unmatched = tuple(name for name in rois if name not in wanted)
     return RawCase.of(handle, volume, RawStructures(masks, unmatched, tuple(notes)), path)
+
+
+@contextmanager
+def _name_file(path: Path, structure: str = "") -> Iterator[None]:
+    """Add the structure before a `UserError`'s reason, and the structure set's path, which can be long, after it."""
+    try:
+        yield
+    except UserError as error:
+        raise UserError(f"{structure} {error}: {path}".strip()) from error
+
+
+def _contour_notes(roi: Roi, drawn: Rasterized) -> list[str]:
+    """What was done with the contours of a structure, beyond filling them."""
+    notes = [f"{number} contours {kind}" for kind, number in roi.left_out.items()]
+    texts = {**NOTES, "crossing": CROSSING_XOR} if roi.exclusive_or else NOTES
+    counts = drawn.counts
+    notes += [f"{counts[kind]} of {len(roi.contours)} contours {text}" for kind, text in texts.items() if counts[kind]]
+    if not drawn.mask.voxels.size:
+        found = "no contours with a voxel" if roi.contours else "no closed contours" if roi.left_out else "no contours"
+        notes.append(f"has {found}, so it counts as not contoured")
+    return notes
 
 
 def _read_structure_set(path: Path, patient: str, scans: Sequence[DicomSeries]) -> StructureSet:
@@ -96,7 +122,7 @@ def _read_structure_set(path: Path, patient: str, scans: Sequence[DicomSeries]) 
         dataset = read_dataset(path)
     except UserError:
         return StructureSet(path, str(path), patient, ())
-    return StructureSet(path, str(dataset.SOPInstanceUID), patient, tuple(_candidates(dataset, scans)))
+    return StructureSet(path, str(dataset.SOPInstanceUID), patient, tuple(candidate_scans(dataset, scans)))
 
 
 def _case_names(sets: Collection[StructureSet]) -> list[str]:
@@ -105,59 +131,3 @@ def _case_names(sets: Collection[StructureSet]) -> list[str]:
     digits = [hashlib.sha256(found.uid.encode()).hexdigest()[:HASH_DIGITS] for found in sets]
     counts = Counter(names)
     return [name if counts[name] == 1 else f"{name}_{digit}" for name, digit in zip(names, digits, strict=True)]
-
-
-def _candidates(dataset: Dataset, scans: Sequence[DicomSeries]) -> list[DicomSeries]:
-    """CT series of the structure set's frame of reference; if it names none, the series that it names."""
-    referenced = dataset.get("ReferencedFrameOfReferenceSequence", ())
-    frames = {str(item.get("FrameOfReferenceUID") or "") for item in referenced} - {""}
-    if frames:
-        return [scan for scan in scans if scan.frame_of_reference_uid in frames]
-    return [scan for scan in scans if scan.uid in _named_series(dataset)]
-
-
-def _named_series(dataset: Dataset) -> set[str]:
-    return {
-        str(series.get("SeriesInstanceUID"))
-        for frame in dataset.get("ReferencedFrameOfReferenceSequence", ())
-        for study in frame.get("RTReferencedStudySequence", ())
-        for series in study.get("RTReferencedSeriesSequence", ())
-    }
-
-
-def _pick_scan(dataset: Dataset, scans: Sequence[DicomSeries], path: Path) -> DicomSeries:
-    if not scans:
-        raise UserError(f"{path}: found no CT series of this structure set's frame of reference; add it to the folder")
-    named = [scan for scan in scans if scan.uid in _named_series(dataset)] or list(scans)
-    if len(named) > 1:
-        listed = "; ".join(map(str, named))
-        raise UserError(
-            f"{path}: {len(named)} CT series share this structure set's frame of reference; keep one: {listed}"
-        )
-    return named[0]
-
-
-def _contours(dataset: Dataset, frame: str, path: Path) -> dict[str, list[np.ndarray]]:
-    """Name of each structure to its closed contours, (N, 3) points in mm each."""
-    if "StructureSetROISequence" not in dataset or "ROIContourSequence" not in dataset:
-        raise UserError(f"{path}: holds no structures, perhaps because the file is truncated; export it again")
-    of_number: dict[int, list[np.ndarray]] = {}
-    for roi in dataset.ROIContourSequence:
-        closed = [c for c in roi.get("ContourSequence") or () if c.get("ContourGeometricType") in CLOSED]
-        points = [np.array(contour.get("ContourData"), dtype=float) for contour in closed]
-        if "ReferencedROINumber" not in roi or any(coordinates.size % 3 for coordinates in points):
-            raise UserError(f"{path}: has incomplete contours, so it is truncated; export it again")
-        of_number.setdefault(int(roi.ReferencedROINumber), []).extend(p.reshape(-1, 3) for p in points)
-    rois: dict[str, list[np.ndarray]] = {}
-    for roi in dataset.StructureSetROISequence:
-        if "ROINumber" not in roi:
-            raise UserError(f"{path}: has a structure without a number, so it is truncated; export it again")
-        name = str(roi.get("ROIName") or f"ROI {roi.ROINumber}").strip()
-        own_frame = str(roi.get("ReferencedFrameOfReferenceUID") or frame)
-        if frame and own_frame != frame:
-            raise UserError(f"{path}: {name} lies in another frame of reference than its CT; export the two together")
-        contours = of_number.get(int(roi.ROINumber), [])
-        if rois.get(name) and contours:
-            raise UserError(f"{path}: two structures are called {name}; rename one of them")
-        rois[name] = rois.get(name) or contours
-    return rois

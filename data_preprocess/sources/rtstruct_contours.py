@@ -1,7 +1,7 @@
 """DICOM contours to masks, filled at the contours' own accuracy: vertices are not rounded to whole pixels."""
 
-from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -10,78 +10,154 @@ from skimage.measure import grid_points_in_poly
 from utils.errors import UserError
 from utils.imaging.geometry import Geometry
 from utils.imaging.masks import Mask, crop_mask, empty_mask
+from utils.imaging.polygons import even_odd_area, perimeter, without_repeated_points
 
 OFF_PLANE_VOX = 0.5
 SAME_PLANE_VOX = 0.05
 VERTEX_DIGITS = 2
 """Vertices are rounded to a hundredth of a pixel, so that those drawn on pixel centers lie on them exactly."""
+COVERED = 0.95
+"""A contour of which this part lies within another one is inside it; two that cover each other so far are one."""
+RIM_VOX = 0.5
+"""A rim between two contours that is narrower than this is no rim: one contour repeats the other."""
+STRICTLY = 0.995
+"""Of a contour whose mate encloses it all around: the two bound a rim, such as skin, however much they share."""
 
 
 class Rasterized(NamedTuple):
-    """A structure on a voxel grid."""
+    """A structure on a voxel grid, and how many of its contours needed a decision."""
 
     mask: Mask
-    num_outside: int
-    """Contours above or below the grid; they are left out."""
-    num_between: int
-    """Contours between slices, left out because another plane of contours is nearer to the same slice."""
+    counts: Counter[str]
+    """
+    outside: contours beyond the grid; they are left out.
+    cut: contours that reach beyond the grid at its sides, where they are cut off.
+    between: contours between slices, left out because another plane of contours is nearer to the same slice.
+    repeated: contours that repeat another one of their slice; they are left out.
+    crossing: contours that partly overlap another one of their slice.
+    hollow: contours whose holes take more than half of their area.
+    small: outlines that enclose no voxel's center, so that nothing is left of them.
+    """
 
 
-def rasterize(contours: Iterable[np.ndarray], grid: Geometry) -> Rasterized:
+def rasterize(contours: Sequence[np.ndarray], grid: Geometry, *, exclusive_or: bool = False) -> Rasterized:
     """Fill closed contours on the slices that they lie on.
 
-    A voxel belongs to the structure if its center lies within an odd number of the slice's contours, so that inner
-    contours are holes; centers on a contour belong to it.
+    A voxel belongs to a contour if its center lies within it or on it. Contours that repeat each other count once. A
+    contour within another one is a hole, one within a hole an island. Contours that partly overlap are united.
 
     Args:
         contours: (N, 3) points each, (x, y, z) in mm, LPS; each in one plane parallel to the slices.
         grid: whose first axis counts the slices.
+        exclusive_or: voxels within an even number of contours do not belong to the structure, even where contours
+            partly overlap: DICOM's CLOSEDPLANAR_XOR.
 
     Raises:
-        UserError: a contour is not parallel to the slices.
+        UserError: a contour is not parallel to the slices, or a coordinate is not finite.
     """
-    by_plane: dict[float, list[np.ndarray]] = defaultdict(list)
-    num_outside = 0
+    counts: Counter[str] = Counter()
+    of_slice: dict[int, list[tuple[float, np.ndarray]]] = defaultdict(list)
+    limits = np.subtract(grid.size_zyx, 0.5)
     for points in contours:
+        if not np.isfinite(points).all():
+            raise UserError("has a contour with coordinates that are not finite numbers; export it again")
         index = grid.index_zyx(points)
         if np.ptp(index[:, 0]) > OFF_PLANE_VOX:
             raise UserError("has contours that are not parallel to the CT's slices; contour it on these slices")
         height = float(index[:, 0].mean())
-        if not -OFF_PLANE_VOX <= height < grid.size_zyx[0] - 1 + OFF_PLANE_VOX:
-            num_outside += 1
+        low, high = np.array([height, *index[:, 1:].min(axis=0)]), np.array([height, *index[:, 1:].max(axis=0)])
+        if np.any(high < -0.5) or np.any(low >= limits):
+            counts["outside"] += 1
             continue
-        by_plane[round(height / SAME_PLANE_VOX) * SAME_PLANE_VOX].append(index[:, 1:].round(VERTEX_DIGITS))
-    nearest: dict[int, float] = {}
-    for height in sorted(by_plane):
+        counts["cut"] += int(np.any(low < -0.5) or np.any(high > limits))
         slice_ = min(max(int(np.floor(height + OFF_PLANE_VOX)), 0), grid.size_zyx[0] - 1)
-        if slice_ not in nearest or abs(height - slice_) < abs(nearest[slice_] - slice_):
-            nearest[slice_] = height
-    num_between = sum(len(polygons) for height, polygons in by_plane.items() if height not in nearest.values())
-    filled = {slice_: by_plane[height] for slice_, height in nearest.items()}
-    return Rasterized(_fill(filled, grid), num_outside, num_between)
+        of_slice[slice_].append((height, index[:, 1:]))
+    polygons = {}
+    for slice_, planes in of_slice.items():
+        nearest = min((height for height, _ in planes), key=lambda height: abs(height - slice_))
+        polygons[slice_] = [polygon for height, polygon in planes if abs(height - nearest) <= SAME_PLANE_VOX]
+        counts["between"] += len(planes) - len(polygons[slice_])
+    mask = _fill(polygons, grid, counts, exclusive_or)
+    return Rasterized(mask, +counts)  # without zeros
 
 
-def _fill(polygons: dict[int, list[np.ndarray]], grid: Geometry) -> Mask:
+def _fill(polygons: dict[int, list[np.ndarray]], grid: Geometry, counts: Counter[str], exclusive_or: bool) -> Mask:
     """Fill the polygons of each slice, (N, 2) vertices (y, x) in voxels, cut off at the slice's border."""
-    vertices = [vertex for of_slice in polygons.values() for vertex in of_slice]
-    if not vertices:
+    if not polygons:
         return empty_mask(grid)
-    points = np.concatenate(vertices)
+    points = np.concatenate([vertex for of_slice in polygons.values() for vertex in of_slice])
     low = np.clip(np.floor(points.min(axis=0)).astype(int), 0, grid.size_zyx[1:])
     high = np.clip(np.ceil(points.max(axis=0)).astype(int) + 1, low, grid.size_zyx[1:])
     first, last = min(polygons), max(polygons)
     voxels = np.zeros((last - first + 1, *(high - low)), dtype=bool)
     for slice_, of_slice in polygons.items():
-        voxels[slice_ - first] = _fill_slice(of_slice, low, voxels.shape[1:])
+        nested = _nest([without_repeated_points(polygon) for polygon in of_slice], counts)
+        _fill_slice(voxels[slice_ - first], nested, low, counts, exclusive_or)
     return crop_mask(voxels, (first, *low.tolist()), grid)
 
 
-def _fill_slice(polygons: Sequence[np.ndarray], corner: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
-    inside = np.zeros(shape, dtype=bool)
-    edge = np.zeros(shape, dtype=bool)
-    # Repetitions are left out: a contour that is stored twice would be its own hole.
-    for polygon in {polygon.tobytes(): polygon for polygon in polygons}.values():
-        location = grid_points_in_poly(shape, polygon - corner, binarize=False)  # 0 outside, 1 inside, 2 vertex, 3 edge
-        inside ^= location == 1
-        edge |= location > 1
-    return inside | edge
+class _Nested(NamedTuple):
+    polygon: np.ndarray
+    area_vox: float
+    depth: int
+    """How many contours lie around it, one within the other: 0 an outline, 1 a hole, 2 an island in a hole."""
+
+
+def _nest(polygons: Sequence[np.ndarray], counts: Counter[str]) -> list[_Nested]:
+    """Leave out repetitions and find which contour of a slice lies within which; outer ones come first."""
+    if len(polygons) == 1:
+        return [_Nested(polygons[0], even_odd_area(polygons[0]), 0)]
+    kept: list[_Nested] = []
+    holes_vox: list[float] = []
+    for area, polygon in sorted(((even_odd_area(p), p) for p in polygons), key=lambda pair: -pair[0]):
+        relations = [_relation(outer, polygon, area) for outer in kept]
+        if "repeated" in relations:
+            counts["repeated"] += 1
+            continue
+        counts["crossing"] += "crossing" in relations
+        around = [index for index, relation in enumerate(relations) if relation == "inside"]
+        depth = 1 + max((kept[index].depth for index in around), default=-1)
+        for index in around:
+            holes_vox[index] += area * (kept[index].depth == depth - 1)
+        kept.append(_Nested(polygon, area, depth))
+        holes_vox.append(0.0)
+    counts["hollow"] += sum(
+        outer.depth % 2 == 0 and holes > outer.area_vox / 2 for outer, holes in zip(kept, holes_vox, strict=True)
+    )
+    return sorted(kept, key=lambda nested: nested.depth)
+
+
+def _relation(larger: _Nested, polygon: np.ndarray, area_vox: float) -> str:
+    """How a polygon lies to one of at least its area: apart, crossing, inside or repeated."""
+    apart = np.any(larger.polygon.max(axis=0) < polygon.min(axis=0)) or np.any(
+        polygon.max(axis=0) < larger.polygon.min(axis=0)
+    )
+    if apart or not area_vox:
+        return "apart"
+    difference = even_odd_area(larger.polygon, polygon)
+    shared = (larger.area_vox + area_vox - difference) / 2
+    rim_vox = difference / perimeter(larger.polygon)
+    if shared >= COVERED * larger.area_vox and (shared < STRICTLY * area_vox or rim_vox < RIM_VOX):
+        return "repeated"
+    if shared < COVERED * area_vox:
+        return "crossing" if shared > (1 - COVERED) * area_vox else "apart"
+    return "repeated" if shared > larger.area_vox / 2 and rim_vox < RIM_VOX else "inside"
+
+
+def _fill_slice(
+    voxels: np.ndarray, nested: Sequence[_Nested], corner: np.ndarray, counts: Counter[str], exclusive_or: bool
+) -> None:
+    """Fill a slice, (h, w) bool, in place; a hole does not take the voxels on its edge, which belong to the organ."""
+    edge = np.zeros_like(voxels)
+    for polygon, _, depth in nested:
+        # 0 outside, 1 inside, 2 vertex, 3 edge
+        location = grid_points_in_poly(voxels.shape, polygon.round(VERTEX_DIGITS) - corner, binarize=False)
+        if exclusive_or:
+            voxels ^= location == 1
+            edge |= location > 1
+        elif depth % 2:
+            voxels &= location != 1
+        else:
+            voxels |= location > 0
+        counts["small"] += int(depth % 2 == 0 and not location.any())
+    voxels |= edge

@@ -31,7 +31,9 @@ def test_geometry_is_kept(tiny_preset, tmp_path):
         masks={"Mandible": crop_mask(mask, (0, 0, 0), geometry)},
         source="",
     )
-    assert export_case(raw, tiny_preset, nifti_files(tmp_path, "pt_7")).missing == [n for n in tiny_preset.organ_names if n != "mandible"]
+    assert export_case(raw, tiny_preset, nifti_files(tmp_path, "pt_7")).missing == [
+        n for n in tiny_preset.organ_names if n != "mandible"
+    ]
     for kind, expected in (("images", image), ("labels", mask * np.uint8(3))):
         read = sitk.ReadImage(str(tmp_path / kind / "pt_7.nii.gz"))
         np.testing.assert_array_equal(sitk.GetArrayFromImage(read), expected)

@@ -46,6 +46,8 @@ class DicomSeries:
     description: str
     paths: tuple[Path, ...]
     """Sorted by name, without localizers (scouts) that share the series."""
+    sop_instance_uids: frozenset[str] = frozenset()
+    """Of the files in `paths`."""
     num_localizers: int = 0
     damaged: tuple[Path, ...] = ()
     """Unreadable DICOM files in the same folders; they may be slices of this series."""
@@ -250,6 +252,7 @@ def _series(headers: Sequence[FileDataset], damaged: Mapping[Path, Sequence[Path
         frame_of_reference_uid=_text(first, "FrameOfReferenceUID"),
         description=_text(first, "SeriesDescription"),
         paths=tuple(Path(image.filename) for image in images),
+        sop_instance_uids=frozenset(_text(image, "SOPInstanceUID") for image in images),
         num_localizers=len(headers) - len(images),
         damaged=tuple(path for folder in folders for path in damaged.get(folder, ())),
     )

@@ -4,6 +4,8 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from pydicom.config import disable_value_validation
+from pydicom.dataset import Dataset
 
 from data_preprocess.sources import dicom
 from tests.data_preprocess.small_case import GEOMETRY, box_of, small_case
@@ -119,6 +121,103 @@ def test_contours_that_cannot_be_filled_are_noted(slices, tmp_path):
     )
 
 
+def test_repeated_and_crossing_contours_are_noted(slices, tmp_path):
+    body, moved = contours(), contours(((8, 12), (14, 20), (17, 23)))
+    structures = structure_set(slices, {"Brainstem": [*body, *moved], "Mandible": [*body, *(p[::-1] for p in body)]})
+    save_all([*slices, structures], tmp_path)
+    found = read_only_case(tmp_path)
+    assert found.masks["Mandible"].dense().sum() == 4 * 6 * 6
+    assert found.masks["Brainstem"].dense().sum() == 4 * 6 * 9
+    assert found.notes == (
+        "Brainstem: 4 of 8 contours partly overlap another one of their slice; they are united",
+        "Mandible: 4 of 8 contours repeat another one of their slice and are left out",
+    )
+    for contour in structures.ROIContourSequence[0].ContourSequence:
+        contour.ContourGeometricType = "CLOSEDPLANAR_XOR"
+    save_all([*slices, structures], tmp_path)
+    found = read_only_case(tmp_path)
+    assert found.masks["Brainstem"].dense().sum() == 4 * 6 * 6
+    assert "what they share is left out, as CLOSEDPLANAR_XOR says" in found.notes[0]
+
+
+@pytest.mark.filterwarnings("ignore:The value length")
+@pytest.mark.parametrize("kind", ["INTERPOLATED_PLANAR", "CLOSEDPLANAR_XOR", "closed_planar", "", None])
+def test_contours_of_every_closed_type_are_filled(kind, slices, tmp_path):
+    structures = structure_set(slices, {"Brainstem": contours()})
+    for contour in structures.ROIContourSequence[0].ContourSequence:
+        if kind is None:
+            del contour.ContourGeometricType
+        else:
+            with disable_value_validation():
+                contour.ContourGeometricType = kind
+    with disable_value_validation():
+        save_all([*slices, structures], tmp_path)
+    found = read_only_case(tmp_path)
+    assert found.masks["Brainstem"].dense().sum() == 4 * 6 * 6
+    assert not found.notes
+
+
+@pytest.mark.parametrize("kind", ["POINT", "OPEN_PLANAR", "OPEN_NONPLANAR"])
+def test_contours_of_other_types_are_said_to_be_left_out(kind, slices, tmp_path):
+    structures = structure_set(slices, {"Brainstem": contours(), "Mandible": contours()})
+    for contour in (
+        structures.ROIContourSequence[0].ContourSequence[0],
+        *structures.ROIContourSequence[1].ContourSequence,
+    ):
+        contour.ContourGeometricType = kind
+    structures.ROIContourSequence[0].ContourSequence[1].ContourData = None
+    save_all([*slices, structures], tmp_path)
+    found = read_only_case(tmp_path)
+    assert found.masks["Brainstem"].dense().sum() == 2 * 6 * 6
+    assert found.notes == (
+        f"Brainstem: 1 contours of type {kind}, which encloses no area, left out",
+        "Brainstem: 1 contours without points left out",
+        f"Mandible: 4 contours of type {kind}, which encloses no area, left out",
+        "Mandible: has no closed contours, so it counts as not contoured",
+    )
+
+
+@pytest.mark.parametrize("named_by", ["structures", "structure set", "slices of contours", "CT without a frame"])
+def test_a_ct_is_found_without_the_list_of_frames(named_by, slices, tmp_path):
+    other = ct_slices(small_case().volume, series="follow-up")
+    structures = structure_set(slices, {"Brainstem": contours()})
+    if named_by == "CT without a frame":
+        for dataset in slices:
+            del dataset.FrameOfReferenceUID
+    else:
+        del structures.ReferencedFrameOfReferenceSequence
+    if named_by in ("structure set", "slices of contours"):
+        del structures.StructureSetROISequence[0].ReferencedFrameOfReferenceUID
+    if named_by == "structure set":
+        structures.FrameOfReferenceUID = slices[0].FrameOfReferenceUID
+    if named_by == "slices of contours":
+        image = Dataset()
+        image.ReferencedSOPInstanceUID = slices[9].SOPInstanceUID
+        structures.ROIContourSequence[0].ContourSequence[1].ContourImageSequence = [image]
+    save_all([*slices, structures], tmp_path / "planning")
+    save_all(other, tmp_path / "follow-up")
+    assert read_only_case(tmp_path).masks["Brainstem"].dense().sum() == 4 * 6 * 6
+
+
+def test_a_structure_set_that_names_nothing_is_refused(slices, tmp_path):
+    structures = structure_set(slices, {"Brainstem": contours()})
+    del structures.ReferencedFrameOfReferenceSequence
+    del structures.StructureSetROISequence[0].ReferencedFrameOfReferenceUID
+    message = refusal(tmp_path, slices, structures)
+    assert message.startswith("names no frame of reference and no CT that was found; export it again")
+
+
+def test_the_reason_comes_first_and_uids_are_short(slices, tmp_path):
+    uid = slices[0].FrameOfReferenceUID = uid_of("another scan")
+    structures = structure_set(slices, {"Brainstem": contours()})
+    slices[0].FrameOfReferenceUID = slices[1].FrameOfReferenceUID
+    message = refusal(tmp_path, slices, structures)
+    path = tmp_path / f"slice{len(slices):03d}.dcm"
+    assert message == (
+        f"found no CT series of this structure set's frame of reference (...{uid[-8:]}); add it to the folder: {path}"
+    )
+
+
 @pytest.mark.parametrize("undefined_length", [False, True])
 @pytest.mark.parametrize("fraction", [0.3, 0.5, 0.7, 0.8, 0.9, 0.95, 0.999])
 def test_structure_sets_that_were_cut_short_are_refused(fraction, undefined_length, slices, tmp_path):
@@ -132,11 +231,11 @@ def test_structure_sets_that_were_cut_short_are_refused(fraction, undefined_leng
     save_all([structures], tmp_path, lambda _: "structures.dcm")
     path = tmp_path / "structures.dcm"
     path.write_bytes(path.read_bytes()[: int(fraction * path.stat().st_size)])
-    with pytest.raises(ValueError, match=r"structures\.dcm|found none beside 1 CT series|found no CT series"):
+    with pytest.raises(ValueError, match=r"structures\.dcm|found none beside 1 CT series"):
         read_only_case(tmp_path)
 
 
-@pytest.mark.parametrize("damage", ["no structures", "two of one name", "upright contour", "other frame"])
+@pytest.mark.parametrize("damage", ["no structures", "two of one name", "upright contour", "other frame", "no number"])
 def test_damaged_structure_sets_are_refused(damage, slices, tmp_path):
     structures = structure_set(slices, {"Brainstem": contours(), "Parotid_L": contours(((5, 9), (10, 16), (24, 28)))})
     if damage == "no structures":
@@ -149,14 +248,20 @@ def test_damaged_structure_sets_are_refused(damage, slices, tmp_path):
         contour.ContourData = ["0", "40", z[0], "0", "40", z[3], "0", "50", z[3]]
     elif damage == "other frame":
         structures.StructureSetROISequence[0].ReferencedFrameOfReferenceUID = uid_of("other")
-    save_all([*slices, structures], tmp_path)
+    elif damage == "no number":
+        contour = structures.ROIContourSequence[0].ContourSequence[0]
+        with disable_value_validation():
+            contour.ContourData = ["nan", *contour.ContourData[1:]]
+    with disable_value_validation():
+        save_all([*slices, structures], tmp_path)
     messages = {
+        "no number": "Brainstem has a contour with coordinates that are not finite numbers",
         "no structures": "holds no structures, perhaps because the file is truncated",
         "two of one name": "two structures are called Brainstem; rename one",
         "upright contour": "Brainstem has contours that are not parallel to the CT's slices",
         "other frame": "Brainstem lies in another frame of reference than its CT",
     }
-    with pytest.raises(ValueError, match=rf"slice{len(slices):03d}\.dcm.*({messages[damage]})"):
+    with pytest.raises(ValueError, match=rf"^({messages[damage]}).*slice{len(slices):03d}\.dcm$"):
         read_only_case(tmp_path)
 
 

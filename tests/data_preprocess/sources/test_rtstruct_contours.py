@@ -2,9 +2,13 @@
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
 
 from data_preprocess.sources.rtstruct_contours import rasterize
 from tests.dicom_files import trace
+from utils.imaging.contours import trace_polygons
 from utils.imaging.geometry import Geometry
 
 SIZE = (5, 20, 30)
@@ -49,13 +53,135 @@ def test_a_hole_drawn_on_the_organs_voxels_spares_them():
     assert mask.sum() == 11 * 11 - 3 * 3
 
 
-def test_a_contour_stored_twice_is_not_a_hole():
-    np.testing.assert_array_equal(drawn(square(1, 3.5, 8.5), square(1, 3.5, 8.5)), drawn(square(1, 3.5, 8.5)))
+AGAIN = {
+    "as it is": lambda points: points,
+    "reversed": lambda points: points[::-1],
+    "from another start": lambda points: np.roll(points, 7, axis=0),
+    "closed": lambda points: np.concatenate([points, points[:1]]),
+    "moved by 0.02 voxel": lambda points: points + 0.02 * np.array(GRID.spacing_zyx_mm)[::-1] * (1, 1, 0),
+    "thinned": lambda points: points[::2],
+    "with midpoints": lambda points: np.stack([points, (points + np.roll(points, -1, axis=0)) / 2], 1).reshape(-1, 3),
+}
+"""How programs repeat a contour."""
+
+
+def ring(slice_, radius, center=(9.2, 14.7), num_points=60):
+    """A circle in voxels."""
+    angles = np.linspace(0, 2 * np.pi, num_points, endpoint=False)
+    return contour(slice_, *np.column_stack([np.sin(angles), np.cos(angles)]) * radius + center)
+
+
+@pytest.mark.parametrize("again", AGAIN.values(), ids=AGAIN.keys())
+@pytest.mark.parametrize("radius", [1.8, 7.0])
+def test_a_contour_stored_twice_is_not_a_hole(radius, again):
+    once = rasterize([ring(2, radius)], GRID)
+    twice = rasterize([again(ring(2, radius)), ring(2, radius), again(again(ring(2, radius)))], GRID)
+    np.testing.assert_array_equal(twice.mask.dense(), once.mask.dense())
+    assert twice.counts["repeated"] == 2
+    around_twice = np.concatenate([ring(2, radius)] * 2)
+    np.testing.assert_array_equal(drawn(around_twice), once.mask.dense())
+
+
+def test_holes_and_islands_stored_twice_stay():
+    circles = [ring(2, radius) for radius in (8.5, 5.5, 2.5)]
+    found = rasterize([*circles, *(points[::-1] for points in circles)], GRID)
+    np.testing.assert_array_equal(found.mask.dense(), drawn(*circles))
+    assert found.counts == {"repeated": 3}
+    assert 0 < drawn(*circles).sum() < drawn(circles[0]).sum() - 50
+
+
+def test_skin_is_a_rim_and_no_repetition():
+    """The inside of a skin of one voxel covers 95 % of a large body."""
+    wide = Geometry(size_zyx=(1, 90, 90), spacing_zyx_mm=(3.0, 1.0, 1.0))
+    body, inside = (
+        np.array([wide.world_mm((0, y, x)) for y, x in corners])
+        for corners in (
+            ((2.5, 2.5), (2.5, 86.5), (86.5, 86.5), (86.5, 2.5)),
+            ((3.5, 3.5), (3.5, 85.5), (85.5, 85.5), (85.5, 3.5)),
+        )
+    )
+    found = rasterize([body, inside], wide)
+    assert found.mask.voxels.sum() == 84**2 - 82**2
+    assert found.counts == {"hollow": 1}
+
+
+def test_contours_that_cross_are_united():
+    left, right = ring(1, 6, center=(9, 10)), ring(1, 6, center=(9, 16))
+    found = rasterize([left, right], GRID)
+    np.testing.assert_array_equal(found.mask.dense(), drawn(left) | drawn(right))
+    assert found.counts == {"crossing": 1}
+    hole = ring(1, 1.5, center=(9, 13))  # in both
+    np.testing.assert_array_equal(drawn(left, right, hole), (drawn(left) | drawn(right)) & ~drawn(hole))
+
+
+def test_exclusive_or_leaves_out_what_crossing_contours_share():
+    left, right = square(1, 2.5, 8.5), square(1, 5.5, 12.5)
+    found = rasterize([left, right, left[::-1]], GRID, exclusive_or=True)
+    np.testing.assert_array_equal(found.mask.dense(), drawn(left) ^ drawn(right))
+    assert found.counts == {"crossing": 1, "repeated": 1}
+
+
+def test_planes_that_differ_by_rounding_are_one():
+    low, high = square(2, 2.5, 6.5), square(2, 9.5, 12.5)
+    heights = ((0.024, 0.026), (-0.026, -0.024))
+    for a, b in heights:
+        shifted = [points + (0, 0, 3 * height) for points, height in ((low, a), (high, b))]
+        assert rasterize(shifted, GRID).mask.voxels.sum() == 16 + 9
+
+
+def test_contours_that_leave_no_voxel_are_counted():
+    tiny = [square(0, 3.2, 3.8), square(1, 3.2, 3.8)]
+    found = rasterize([*tiny, square(2, 2.5, 5.5)], GRID)
+    assert found.mask.voxels.sum() == 9
+    assert found.counts == {"small": 2}
+
+
+def test_points_that_are_not_numbers_are_refused():
+    with pytest.raises(ValueError, match="not finite numbers"):
+        rasterize([square(1, 3, 8) * (1, np.nan, 1)], GRID)
+
+
+MASKS = hnp.arrays(bool, (1, 9, 12))
+"""Holes, islands in holes, corners that touch, single voxels."""
+
+
+@pytest.mark.parametrize("keyholes", [False, True])
+@given(mask=MASKS, data=st.data())
+@settings(deadline=None, max_examples=60)
+def test_any_mask_comes_back_however_its_contours_are_repeated(keyholes, mask, data):
+    grid = Geometry(size_zyx=mask.shape, spacing_zyx_mm=(3.0, 1.5, 0.8), origin_xyz_mm=(-10.0, 5.0, 40.0))
+    if keyholes:
+        polygons = [polygon - 0.5 for polygon in trace_polygons(mask[0])]
+        contours = [np.array([grid.world_mm((0, y, x)) for y, x in polygon]) for polygon in polygons]
+    else:
+        contours = list(trace(mask, grid))
+    extra = []
+    if contours:
+        exact = [way for name, way in AGAIN.items() if name != "thinned"]  # these contours have no points to spare
+        pairs = st.tuples(st.sampled_from(range(len(contours))), st.sampled_from(exact))
+        extra = [way(contours[i]) for i, way in data.draw(st.lists(pairs, max_size=6))]
+    shuffled = data.draw(st.permutations([*contours, *extra]))
+    found = rasterize(shuffled, grid)
+    np.testing.assert_array_equal(found.mask.dense(), mask)
+    assert found.counts["repeated"] + found.counts["crossing"] <= len(extra)
+
+
+@given(
+    st.lists(st.tuples(st.floats(2, 17), st.floats(2, 27), st.floats(2, 8), st.integers(3, 40)), min_size=1, max_size=5)
+)
+@settings(deadline=None, max_examples=100)
+def test_circles_anywhere_lose_no_voxels_but_those_of_holes(circles):
+    contours = [ring(2, radius, center=(y, x), num_points=n) for y, x, radius, n in circles]
+    found = rasterize(contours, GRID)
+    united = np.any([drawn(points) for points in contours], axis=0)
+    assert not (found.mask.dense() & ~united).any()
+    if not found.counts["hollow"]:
+        assert found.mask.dense().sum() >= 0.4 * max(drawn(points).sum() for points in contours)
 
 
 def test_contours_beyond_the_grid_are_cut_off_or_counted():
     found = rasterize([square(0, -4.0, 3.5), square(-2, 3, 8), square(7, 3, 8)], GRID)
-    assert found.num_outside == 2
+    assert found.counts == {"outside": 2, "cut": 1}
     assert found.mask.dense().sum() == 4 * 4
     assert rasterize([square(-2, 3, 8)], GRID).mask.voxels.size == 0
 
@@ -63,7 +189,7 @@ def test_contours_beyond_the_grid_are_cut_off_or_counted():
 def test_planes_between_slices_do_not_punch_holes():
     """Contours on every half slice of the CT: the nearest plane counts, not all of them one upon the other."""
     found = rasterize([square(s / 2, 3.5, 9.5) for s in range(9)], GRID)
-    assert found.num_between == 4
+    assert found.counts["between"] == 4
     assert found.mask.dense().sum() == 5 * 6 * 6
 
 
