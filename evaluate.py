@@ -47,7 +47,7 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Score all cases, print the table and write the files. A case that fails does not stop the others."""
+    """Score all cases, write the files and print the table. A case that fails does not stop the others."""
     arguments = parse_arguments(argv)
     preset = load_preset(arguments.preset) if arguments.preset else None
     tolerances = Tolerances(arguments.tolerance, preset)
@@ -90,7 +90,7 @@ def write_results(
     evaluations: Mapping[str, Evaluation],
     pairs: Mapping[str, CasePair],
 ) -> dict[str, CaseFailure]:
-    """Print the table; write tables, plots and overlays.
+    """Write tables and plots, print the table, and draw the overlays.
 
     Returns:
         Bugs in the rendering of overlays. Cases whose CT cannot be used are logged as warnings only.
@@ -103,10 +103,10 @@ def write_results(
     preset = settings.preset
     small_organs = [preset.organ_names[i] for i in preset.small_organs] if preset else None
     report = EvaluationReport(own, other, small_organs, describe_run(arguments, settings, own))
-    print(format_console_report(report))
     write_report(arguments.output, report, markdown=arguments.markdown, latex=arguments.latex)
     scores = {name: evaluation.rows for name, evaluation in evaluations.items()}
     write_box_plots(arguments.output, scores, own.organs)
+    print(format_console_report(report))
     logger.info("scores of every case, tables and plots are in %s", arguments.output)
     if not arguments.overlay:
         return {}

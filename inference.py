@@ -18,7 +18,6 @@ from typing import Any, NamedTuple, get_args
 
 import numpy as np
 import torch
-from tqdm import tqdm
 
 from data_preprocess.inference_transform import TransformedImage
 from data_preprocess.scans import Scan, list_scans, read_transformed, transform_ct
@@ -45,6 +44,7 @@ from utils.reporting.output_files import (
 )
 from utils.reporting.overlay import render_case, save_png
 from utils.runtime.command_line import Shard, report_failures, run_main
+from utils.runtime.console import show_progress
 from utils.runtime.device import Precision, choose_compute
 from utils.runtime.memory import peak_memory_gib
 from utils.runtime.prefetch import prefetch
@@ -192,7 +192,7 @@ def segment_cohort(
     for scan in todo:
         require_own_files(files[scan.case_id], settings)
     write_color_table(output, model.preset)
-    for scan, future in tqdm(prefetch(todo, read), total=len(todo), unit="CT", disable=None):
+    for scan, future in show_progress(prefetch(todo, read), len(todo), "CT"):
         case_id = scan.case_id
         try:
             reports[case_id] = segment_case(files[case_id], future.result(), model, settings, sources[case_id])

@@ -11,12 +11,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
 
 from data_preprocess.resample import resample_image
 from data_preprocess.scans import list_scans
 from utils.io.volumes import Volume, write_volume
 from utils.runtime.command_line import run_main
+from utils.runtime.console import show_progress
 
 
 def at_spacing(ct: Volume, spacing_zyx_mm: tuple[float, float, float]) -> Volume:
@@ -36,7 +36,8 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--spacing", type=float, nargs=3, required=True, metavar=("Z", "Y", "X"), help="in mm")
     arguments = parser.parse_args(argv)
     arguments.output.mkdir(parents=True, exist_ok=True)
-    for scan in tqdm(list_scans(arguments.input), unit="CT", disable=None):
+    scans = list_scans(arguments.input)
+    for scan in show_progress(scans, len(scans), "CT"):
         ct = scan.read().volume
         resampled = at_spacing(Volume(array=ct.array.astype(np.int16), geometry=ct.geometry), tuple(arguments.spacing))
         write_volume(arguments.output / f"{scan.case_id}.mha", resampled)

@@ -2,7 +2,9 @@
 
 import csv
 import json
+import os
 import shutil
+import sys
 import warnings
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
@@ -79,6 +81,16 @@ def test_tolerance_of_the_command_line_is_used_and_recorded(tmp_path):
     origin = json.loads((tmp_path / "scores" / "summary.json").read_text())["origin"]
     assert origin["tolerances"]["brainstem"] == {"value_mm": 1.0, "source": "command line"}
     assert origin["tolerances"]["chiasm"]["source"] == "preset phantom"
+
+
+def test_results_are_written_even_if_no_one_reads_the_table(tmp_path, monkeypatch):
+    for side in ("ref", "pred"):
+        write_label(tmp_path / side / "a.mha", {1: (0, 4)})
+    reader, writer = os.pipe()
+    os.close(reader)  # as `| true` does
+    monkeypatch.setattr(sys, "stdout", os.fdopen(writer, "w", buffering=1))
+    assert run(tmp_path, "--preset", "phantom") == 0
+    assert {path.name for path in (tmp_path / "scores").iterdir()} == REPORT
 
 
 @pytest.mark.slow

@@ -14,10 +14,7 @@ KNOWN_VOLUMES_ML = {
     "Bone_Mandible": (15, 170),  # 29 to 112 (N, B)
     "Parotid_L": (2.5, 120),  # 5.2 to 80 (N, B); 25 g (I)
     "Glnd_Submand_L": (1.5, 30),  # 4.4 to 13.5 (N); 12.5 g (I)
-    "Glnd_Lacrimal_L": (
-        0.1,
-        2.5,
-    ),  # 0.25 to 1.3 (N); 0.7 (Bingham et al., Ophthalmic Plast Reconstr Surg 30 (2014) 388)
+    "Glnd_Lacrimal_L": (0.1, 2.5),  # 0.25 to 1.3 (N); 0.7 (Bingham et al. (2014), doi 10.1097/IOP.0000000000000117)
     "Glnd_Thyroid": (3, 120),  # 17 to 20 g (I); goiters are larger
     "Eye_L": (3, 18),  # 5.7 to 11.3 (N); 7.5 g (I)
     "Lens_L": (0.03, 0.7),  # 0.05 to 0.31 (N)

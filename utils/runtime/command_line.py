@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from utils.errors import CaseFailure, user_message
+from utils.runtime.console import tolerant_streams
 from utils.runtime.memory import keep_freed_memory
 
 FAILED = 1
@@ -29,19 +30,20 @@ def run_main(main: Callable[[list[str] | None], int | None], argv: list[str] | N
     Raises:
         Exception: a bug; Python then prints its traceback and exits with status 1.
     """
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
-    keep_freed_memory()
-    try:
-        return main(argv) or 0
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return 130
-    except Exception as error:
-        message = user_message(error)
-        if message is None:
-            raise
-        print(f"error: {message}", file=sys.stderr)
-        return USER_ERROR
+    with tolerant_streams():
+        logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+        keep_freed_memory()
+        try:
+            return main(argv) or 0
+        except KeyboardInterrupt:
+            print("interrupted", file=sys.stderr)
+            return 130
+        except Exception as error:
+            message = user_message(error)
+            if message is None:
+                raise
+            print(f"error: {message}", file=sys.stderr)
+            return USER_ERROR
 
 
 def report_failures(failures: Mapping[str, CaseFailure], total: int) -> int:

@@ -7,9 +7,8 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Generic, TypeVar
 
-from tqdm import tqdm
-
 from utils.errors import CaseFailure
+from utils.runtime.console import show_progress
 from utils.runtime.memory import keep_freed_memory
 
 Item = TypeVar("Item")
@@ -30,20 +29,20 @@ class Outcome(Generic[Result]):
 def run_cases(
     task: Callable[[Item], Result], items: Mapping[str, Item], num_workers: int, description: str | None = None
 ) -> Outcome[Result]:
-    """Run a task on every case, with a progress bar.
+    """Run a task on every case, and show the progress.
 
     Args:
         task: called once per item; it must be picklable if there are several workers.
         items: by case id.
         num_workers: processes; 1 works in this one.
-        description: shown beside the progress bar.
+        description: shown beside the progress.
     """
     attempt = partial(_attempt, task)
     if num_workers == 1:
         finished = ((case_id, attempt(item)) for case_id, item in items.items())
     else:
         finished = _run_in_pool(attempt, items, num_workers)
-    done = dict(tqdm(finished, total=len(items), unit="case", desc=description, disable=None))
+    done = dict(show_progress(finished, len(items), "case", description))
     outcome = Outcome(results={}, failures={})
     for case_id in items:
         made = done[case_id]

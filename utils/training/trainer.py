@@ -5,11 +5,11 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from tqdm import tqdm
 
 from utils.config.preset import preset_to_table
 from utils.config.toml_dataclass import changed_keys
@@ -17,6 +17,7 @@ from utils.errors import UserError, is_out_of_memory
 from utils.io.checkpoint import checkpoint_preset, load_networks, save_checkpoint
 from utils.io.files import remove_temp_files, write_json
 from utils.runtime.command_line import STOPPED
+from utils.runtime.console import Progress
 from utils.runtime.distributed import is_under_torchrun, process_group
 from utils.runtime.memory import TRAINING_LIMIT_MIB, keep_freed_memory
 from utils.runtime.sync_batchnorm import convert_sync_batchnorm
@@ -160,8 +161,7 @@ class Trainer:
         if not self._is_finished():
             with self.stop.immediate():
                 self._validate(NUM_SANITY_VAL_CASES)
-        disable = None if is_writer else True  # None: shown on a terminal only
-        progress = tqdm(total=self.total_steps, initial=self.step, unit="step", desc=self.stage.name, disable=disable)
+        progress = Progress(self.total_steps, "step", self.stage.name, done=self.step, is_shown=is_writer)
         with progress, closing(RunLog(self.run_dir, self.epoch)) if is_writer else nullcontext() as log:
             while not self._is_finished():
                 self._train_epoch(progress)
@@ -175,7 +175,7 @@ class Trainer:
         """Whether all steps are made and the epoch of the last one has ended."""
         return self.step >= self.total_steps and self.meter.num_steps == 0
 
-    def _train_epoch(self, progress: tqdm) -> None:
+    def _train_epoch(self, progress: Progress) -> None:
         """Make the remaining steps of the epoch; if a rank is asked to stop, save and raise StopTraining."""
         self.started = time.perf_counter()
         for name, network in self.stage.wrapped.items():
@@ -184,9 +184,7 @@ class Trainer:
         for microbatches in steps:
             losses = self._make_step(microbatches)
             self.step += 1
-            progress.update()
-            if losses is not None:
-                progress.set_postfix(epoch=self.epoch, loss=f"{float(losses['loss']):.4f}", refresh=False)
+            progress.update(partial(self._describe_step, losses))
             if self.step == self.total_steps:
                 break
             if self._stop_requested():
@@ -194,6 +192,10 @@ class Trainer:
                 self._save_last()
                 self.ranks.barrier()
                 raise StopTraining
+
+    def _describe_step(self, losses: dict[str, torch.Tensor] | None) -> str:
+        loss = "discarded" if losses is None else f"{float(losses['loss']):.4f}"
+        return f"epoch {self.epoch + 1}, loss {loss}"
 
     def _make_step(self, microbatches: list[Any]) -> dict[str, torch.Tensor] | None:
         """Make one step of the optimizers; mean losses, or None if the step was discarded as not finite."""

@@ -3,6 +3,7 @@
 import csv
 import logging
 import math
+import re
 from typing import NamedTuple
 
 import numpy as np
@@ -175,6 +176,15 @@ def test_metrics_hold_means_of_the_epoch_and_the_validation(tmp_path, preset):
     assert (first["epoch"], first["step"], first["dice"]) == ("0", "3", "")
     assert (second["epoch"], second["step"], second["dice"], second["score"]) == ("1", "6", "0.5", "0.5")
     assert float(first["loss"]) == float(first["error"]) > 0
+
+
+def test_without_a_terminal_the_log_says_how_far_the_run_is(tmp_path, preset, monkeypatch, caplog):
+    monkeypatch.setattr("utils.runtime.console.LOG_INTERVAL_S", 0.0)
+    with caplog.at_level(logging.INFO):
+        build(tmp_path, preset, epochs=2).fit()
+    lines = [message for message in caplog.messages if " steps, " in message]
+    assert len(lines) == 6
+    assert re.fullmatch(r"toy: 4 of 6 steps, 0:00:\d\d left, epoch 2, loss \d\.\d{4}", lines[3])
 
 
 def test_a_validation_without_a_picture_is_recorded(tmp_path, preset):
