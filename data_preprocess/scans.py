@@ -67,7 +67,8 @@ def read_transformed(
         image = transform_ct(volume, grid, correct_offset=correct_offset)
     except UserError as error:
         raise UserError(f"{scan}: {error}") from error
-    return image if series is None else image._replace(notes=[*series.notes, *image.notes], series=series)
+    notes = [*volume.notes, *(series.notes if series else ()), *image.notes]
+    return image._replace(notes=notes, series=series)
 
 
 def transform_ct(ct: Volume, grid: GridSettings, *, correct_offset: bool = False) -> TransformedImage:

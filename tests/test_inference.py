@@ -5,6 +5,7 @@ import json
 import logging
 from pathlib import Path
 
+import nibabel
 import numpy as np
 import pydicom
 import pytest
@@ -21,7 +22,7 @@ from utils.config.preset import load_preset
 from utils.errors import UserError
 from utils.imaging.geometry import Geometry
 from utils.io.checkpoint import save_checkpoint
-from utils.io.volumes import Volume, read_volume, write_volume
+from utils.io.volumes import Volume, read_volume, to_sitk, write_volume
 from utils.runtime.command_line import run_main
 from utils.runtime.device import choose_compute
 
@@ -90,7 +91,7 @@ def test_output_lies_on_the_grid_of_the_input_and_names_its_organs(ct, checkpoin
 @pytest.mark.parametrize("code", ["SRA"])
 def test_orientation_of_the_file_does_not_change_the_segmentation(code, ct, checkpoint, tmp_path):
     write_volume(tmp_path / "lps.nii.gz", ct)
-    reoriented = sitk.DICOMOrient(sitk.ReadImage(str(tmp_path / "lps.nii.gz")), code)
+    reoriented = sitk.DICOMOrient(to_sitk(read_volume(tmp_path / "lps.nii.gz")), code)
     sitk.WriteImage(reoriented, str(tmp_path / "reoriented.mha"))
     for name in ("lps.nii.gz", "reoriented.mha"):
         segment_file(tmp_path / name, checkpoint, tmp_path / "out")
@@ -303,3 +304,21 @@ def test_checkpoint_of_the_autoencoder_is_refused(ct, tmp_path, capsys):
     assert status == 2
     assert "expected a checkpoint with s_net" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+def test_a_label_map_has_both_transforms_of_a_ct_whose_transforms_differ(ct, checkpoint, tmp_path):
+    """nibabel takes the sform, ITK the qform where the sform's code is 2: both must find the label map on the CT."""
+    write_volume(tmp_path / "plain.nii", ct)
+    image = nibabel.load(tmp_path / "plain.nii")
+    moved = image.affine + np.array([[0, 0.05, 0, 100], [0, 0, 0, 50], [0, 0, 0, -30], [0, 0, 0, 0]])
+    image.header.set_sform(moved, code=2)
+    nibabel.Nifti1Image(image.dataobj, None, image.header).to_filename(tmp_path / "apart.nii")
+    segment_file(tmp_path / "apart.nii", checkpoint, tmp_path / "out", "--masks", "--probabilities")
+    for name in ("apart.nii.gz", "apart_masks/mandible.nii.gz", "apart_probabilities/mandible.nii.gz"):
+        header = nibabel.load(tmp_path / "out" / name).header
+        np.testing.assert_allclose(header.get_sform(), moved, atol=1e-4)
+        np.testing.assert_allclose(header.get_qform(), image.affine, atol=1e-4)
+        assert (header["sform_code"], header["qform_code"]) == (2, 1)
+    notes = json.loads((tmp_path / "out" / "apart.json").read_text())["notes"]
+    assert any("place voxels up to 118 mm apart; the sform was used" in note for note in notes), notes
+    assert any("its axes are not perpendicular" in note for note in notes)

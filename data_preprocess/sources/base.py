@@ -65,7 +65,8 @@ class RawCase:
     @classmethod
     def of(cls, handle: RawCaseHandle, volume: Volume | None, structures: RawStructures, source: object) -> "RawCase":
         """The case of a handle, once it is read."""
-        found = {"volume": volume, "source": str(source), **structures._asdict()}
+        notes = (*(volume.notes if volume else ()), *structures.notes)
+        found = {"volume": volume, "source": str(source), **structures._replace(notes=notes)._asdict()}
         return cls(case_id=handle.case_id, split=handle.split, patient=handle.patient, **found)
 
     @property

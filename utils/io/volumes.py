@@ -1,8 +1,5 @@
 """Read and write CT volumes and label maps (NIfTI, NRRD, MHA) with their geometry."""
 
-import gzip
-import math
-import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -13,13 +10,8 @@ import SimpleITK as sitk
 from utils.errors import UserError
 from utils.imaging.geometry import Geometry
 from utils.io.files import atomic_write
+from utils.io.nifti import NIFTI_SUFFIXES, read_nifti, write_nifti
 
-NIFTI_SUFFIXES = (".nii.gz", ".nii")
-NIFTI_FLOATS = {"16": "f4", "64": "f8"}
-"""NIfTI's codes of floating-point voxels."""
-NIFTI_HEADER_SIZES = (348, 540)
-"""The first number of a file, which shows its byte order."""
-TRUNCATED = "is truncated: it holds fewer voxels than its header says; copy or export it again"
 NOT_WRITTEN = "cannot be written completely: is the disk full, or the folder write-protected?"
 SUFFIXES = (*NIFTI_SUFFIXES, ".seg.nrrd", ".nrrd", ".mha")
 """Not .mhd: its voxels lie in a second file, which can be truncated or left behind unnoticed."""
@@ -35,6 +27,8 @@ class Volume:
     geometry: Geometry
     metadata: Mapping[str, str] = field(default_factory=dict)
     """The file's header fields as text, for example segment names in NRRD."""
+    notes: tuple[str, ...] = ()
+    """How unusual input was read, for the report."""
 
 
 def volume_suffix(path: Path) -> str | None:
@@ -68,16 +62,16 @@ def read_volume(path: str | Path) -> Volume:
     if not path.is_file():
         raise UserError(f"{path}: no such file; check the path")
     path.open("rb").close()  # says "permission denied" where ITK says that the file is damaged
+    if volume_suffix(path) in NIFTI_SUFFIXES:
+        found = read_nifti(path)
+        return Volume(array=found.array, geometry=found.grid, notes=found.notes)
     try:
         image = sitk.ReadImage(str(path))
-        problem = _nifti_problem(path) if volume_suffix(path) in NIFTI_SUFFIXES else None
     except RuntimeError as error:
         raise UserError(
             f"{path}: cannot be read as a volume: damaged, or of another format ({_reason(error)}); copy or export it "
             "again"
         ) from error
-    if problem:
-        raise UserError(f"{path}: {problem}")
     if image.GetDimension() != 3 or image.GetNumberOfComponentsPerPixel() != 1:
         raise UserError(
             f"{path}: expected a 3-D volume with one value per voxel, got {image.GetDimension()} dimensions and "
@@ -102,19 +96,19 @@ def write_volume(path: str | Path, volume: Volume, metadata: Mapping[str, str] |
     Raises:
         UserError: the folder cannot be written to, or the disk is full.
     """
-    path = Path(path)
-    image = to_sitk(volume)
-    for key, value in (metadata or {}).items():
-        image.SetMetaData(key, value)
-    with atomic_write(path, suffix=volume_suffix(path)) as partial:
+    path, suffix = Path(path), volume_suffix(Path(path))
+    with atomic_write(path, suffix=suffix) as partial:
         try:
+            if suffix in NIFTI_SUFFIXES:
+                with partial.open("wb") as file:
+                    write_nifti(file, _voxels(volume), volume.geometry, compress=suffix == ".nii.gz")
+                return
+            image = to_sitk(volume)
+            for key, value in (metadata or {}).items():
+                image.SetMetaData(key, value)
             sitk.WriteImage(image, str(partial), useCompression=True)
-            # on a full disk ITK stops half-way and says nothing
-            if volume_suffix(path) not in NIFTI_SUFFIXES:
-                sitk.ReadImage(str(partial))
-            elif _nifti_problem(partial) == TRUNCATED:
-                raise UserError(f"{path}: {NOT_WRITTEN}")
-        except RuntimeError as error:
+            sitk.ReadImage(str(partial))  # on a full disk ITK stops half-way and says nothing
+        except (OSError, RuntimeError) as error:
             raise UserError(f"{path}: {NOT_WRITTEN} ({_reason(error)})") from error
 
 
@@ -136,7 +130,8 @@ def to_lps(volume: Volume) -> Volume:
 
     The direction of an oblique volume keeps the remaining rotation.
     """
-    return replace(from_sitk(sitk.DICOMOrient(to_sitk(volume), "LPS")), metadata=volume.metadata)
+    oriented = from_sitk(sitk.DICOMOrient(to_sitk(volume), "LPS"))
+    return replace(oriented, metadata=volume.metadata, notes=volume.notes)
 
 
 def match_orientation(volume: Volume, like: Geometry) -> Volume:
@@ -145,42 +140,8 @@ def match_orientation(volume: Volume, like: Geometry) -> Volume:
     return from_sitk(sitk.DICOMOrient(to_sitk(volume), code))
 
 
-def _nifti_problem(path: Path) -> str | None:
-    """The problem of a NIfTI file that ITK silently fills with zeros: missing voxels, or voxels that are NaN.
-
-    Raises:
-        RuntimeError: ITK cannot read the header.
-    """
-    reader = sitk.ImageFileReader()
-    reader.SetFileName(str(path))
-    reader.ReadImageInformation()
-    bits_per_voxel, offset = (int(float(reader.GetMetaData(key))) for key in ("bitpix", "vox_offset"))
-    expected = offset + math.prod(reader.GetSize()) * bits_per_voxel / 8
-    kind = NIFTI_FLOATS.get(reader.GetMetaData("datatype"))
-    is_compressed = volume_suffix(path) == ".nii.gz"
-    if not is_compressed and kind is None:
-        return None if path.stat().st_size >= expected else TRUNCATED
-    num_not_finite = 0
-    try:
-        with gzip.open(path) if is_compressed else path.open("rb") as stream:
-            header = stream.read(offset)
-            length = len(header)
-            order = "<" if int.from_bytes(header[:4], "little") in NIFTI_HEADER_SIZES else ">"
-            while chunk := stream.read(1 << 24):
-                length += len(chunk)
-                if kind is not None:
-                    dtype = np.dtype(order + kind)
-                    values = np.frombuffer(chunk, dtype, count=len(chunk) // dtype.itemsize)
-                    num_not_finite += int(values.size - np.isfinite(values).sum())
-    except (gzip.BadGzipFile, EOFError, zlib.error):
-        return TRUNCATED
-    if length < expected:
-        return TRUNCATED
-    return f"{num_not_finite} voxel(s) are NaN or infinite; export the volume again" if num_not_finite else None
-
-
-def _reason(error: RuntimeError) -> str:
-    """The last line of an error of ITK; the lines before it name ITK's source files."""
+def _reason(error: Exception) -> str:
+    """The last line of an error; with ITK, the lines before it name its source files."""
     return str(error).strip().splitlines()[-1].strip()
 
 
@@ -198,11 +159,15 @@ def from_sitk(image: sitk.Image) -> Volume:
 
 def to_sitk(volume: Volume) -> sitk.Image:
     """A SimpleITK image of the voxels and the geometry, without header fields; bool becomes uint8."""
-    array = volume.array
-    if array.shape != tuple(volume.geometry.size_zyx):
-        raise ValueError(f"array of shape {array.shape} does not fit its geometry: {volume.geometry}")
-    image = sitk.GetImageFromArray(array.astype(np.uint8) if array.dtype == bool else array)
+    image = sitk.GetImageFromArray(_voxels(volume))
     image.SetSpacing(volume.geometry.spacing_zyx_mm[::-1])
     image.SetOrigin(volume.geometry.origin_xyz_mm)
     image.SetDirection(volume.geometry.direction)
     return image
+
+
+def _voxels(volume: Volume) -> np.ndarray:
+    """The array in a type that files can hold."""
+    if volume.array.shape != tuple(volume.geometry.size_zyx):
+        raise ValueError(f"array of shape {volume.array.shape} does not fit its geometry: {volume.geometry}")
+    return volume.array.astype(np.uint8) if volume.array.dtype == bool else volume.array

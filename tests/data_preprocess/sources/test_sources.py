@@ -4,6 +4,7 @@ import inspect
 import json
 from dataclasses import replace
 
+import nibabel
 import numpy as np
 import pytest
 
@@ -229,6 +230,17 @@ def test_an_empty_mask_counts_as_not_contoured(phantom, tmp_path):
     found = read_only_case("pddca", tmp_path)
     assert "Mandible" not in found.masks
     assert found.notes == ("Mandible: the mask is empty, so it counts as not contoured",)
+
+
+def test_how_an_unusual_header_was_read_is_noted(phantom, tmp_path):
+    write_label_maps(tmp_path, phantom, PRESET)
+    for path in tmp_path.rglob("*.nii.gz"):
+        image = nibabel.load(path)
+        image.affine[2, 3] += 9
+        image.header.set_sform(image.affine, code=2)
+        nibabel.Nifti1Image(np.asarray(image.dataobj), None, image.header).to_filename(path)
+    (note,) = read_only_case("labelmap", tmp_path).notes
+    assert "its sform (code 2) and qform (code 1) place voxels up to" in note
 
 
 def test_label_files_take_the_ct_of_their_name(phantom, tmp_path):

@@ -1,0 +1,243 @@
+"""Read and write NIfTI, versions 1 and 2, plain or gzip whatever the file is called, with the grid's exact header.
+
+A NIfTI header can hold two transforms to the patient, qform and sform, each with a code that is 0 if it is not set.
+"""
+
+import gzip
+import itertools
+import logging
+import math
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import BinaryIO, NamedTuple
+
+import numpy as np
+from nibabel.nifti1 import Nifti1Header
+from nibabel.nifti2 import Nifti2Header
+from nibabel.spatialimages import HeaderDataError, HeaderTypeError
+
+from utils.errors import UserError
+from utils.imaging.geometry import SAME_GRID_VOX, Geometry
+
+NiftiHeader = Nifti1Header | Nifti2Header
+
+NIFTI_SUFFIXES = (".nii.gz", ".nii")
+HEADER_CLASSES = {348: Nifti1Header, 540: Nifti2Header}
+"""By the first number of the file, the size of the header."""
+GZIP = b"\x1f\x8b"
+OTHER_CONTENTS = {
+    b"BZh": "is compressed with bzip2; unpack it",
+    b"\xfd7zXZ": "is compressed with xz; unpack it",
+    b"\x28\xb5\x2f\xfd": "is compressed with zstd; unpack it",
+    b"PK\x03\x04": "is a ZIP archive; unpack it",
+    b"NRRD": "is NRRD, not NIfTI; rename it to .nrrd",
+    b"ObjectType": "is MetaImage, not NIfTI; rename it to .mha",
+}
+"""First bytes of files that are met under the name of a NIfTI file."""
+MAX_GZIP_RATIO = 1100
+"""Deflate packs 1032 bytes into one at best."""
+TRUNCATED = "is truncated: it holds fewer voxels than its header says; copy or export it again"
+PLACEMENT = [f"{name}_{axis}" for name in ("srow", "qoffset") for axis in "xyz"]
+PLACEMENT += ["qform_code", "sform_code", "quatern_b", "quatern_c", "quatern_d", "xyzt_units"]
+"""The header's fields that place the voxels in the patient, together with the first four of pixdim."""
+UNIT_MM = {1: 1000.0, 2: 1.0, 3: 0.001}
+"""Codes of meter, millimeter, micrometer; files without a unit are in millimeters."""
+RAS_TO_LPS = np.diag((-1.0, -1.0, 1.0, 1.0))
+"""NIfTI's axes point to the patient's right, front and head."""
+ROUNDING = 1e-5
+"""Headers hold single precision."""
+ROUNDING_VOX = 0.01
+"""A grid is sheared if its axes are less perpendicular than rounding explains."""
+SILENT = logging.Logger("nibabel", logging.CRITICAL + 1)
+"""nibabel mends small faults of a header, and would log each on stderr."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class NiftiGrid(Geometry):
+    """The grid of a NIfTI file. A result on it gets the file's qform and sform, so that every viewer overlays both."""
+
+    header: NiftiHeader = field(compare=False, repr=False)
+
+
+class NiftiImage(NamedTuple):
+    """The content of a NIfTI file."""
+
+    array: np.ndarray
+    """(D, H, W), as stored or, with a slope and an intercept, rescaled to float32."""
+    grid: NiftiGrid
+    notes: tuple[str, ...]
+    """How an unusual header was read."""
+
+
+def read_nifti(path: Path) -> NiftiImage:
+    """Read a three-dimensional scalar volume.
+
+    Raises:
+        UserError: the file is damaged, truncated, of another format, or not a 3-D scalar image.
+    """
+    with path.open("rb") as file:
+        start = file.read(16)
+    other = next((kind for first, kind in OTHER_CONTENTS.items() if start.startswith(first)), None)
+    if other:
+        raise UserError(f"{path}: {other}")
+    is_gzip = start.startswith(GZIP)
+    with gzip.open(path) if is_gzip else path.open("rb") as stream, _explain_damage(path):
+        header = _read_header(stream, path)
+        shape, dtype = header.get_data_shape(), header.get_data_dtype()
+        while len(shape) > 3 and shape[-1] == 1:
+            shape = shape[:-1]
+        num_values = len(dtype.names or "x")
+        if len(shape) != 3 or num_values != 1 or dtype.kind not in "iuf":
+            raise UserError(
+                f"{path}: expected a 3-D volume with one value per voxel, got {len(shape)} dimensions and {num_values} "
+                f"values per voxel ({header.get_value_label('datatype')}); export the volume alone"
+            )
+        if min(shape) < 1:
+            raise HeaderDataError(f"its size is {shape}")
+        num_bytes = header.get_data_offset() + math.prod(shape) * dtype.itemsize
+        if num_bytes > path.stat().st_size * (MAX_GZIP_RATIO if is_gzip else 1):
+            raise UserError(f"{path}: {TRUNCATED}")
+        array = _read_voxels(stream, header, shape)
+        grid, notes = _grid(header, array.shape)
+    return NiftiImage(array, grid, notes)
+
+
+def write_nifti(stream: BinaryIO, array: np.ndarray, geometry: Geometry, *, compress: bool) -> None:
+    """Write a NIfTI-1 file.
+
+    Args:
+        stream: a file that is open for writing.
+        array: (D, H, W), a numeric dtype.
+        geometry: of the array. From a NIfTI file, its qform and sform are copied; otherwise both are written, and the
+            qform of a sheared grid is that of the nearest perpendicular one.
+        compress: with gzip; the same content always gives the same bytes.
+    """
+    header = Nifti1Header(endianness="<")
+    header.set_data_dtype(array.dtype)
+    header.set_data_shape(array.shape[::-1])
+    header["vox_offset"] = header.single_vox_offset
+    if isinstance(geometry, NiftiGrid) and geometry == _grid(geometry.header, geometry.size_zyx)[0]:
+        header["pixdim"][:4] = geometry.header["pixdim"][:4]
+        for name in PLACEMENT:
+            header[name] = geometry.header[name]
+    else:
+        affine = np.eye(4)
+        affine[:3] = geometry.index_to_world()[:, (2, 1, 0, 3)]
+        header.set_xyzt_units("mm")
+        header.set_qform(RAS_TO_LPS @ affine, code="scanner")
+        header.set_sform(RAS_TO_LPS @ affine, code="scanner")
+    parts = (header.binaryblock, bytes(4), np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("<")))
+    if not compress:
+        stream.writelines(parts)
+        return
+    strategy = zlib.Z_RLE if array.dtype == np.uint8 else zlib.Z_DEFAULT_STRATEGY  # label maps are long runs
+    packer = zlib.compressobj(level=1, wbits=31, strategy=strategy)
+    stream.writelines(map(packer.compress, parts))
+    stream.write(packer.flush())
+
+
+@contextmanager
+def _explain_damage(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+        raise UserError(f"{path}: {TRUNCATED}") from error
+    except (HeaderDataError, HeaderTypeError) as error:
+        raise UserError(
+            f"{path}: cannot be read as a volume: damaged, or of another format ({error}); copy or export it again"
+        ) from error
+
+
+def _read_header(stream: BinaryIO, path: Path) -> NiftiHeader:
+    start = stream.read(4)
+    stream.seek(0)
+    for order in ("little", "big"):
+        header_class = HEADER_CLASSES.get(int.from_bytes(start, order))
+        if header_class:
+            header = header_class.from_fileobj(stream, check=False)
+            header.check_fix(logger=SILENT)
+            return header
+    raise UserError(
+        f"{path}: cannot be read as a volume: damaged, or of another format (it does not begin with a NIfTI header); "
+        "copy or export it again"
+    )
+
+
+def _read_voxels(stream: BinaryIO, header: NiftiHeader, shape_xyz: tuple[int, ...]) -> np.ndarray:
+    """(D, H, W), rescaled, in the byte order of the computer."""
+    array = np.empty(shape_xyz[::-1], header.get_data_dtype())
+    stream.seek(header.get_data_offset())
+    if stream.readinto(array.reshape(-1).view(np.uint8)) < array.nbytes:
+        raise EOFError
+    slope, intercept = header.get_slope_inter()
+    if slope is not None and (slope, intercept) != (1.0, 0.0):
+        return array.astype(np.float32) * np.float32(slope) + np.float32(intercept)
+    return array.astype(np.float64 if array.dtype.itemsize > 8 else array.dtype.newbyteorder("="), copy=False)
+
+
+def _grid(header: NiftiHeader, size_zyx: tuple[int, int, int]) -> tuple[NiftiGrid, tuple[str, ...]]:
+    """Where a header places voxels, and notes; a sheared grid keeps its shear, beyond what rounding explains."""
+    affine, notes = _to_patient(header, size_zyx[::-1])
+    unit_mm = UNIT_MM.get(int(header["xyzt_units"]) & 7, 1.0)
+    lengths, sizes = np.linalg.norm(affine[:3, :3], axis=0), header["pixdim"][1:4].astype(float)
+    axes = RAS_TO_LPS[:3, :3] @ affine[:3, :3] / lengths
+    spacing_xyz = np.where(np.isclose(lengths, sizes, rtol=ROUNDING), sizes, lengths) * unit_mm
+    left, _, right = np.linalg.svd(axes)
+    exact, perpendicular = (
+        NiftiGrid(
+            size_zyx=size_zyx,
+            spacing_zyx_mm=tuple(spacing_xyz[::-1].tolist()),
+            origin_xyz_mm=tuple((RAS_TO_LPS[:3, :3] @ affine[:3, 3] * unit_mm).tolist()),
+            direction=tuple(direction.ravel().tolist()),
+            header=header,
+        )
+        for direction in (axes, left @ right)
+    )
+    if perpendicular.matches(exact, ROUNDING_VOX):
+        return perpendicular, tuple(notes)
+    shear_deg = np.degrees(np.arcsin(np.abs(axes.T @ axes - np.eye(3)).max()))
+    return exact, (*notes, f"its axes are not perpendicular, by {shear_deg:.2g} degrees; every voxel keeps its place")
+
+
+def _to_patient(header: NiftiHeader, shape_xyz: tuple[int, ...]) -> tuple[np.ndarray, list[str]]:
+    """The (4, 4) matrix from an index (x, y, z) to the patient, RAS, in the header's unit; and notes.
+
+    The sform counts if its code is not 0, else the qform. So do nibabel, FSLeyes and most programs; ITK, and with it 3D
+    Slicer and ITK-SNAP, takes the qform where the sform's code is 2 or more.
+    """
+    forms, problems = {}, []
+    for name in (name for name in ("sform", "qform") if header[f"{name}_code"]):
+        try:
+            matrix = header.get_sform() if name == "sform" else header.get_qform()
+        except HeaderDataError:  # its quaternion is longer than 1
+            matrix = np.zeros((4, 4))
+        if np.isfinite(matrix).all() and np.linalg.det(matrix[:3, :3]):
+            forms[f"{name} (code {header[f'{name}_code']})"] = matrix
+        else:
+            problems.append(f"its {name} is invalid")
+    if not forms and problems:
+        raise HeaderDataError("; ".join(problems))
+    if not forms:
+        return _without_forms(header), [
+            "its header has neither sform nor qform, so its axes were taken to point to the left, back and head; check "
+            "that left and right are correct"
+        ]
+    first, second = next(iter(forms.values())), list(forms.values())[-1]
+    corners = np.array(list(itertools.product(*((0, n - 1) for n in shape_xyz), (1,)))).T
+    moved_vox = np.abs(np.linalg.solve(first, (second - first) @ corners)).max()
+    if moved_vox > SAME_GRID_VOX:
+        moved_mm = np.linalg.norm((second - first) @ corners, axis=0).max()
+        names = " and ".join(forms)
+        problems.append(f"its {names} place voxels up to {moved_mm:.3g} mm apart; the sform was used")
+    return first, problems
+
+
+def _without_forms(header: NiftiHeader) -> np.ndarray:
+    """The matrix that ITK, and with it 3D Slicer and ITK-SNAP, takes where both codes are 0."""
+    spacing = np.abs(header["pixdim"][1:4].astype(float))
+    if not (np.isfinite(spacing).all() and spacing.all()):
+        raise HeaderDataError("its voxel sizes are not positive")
+    return RAS_TO_LPS @ np.diag((*spacing, 1.0))
