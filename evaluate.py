@@ -16,8 +16,9 @@ from utils.config.preset import load_preset
 from utils.errors import CaseFailure, UserError
 from utils.evaluation.evaluate import CasePair, Evaluation, EvaluationSettings, evaluate_cases, match_cases
 from utils.evaluation.figures import write_box_plots, write_overlays
-from utils.evaluation.report import EvaluationReport, format_console_report, write_report
+from utils.evaluation.report import OVERLAYS, EvaluationReport, format_console_report, require_own_files, write_report
 from utils.evaluation.tolerances import Tolerances
+from utils.io.files import check_folder
 from utils.io.segmentations import OrganNameResolver, find_cases, require_names
 from utils.runtime.command_line import positive_int, report_failures, run_main
 
@@ -77,9 +78,9 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def check_paths(arguments: argparse.Namespace) -> None:
-    """Raise a UserError before anything is computed if the output is a file or the CT folder does not exist."""
-    if arguments.output.exists() and not arguments.output.is_dir():
-        raise UserError(f"{arguments.output}: is a file; --output expects a folder")
+    """Raise a UserError before anything is computed if the output cannot be written or there is no CT folder."""
+    check_folder(arguments.output)
+    require_own_files(arguments.output, overlays=bool(arguments.overlay))
     if arguments.overlay and not arguments.overlay.is_dir():
         raise UserError(f"{arguments.overlay}: no such folder; --overlay expects the folder of the CTs")
 
@@ -110,7 +111,7 @@ def write_results(
     logger.info("scores of every case, tables and plots are in %s", arguments.output)
     if not arguments.overlay:
         return {}
-    folder = arguments.output / "overlays"
+    folder = arguments.output / OVERLAYS
     failures = write_overlays(folder, arguments.overlay, pairs, report.worst, settings, arguments.workers)
     for case_id, failure in failures.items():
         if not failure.traceback:

@@ -9,6 +9,7 @@ from data_preprocess.cases import CaseInfo, read_case_info
 from utils.errors import UserError
 from utils.io.files import read_json, write_json
 
+INDEX_NAME = "index.json"
 INDEX_VERSION = 1
 MAX_SILENT_READS = 100
 """Reading the case.json of more cases takes so long that a warning explains it."""
@@ -31,7 +32,7 @@ def write_index(folder: Path, infos: Iterable[CaseInfo]) -> None:
     """Write the entries of all cases in a folder."""
     entries = {info.case_id: _entry_of(info) for info in infos}
     cases = {case_id: {**entry._asdict(), "organs": sorted(entry.organs)} for case_id, entry in entries.items()}
-    write_json(folder / "index.json", {"format_version": INDEX_VERSION, "cases": cases})
+    write_json(folder / INDEX_NAME, {"format_version": INDEX_VERSION, "cases": cases})
 
 
 def read_index(folder: Path, case_ids: Sequence[str]) -> list[IndexEntry]:
@@ -40,7 +41,7 @@ def read_index(folder: Path, case_ids: Sequence[str]) -> list[IndexEntry]:
     Raises:
         UserError: the index is damaged, or a case without entry cannot be read.
     """
-    path = folder / "index.json"
+    path = folder / INDEX_NAME
     known = _read_entries(path) if path.is_file() else {}
     missing = sum(case_id not in known for case_id in case_ids)
     if missing > MAX_SILENT_READS:

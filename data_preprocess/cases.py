@@ -24,6 +24,7 @@ from utils.imaging.geometry import Geometry
 from utils.io.files import read_json, write_json
 
 FORMAT_VERSION = 1
+DATASET_NAME, DATASET_KEYS = "dataset.json", ("format_version", "preset")
 HELD_OUT = "held_out"
 """Split of cases that the raw data set reserves: they are used neither for training nor for testing."""
 OLD_HELD_OUT = "apart"
@@ -200,9 +201,9 @@ def write_dataset(folder: Path, preset: Preset) -> None:
     Raises:
         UserError: the folder already holds cases of other organs or another spacing.
     """
-    if (folder / "dataset.json").is_file():
+    if (folder / DATASET_NAME).is_file():
         check_compatible(preset, read_dataset(folder), folder)
-    write_json(folder / "dataset.json", {"format_version": FORMAT_VERSION, "preset": preset_to_table(preset)})
+    write_json(folder / DATASET_NAME, {"format_version": FORMAT_VERSION, "preset": preset_to_table(preset)})
 
 
 def read_dataset(folder: Path) -> Preset:
@@ -213,7 +214,7 @@ def read_dataset(folder: Path) -> Preset:
     """
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder of cases; run python -m data_preprocess.prepare first")
-    path = folder / "dataset.json"
+    path = folder / DATASET_NAME
     if not path.is_file():
         raise UserError(f"{folder}: has no dataset.json, so it is not a folder of cases; run data_preprocess.prepare")
     content = read_json(path)

@@ -6,14 +6,23 @@ python -m data_preprocess.prepare --source openkbp --input RAW --output CASES
 import logging
 import sys
 from collections import Counter
-from collections.abc import Container, Iterator, Mapping
+from collections.abc import Container, Iterable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 
-from data_preprocess.case_index import write_index
-from data_preprocess.cases import CaseInfo, finished_case, measure_organs, read_case_info, write_case, write_dataset
+from data_preprocess.case_index import INDEX_NAME, write_index
+from data_preprocess.cases import (
+    DATASET_KEYS,
+    DATASET_NAME,
+    CaseInfo,
+    finished_case,
+    measure_organs,
+    read_case_info,
+    write_case,
+    write_dataset,
+)
 from data_preprocess.field_of_view import MARGIN_MM, Region, Triple, region_around, segment_body
 from data_preprocess.label_map import match_organs, merge_masks
 from data_preprocess.quality_control.measurements import measure_case, write_quality
@@ -26,7 +35,8 @@ from utils.config.preset import Preset
 from utils.errors import CaseFailure, UserError
 from utils.imaging.intensity import AIR_HU
 from utils.imaging.masks import Mask, bounding_box
-from utils.io.files import atomic_write, make_folder, validate_file_name
+from utils.io.files import atomic_write, check_folder, remove_partials, validate_file_name
+from utils.io.own_files import read_record, require_own
 from utils.reporting.overlay import render_case, save_png
 from utils.reporting.tables import to_text
 from utils.runtime.command_line import report_failures, run_main
@@ -84,6 +94,7 @@ def prepare_case(raw: RawCase, preset: Preset, folder: Path) -> CaseInfo:
     shown = np.full(label.shape, AIR_HU, dtype=np.int16) if image is None else image
     colors = [organ.color for organ in preset.organs]
     picture = render_case(shown, label, spacing_zyx_mm=spacing, colors=colors, names=preset.organ_names)
+    remove_partials(folder / raw.case_id)
     with atomic_write(folder / raw.case_id) as partial_folder:
         partial_folder.mkdir()
         write_case(partial_folder, info, image, label)
@@ -132,6 +143,20 @@ def finish(folder: Path, preset: Preset, failures: Mapping[str, CaseFailure]) ->
     logger.info("%d of %d cases need a check; read %s before training", len(to_check), len(cases), page)
 
 
+def require_own_folder(folder: Path, case_ids: Iterable[str]) -> None:
+    """Check that cases can be written into a folder: dataset.json tells a folder of cases from any other.
+
+    Raises:
+        UserError: a file of somebody else is in the place of a case or of a file about all cases.
+    """
+    about_all = [folder / name for name in (DATASET_NAME, INDEX_NAME, REPORT_NAME)]
+    cases = [folder / case_id for case_id in case_ids]
+    if read_record(folder / DATASET_NAME, DATASET_KEYS) is None:
+        require_own([*about_all, *cases])
+    else:
+        require_own(case for case in cases if not finished_case(folder, case.name))
+
+
 def _prepare(handle: RawCaseHandle, source: str, preset: Preset, folder: Path) -> None:
     prepare_case(read_raw_case(handle, source, preset), preset, folder)
 
@@ -139,10 +164,10 @@ def _prepare(handle: RawCaseHandle, source: str, preset: Preset, folder: Path) -
 def main(argv: list[str] | None = None) -> int:
     """Prepare every case that is not finished yet, then write the splits and the report."""
     arguments = raw_arguments(__doc__).parse_args(argv)
-    preset = load_raw_preset(arguments)
+    folder, preset = arguments.output, load_raw_preset(arguments)
+    check_folder(folder)
     handles = select_raw_cases(list_raw_cases(arguments), arguments)
-    folder = arguments.output
-    make_folder(folder)
+    require_own_folder(folder, (handle.case_id for handle in handles))
     write_dataset(folder, preset)
     todo = {handle.case_id: handle for handle in handles if not finished_case(folder, handle.case_id)}
     logger.info("found %d cases; %d are already prepared", len(handles), len(handles) - len(todo))

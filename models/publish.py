@@ -14,6 +14,8 @@ from models.focusnet import build_network
 from utils.config.preset import preset_from_table
 from utils.errors import UserError
 from utils.io.checkpoint import load_networks, read_checkpoint, require_networks, save_checkpoint
+from utils.io.files import check_folder
+from utils.io.own_files import require_own
 from utils.runtime.command_line import run_main
 
 logger = logging.getLogger(__name__)
@@ -43,6 +45,10 @@ def main(argv: list[str] | None = None) -> int:
         help="override the preset that inference reads",
     )
     arguments = parser.parse_args(argv)
+    check_folder(arguments.output.parent)
+    if arguments.output.is_dir():
+        raise UserError(f"--output {arguments.output}: expected the name of a new file, got a folder; add a name")
+    require_own([arguments.output])
     content = read_checkpoint(arguments.checkpoint)
     require_networks(content, ["s_net"], arguments.checkpoint, "give one of train_backbone.py or a later stage")
     preset = preset_from_table(content["preset"], str(arguments.checkpoint), arguments.set)

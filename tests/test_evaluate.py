@@ -195,7 +195,7 @@ MISTAKES = {
     "no folder": "no such file or folder",
     "no names": "its values have no names",
     "nothing matches": "no case occurs on both sides",
-    "output is a file": "is a file",
+    "output is a file": "expected a folder, but a file is in its place",
     "no CT folder": "no such folder",
     "tolerance": "expected millimeters",
 }
@@ -220,6 +220,30 @@ def test_mistakes_are_one_line_with_status_2_and_write_nothing(mistake, tmp_path
     assert MISTAKES[mistake] in error
     assert error.count("\n") == 1
     assert not (tmp_path / "scores").is_dir()
+
+
+@pytest.mark.parametrize("name", ["summary.csv", "summary.json", "scores.md", "dice.png", "overlays/a_brainstem.png"])
+def test_files_of_others_are_neither_replaced_nor_removed(name, tmp_path, capsys):
+    for side in ("ref", "pred"):
+        write_label(tmp_path / side / "a.mha", {1: (1, 3)})
+    write_label(tmp_path / "ct" / "a.mha", {1: (1, 3)})
+    path = tmp_path / "scores" / name
+    path.parent.mkdir(parents=True)
+    path.write_text("{}")
+    assert run(tmp_path, "--preset", "phantom", "--overlay", tmp_path / "ct") == 2
+    assert f"scores/{name}: not written by this command" in capsys.readouterr().err
+    assert [file for file in (tmp_path / "scores").rglob("*") if file.is_file()] == [path]
+    assert path.read_text() == "{}"
+
+
+def test_a_report_replaces_its_own_tables_and_leaves_others(tmp_path):
+    for side in ("ref", "pred"):
+        write_label(tmp_path / side / "a.mha", {1: (1, 3)})
+    assert run(tmp_path, "--preset", "phantom", "--markdown") == 0
+    for name in ("scores.xlsx", "comparison.docx"):
+        (tmp_path / "scores" / name).write_text("somebody's")
+    assert run(tmp_path, "--preset", "phantom") == 0
+    assert {path.name for path in (tmp_path / "scores").iterdir()} == {*REPORT, "scores.xlsx", "comparison.docx"}
 
 
 def test_when_every_case_fails_nothing_is_written(tmp_path):

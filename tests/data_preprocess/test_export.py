@@ -3,12 +3,14 @@
 import json
 
 import numpy as np
+import pytest
 import SimpleITK as sitk
 
 from data_preprocess import export
 from data_preprocess.export import export_case, nifti_files
 from data_preprocess.sources.base import RawCase
 from data_preprocess.sources.openkbp import list_cases, read_case
+from tests.data_preprocess.small_case import write_masks
 from utils.imaging.geometry import Geometry
 from utils.imaging.masks import crop_mask
 from utils.io.volumes import Volume
@@ -103,3 +105,105 @@ def test_notes_on_a_case_are_said(openkbp, tmp_path, caplog):
     with caplog.at_level("INFO"):
         assert run(openkbp, tmp_path / "nifti", "--split", "test") == 0
     assert "pt_201: Mandible: the mask is empty, so it counts as not contoured" in caplog.text
+
+
+def export_masks(raw, output, *options):
+    """Export tiny cases of masks with the preset pddca."""
+    arguments = ["--source", "masks", "--preset", "pddca", "--input", raw, "--output", output, "--workers", "1"]
+    return run_main(export.main, [str(argument) for argument in [*arguments, *options]])
+
+
+def contents(folder):
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def refusal(capsys, folder, raw, *options):
+    """The message of an export that has status 2 and changes nothing in `folder`."""
+    before = contents(folder)
+    assert export_masks(raw, folder, *options) == 2
+    assert contents(folder) == before
+    (line,) = capsys.readouterr().err.splitlines()
+    return line
+
+
+@pytest.fixture(params=["nifti", "nnunet"])
+def exported(request, tmp_path, capsys):
+    """An exported folder with one case, the raw folder, to which a second case was added, and the format."""
+    folder, form = tmp_path / "Dataset501_Head", ("--format", request.param)
+    write_masks(tmp_path / "raw" / "p1")
+    assert export_masks(tmp_path / "raw", folder, *form) == 0
+    write_masks(tmp_path / "raw" / "p2")
+    capsys.readouterr()
+    return folder, tmp_path / "raw", form
+
+
+@pytest.mark.parametrize("change", [["--preset", "tcia_hn"], ["--set", "organs.chiasm.aliases=['OpticChiasm']"]])
+def test_cases_of_another_preset_are_not_relabeled(change, exported, capsys):
+    folder, raw, form = exported
+    if change[0] == "--preset":
+        message = refusal(capsys, folder, raw, *form, *change)
+        assert "label maps in this folder have " in message
+        assert "choose another folder" in message
+    else:  # the same organs
+        assert export_masks(raw, folder, *form, *change) == 0
+
+
+def test_new_cases_join_the_exported_ones_and_the_end_is_told(exported, caplog):
+    folder, raw, form = exported
+    before = contents(folder)
+    with caplog.at_level("INFO"):
+        assert export_masks(raw, folder, *form) == 0
+    assert f"{folder}: exported 1 cases; 1 were there" in caplog.text
+    after = contents(folder)
+    assert all(after[path] == content for path, content in before.items() if path.suffix != ".json")
+    assert len([path for path in after if path.name.endswith(".nii.gz")]) == 4
+    assert not [path for path in folder.rglob("*") if path.name.startswith(".")]
+
+
+@pytest.mark.parametrize("side", ["image", "label"])
+def test_one_file_of_a_case_alone_is_not_replaced(side, exported, capsys):
+    folder, raw, form = exported
+    ending = "_0000.nii.gz" if form[1] == "nnunet" and side == "image" else ".nii.gz"
+    (there,) = folder.glob(f"{side}s*/p1{ending}")
+    foreign = there.with_name(f"p2{ending}")
+    foreign.write_text("somebody's")
+    assert f"{foreign}: not written by this command" in refusal(capsys, folder, raw, *form)
+
+
+@pytest.mark.parametrize("form", ["nifti", "nnunet"])
+def test_label_maps_of_unknown_organs_are_not_named(form, tmp_path, capsys):
+    write_masks(tmp_path / "raw" / "p1")
+    labels = tmp_path / "Dataset501_Head" / ("labels" if form == "nifti" else "labelsTr")
+    labels.mkdir(parents=True)
+    (labels / "x.nii.gz").write_text("somebody's")
+    message = refusal(capsys, labels.parent, tmp_path / "raw", "--format", form)
+    assert "holds x.nii.gz but no organs.ctbl" in message or "x.nii.gz: not written by this command" in message
+
+
+@pytest.mark.parametrize("name", ["dataset.json", "splits_final.json"])
+def test_files_of_another_nnunet_dataset_are_not_replaced(name, tmp_path, capsys):
+    write_masks(tmp_path / "raw" / "p1")
+    folder = tmp_path / "Dataset501_Head"
+    folder.mkdir()
+    (folder / name).write_text('{"licence": "CC BY"}')
+    message = refusal(capsys, folder, tmp_path / "raw", "--format", "nnunet")
+    assert f"{name}: not written by this command" in message
+
+
+def test_the_raw_folder_as_output_loses_nothing(tmp_path, capsys):
+    write_masks(tmp_path / "raw" / "p1")
+    folder = tmp_path / "nifti"
+    assert export_masks(tmp_path / "raw", folder) == 0
+    before = contents(folder)
+    arguments = ["--source", "labelmap", "--preset", "tcia_hn", "--input", folder, "--output", folder]
+    assert run_main(export.main, [str(argument) for argument in arguments]) == 2
+    assert "label maps in this folder have brainstem" in capsys.readouterr().err
+    assert contents(folder) == before
+
+
+def test_an_output_that_is_a_file_is_named(tmp_path, capsys):
+    write_masks(tmp_path / "raw" / "p1")
+    (tmp_path / "file").write_text("")
+    for output in (tmp_path / "file", tmp_path / "file" / "nifti"):
+        assert export_masks(tmp_path / "raw", output) == 2
+        assert "/file: expected a folder, but a file is in its place" in capsys.readouterr().err

@@ -230,6 +230,66 @@ def test_another_preset_is_refused_before_any_work(openkbp, tmp_path, capsys):
     assert not (output / "pt_2").exists()
 
 
+def run_masks(source, output, *options):
+    """Prepare tiny cases of masks."""
+    arguments = ["--source", "masks", "--preset", "pddca", "--input", source, "--output", output, "--workers", "1"]
+    return run_main(prepare.main, [str(argument) for argument in [*arguments, *options]])
+
+
+@pytest.mark.parametrize("name", ["dataset.json", "index.json", "report.html", "p1/ct.nrrd"])
+def test_files_of_others_are_not_replaced(name, tmp_path, capsys):
+    write_masks(tmp_path / "raw" / "p1")
+    path = tmp_path / "cases" / name
+    path.parent.mkdir(parents=True)
+    path.write_text('{"labels": {}}')
+    assert run_masks(tmp_path / "raw", tmp_path / "cases") == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert f"cases/{name}: not written by this command" in line
+    assert [file for file in (tmp_path / "cases").rglob("*") if file.is_file()] == [path]
+
+
+def test_the_raw_folder_as_output_loses_nothing(tmp_path, capsys):
+    write_masks(tmp_path / "raw" / "p1")
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*.*")}
+    assert run_masks(tmp_path / "raw", tmp_path / "raw") == 2
+    assert "p1/ct.nrrd" in capsys.readouterr().err
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*.*")} == before
+
+
+def test_a_prepared_folder_takes_new_cases_but_replaces_no_folder(tmp_path, capsys):
+    write_masks(tmp_path / "raw" / "p1")
+    assert run_masks(tmp_path / "raw", tmp_path / "cases") == 0
+    write_masks(tmp_path / "raw" / "p2")
+    (tmp_path / "cases" / ".p2.4711.partial").mkdir()  # of a killed run
+    assert run_masks(tmp_path / "raw", tmp_path / "cases") == 0
+    assert sorted(sum(read_splits(tmp_path / "cases").values(), [])) == ["p1", "p2"]
+    assert not (tmp_path / "cases" / ".p2.4711.partial").exists()
+    write_masks(tmp_path / "raw" / "p3")
+    (tmp_path / "cases" / "p3").mkdir()
+    (tmp_path / "cases" / "p3" / "notes.txt").write_text("somebody's")
+    capsys.readouterr()
+    assert run_masks(tmp_path / "raw", tmp_path / "cases") == 2
+    assert "p3/notes.txt: not written by this command" in capsys.readouterr().err
+
+
+def test_cases_without_their_record_are_not_given_another_preset(tmp_path, capsys):
+    write_masks(tmp_path / "raw" / "p1")
+    assert run_masks(tmp_path / "raw", tmp_path / "cases") == 0
+    for name in ("dataset.json", "index.json", "report.html"):
+        (tmp_path / "cases" / name).unlink()
+    assert run_masks(tmp_path / "raw", tmp_path / "cases", "--preset", "tcia_hn") == 2
+    assert "p1/case.json" in capsys.readouterr().err
+
+
+def test_an_output_that_is_a_file_is_named(tmp_path, capsys):
+    write_masks(tmp_path / "raw" / "p1")
+    (tmp_path / "file").write_text("")
+    for output in (tmp_path / "file", tmp_path / "file" / "cases"):
+        assert run_masks(tmp_path / "raw", output) == 2
+        (line,) = capsys.readouterr().err.splitlines()
+        assert line.endswith("/file: expected a folder, but a file is in its place; choose another folder")
+
+
 @pytest.mark.slow
 def test_shards_prepare_all_cases_and_a_last_run_writes_the_splits(openkbp, tmp_path):
     output = tmp_path / "cases"

@@ -6,6 +6,7 @@ import torch
 from models import publish
 from models.focusnet import build_network
 from utils.config.preset import load_preset
+from utils.errors import UserError
 from utils.io.checkpoint import read_checkpoint, save_checkpoint
 
 PRESET = load_preset("phantom", ["networks.width=0.25"])
@@ -32,6 +33,18 @@ def test_it_holds_the_same_weights_in_half_the_bytes(checkpoint, tmp_path):
         for key, value in weights.items():
             torch.testing.assert_close(after["networks"][name][key].to(value.dtype), value, rtol=1e-3, atol=1e-6)
     assert (tmp_path / "new" / "mine.pt").stat().st_size < 0.8 * checkpoint.stat().st_size
+
+
+@pytest.mark.parametrize("place", ["best.pt", "other.pt", "folder"])
+def test_a_file_or_folder_that_is_there_is_not_replaced(place, checkpoint, tmp_path):
+    (tmp_path / "other.pt").write_text("somebody's")
+    (tmp_path / "folder").mkdir()
+    before = {path: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()}
+    with pytest.raises(UserError, match=rf"{place}: (not written by this command|expected the name of a new file)"):
+        run(checkpoint, tmp_path / place)
+    assert {path: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()} == before
+    with pytest.raises(UserError, match=r"other\.pt: expected a folder, but a file is in its place"):
+        run(checkpoint, tmp_path / "other.pt" / "new.pt")
 
 
 def test_weights_too_large_for_half_precision_are_refused(checkpoint, tmp_path):

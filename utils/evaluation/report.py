@@ -22,9 +22,15 @@ from utils.evaluation.evaluate import Evaluation
 from utils.evaluation.metrics import COMPARED_METRICS, DICE, HD95, METRICS, SURFACE_DICE, Metric, OrganScores, Status
 from utils.evaluation.significance import CONFIDENCE, NUM_RESAMPLES
 from utils.io.files import write_json, write_text
+from utils.io.own_files import read_record, require_own
 from utils.reporting.tables import Table, format_mean, format_number, to_csv, to_latex, to_markdown, to_text
 
 PACKAGES = ("numpy", "scipy", "SimpleITK", "surface-distance")
+RECORD, OVERLAYS = "summary.json", "overlays"
+TABLES = (
+    *("summary.csv", "scores.csv", "comparison.csv", "scores.md", "scores.tex"),
+    *(f"comparison_{metric.key}.{suffix}" for metric in COMPARED_METRICS for suffix in ("md", "tex")),
+)
 CONVENTIONS = {
     "surfaces": "elements lie at voxel corners and are weighted by their area (DeepMind's surface-distance package)",
     "missed": "contoured, but not predicted: Dice and surface Dice 0, distances infinite, volume error -1",
@@ -81,6 +87,21 @@ class EvaluationReport:
         self.comparisons = compare_predictions(rows, other.rows, organs) if other else []
         self.worst = [case for metric in (DICE, HD95) for case in find_worst_cases(rows, organs, metric)]
         self.low_cases = find_low_cases(rows)
+
+
+def require_own_files(folder: Path, *, overlays: bool) -> None:
+    """Check that a report can be written into a folder: summary.json tells an evaluation's folder from any other.
+
+    Args:
+        folder: of the report.
+        overlays: whether pictures will be written.
+
+    Raises:
+        UserError: a file of somebody else is in the place of one of the report's.
+    """
+    names = (RECORD, *TABLES, *(f"{metric.key}.png" for metric in METRICS), *([OVERLAYS] if overlays else ()))
+    is_own = read_record(folder / RECORD, ("origin", "definitions")) is not None
+    require_own(() if is_own else (folder / name for name in names))
 
 
 def score_table(report: EvaluationReport, metrics: Sequence[Metric] = COMPARED_METRICS) -> Table:
@@ -140,12 +161,12 @@ def write_report(folder: Path, report: EvaluationReport, *, markdown: bool = Fal
     for name, table in tables.items():
         texts |= {f"{name}.md": to_markdown(table)} if markdown else {}
         texts |= {f"{name}.tex": to_latex(table)} if latex else {}
+    write_json(folder / RECORD, _json_ready(_summary_json(report)))  # first: by it the others are known as own files
     for name, text in texts.items():
         write_text(folder / name, text)
-    write_json(folder / "summary.json", _json_ready(_summary_json(report)))
-    for path in [*folder.glob("comparison*.*"), *folder.glob("scores.*")]:
-        if path.name not in texts:
-            path.unlink()
+    for name in TABLES:
+        if name not in texts:
+            (folder / name).unlink(missing_ok=True)
 
 
 def _score_row(summary: OrganSummary, metrics: Sequence[Metric]) -> list[str]:

@@ -8,11 +8,13 @@ from typing import Any, Literal
 import torch
 
 from utils.errors import UserError
+from utils.io.files import check_folder
+from utils.io.own_files import read_record, require_own
 from utils.runtime.command_line import Shard, nonnegative_int, positive_int
 from utils.runtime.device import choose_compute, make_deterministic
 from utils.runtime.distributed import distributed_context, num_restarts
 from utils.training.checkpoint_rotation import NOTHING_TO_RESUME, CheckpointRotation
-from utils.training.run_log import read_configuration
+from utils.training.run_log import CONFIGURATION_KEYS, RUN_FILES, read_configuration
 
 NOT_REPEATED = {"run_dir", "config_from", "resume", "max_minutes"}
 """Options that `--config-from` does not take from the other run."""
@@ -136,12 +138,14 @@ class TrainingRun:
     A run is resumed if `--resume` asks for it, or if torchrun restarted the process after another rank had crashed.
 
     Raises:
-        UserError: the folder already holds a run and `--resume` is not given, there is no run to resume, or the device
-            is missing or does not support the precision or `--compile`.
+        UserError: the folder already holds a run and `--resume` is not given, or files of somebody else that a run
+            would replace; there is no run to resume; or the device is missing or does not support the precision or
+            `--compile`.
     """
 
     def __init__(self, options: TrainingOptions) -> None:
         self.options = options
+        check_folder(options.run_dir)
         self.checkpoints = CheckpointRotation(options.run_dir)
         exists = self.checkpoints.exists()
         if options.resume == "required" and not exists:
@@ -152,6 +156,9 @@ class TrainingRun:
                 f"{options.run_dir}: already holds a run; run the same command with --resume to continue it, or "
                 "choose another --run-dir"
             )
+        if not exists:  # a run that was killed before its first checkpoint has its configuration
+            files = [options.run_dir / name for name in RUN_FILES]
+            require_own(files, files if read_record(files[0], CONFIGURATION_KEYS) else ())
         self.ranks = distributed_context()
         torch.manual_seed(options.seed)
         self.compute = choose_compute(options.device, options.precision, self.ranks.local_rank)

@@ -18,6 +18,10 @@ from utils.errors import UserError
 from utils.io.checkpoint import git_commit
 from utils.io.files import atomic_write, read_json, write_json, write_text
 
+RUN_FILES = ("config.json", "status.json", "metrics.csv", "timing.csv", "validation.png", "best.pt")
+"""Files of a run folder that have no number in their name, the record of the run first."""
+CONFIGURATION_KEYS = ("options", "splits", "preset")
+
 
 class RunLog:
     """Writes the records of one run: losses and scores into metrics.csv, durations into timing.csv.
@@ -97,7 +101,7 @@ def read_configuration(folder: Path) -> dict[str, Any]:
         UserError: there is no readable config.json, or it lacks something.
     """
     content = read_json(folder / "config.json")
-    missing = [name for name in ("options", "splits", "preset") if not isinstance(content.get(name), dict)]
+    missing = [name for name in CONFIGURATION_KEYS if not isinstance(content.get(name), dict)]
     if missing:
         raise UserError(f"{folder}/config.json: {' and '.join(missing)} missing; give the folder of a training run")
     return content
