@@ -17,7 +17,7 @@ from models.roi import Rois, find_peaks
 from models.validation import CaseValidation
 from utils.config.preset import Preset
 from utils.errors import UserError
-from utils.io.checkpoint import load_initial_networks
+from utils.io.initial_networks import load_initial_networks
 from utils.runtime.command_line import run_main
 from utils.runtime.device import Compute
 from utils.training.run import TrainingOptions

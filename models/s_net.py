@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from models.activation_checkpointing import checkpoint_activations
 from models.blocks import DenseASPP, DownBlock, SEResidualBlock, UpBlock, make_divisible
 from models.layers import Conv3d, InPlaceReLU, conv3d_he_init
+from utils.config.preset import Preset
 
 
 class SNetOutput(NamedTuple):
@@ -56,6 +57,11 @@ class SNet(nn.Module):
         self.up_half = UpBlock(self.context.out_channels, half, half)
         self.up_full = UpBlock(half, full, full)
         self.head = Conv3d(full, num_classes, 1)
+
+    @staticmethod
+    def organ_weights(preset: Preset) -> tuple[str, tuple[str, ...]]:
+        """The keys and the organs of weights that belong to one class each, "" for the background."""
+        return "head.", ("", *preset.organ_names)
 
     def forward(self, image: Tensor) -> SNetOutput:
         """Segment all organs.

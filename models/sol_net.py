@@ -6,6 +6,7 @@ from torch import Tensor, nn
 
 from models.blocks import PreActConv3d
 from models.layers import Conv3d
+from utils.config.preset import Preset
 
 PRIOR_PROBABILITY = 0.01
 """Initial value of the heatmaps."""
@@ -32,6 +33,11 @@ class SOLNet(nn.Module):
         # voxels would dominate the first steps and push the bias so low that the sigmoid passes the few peaks no
         # gradient. At the prior, close to the background, the sigmoid's slope is still about 0.01.
         nn.init.constant_(self.head.bias, math.log(PRIOR_PROBABILITY / (1 - PRIOR_PROBABILITY)))
+
+    @staticmethod
+    def organ_weights(preset: Preset) -> tuple[str, tuple[str, ...]]:
+        """The keys and the organs of weights that belong to one small organ each."""
+        return "head.", preset.small_organ_names
 
     def forward(self, features: Tensor) -> Tensor:
         """Predict the heatmaps.

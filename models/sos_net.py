@@ -5,6 +5,7 @@ from torch import Tensor, nn
 
 from models.blocks import DenseASPP, DownBlock, SEResidualBlock, UpBlock, make_divisible
 from models.layers import Conv3d, InPlaceReLU, conv3d_he_init
+from utils.config.preset import Preset
 from utils.runtime.distributed import found_on_any_rank
 from utils.runtime.sync_batchnorm import uses_sync_batchnorm
 
@@ -63,6 +64,11 @@ class SOSNet(nn.Module):
     def __init__(self, *, num_organs: int, in_channels: int, width: float = 1.0):
         super().__init__()
         self.branches = nn.ModuleList(SOSBranch(in_channels=in_channels, width=width) for _ in range(num_organs))
+
+    @staticmethod
+    def organ_weights(preset: Preset) -> tuple[str, tuple[str, ...]]:
+        """The keys and the organs of weights that belong to one small organ each."""
+        return "branches.", preset.small_organ_names
 
     def forward(self, rois: Tensor, organ_index: Tensor) -> Tensor:
         """Segment each ROI with the branch of its organ.

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import logging
 import shutil
 from pathlib import Path
 
@@ -15,8 +16,10 @@ import train_backbone
 import train_backbone_heatmap
 import train_SOL
 from benchmarks import tasks
+from data_preprocess import prepare
 from models.focusnet import build_network
-from utils.config.preset import load_preset
+from models.pretrained import WEIGHTS_FOLDER
+from utils.config.preset import CONFIG_FOLDER, load_preset
 from utils.io.checkpoint import read_checkpoint, save_checkpoint
 from utils.io.files import write_json
 from utils.runtime.command_line import run_main
@@ -193,14 +196,14 @@ def own_cases(case_folder, tmp_path):
 
 @pytest.fixture(scope="module")
 def odd_checkpoints(runs, tmp_path_factory):
-    """A truncated checkpoint, and one of a preset with other organs."""
+    """A truncated checkpoint, and two of a preset with other organs, of the same and of another width."""
     folder = tmp_path_factory.mktemp("odd")
     whole = (runs / "backbone" / "best.pt").read_bytes()
     (folder / "truncated.pt").write_bytes(whole[: len(whole) // 2])
-    preset = load_preset("openkbp", ["networks.width=0.25"])
-    save_checkpoint(
-        folder / "openkbp.pt", stage="backbone", preset=preset, networks={"s_net": build_network("s_net", preset)}
-    )
+    for name, width in (("openkbp", 0.25), ("wide", 0.5)):
+        preset = load_preset("openkbp", [f"networks.width={width}"])
+        networks = {"s_net": build_network("s_net", preset)}
+        save_checkpoint(folder / f"{name}.pt", stage="backbone", preset=preset, networks=networks)
     return folder
 
 
@@ -214,7 +217,8 @@ def odd_checkpoints(runs, tmp_path_factory):
         ("backbone", {"preset": "pdca"}, "pdca: no such preset; choose one of"),
         ("backbone", {"device": "tpu"}, "--device tpu: no such device"),
         ("backbone", {"init_from": "{odd}/truncated.pt"}, "truncated.pt: is damaged, or not a checkpoint"),
-        ("backbone", {"init_from": "{odd}/openkbp.pt"}, "openkbp.pt: was trained on the organs brainstem, spinal_cord"),
+        ("backbone", {"init_from": "{odd}/wide.pt"}, "its s_net does not fit this preset: networks.width is 0.5 there"),
+        ("sol", {"init_from": "{odd}/openkbp.pt"}, "no checkpoint has its weights of chiasm, optic_nerve_left, optic"),
         ("backbone", {"init_from": "{runs}/autoencoder/best.pt"}, "expected a checkpoint with s_net, got one of stage"),
         ("sol", {"init_from": None}, "no checkpoint with a trained s_net was given; give --init-from the best.pt of"),
         ("sol", {"init_from": "{runs}/nowhere.pt"}, "nowhere.pt: no such checkpoint"),
@@ -312,3 +316,55 @@ def test_the_benchmark_of_a_step_runs(stage, baseline):
 
 def test_the_benchmark_of_loading_measures_the_fraction_of_time_spent_waiting(case_folder):
     assert 0 <= tasks.loading(case_folder, [], "cpu", baseline=True, num_steps=2).run() <= 1
+
+
+OTHER_ORGANS = """
+description = "Two organs of the published model, and one that it does not know"
+left_right_pairs = []
+[organs.lips]
+small = true
+focal_alpha = 1.0
+color = [0, 255, 0]
+tolerance_mm = 2.5
+[organs.larynx]
+small = true
+focal_alpha = 2.0
+color = [0, 0, 255]
+tolerance_mm = 2.5
+[organs.mandible]
+focal_alpha = 1.0
+color = [255, 0, 0]
+tolerance_mm = 1.0
+"""
+
+
+def test_the_published_model_is_a_head_start_for_other_organs(real_data, tmp_path, caplog):
+    caplog.set_level(logging.INFO)
+    settings = (CONFIG_FOLDER / "openkbp.toml").read_text()
+    (tmp_path / "own.toml").write_text(OTHER_ORGANS + settings[settings.index("[grid]") :])
+    patients = tmp_path / "train-pats"
+    patients.mkdir()
+    for name in ("pt_196", "pt_36", "pt_120"):  # small, with larynx and mandible
+        shutil.copy(real_data / "openkbp" / "train-pats" / f"{name}.tar.xz", patients)
+    raw = ["--source", "openkbp", "--input", patients, "--workers", 1]
+    prepared = [*raw, "--preset", tmp_path / "own.toml", "--output", tmp_path / "cases"]
+    assert run_main(prepare.main, [str(word) for word in prepared]) == 0
+
+    published = WEIGHTS_FOLDER / "openkbp.pt"
+    losses = {}
+    for name, start in (("own", published), ("scratch", None)):
+        shorter = {"epochs": 1, "batch_size": 1, "init_from": start, "run_dir": tmp_path / name}
+        arguments = arguments_of("backbone_heatmap", tmp_path / "cases", tmp_path, **shorter)
+        assert train("backbone_heatmap", [*arguments, "--set", "grid.crop_size_vox=[56,32,24]"]) == 0
+        losses[name] = float(rows_of(tmp_path / name)[0]["loss"])
+    assert losses["own"] < 0.8 * losses["scratch"]
+    assert f"{published}: took s_net, sol_net, without brainstem, spinal_cord, parotid_right, parotid_l" in caplog.text
+    assert "random weights: s_net of lips; sol_net of lips\n" in caplog.text
+
+    shapes = arguments_of("autoencoder", tmp_path / "cases", tmp_path, epochs=1, init_from=published)
+    assert train("autoencoder", shapes) == 0
+    start = {"init_from": tmp_path / "own" / "best.pt", "autoencoder": published}
+    adversarial = arguments_of("adversarial", tmp_path / "cases", tmp_path, epochs=1, batch_size=1, **start)
+    caplog.clear()
+    assert train("adversarial", adversarial) == 0
+    assert f"{published}: took autoencoder\n" in caplog.text

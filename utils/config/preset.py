@@ -220,6 +220,11 @@ class Preset:
         return tuple(i for i, organ in enumerate(self.organs) if organ.small)
 
     @property
+    def small_organ_names(self) -> tuple[str, ...]:
+        """Names of the small organs, in label order."""
+        return tuple(organ.name for organ in self.organs if organ.small)
+
+    @property
     def mirrored_organs(self) -> tuple[int, ...]:
         """For each organ, the index of the organ that it becomes in a left-right flipped image."""
         partner = dict(self.left_right_pairs) | {right: left for left, right in self.left_right_pairs}

@@ -15,6 +15,10 @@ from utils.errors import UserError, shorten
 from utils.io.files import atomic_write
 
 FORMAT_VERSION = 1
+OTHER_PRESET = (
+    "the number of organs, networks.width, networks.sos_input or grid.roi_size_vox differs; give the preset that the "
+    "checkpoint was trained with (--preset)"
+)
 
 
 def save_checkpoint(
@@ -90,8 +94,10 @@ def require_networks(content: Mapping[str, Any], names: Iterable[str], path: Pat
         )
 
 
-def load_networks(networks: Mapping[str, nn.Module], content: Mapping[str, Any], path: Path) -> None:
-    """Load networks from a checkpoint's content, all weights of a network or none.
+def load_networks(
+    networks: Mapping[str, nn.Module], content: Mapping[str, Any], path: Path, advice: str = OTHER_PRESET
+) -> None:
+    """Load networks from a checkpoint's content, all weights of a network or none; `advice` ends the message.
 
     Raises:
         UserError: a weight is missing, unexpected or has another shape; the first ones are named.
@@ -106,46 +112,8 @@ def load_networks(networks: Mapping[str, nn.Module], content: Mapping[str, Any],
             if key in got and expected[key].shape != got[key].shape
         ]
         if wrong:
-            raise UserError(
-                f"{path}: its {name} does not fit this preset ({shorten(wrong, '; ')}): the number of organs, "
-                "networks.width, networks.sos_input or grid.roi_size_vox differs; give the preset that the checkpoint "
-                "was trained with (--preset)"
-            )
+            raise UserError(f"{path}: its {name} does not fit this preset: {advice} ({shorten(wrong, '; ')})")
         network.load_state_dict(got)
-
-
-def load_initial_networks(
-    networks: Mapping[str, nn.Module],
-    paths: Iterable[Path],
-    preset: Preset,
-    *,
-    required: Iterable[str] = (),
-    remedy: str = "",
-) -> None:
-    """Load from each checkpoint the networks that it has in common with `networks`; a later checkpoint wins.
-
-    The checkpoints together must provide the `required` networks; the message says `remedy` if they do not.
-
-    Raises:
-        UserError: a checkpoint is unreadable, holds none of `networks`, does not fit or has other organs or the same in
-            another order; or a required network is missing.
-    """
-    loaded = set()
-    for path in paths:
-        content = read_checkpoint(path)
-        common = {name: network for name, network in networks.items() if name in content["networks"]}
-        if not common:
-            require_networks(content, networks, path, remedy)
-        organ_names = checkpoint_preset(content, path).organ_names
-        if organ_names != preset.organ_names:
-            raise UserError(
-                f"{path}: was trained on the organs {', '.join(organ_names)}; preset {preset.name} has "
-                f"{', '.join(preset.organ_names)}. Give a checkpoint of the same organs in the same order"
-            )
-        load_networks(common, content, path)
-        loaded.update(common)
-    if missing := [name for name in required if name not in loaded]:
-        raise UserError(f"no checkpoint with a trained {' and '.join(missing)} was given; {remedy}")
 
 
 def git_commit() -> str:

@@ -12,7 +12,7 @@ from torch import nn
 from torch.utils.data import Dataset
 
 from utils.config.preset import Preset, ScheduleSettings
-from utils.io.checkpoint import load_initial_networks
+from utils.io.initial_networks import load_initial_networks
 from utils.runtime.device import Compute
 from utils.training.run import TrainingOptions
 

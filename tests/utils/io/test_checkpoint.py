@@ -1,7 +1,6 @@
 """utils/io/checkpoint.py: what is written is read back, and nothing else is."""
 
 import pickle
-from dataclasses import replace
 
 import pytest
 import torch
@@ -10,7 +9,6 @@ from torch import nn
 from utils.config.preset import load_preset
 from utils.io.checkpoint import (
     checkpoint_preset,
-    load_initial_networks,
     load_networks,
     read_checkpoint,
     require_networks,
@@ -133,28 +131,3 @@ def test_a_checkpoint_without_the_networks_needed_names_its_stage_and_the_remedy
         ValueError, match="expected a checkpoint with sos_net, got one of stage 'sol'.*; train it first"
     ):
         require_networks(read_checkpoint(path), ["s_net", "sos_net"], path, "train it first")
-
-
-def test_initial_networks_are_what_checkpoints_share_and_the_later_wins(path, tmp_path):
-    second = tmp_path / "second.pt"
-    other = network()
-    save(second, stage="backbone", preset=PRESET, networks={"s_net": other})
-    networks = {"s_net": network(), "sol_net": network(2), "sos_net": network(4)}
-    untouched = {key: value.clone() for key, value in networks["sos_net"].state_dict().items()}
-    load_initial_networks(networks, [path, second], PRESET, required=("s_net", "sol_net"))
-    assert same_weights(networks["s_net"], other)
-    assert torch.equal(networks["sol_net"][0].weight, read_checkpoint(path)["networks"]["sol_net"]["0.weight"])
-    assert all(torch.equal(untouched[key], value) for key, value in networks["sos_net"].state_dict().items())
-
-
-def test_initial_networks_that_are_required_must_come_from_somewhere(path):
-    with pytest.raises(ValueError, match="no checkpoint with a trained s_net was given; train it"):
-        load_initial_networks({"s_net": network()}, [], PRESET, required=("s_net",), remedy="train it")
-    with pytest.raises(ValueError, match="expected a checkpoint with autoencoder, got one of stage 'sol'"):
-        load_initial_networks({"autoencoder": network()}, [path], PRESET)
-
-
-def test_initial_networks_of_the_same_organs_in_another_order_are_refused(path):
-    swapped = replace(PRESET, organs=PRESET.organs[::-1])
-    with pytest.raises(ValueError, match="Give a checkpoint of the same organs in the same order"):
-        load_initial_networks({"s_net": network()}, [path], swapped)
