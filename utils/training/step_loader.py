@@ -80,8 +80,8 @@ class StepLoader:
     def _end_workers(self, error: Exception) -> None:
         """End the workers of a pass that failed, now.
 
-        The error and its traceback refer to each other and to the pass, so only the garbage collector would free it. The
-        collector closes the queues first, and torch then waits five seconds for each worker.
+        The error and its traceback refer to each other and to the pass, so that only the garbage collector frees them.
+        It closes the queues first, and torch then waits five seconds for each worker.
         """
         traceback.clear_frames(error.__traceback__)
         self.loader = self._make_loader()
