@@ -1,17 +1,27 @@
 """CTs and masks in volume files (NIfTI, NRRD, MHA), as several layouts store them."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import logging
+import os
+import re
+from collections import deque
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from data_preprocess.sources.base import RawStructures, read_structures
 from utils.config.preset import Preset
-from utils.errors import UserError
+from utils.errors import UserError, shorten
 from utils.imaging.geometry import Geometry
 from utils.imaging.masks import Mask
 from utils.io.segmentations import CaseFiles, OrganNameResolver, open_structures, read_mask
 from utils.io.volumes import volume_stem
+
+CT_NAME = re.compile(r"(?:^|.*[\W_])(?:ct|image|img|ct[\W_]?image)(?:[\W_]0000)?", re.IGNORECASE)
+OTHER_IMAGE = re.compile(r"(?:^|.*[\W_])(?:img|image)[\W_].*|(?:^|.*[\W_])(?:mr|mri|t1|t2|pet|pt|dose)", re.IGNORECASE)
+"""Images of other modalities, which may lie beside the CT."""
+
+logger = logging.getLogger(__name__)
 
 
 def read_mask_files(paths: Mapping[str, Path], grid: Geometry | None, preset: Preset | None) -> RawStructures:
@@ -26,11 +36,14 @@ def read_mask_files(paths: Mapping[str, Path], grid: Geometry | None, preset: Pr
         UserError: a file is unreadable, or on another grid than the others.
     """
 
+    owner = "its CT"
+
     def load(name: str) -> Mask:
-        nonlocal grid
+        nonlocal grid, owner
         mask = read_mask(paths[name])
-        grid = grid or mask.geometry
-        return _move_to_grid(mask, grid, paths[name])
+        if grid is None:
+            grid, owner = mask.geometry, paths[name].name
+        return _move_to_grid(mask, grid, paths[name], owner)
 
     return read_structures(paths, load, preset)
 
@@ -49,7 +62,14 @@ def read_label_file(files: CaseFiles, grid: Geometry, preset: Preset | None) -> 
     structures = open_structures(files, OrganNameResolver(preset))
     masks = {name: structures.load(key) for key, name in structures.names.items()}
     filled = [name for name, mask in masks.items() if mask.voxels.size]
-    return read_structures(filled, lambda name: _move_to_grid(masks[name], grid, files.label_map), preset)
+    return read_structures(filled, lambda name: _move_to_grid(masks[name], grid, files.label_map, "its CT"), preset)
+
+
+def likely_cts(volumes: Iterable[Path]) -> list[Path]:
+    """The volumes called ct, image or img, or ending so; without any, all that no other modality is named in."""
+    stems = {path: volume_stem(path) for path in volumes}
+    named = [path for path, stem in stems.items() if CT_NAME.fullmatch(stem)]
+    return named or [path for path, stem in stems.items() if not OTHER_IMAGE.fullmatch(stem)]
 
 
 def only_ct(found: Sequence[Path], where: Path, expected: str) -> Path:
@@ -64,10 +84,17 @@ def only_ct(found: Sequence[Path], where: Path, expected: str) -> Path:
         UserError: there is none, or several.
     """
     if not found:
-        raise UserError(f"{where}: has no CT; expected {expected}; add it")
+        raise UserError(f"{where}: has no CT; add it as {expected}")
     if len(found) > 1:
-        raise UserError(f"{where}: has {len(found)} CTs ({', '.join(path.name for path in found)}); keep one")
+        names = ", ".join(path.name for path in found)
+        raise UserError(f"{where}: has {len(found)} CTs ({names}); keep one and move the others out of the folder")
     return found[0]
+
+
+def log_left_out(cts: Sequence[Path], missing: str) -> None:
+    """Name the CTs that have no masks, on one line."""
+    if cts:
+        logger.info("%d CT(s) without %s are left out: %s", len(cts), missing, shorten(cts))
 
 
 def name_files(paths: Iterable[Path], name_of: Callable[[Path], str] = volume_stem) -> dict[str, Path]:
@@ -85,21 +112,41 @@ def name_files(paths: Iterable[Path], name_of: Callable[[Path], str] = volume_st
 
 
 def require_folder(folder: Path | None, expected: str) -> Path:
-    """The folder that --input names.
+    """The folder that --input names, absolute, so that it has a name even if it is given as "." or "..".
 
     Raises:
         UserError: there is no such folder.
     """
-    if folder is None or not folder.is_dir():
-        raise UserError(f"--input {folder or 'missing'}: expected a folder of {expected}; check the path")
-    return folder
+    if folder is None:
+        raise UserError(f"--input is missing; give a folder of {expected}")
+    if not folder.is_dir():
+        problem = "is a file" if folder.exists() else "does not exist"
+        raise UserError(f"--input {folder}: {problem}; expected a folder of {expected}; check the path")
+    return Path(os.path.abspath(folder))
 
 
 def folders_below(folder: Path) -> list[Path]:
-    """A folder and every folder below it that is not hidden, sorted."""
-    below = (path for path in folder.rglob("*") if path.is_dir())
-    visible = (path for path in below if not any(part.startswith(".") for part in path.relative_to(folder).parts))
-    return [folder, *sorted(visible)]
+    """A folder and every folder below it that is not hidden, sorted; linked folders too, but none of them twice."""
+    waiting, links, found = deque([folder]), deque(), {}
+    while waiting or links:  # links last: a folder keeps its own name
+        path = (waiting or links).popleft()
+        if found.setdefault(path.resolve(), path) is path:
+            for inner in _visible_folders(path):
+                (links if inner.is_symlink() else waiting).append(inner)
+    return sorted(found.values())
+
+
+def _visible_folders(folder: Path) -> list[Path]:
+    try:
+        return [path for path in folder.iterdir() if path.is_dir() and not path.name.startswith(".")]
+    except PermissionError:
+        logger.warning("warning: %s: permission denied; what lies in it is left out", folder)
+        return []
+
+
+def subfolders(folder: Path, names: Container[str]) -> list[Path]:
+    """The folders in a folder that have one of these names in lower case, in upper case too, sorted."""
+    return sorted(path for path in _visible_folders(folder) if path.name.lower() in names)
 
 
 def find_case_folders(folder: Path | None, is_case: Callable[[Path], object], expected: str) -> dict[str, Path]:
@@ -119,7 +166,7 @@ def find_case_folders(folder: Path | None, is_case: Callable[[Path], object], ex
     root = require_folder(folder, expected)
     found = [path for path in folders_below(root) if is_case(path)]
     if not found:
-        raise UserError(f"{root}: expected {expected}, found none; check --input")
+        raise UserError(f"--input {root}: expected {expected}, found none; check the path and --source")
     names = [path.name for path in found]
     return {
         path.name if path == root or names.count(path.name) == 1 else "-".join(path.relative_to(root).parts): path
@@ -127,10 +174,12 @@ def find_case_folders(folder: Path | None, is_case: Callable[[Path], object], ex
     }
 
 
-def _move_to_grid(mask: Mask, grid: Geometry, path: Path) -> Mask:
-    """The same mask on the CT's grid, of which its own may be a part: 3D Slicer cuts segmentations to their extent."""
+def _move_to_grid(mask: Mask, grid: Geometry, path: Path, owner: str) -> Mask:
+    """The same mask on the grid of `owner`, of which its own may be a part: 3D Slicer cuts masks to their extent."""
     own = mask.geometry
     offset = own.offset_on(grid)
     if offset is None or min(offset) < 0 or np.any(np.add(offset, own.size_zyx) > grid.size_zyx):
-        raise UserError(f"{path}: lies on another grid than its CT; resample it. Mask: {own}; CT: {grid}")
+        raise UserError(
+            f"{path}: lies on another grid than {owner}; resample it. Expected {grid} or a part of it, got {own}"
+        )
     return Mask(mask.voxels, tuple(np.add(mask.corner_zyx, offset).tolist()), grid)

@@ -8,27 +8,40 @@ import re
 from pathlib import Path
 
 from data_preprocess.sources.base import RawCase, RawCaseHandle
-from data_preprocess.sources.common import find_case_folders, folders_below, only_ct, read_label_file, require_folder
+from data_preprocess.sources.common import (
+    find_case_folders,
+    folders_below,
+    likely_cts,
+    log_left_out,
+    only_ct,
+    read_label_file,
+    require_folder,
+    subfolders,
+)
 from utils.config.preset import Preset
 from utils.errors import UserError
 from utils.io.segmentations import CaseFiles
 from utils.io.volumes import read_lps, volume_stem, volumes_in
 
 IMAGES, LABELS = "images", "labels"
+CHANNEL = "_0000"
+"""nnU-Net adds it to the names of CTs."""
 LABEL_NAME = re.compile(r"(?:^|.*[\W_])(?:labels?|label_?maps?|seg|segmentation|mask)", re.IGNORECASE)
 EXPECTED = f"{IMAGES}/<case>.nii.gz and {LABELS}/<case>.nii.gz, or <case>/ct.nii.gz and <case>/label.nii.gz"
 
 
 def list_cases(folder: Path | None) -> list[RawCaseHandle]:
     """Find the label maps at or below a folder: see `Source.list_cases`."""
-    inner = [path / LABELS for path in folders_below(require_folder(folder, EXPECTED)) if (path / LABELS).is_dir()]
-    labels = [label for path in inner for label in volumes_in(path)]
+    folders = folders_below(require_folder(folder, EXPECTED))
+    labels = [label for path in folders if path.name.lower() == LABELS for label in volumes_in(path)]
     if labels:
+        images = [image for path in folders if path.name.lower() == IMAGES for image in volumes_in(path)]
+        labeled = {_case_of(label) for label in labels}
+        log_left_out([image for image in images if _case_of(image) not in labeled], "a label map")
         return [RawCaseHandle(case_id=volume_stem(label), location=label) for label in labels]
-    folders = find_case_folders(folder, _label_maps_in, EXPECTED)
+    cases = find_case_folders(folder, _label_maps_in, EXPECTED)
     return [
-        RawCaseHandle(case_id=name, location=_label_maps_in(path)[0], patient=path.name)
-        for name, path in folders.items()
+        RawCaseHandle(case_id=name, location=_label_maps_in(path)[0], patient=path.name) for name, path in cases.items()
     ]
 
 
@@ -46,17 +59,26 @@ def find_image(label: Path) -> Path:
     Raises:
         UserError: there is none, or several.
     """
-    if label.parent.name == LABELS:
-        folder = label.parent.parent / IMAGES
-        images = volumes_in(folder) if folder.is_dir() else []
-        found = [path for path in images if volume_stem(path) == volume_stem(label)]
-        return only_ct(found, label, f"{folder}/{volume_stem(label)}.nii.gz (or another format)")
+    if label.parent.name.lower() == LABELS:
+        expected = f"{label.parent.parent / IMAGES / volume_stem(label)}.nii.gz (or another format)"
+        return only_ct(_images_of(label), label, expected)
     labels = _label_maps_in(label.parent)
     if len(labels) > 1:
         names = ", ".join(path.name for path in labels)
         raise UserError(f"{label.parent}: holds {len(labels)} label maps ({names}); keep one")
-    found = [path for path in volumes_in(label.parent) if path not in labels]
+    found = likely_cts(path for path in volumes_in(label.parent) if path not in labels)
     return only_ct(found, label, f"one more volume in {label.parent}")
+
+
+def _images_of(label: Path) -> list[Path]:
+    """The CTs in `images` beside `labels` that are called like the label map."""
+    images = [path for folder in subfolders(label.parent.parent, (IMAGES,)) for path in volumes_in(folder)]
+    return [path for path in images if _case_of(path) == _case_of(label)]
+
+
+def _case_of(path: Path) -> tuple[Path, str]:
+    """The same for a CT and its label map: the folder of `images` and `labels`, and the name without `_0000`."""
+    return path.parent.parent, volume_stem(path).removesuffix(CHANNEL)
 
 
 def _label_maps_in(folder: Path) -> list[Path]:

@@ -11,21 +11,40 @@ from functools import partial
 from pathlib import Path
 
 from data_preprocess.sources.base import RawCase, RawCaseHandle
-from data_preprocess.sources.common import find_case_folders, name_files, only_ct, read_mask_files
+from data_preprocess.sources.common import (
+    CT_NAME,
+    OTHER_IMAGE,
+    find_case_folders,
+    likely_cts,
+    log_left_out,
+    name_files,
+    only_ct,
+    read_mask_files,
+    subfolders,
+)
 from utils.config.preset import Preset
 from utils.io.segmentations import MASK_FOLDERS
 from utils.io.volumes import read_lps, volume_stem, volumes_in
 
 FOLDERS = (*MASK_FOLDERS, "masks")
-CT_NAME = re.compile(r"(?:^|.*[\W_])(?:ct|image|img|ct[\W_]?image)(?:[\W_]0000)?", re.IGNORECASE)
-OTHER_IMAGE = re.compile(r"(?:^|.*[\W_])(?:img|image)[\W_].*|(?:^|.*[\W_])(?:mr|mri|t1|t2|pet|pt|dose)", re.IGNORECASE)
-"""Images of other modalities, which may lie among the masks."""
 EXPECTED = f"folders of cases with one mask file per organ, beside the CT or in {', '.join(FOLDERS)}"
+EXPECTED_CT = f"ct.nii.gz (or *_CT, or another format) beside the masks or their folder ({', '.join(FOLDERS)})"
 
 
 def list_cases(folder: Path | None) -> list[RawCaseHandle]:
     """Find the folders of cases at or below a folder: see `Source.list_cases`."""
-    cases = find_case_folders(folder, lambda path: path.name not in FOLDERS and mask_files(path), EXPECTED)
+    without_masks = []
+
+    def is_case(path: Path) -> bool:
+        if path.name.lower() in FOLDERS:
+            return False
+        masks = mask_files(path)
+        if not masks:
+            without_masks.extend(volume for volume in volumes_in(path) if CT_NAME.fullmatch(volume_stem(volume)))
+        return bool(masks)
+
+    cases = find_case_folders(folder, is_case, EXPECTED)
+    log_left_out(without_masks, "masks")
     return [RawCaseHandle(case_id=name, location=path, patient=path.name) for name, path in cases.items()]
 
 
@@ -47,9 +66,9 @@ def find_masks(folder: Path) -> dict[str, Path]:
 
 def mask_files(folder: Path) -> list[Path]:
     """The masks of the case in `folder`; empty if it is not a case's folder."""
-    inner = [folder / name for name in FOLDERS if (folder / name).is_dir()]
+    inner = subfolders(folder, FOLDERS)
     if inner:
-        return volumes_in(inner[0])
+        return [path for each in inner for path in volumes_in(each)]
     files = [path for path in volumes_in(folder) if not CT_NAME.fullmatch(volume_stem(path))]
     return [path for path in files if not OTHER_IMAGE.fullmatch(volume_stem(path))]
 
@@ -60,11 +79,10 @@ def find_ct(folder: Path) -> Path:
     Raises:
         UserError: there is none, or several.
     """
-    volumes = volumes_in(folder)
-    named = [path for path in volumes if CT_NAME.fullmatch(volume_stem(path))]
-    has_inner = any((folder / name).is_dir() for name in FOLDERS)
-    expected = "ct.nii.gz (or another format, or *_CT). For shapes alone use --source shapes"
-    return only_ct(named or (volumes if has_inner else []), folder, expected)
+    found = likely_cts(volumes_in(folder))
+    if not subfolders(folder, FOLDERS):  # the volumes that are not named so are masks
+        found = [path for path in found if CT_NAME.fullmatch(volume_stem(path))]
+    return only_ct(found, folder, f"{EXPECTED_CT}, or use --source shapes for masks alone")
 
 
 def structure_name(path: Path, case_name: str) -> str:

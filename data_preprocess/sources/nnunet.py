@@ -7,16 +7,17 @@ from pathlib import Path
 from typing import NamedTuple
 
 from data_preprocess.sources.base import RawCase, RawCaseHandle
-from data_preprocess.sources.common import read_label_file, require_folder
+from data_preprocess.sources.common import log_left_out, only_ct, read_label_file, require_folder
 from utils.config.preset import Preset
-from utils.errors import UserError
+from utils.errors import UserError, shorten
 from utils.io.files import read_json
 from utils.io.segmentations import CaseFiles
-from utils.io.volumes import read_lps
+from utils.io.volumes import SUFFIXES, read_lps
 
 DATASET = "dataset.json"
 SPLITS = {"labelsTr": "train", "labelsTs": "test"}
 IGNORE = "ignore"
+EXPECTED = "nnU-Net's layout, DatasetNNN_Name"
 
 
 class Dataset(NamedTuple):
@@ -30,26 +31,31 @@ class Dataset(NamedTuple):
 
 def list_cases(folder: Path | None) -> list[RawCaseHandle]:
     """Find the labeled cases of a folder DatasetNNN_Name: see `Source.list_cases`."""
-    folder = require_folder(folder, "nnU-Net's layout, DatasetNNN_Name")
-    suffix = _read_dataset(folder).file_ending
+    folder = require_folder(folder, EXPECTED)
+    dataset = _read_dataset(folder)
     handles = [
-        RawCaseHandle(case_id=label.name.removesuffix(suffix), location=label, split=split)
+        RawCaseHandle(case_id=label.name.removesuffix(dataset.file_ending), location=label, split=split)
         for name, split in SPLITS.items()
-        for label in sorted((folder / name).glob(f"[!.]*{suffix}"))
+        for label in sorted((folder / name).glob(f"[!.]*{dataset.file_ending}"))
     ]
     if not handles:
-        raise UserError(f"{folder}: expected {', '.join(SPLITS)} with label maps *{suffix}, found none; check --input")
+        raise UserError(
+            f"--input {folder}: expected label maps *{dataset.file_ending} (file_ending of {DATASET}) in "
+            f"{' or '.join(SPLITS)}, found none; check the folder and file_ending"
+        )
+    used = {_image_of(handle, dataset) for handle in handles}
+    channel = f"[!.]*_{dataset.ct_channel:04d}{dataset.file_ending}"
+    images = [path for name in SPLITS for path in sorted((folder / _images(name)).glob(channel))]
+    log_left_out([path for path in images if path not in used], "a label map")
     return handles
 
 
 def read_case(handle: RawCaseHandle, preset: Preset | None = None) -> RawCase:
     """Read a CT and its label map: see `Source.read_case`."""
     label = handle.location
-    folder = label.parent.parent
-    dataset = _read_dataset(folder)
-    images = folder / label.parent.name.replace("labels", "images")
-    image = images / f"{handle.case_id}_{dataset.ct_channel:04d}{dataset.file_ending}"
-    volume = read_lps(image)
+    dataset = _read_dataset(label.parent.parent)
+    image = _image_of(handle, dataset)
+    volume = read_lps(only_ct([image] if image.is_file() else [], label, str(image)))
     files = CaseFiles(case_id=handle.case_id, label_map=label, label_names=dataset.names)
     structures = read_label_file(files, volume.geometry, preset)
     if IGNORE in structures.unmatched_structures:
@@ -57,16 +63,39 @@ def read_case(handle: RawCaseHandle, preset: Preset | None = None) -> RawCase:
     return RawCase.of(handle, volume, structures, image)
 
 
+def _images(labels: str) -> str:
+    """The folder of the CTs whose label maps lie in the folder `labels`."""
+    return labels.replace("labels", "images")
+
+
+def _image_of(handle: RawCaseHandle, dataset: Dataset) -> Path:
+    folder = handle.location.parent.parent / _images(handle.location.parent.name)
+    return folder / f"{handle.case_id}_{dataset.ct_channel:04d}{dataset.file_ending}"
+
+
 def _read_dataset(folder: Path) -> Dataset:
     path = folder / DATASET
+    if not path.is_file():
+        inner = [found.parent.name for found in sorted(folder.glob(f"*/{DATASET}"))]
+        remedy = f"give one of the folders in it ({shorten(inner)})" if inner else "check --input and --source"
+        raise UserError(f"--input {folder}: expected {EXPECTED}, found no {DATASET}; {remedy}")
     content = read_json(path)
     missing = [key for key in ("labels", "file_ending", "channel_names") if key not in content]
     if missing:
-        raise UserError(f"{path}: lacks {', '.join(missing)}; convert it to the format of nnU-Net version 2")
+        raise UserError(
+            f"{path}: lacks {', '.join(missing)}; convert it to the format of nnU-Net version 2, for example with "
+            "nnUNetv2_convert_old_nnUNet_dataset"
+        )
     labels, channels = content["labels"], content["channel_names"]
     if not isinstance(labels, dict) or not all(type(value) is int for value in labels.values()):
         raise UserError(
             f"{path}: labels: expected organ names with one number each, got {labels}; regions are not read"
+        )
+    ending = content["file_ending"]
+    if str(ending).lower() not in SUFFIXES:
+        raise UserError(
+            f"{path}: file_ending: expected one of {', '.join(SUFFIXES)}, got {ending!r}; convert the files and "
+            "correct the entry"
         )
     if not isinstance(channels, dict) or not all(n.isdecimal() and isinstance(channels[n], str) for n in channels):
         raise UserError(f"{path}: channel_names: expected numbers with one name each, got {channels}; correct them")
@@ -76,7 +105,7 @@ def _read_dataset(folder: Path) -> Dataset:
             f"{path}: channel_names: none of {', '.join(channels.values())} is called CT; rename the CT's channel"
         )
     return Dataset(
-        file_ending=str(content["file_ending"]),
+        file_ending=ending,
         names={value: name for name, value in labels.items() if value},
         ct_channel=found[0] if found else 0,
     )

@@ -36,12 +36,12 @@ def list_cases(folder: Path | None) -> list[RawCaseHandle]:
     patients = {}
     for path in (path for split in splits if split.is_dir() for path in split.iterdir()):
         match = re.fullmatch(r"pt_(\d+)(\.tar\.xz)?", path.name)
-        if match:
+        if match and (match[2] or path.is_dir()):
             patients.setdefault(match[1], path)
     if not patients:
         raise UserError(
-            f"{folder}: expected {', '.join(SPLITS)} with pt_N folders or pt_N{ARCHIVE_SUFFIX} archives, "
-            "found none; check --input"
+            f"--input {folder}: expected {', '.join(SPLITS)} with folders pt_N or archives pt_N{ARCHIVE_SUFFIX}, "
+            "found none; give the clone of open-kbp, its provided-data or one of these folders"
         )
     return [
         RawCaseHandle(case_id=f"pt_{number}", location=path, split=SPLITS.get(path.parent.name))
@@ -55,7 +55,7 @@ def read_case(handle: RawCaseHandle, preset: Preset | None = None) -> RawCase:
     if path.name.endswith(ARCHIVE_SUFFIX):
         tables = _read_archive(path)
     else:
-        tables = {file.stem: file.read_bytes() for file in sorted(path.glob("*.csv"))}
+        tables = {file.stem: file.read_bytes() for file in sorted(path.glob("[!.]*.csv"))}
     spacing_yxz = _load(tables, "voxel_dimensions", path)
     if spacing_yxz.shape != (3,) or not (spacing_yxz > 0).all():
         raise UserError(
@@ -73,8 +73,9 @@ def _read_archive(path: Path) -> dict[str, bytes]:
     """Read the members into memory: nothing is unpacked, so no member can leave its folder."""
     try:
         with tarfile.open(path, "r:xz") as archive:
-            members = [member for member in archive if member.isfile() and member.name.endswith(".csv")]
-            return {PurePosixPath(member.name).stem: archive.extractfile(member).read() for member in members}
+            files = {PurePosixPath(member.name): member for member in archive if member.isfile()}
+            tables = [path for path in files if path.suffix == ".csv" and not path.name.startswith(".")]
+            return {path.stem: archive.extractfile(files[path]).read() for path in tables}
     except (tarfile.TarError, lzma.LZMAError, EOFError) as error:
         raise UserError(f"{path}: cannot be unpacked because it is damaged ({error}); download it again") from error
 
@@ -103,5 +104,7 @@ def _dense(tables: dict[str, bytes], name: str, path: Path, value_column: int | 
     outside = index[(index < 0) | (index >= dense.size)]
     if outside.size:
         raise UserError(f"{path}: {name}.csv: index {outside[0]} is out of bounds; download the patient again")
+    if name == "ct" and not index.size:
+        raise UserError(f"{path}: ct.csv lists no voxel, so it is truncated; download the patient again")
     dense[index] = 1 if value_column is None else table[:, 1]
     return np.ascontiguousarray(dense.reshape(GRID).transpose(2, 0, 1)[::-1])

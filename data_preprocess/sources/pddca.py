@@ -9,7 +9,7 @@ from pathlib import Path
 
 from data_preprocess.cases import HELD_OUT
 from data_preprocess.sources.base import RawCase, RawCaseHandle
-from data_preprocess.sources.common import find_case_folders, name_files, read_mask_files
+from data_preprocess.sources.common import find_case_folders, name_files, only_ct, read_mask_files, subfolders
 from utils.config.preset import Preset
 from utils.io.volumes import read_lps, volumes_in
 
@@ -23,15 +23,17 @@ EXPECTED = f"PDDCA's <case>/{IMAGE} and <case>/{STRUCTURES}/*.nrrd"
 
 def list_cases(folder: Path | None) -> list[RawCaseHandle]:
     """Find the cases at or below a folder: see `Source.list_cases`."""
-    cases = find_case_folders(folder, lambda path: (path / STRUCTURES).is_dir(), EXPECTED)
+    cases = find_case_folders(folder, lambda path: subfolders(path, (STRUCTURES,)), EXPECTED)
     return [RawCaseHandle(case_id=name, location=path, split=_split(path.name)) for name, path in cases.items()]
 
 
 def read_case(handle: RawCaseHandle, preset: Preset | None = None) -> RawCase:
     """Read a CT and its masks: see `Source.read_case`."""
     folder = handle.location
-    volume = read_lps(folder / IMAGE)
-    structures = read_mask_files(name_files(volumes_in(folder / STRUCTURES)), volume.geometry, preset)
+    images = [path for path in volumes_in(folder) if path.name.lower() == IMAGE]
+    volume = read_lps(only_ct(images, folder, IMAGE))
+    masks = [path for inner in subfolders(folder, (STRUCTURES,)) for path in volumes_in(inner)]
+    structures = read_mask_files(name_files(masks), volume.geometry, preset)
     return RawCase.of(handle, volume, structures, folder)
 
 

@@ -50,7 +50,7 @@ def with_nan(array):
 
 
 MASK_FAULTS = {
-    "no_ct": (lambda f: (f / "ct.nrrd").unlink(), "has no CT; expected ct.nii.gz"),
+    "no_ct": (lambda f: (f / "ct.nrrd").unlink(), "has no CT; add it as ct.nii.gz"),
     "two_cts": (lambda f: write_volume(f / "image.nrrd", small_case().volume), r"has 2 CTs (ct.nrrd, image.nrrd)"),
     "other_grid": (
         lambda f: rewrite(f / "segmentations" / "mandible.nrrd", spacing_zyx_mm=(3.0, 2.0, 2.4)),
@@ -246,14 +246,17 @@ def test_names_that_cannot_name_a_file_are_refused(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (None, r"dataset\.json: no such file"),
+        (None, r"raw: expected nnU-Net's layout, DatasetNNN_Name, found no dataset\.json; check --input and --source"),
         ({"labels": {"0": "background", "1": "mandible"}}, "lacks file_ending, channel_names"),
         ({"labels": {"mandible": [1, 2]}, "file_ending": ".nii.gz", "channel_names": {"0": "CT"}}, "labels: expected"),
         (
             {"labels": {"a": 1}, "file_ending": ".nii", "channel_names": {"0": "T1", "1": "T2"}},
             "none of T1, T2 is called",
         ),
-        ({"labels": {"a": 1}, "file_ending": ".nii.gz", "channel_names": {"0": "CT"}}, "expected labelsTr, labelsTs"),
+        (
+            {"labels": {"a": 1}, "file_ending": ".nii.gz", "channel_names": {"0": "CT"}},
+            r"expected label maps \*\.nii\.gz \(file_ending of dataset\.json\) in labelsTr or",
+        ),
     ],
 )
 def test_nnunet_folders_that_say_too_little_are_refused(content, message, tmp_path, capsys):

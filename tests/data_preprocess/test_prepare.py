@@ -202,8 +202,8 @@ def test_split_is_chosen_before_the_limit(openkbp, tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--input", "{tmp}/nowhere"], "nowhere: expected a folder of OpenKBP: a clone of open-kbp"),
-        ([], "--input missing: expected a folder"),
+        (["--input", "{tmp}/nowhere"], "nowhere: does not exist; expected a folder of OpenKBP: a clone of open-kbp"),
+        ([], "--input is missing; give a folder of OpenKBP"),
         (["--input", "{kbp}", "--preset", "nothing"], "nothing: no such preset"),
         (
             ["--input", "{kbp}/provided-data/train-pats", "--split", "test"],

@@ -1,6 +1,7 @@
 """Recognizes different names of the same organ: "Optic-Nerve-Lt", "OpticNrv_L" and "optic_nerve_left"."""
 
 import re
+import unicodedata
 
 SIDES = {"l": "left", "lt": "left", "left": "left", "r": "right", "rt": "right", "right": "right"}
 
@@ -47,7 +48,8 @@ def organ_key(name: str) -> str:
     It ignores case, blanks, hyphens, underscores and dots. A word for the side may come first or last; the key contains
     both sides if the name does.
     """
-    spaced = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", name)
+    composed = unicodedata.normalize("NFC", name)  # macOS stores an umlaut as a letter and its dots
+    spaced = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", composed)
     words = [word for word in re.split(r"[\W_]+", spaced.casefold()) if word]
     sides = dict.fromkeys(SIDES[word] for word in words if word in SIDES)
     rest = "".join(word for word in words if word not in SIDES)

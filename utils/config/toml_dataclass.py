@@ -43,7 +43,7 @@ def read_toml(path: Path) -> Table:
     if not path.is_file():
         raise UserError(f"{path}: no such configuration file; check the path")
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        return tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: is not valid TOML ({error}); correct the file") from error
 

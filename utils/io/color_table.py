@@ -48,7 +48,7 @@ def read_color_table(path: Path) -> tuple[str, ...]:
     Raises:
         UserError: the file is not a color table of consecutive labels from 0.
     """
-    lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+    lines = path.read_text(encoding="utf-8-sig", errors="replace").splitlines()
     entries = [line.split() for line in lines if line.strip() and not line.startswith("#")]
     if any(len(words) < 2 or words[0] != str(value) for value, words in enumerate(entries)):
         raise UserError(f"{path}: expected lines `value name R G B A` with values 0, 1, 2, ...; correct or remove it")

@@ -118,7 +118,7 @@ def read_json(path: Path) -> dict:
     if not path.is_file():
         raise UserError(f"{path}: no such file; check the path")
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8-sig"))
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: is not valid JSON ({error}); write it again") from error
     if not isinstance(content, dict):

@@ -43,9 +43,17 @@ def volume_stem(path: Path) -> str:
 
 
 def volumes_in(folder: Path, *, recursive: bool = False) -> list[Path]:
-    """The volume files in a folder, or also below it, sorted; hidden ones are left out."""
+    """The volume files in a folder, or also below it, sorted; hidden ones are left out.
+
+    Links to missing files are among them, so that reading them fails and a case does not lose an organ unnoticed.
+    """
     paths = folder.rglob("*") if recursive else folder.iterdir()
-    return sorted(path for path in paths if path.is_file() and volume_suffix(path) and path.name[0] != ".")
+    named = (path for path in paths if volume_suffix(path) and path.name[0] != ".")
+    return sorted(path for path in named if path.is_file() or _is_broken_link(path))
+
+
+def _is_broken_link(path: Path) -> bool:
+    return path.is_symlink() and not path.exists()
 
 
 def read_volume(path: str | Path) -> Volume:
@@ -59,14 +67,17 @@ def read_volume(path: str | Path) -> Volume:
         PermissionError: the file may not be read.
     """
     path = Path(path)
+    if _is_broken_link(path):
+        raise UserError(f"{path}: is a link to a file that is missing; fetch the file or remove the link")
     if not path.is_file():
         raise UserError(f"{path}: no such file; check the path")
     path.open("rb").close()  # says "permission denied" where ITK says that the file is damaged
     if volume_suffix(path) in NIFTI_SUFFIXES:
         found = read_nifti(path)
         return Volume(array=found.array, geometry=found.grid, notes=found.notes)
+    image_io = "MetaImageIO" if path.suffix.lower() == ".mha" != path.suffix else ""  # ITK does not know .MHA
     try:
-        image = sitk.ReadImage(str(path))
+        image = sitk.ReadImage(str(path), imageIO=image_io)
     except RuntimeError as error:
         raise UserError(
             f"{path}: cannot be read as a volume: damaged, or of another format ({_reason(error)}); copy or export it "

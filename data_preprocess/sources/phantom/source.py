@@ -19,6 +19,7 @@ from data_preprocess.sources.phantom.chest import CHEST, CHEST_TOP_Z_MM
 from data_preprocess.sources.phantom.shapes import Point, Shape
 from data_preprocess.sources.phantom.tissues import GROUPS, SIDES, TISSUES, Structure
 from utils.config.preset import Preset
+from utils.errors import UserError
 from utils.imaging.geometry import Geometry
 from utils.imaging.intensity import AIR_HU
 from utils.imaging.masks import bounding_box, crop_mask
@@ -129,7 +130,15 @@ class RenderedPatient(NamedTuple):
 
 
 def list_cases(folder: Path | None = None) -> list[RawCaseHandle]:
-    """The phantoms of the demonstration, every fifth of them for testing; `folder` is not needed."""
+    """The phantoms of the demonstration, every fifth of them for testing.
+
+    Raises:
+        UserError: a folder is given, which the user expects to be read.
+    """
+    if folder is not None:
+        raise UserError(
+            f"--input {folder}: source phantom draws its cases; leave out --input or choose another --source"
+        )
     return [
         RawCaseHandle(case_id=f"phantom_{seed:03d}", location=seed, split="test" if seed % 5 == 4 else "train")
         for seed in range(NUM_PHANTOMS)

@@ -269,5 +269,5 @@ def test_folders_without_structure_sets_are_named(slices, tmp_path):
     save_all(slices, tmp_path)
     with pytest.raises(ValueError, match=r"expected structure sets \(RTSTRUCT\), found none beside 1 CT series"):
         dicom.list_cases(tmp_path)
-    with pytest.raises(ValueError, match="--input missing: expected a folder of DICOM files"):
+    with pytest.raises(ValueError, match="--input is missing; give a folder of DICOM files"):
         dicom.list_cases(None)

@@ -10,6 +10,7 @@ from data_preprocess.export import export_case, nifti_files
 from data_preprocess.sources.base import RawCaseHandle
 from data_preprocess.sources.openkbp import list_cases, read_case
 from utils.config.preset import load_preset
+from utils.errors import UserError
 
 
 def archive(folder, path):
@@ -44,12 +45,31 @@ def test_patients_are_found_with_their_split_in_order_of_number(openkbp, patient
 
 
 def test_no_patients_is_an_error(tmp_path):
-    with pytest.raises(ValueError, match="nowhere: expected a folder of OpenKBP: a clone of open-kbp"):
+    with pytest.raises(ValueError, match="nowhere: does not exist; expected a folder of OpenKBP: a clone of open-kbp"):
         list_cases(tmp_path / "nowhere")
-    with pytest.raises(ValueError, match="--input missing: expected a folder"):
+    with pytest.raises(ValueError, match="--input is missing; give a folder of OpenKBP"):
         list_cases(None)
     with pytest.raises(ValueError, match=r"expected train-pats, .* found none"):
         list_cases(tmp_path)
+
+
+@pytest.mark.parametrize("form", ["folder", "archive"])
+def test_files_that_macos_adds_are_no_structures(form, patient, tmp_path):
+    (patient / "._Mandible.csv").write_bytes(b"\0\5\x16\7")
+    raw = read_case(handle(patient if form == "folder" else archive(patient, tmp_path / "pt_1.tar.xz")))
+    assert raw.notes == ()
+    assert not [name for name in (*raw.masks, *raw.unmatched_structures) if name.startswith(".")]
+
+
+def test_a_ct_without_voxels_is_truncated(patient):
+    (patient / "ct.csv").write_text("")
+    with pytest.raises(UserError, match="pt_1: ct.csv lists no voxel, so it is truncated; download the patient again"):
+        read_case(handle(patient))
+
+
+def test_a_file_called_like_a_patient_is_no_patient(patient):
+    (patient.parent / "pt_2").write_text("no folder")
+    assert [case.case_id for case in list_cases(patient.parent)] == ["pt_1"]
 
 
 @pytest.mark.parametrize("form", ["folder", "archive"])

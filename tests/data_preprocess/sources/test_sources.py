@@ -247,7 +247,7 @@ def test_label_files_take_the_ct_of_their_name(phantom, tmp_path):
     write_label_maps(tmp_path, phantom, PRESET)
     (tmp_path / "images" / "p7.nii.gz").rename(tmp_path / "images" / "p8.nii.gz")
     (handle,) = labelmap.list_cases(tmp_path)
-    with pytest.raises(ValueError, match=r"p7\.nii\.gz: has no CT; expected .*images/p7\.nii\.gz"):
+    with pytest.raises(ValueError, match=r"p7\.nii\.gz: has no CT; add it as .*images/p7\.nii\.gz"):
         labelmap.read_case(handle, PRESET)
 
 

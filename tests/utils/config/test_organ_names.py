@@ -19,6 +19,11 @@ def test_other_organs_are_others(other):
     assert organ_key(other) != organ_key("OpticNerve_L")
 
 
+def test_an_umlaut_is_the_same_in_one_character_and_in_two():
+    composed, decomposed = "R\u00fcckenmark", "Ru\u0308ckenmark"
+    assert organ_key(composed) == organ_key(decomposed) == "r\u00fcckenmark"
+
+
 def test_a_name_that_is_only_a_side_stays_a_name():
     assert organ_key("L") == "l"
     assert organ_key("label 7") == "label7"
