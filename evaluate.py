@@ -13,9 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from utils.config.preset import load_preset
-from utils.errors import CaseFailure, UserError
+from utils.errors import CaseFailure, UserError, list_cases, shorten
 from utils.evaluation.evaluate import CasePair, Evaluation, EvaluationSettings, evaluate_cases, match_cases
 from utils.evaluation.figures import write_box_plots, write_overlays
+from utils.evaluation.metrics import COUNTED, Status
 from utils.evaluation.report import OVERLAYS, EvaluationReport, format_console_report, require_own_files, write_report
 from utils.evaluation.tolerances import Tolerances
 from utils.io.files import check_folder
@@ -59,22 +60,39 @@ def main(argv: list[str] | None = None) -> int:
     predictions = {"prediction": find_cases(arguments.prediction, resolver)}
     if arguments.compare:
         predictions["other prediction"] = find_cases(arguments.compare, resolver)
-    for cases in (references, *predictions.values()):
-        require_names(cases.values(), resolver)
+    for cases in predictions.values():
+        require_names(cases.values(), references.values(), resolver)
+        require_names(references.values(), cases.values(), resolver)
     pairs = {name: match_cases(cases, references) for name, cases in predictions.items()}
 
     evaluations, failures = {}, {}
     for name, own_pairs in pairs.items():
-        evaluations[name] = evaluate_cases(own_pairs, settings, arguments.workers, name)
-        missing = CaseFailure(f"has a reference but no {name}")
-        failures |= {case_id: missing for case_id in references if case_id not in own_pairs}
+        scored = evaluate_cases(own_pairs, settings, arguments.workers, name)
+        missing = dict.fromkeys(references.keys() - own_pairs.keys(), CaseFailure(f"has a reference but no {name}"))
+        evaluations[name] = replace(scored, failures={**missing, **scored.failures})
         failures |= evaluations[name].failures
-    for case_id in sorted(predictions["prediction"].keys() - references.keys()) if len(references) > 1 else ():
-        logger.warning("%s: has a prediction but no reference, not scored", case_id)
+        used = {pair.prediction.case_id for pair in own_pairs.values()}
+        if unused := predictions[name].keys() - used:
+            logger.warning("%s: has a %s but no reference, not scored", list_cases(unused), name)
     if all(evaluation.rows for evaluation in evaluations.values()):
-        evaluations = {name: replace(evaluation, failures=failures) for name, evaluation in evaluations.items()}
+        if reason := why_nothing_counts(evaluations["prediction"]):
+            report_failures(failures, len(references))
+            raise UserError(f"nothing to score: {reason}")
         failures = failures | write_results(arguments, settings, evaluations, pairs["prediction"])
     return report_failures(failures, len(references))
+
+
+def why_nothing_counts(evaluation: Evaluation) -> str | None:
+    """The reason why no organ of any case counts, or None if one does."""
+    statuses = {row.status for row in evaluation.rows}
+    if not statuses.isdisjoint(COUNTED):
+        return None
+    if Status.NOT_PREDICTED in statuses:
+        return "no contoured organ has a predicted mask; give --preset to count its organs as missed"
+    if evaluation.unmatched_structures:
+        found = shorten(evaluation.unmatched_structures)
+        return f"no organ of the preset is contoured; found {found}; check --preset"
+    return "no organ has a voxel in any reference; check --reference"
 
 
 def check_paths(arguments: argparse.Namespace) -> None:

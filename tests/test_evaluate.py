@@ -19,6 +19,7 @@ from utils.config.preset import load_preset
 from utils.evaluation.metrics import METRICS
 from utils.imaging.geometry import Geometry
 from utils.io.color_table import write_color_table
+from utils.io.files import write_json
 from utils.io.volumes import Volume, read_volume, write_volume
 from utils.runtime.command_line import run_main
 
@@ -116,6 +117,48 @@ def test_cases_of_one_side_alone_are_named(tmp_path, caplog, capsys):
     assert "b: has a reference but no prediction" in caplog.text
     assert "Failed cases (not in the table): b." in capsys.readouterr().out
     assert "z: has a prediction but no reference" in caplog.text
+
+
+def test_many_cases_of_one_side_alone_are_one_line_with_their_number(tmp_path, caplog, capsys):
+    write_label(tmp_path / "ref" / "a.mha", {1: (1, 3)})
+    for name in "abcdefg":
+        write_label(tmp_path / "pred" / f"{name}.mha", {1: (1, 3)})
+    assert run(tmp_path, "--preset", "phantom") == 0
+    assert caplog.text.count("no reference") == 1
+    assert "b, c, d, e, ... (6 cases): has a prediction but no reference, not scored" in caplog.text
+    (tmp_path / "ref").rename(tmp_path / "few")
+    (tmp_path / "pred").rename(tmp_path / "ref")
+    (tmp_path / "few").rename(tmp_path / "pred")
+    assert run(tmp_path, "--preset", "phantom") == 1
+    assert "error: b, c, d, e, ... (6 cases): has a reference but no prediction" in caplog.text
+    assert "Failed cases (not in the table): b, c, d, e, ... (6 cases)." in capsys.readouterr().out
+
+
+def test_the_output_folder_of_nnunet_names_its_labels(tmp_path):
+    names = load_preset("phantom").organ_names
+    order = {"background": 0, **{name: value for value, name in enumerate(reversed(names), 1)}}
+    for case in ("a", "b"):
+        write_label(tmp_path / "ref" / f"{case}.nii.gz", {1: (0, 4), 3: (6, 8)})
+        write_label(tmp_path / "pred" / f"{case}.nii.gz", {order["brainstem"]: (0, 4), order["mandible"]: (6, 8)})
+    write_color_table(tmp_path / "ref", load_preset("phantom"))
+    for name, content in (("dataset.json", {"labels": order}), ("plans.json", {})):
+        write_json(tmp_path / "pred" / name, content)
+    for options in ((), ("--preset", "phantom"), ("--preset", "tcia_hn")):
+        assert run(tmp_path, *options) == 0
+        scores = read_scores(tmp_path)
+        assert (scores["a", "brainstem"]["dice"], scores["b", "mandible"]["dice"]) == ("1", "1")
+
+
+def test_label_maps_without_names_beside_references_in_another_order_are_refused(tmp_path, capsys):
+    for side in ("ref", "pred"):
+        write_label(tmp_path / side / "a.nii.gz", {1: (0, 4), 3: (6, 8)})
+    write_color_table(tmp_path / "ref", load_preset("openkbp"))
+    assert run(tmp_path, "--preset", "phantom") == 2
+    error = capsys.readouterr().err
+    assert "pred/a.nii.gz: its values have no names" in error
+    assert "ref names them in another order than --preset: mandible is 3 in the preset, and 7 there" in error
+    assert error.count("\n") == 1
+    assert run(tmp_path, "--preset", "openkbp") == 0
 
 
 @pytest.mark.slow
@@ -244,6 +287,30 @@ def test_a_report_replaces_its_own_tables_and_leaves_others(tmp_path):
         (tmp_path / "scores" / name).write_text("somebody's")
     assert run(tmp_path, "--preset", "phantom") == 0
     assert {path.name for path in (tmp_path / "scores").iterdir()} == {*REPORT, "scores.xlsx", "comparison.docx"}
+
+
+@pytest.mark.parametrize(
+    ("contoured", "organ", "predicted", "options", "reason"),
+    [
+        (False, "brainstem", "brainstem", ("--preset", "phantom"), "no organ has a voxel in any reference"),
+        (True, "spleen", "spleen", ("--preset", "phantom"), "no organ of the preset is contoured; found spleen"),
+        (True, "brainstem", "spleen", (), "no contoured organ has a predicted mask; give --preset"),
+    ],
+)
+def test_nothing_to_score_is_said_and_nothing_is_written(
+    contoured, organ, predicted, options, reason, tmp_path, capsys
+):
+    for side, name in (("ref", organ), ("pred", predicted)):
+        for case in ("a", "b"):
+            write_label(tmp_path / side / f"{case}.nii.gz", {1: (1, 3)} if contoured else {})
+        (tmp_path / side / "organs.ctbl").write_text(f"0 background 0 0 0 0\n1 {name} 1 2 3 255\n")
+    assert run(tmp_path, *options) == 2
+    shown = capsys.readouterr()
+    assert shown.err.startswith("error: nothing to score: ")
+    assert reason in shown.err
+    assert shown.err.count("\n") == 1
+    assert shown.out == ""
+    assert not (tmp_path / "scores").exists()
 
 
 def test_when_every_case_fails_nothing_is_written(tmp_path):

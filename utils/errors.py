@@ -2,7 +2,7 @@
 
 import errno
 import traceback
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
 import torch
@@ -11,6 +11,8 @@ SYSTEM_ERRORS = ("ENOSPC", "EDQUOT", "EFBIG", "EACCES", "EPERM", "EROFS", "EIO",
 """Full disk, missing permission, broken disk, too long name, closed pipe: none of these is a bug."""
 USER_ERRNOS = {getattr(errno, name) for name in SYSTEM_ERRORS if hasattr(errno, name)}
 OUT_OF_MEMORY = "out of memory; close other programs or use a machine with more memory"
+MAX_NAMES = 4
+"""Shown of many in a message."""
 ALLOCATION_FAILED = ("can't allocate memory", "Failed to allocate memory")
 """In RuntimeErrors of torch on a CPU and of ITK."""
 
@@ -23,9 +25,15 @@ class UserError(ValueError):
 
 
 def shorten(items: Iterable[object], separator: str = ", ") -> str:
-    """Join the first four of many items for a message."""
+    """Join the first `MAX_NAMES` of many items for a message."""
     texts = [str(item) for item in items]
-    return separator.join(texts[:4] + ["..."] * (len(texts) > 4))
+    return separator.join(texts[:MAX_NAMES] + ["..."] * (len(texts) > MAX_NAMES))
+
+
+def list_cases(case_ids: Collection[str]) -> str:
+    """The first cases in order and, if there are more, their number: "a, b, c, d, ... (7 cases)"."""
+    count = f" ({len(case_ids)} cases)" if len(case_ids) > MAX_NAMES else ""
+    return shorten(sorted(case_ids)) + count
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -10,11 +10,11 @@ from data_preprocess.sources.base import RawCase, RawCaseHandle
 from data_preprocess.sources.common import log_left_out, only_ct, read_label_file, require_folder
 from utils.config.preset import Preset
 from utils.errors import UserError, shorten
+from utils.io.color_table import NNUNET_NAME, read_nnunet_labels
 from utils.io.files import read_json
 from utils.io.segmentations import CaseFiles
 from utils.io.volumes import SUFFIXES, read_lps
 
-DATASET = "dataset.json"
 SPLITS = {"labelsTr": "train", "labelsTs": "test"}
 IGNORE = "ignore"
 EXPECTED = "nnU-Net's layout, DatasetNNN_Name"
@@ -40,7 +40,7 @@ def list_cases(folder: Path | None) -> list[RawCaseHandle]:
     ]
     if not handles:
         raise UserError(
-            f"--input {folder}: expected label maps *{dataset.file_ending} (file_ending of {DATASET}) in "
+            f"--input {folder}: expected label maps *{dataset.file_ending} (file_ending of {NNUNET_NAME}) in "
             f"{' or '.join(SPLITS)}, found none; check the folder and file_ending"
         )
     used = {_image_of(handle, dataset) for handle in handles}
@@ -74,11 +74,11 @@ def _image_of(handle: RawCaseHandle, dataset: Dataset) -> Path:
 
 
 def _read_dataset(folder: Path) -> Dataset:
-    path = folder / DATASET
+    path = folder / NNUNET_NAME
     if not path.is_file():
-        inner = [found.parent.name for found in sorted(folder.glob(f"*/{DATASET}"))]
+        inner = [found.parent.name for found in sorted(folder.glob(f"*/{NNUNET_NAME}"))]
         remedy = f"give one of the folders in it ({shorten(inner)})" if inner else "check --input and --source"
-        raise UserError(f"--input {folder}: expected {EXPECTED}, found no {DATASET}; {remedy}")
+        raise UserError(f"--input {folder}: expected {EXPECTED}, found no {NNUNET_NAME}; {remedy}")
     content = read_json(path)
     missing = [key for key in ("labels", "file_ending", "channel_names") if key not in content]
     if missing:
@@ -86,11 +86,7 @@ def _read_dataset(folder: Path) -> Dataset:
             f"{path}: lacks {', '.join(missing)}; convert it to the format of nnU-Net version 2, for example with "
             "nnUNetv2_convert_old_nnUNet_dataset"
         )
-    labels, channels = content["labels"], content["channel_names"]
-    if not isinstance(labels, dict) or not all(type(value) is int for value in labels.values()):
-        raise UserError(
-            f"{path}: labels: expected organ names with one number each, got {labels}; regions are not read"
-        )
+    names, channels = read_nnunet_labels(path), content["channel_names"]
     ending = content["file_ending"]
     if str(ending).lower() not in SUFFIXES:
         raise UserError(
@@ -106,6 +102,6 @@ def _read_dataset(folder: Path) -> Dataset:
         )
     return Dataset(
         file_ending=ending,
-        names={value: name for name, value in labels.items() if value},
+        names=names,
         ct_channel=found[0] if found else 0,
     )

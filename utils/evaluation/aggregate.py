@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from utils.evaluation.metrics import COMPARED_METRICS, COUNTED, METRICS, Metric, OrganScores, ScoreRow, Status
+from utils.evaluation.metrics import COMPARED_METRICS, COUNTED, METRICS, Metric, ScoreRow, Status
 from utils.evaluation.significance import Interval, holm, paired_bootstrap_interval, signed_rank_p
 
 
@@ -67,9 +67,11 @@ class Comparison:
     n: int
     """Number of cases with a finite value on both sides, over which the mean and its interval are computed."""
     missed: int
-    """Number of cases in which only the first prediction has no finite value."""
+    """Number of cases in which only the first prediction missed the organ; the same for every metric."""
     other_missed: int
-    """Number of cases in which only the other prediction has no finite value."""
+    """Number of cases in which only the other prediction missed it."""
+    both_missed: int
+    """Number of cases in which both missed it: Dice 0 on both sides, no finite distance."""
     mean_difference: float
     """First - other; NaN without cases."""
     interval: Interval
@@ -160,24 +162,24 @@ def compare_predictions(
     Returns:
         One comparison per metric and organ that counts on both sides in some case; organs in the given order.
     """
-    other = {(row.organ, row.case_id): row.scores for row in other_rows if row.status in COUNTED}
-    pairs: dict[str, list[tuple[OrganScores, OrganScores]]] = {organ: [] for organ in organs}
+    other = {(row.organ, row.case_id): row for row in other_rows if row.status in COUNTED}
+    pairs: dict[str, list[tuple[ScoreRow, ScoreRow]]] = {organ: [] for organ in organs}
     for row in rows:
         if row.status in COUNTED and (row.organ, row.case_id) in other:
-            pairs[row.organ].append((row.scores, other[row.organ, row.case_id]))
+            pairs[row.organ].append((row, other[row.organ, row.case_id]))
     comparisons = []
     for metric in COMPARED_METRICS:
-        values = {organ: [[getattr(s, metric.key) for s in pair] for pair in own] for organ, own in pairs.items()}
-        of_metric = [_compare_organ(organ, metric, np.array(own)) for organ, own in values.items() if own]
+        of_metric = [_compare_organ(organ, metric, own) for organ, own in pairs.items() if own]
         corrected = holm([comparison.p for comparison in of_metric])
         comparisons += [replace(c, p_corrected=p) for c, p in zip(of_metric, corrected, strict=True)]
     return comparisons
 
 
-def _compare_organ(organ: str, metric: Metric, values: np.ndarray) -> Comparison:
-    """Compare (cases, 2) values of two predictions."""
-    finite = np.isfinite(values)
-    both = finite.all(axis=1)
+def _compare_organ(organ: str, metric: Metric, pairs: Sequence[tuple[ScoreRow, ScoreRow]]) -> Comparison:
+    """Compare two predictions of an organ, given by their rows of every case."""
+    values = np.array([[getattr(row.scores, metric.key) for row in pair] for pair in pairs])
+    missed = np.array([[row.status is not Status.SCORED for row in pair] for pair in pairs])
+    both = np.isfinite(values).all(axis=1)
     differences = values[both, 0] - values[both, 1]
     with np.errstate(invalid="ignore"):
         ranked = values[:, 0] - values[:, 1]
@@ -189,8 +191,9 @@ def _compare_organ(organ: str, metric: Metric, values: np.ndarray) -> Comparison
         organ=organ,
         metric=metric.key,
         n=int(both.sum()),
-        missed=int((~finite[:, 0] & finite[:, 1]).sum()),
-        other_missed=int((finite[:, 0] & ~finite[:, 1]).sum()),
+        missed=int((missed[:, 0] & ~missed[:, 1]).sum()),
+        other_missed=int((~missed[:, 0] & missed[:, 1]).sum()),
+        both_missed=int(missed.all(axis=1).sum()),
         mean_difference=float(differences.mean()) if len(differences) else math.nan,
         interval=interval,
         p=signed_rank_p(ranked),

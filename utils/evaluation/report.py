@@ -8,6 +8,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from utils.errors import list_cases
 from utils.evaluation.aggregate import (
     Comparison,
     OrganSummary,
@@ -49,6 +50,7 @@ CONVENTIONS = {
 }
 COMPARISON_CONVENTIONS = {
     "difference": "prediction - other, case by case",
+    "missed by one or both": "number of cases; they count in n of Dice and surface Dice, but not of the distances",
     "interval": f"{CONFIDENCE:.0%} studentized bootstrap interval of the mean difference, {NUM_RESAMPLES} resamples of "
     "the cases with a finite value on both sides",
     "p": "two-sided Wilcoxon signed-rank test over all cases; an organ that only one side missed is the largest "
@@ -119,7 +121,8 @@ def score_table(report: EvaluationReport, metrics: Sequence[Metric] = COMPARED_M
 
 def comparison_table(report: EvaluationReport, metric: Metric) -> Table:
     """Paired differences in one metric, a row per organ."""
-    headings = [metric.heading, "n", "missed", "other missed", "mean difference", "95 % interval", "p", "p (Holm)"]
+    headings = [metric.heading, "n", "missed", "other missed", "both missed"]
+    headings += ["mean difference", "95 % interval", "p", "p (Holm)"]
     own = [comparison for comparison in report.comparisons if comparison.metric == metric.key]
     return Table(headings=headings, rows=[_comparison_row(comparison, metric.digits + 1) for comparison in own])
 
@@ -145,6 +148,8 @@ def format_console_report(report: EvaluationReport) -> str:
     if report.comparisons:
         parts.append(f"Prediction - {report.origin['compare']}")
         parts += [to_text(comparison_table(report, metric)) for metric in COMPARED_METRICS]
+    elif "compare" in report.origin:
+        parts.append(f"Not compared with {report.origin['compare']}: no organ of any case counts in both predictions.")
     return "\n\n".join(parts)
 
 
@@ -191,7 +196,7 @@ def _table_notes(report: EvaluationReport) -> list[str]:
         if listed:
             notes.append(f"{text}: {listed}.")
     if report.evaluation.failures:
-        notes.append(f"Failed cases (not in the table): {', '.join(sorted(report.evaluation.failures))}.")
+        notes.append(f"Failed cases (not in the table): {list_cases(report.evaluation.failures)}.")
     if report.evaluation.unmatched_structures:
         notes.append(f"Not in the preset (not scored): {', '.join(report.evaluation.unmatched_structures)}.")
     return notes
@@ -208,7 +213,8 @@ def _comparison_row(comparison: Comparison, digits: int) -> list[str]:
             _format_p(comparison.p),
             _format_p(comparison.p_corrected),
         ]
-    return [comparison.organ, str(comparison.n), str(comparison.missed), str(comparison.other_missed), *shown]
+    counts = comparison.n, comparison.missed, comparison.other_missed, comparison.both_missed
+    return [comparison.organ, *map(str, counts), *shown]
 
 
 def _format_p(p: float) -> str:

@@ -4,10 +4,13 @@ from pathlib import Path
 
 from utils.config.preset import Preset
 from utils.errors import UserError, shorten
-from utils.io.files import write_text
+from utils.io.files import read_json, write_text
 from utils.io.volumes import volumes_in
 
 COLOR_TABLE_NAME = "organs.ctbl"
+NNUNET_NAME = "dataset.json"
+"""nnU-Net writes it beside its predictions, and its raw layout has it above the folders of label maps."""
+NNUNET_LABEL_FOLDERS = ("labelsTr", "labelsTs")
 
 
 def check_color_table(folder: Path, preset: Preset) -> None:
@@ -53,6 +56,43 @@ def read_color_table(path: Path) -> tuple[str, ...]:
     if any(len(words) < 2 or words[0] != str(value) for value, words in enumerate(entries)):
         raise UserError(f"{path}: expected lines `value name R G B A` with values 0, 1, 2, ...; correct or remove it")
     return tuple(words[1] for words in entries[1:])
+
+
+def read_nnunet_labels(path: Path) -> dict[int, str]:
+    """Label to organ name, without background, in nnU-Net's dataset.json.
+
+    Raises:
+        UserError: the file is damaged, or several labels are one organ (regions).
+    """
+    labels = read_json(path).get("labels")
+    if isinstance(labels, dict) and all(key.isdecimal() for key in labels):  # version 1
+        labels = {name: int(key) for key, name in labels.items()}
+    if not isinstance(labels, dict) or not all(type(value) is int for value in labels.values()):
+        raise UserError(
+            f"{path}: labels: expected organ names with one number each, got {labels}; regions are not read"
+        )
+    return {value: name for name, value in labels.items() if value}
+
+
+def find_label_names(folder: Path) -> dict[int, str] | None:
+    """Label to organ name of the label maps in a folder: by its color table, or nnU-Net's dataset.json; None without.
+
+    Raises:
+        UserError: a file is damaged, or the two contradict each other.
+    """
+    table, dataset = folder / COLOR_TABLE_NAME, folder / NNUNET_NAME
+    if not dataset.is_file() and folder.name in NNUNET_LABEL_FOLDERS:
+        dataset = folder.parent / NNUNET_NAME
+    names = dict(enumerate(read_color_table(table), 1)) if table.is_file() else None
+    if not dataset.is_file():
+        return names
+    labels = read_nnunet_labels(dataset)
+    if names not in (None, labels):
+        raise UserError(
+            f"{table} and {dataset} name the label values differently: {shorten(names.values())} and "
+            f"{shorten(labels.values())}; remove the one that does not belong to these label maps"
+        )
+    return labels
 
 
 def segment_metadata(preset: Preset) -> dict[str, str]:

@@ -10,9 +10,9 @@ from scipy import ndimage
 
 from utils.config.organ_names import is_organ_name, organ_key
 from utils.config.preset import Preset
-from utils.errors import UserError
+from utils.errors import UserError, shorten
 from utils.imaging.masks import Mask, crop_mask, empty_mask
-from utils.io.color_table import COLOR_TABLE_NAME, read_color_table
+from utils.io.color_table import COLOR_TABLE_NAME, NNUNET_NAME, find_label_names
 from utils.io.volumes import SUFFIXES, read_lps, read_volume, volume_stem, volume_suffix, volumes_in
 
 MASK_FOLDERS = ("segmentations", "structures")
@@ -71,7 +71,7 @@ def find_cases(paths: Sequence[Path], resolver: OrganNameResolver) -> dict[str, 
 
     A path may be a label map, a folder of label maps, a case's folder of masks (one file per organ), or a folder of
     such case folders, with the masks in them or in `segmentations` or `structures` below. A folder of volumes holds the
-    masks of one case if a volume is named like an organ and no color table lies beside them.
+    masks of one case if a volume is named like an organ and no file beside them names label values.
 
     Returns:
         Case id (file or folder name) to its files, sorted.
@@ -133,12 +133,13 @@ def read_mask(path: Path) -> Mask:
 
 
 def value_names(path: Path, metadata: Mapping[str, str], preset: Preset | None) -> dict[int, str]:
-    """Names of a label map's values: its own header's, else the color table's beside it, else the preset's.
+    """Names of a label map's values: its own header's, else the color table's or dataset.json's beside it, else the
+    preset's.
 
     The header fields of a label map of 3D Slicer are Segment<i>_Name and Segment<i>_LabelValue.
 
     Raises:
-        UserError: the header or the color table is damaged.
+        UserError: the header or a file beside it is damaged.
     """
     own = {}
     for segment in [key.removesuffix("_Name") for key in metadata if re.fullmatch(r"Segment\d+_Name", key)]:
@@ -148,23 +149,40 @@ def value_names(path: Path, metadata: Mapping[str, str], preset: Preset | None) 
         own[int(value)] = metadata[f"{segment}_Name"]
     if own:
         return own
-    table = path.parent / COLOR_TABLE_NAME
-    if table.is_file():
-        return dict(enumerate(read_color_table(table), 1))
+    beside = find_label_names(path.parent)
+    if beside is not None:
+        return beside
     return dict(enumerate(preset.organ_names, 1)) if preset else {}
 
 
-def require_names(cases: Iterable[CaseFiles], resolver: OrganNameResolver) -> None:
+def require_names(cases: Iterable[CaseFiles], others: Iterable[CaseFiles], resolver: OrganNameResolver) -> None:
     """Check the first label map, so that values without names are one error and not one per case.
 
+    Args:
+        cases: of one side.
+        others: the cases that they are compared with.
+        resolver: of organ names.
+
     Raises:
-        UserError: the names of its values are found nowhere.
+        UserError: the names of its values are found nowhere, or only in the preset while the other side's label maps
+            have other values for these organs.
     """
-    first = next((case.label_map for case in cases if case.label_map), None)
-    if first is None or resolver.preset or (first.parent / COLOR_TABLE_NAME).is_file():
+    first, other = (next((case.label_map for case in side if case.label_map), None) for side in (cases, others))
+    if first is None or find_label_names(first.parent) is not None:
         return
-    if not value_names(first, read_volume(first).metadata, None):
-        raise UserError(f"{first}: its values have no names; give --preset, or put {COLOR_TABLE_NAME} beside it")
+    other_names = (other and find_label_names(other.parent)) or {}
+    other_values = {resolver.key(name): value for value, name in other_names.items()}
+    moved = [
+        f"{name} is {value} in the preset, and {other_values[key]} there"
+        for value, (key, name) in enumerate(resolver.preset_organs().items(), 1)
+        if other_values.get(key, value) != value
+    ]
+    if (moved or not resolver.preset) and not value_names(first, read_volume(first).metadata, None):
+        why = f", and {other.parent} names them in another order than --preset: {shorten(moved, '; ')}" if moved else ""
+        remedy = "put" if moved else "give --preset, or put"
+        raise UserError(
+            f"{first}: its values have no names{why}; {remedy} {COLOR_TABLE_NAME} or {NNUNET_NAME} beside it"
+        )
 
 
 def case_ct(folder: Path, case_id: str) -> Path:
@@ -189,7 +207,7 @@ def _cases_in(path: Path, resolver: OrganNameResolver) -> list[CaseFiles]:
         return [_case(stem, masks=[path]) if resolver.knows(stem) else CaseFiles(case_id=stem, label_map=path)]
     volumes = volumes_in(path)
     has_organ_names = any(resolver.knows(volume_stem(volume)) for volume in volumes)
-    if volumes and (path.name in MASK_FOLDERS or (has_organ_names and not (path / COLOR_TABLE_NAME).is_file())):
+    if volumes and (path.name in MASK_FOLDERS or (has_organ_names and find_label_names(path) is None)):
         return [_case(path.parent.name if path.name in MASK_FOLDERS else path.name, masks=volumes)]
     if volumes:
         return [CaseFiles(case_id=volume_stem(volume), label_map=volume) for volume in volumes]

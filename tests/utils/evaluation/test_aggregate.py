@@ -127,6 +127,15 @@ def test_missed_organs_count_in_the_test_and_beside_the_mean():
     assert compare_predictions(own, own, ("x",))[1].identical  # missed by both is no difference
 
 
+def test_an_organ_that_both_missed_is_counted_as_such_in_every_metric():
+    missed = [row(f"m{i}", "x", 0.0, math.inf, Status.MISSED) for i in range(2)]
+    own = [*missed, *(row(f"c{i}", "x", 0.8, 2.0) for i in range(3)), row("o", "x", 0.0, math.inf, Status.MISSED)]
+    other = [*missed, *(row(f"c{i}", "x", 0.7, 3.0) for i in range(3)), row("o", "x", 0.7, 3.0)]
+    for comparison in compare_predictions(own, other, ("x",)):
+        assert (comparison.missed, comparison.other_missed, comparison.both_missed) == (1, 0, 2)
+        assert comparison.n == (6 if "dice" in comparison.metric else 3)
+
+
 def test_cases_of_one_side_alone_are_not_compared():
     own = [row("a", "x", 0.8, 2.0), row("b", "x", 0.7, 2.0)]
     other = [row("b", "x", 0.6, 2.0), row("c", "x", 0.1, 9.0), row("b", "y", 0.6, 2.0)]

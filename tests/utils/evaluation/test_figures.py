@@ -38,6 +38,15 @@ def test_two_predictions_have_a_box_each_and_a_legend():
     assert [text.get_text() for text in figure.legends[0].get_texts()] == ["prediction", "other"]
 
 
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("other", [[], ROWS[:1], [make("c4", "chiasm", math.inf, Status.MISSED)]])
+@pytest.mark.parametrize("metric", METRICS, ids=lambda metric: metric.key)
+def test_empty_constant_and_infinite_groups_are_plotted(other, metric, tmp_path):
+    figure = plot_metric({"prediction": ROWS, "other": other}, ORGANS, metric)
+    figure.savefig(tmp_path / "plot.png")
+    assert len(figure.axes[0].patches) == 4
+
+
 def test_a_picture_per_metric(tmp_path):
     write_box_plots(tmp_path, {"prediction": ROWS}, (*ORGANS, "mandible"))
     assert {path.name for path in tmp_path.iterdir()} == {f"{metric.key}.png" for metric in METRICS}

@@ -53,8 +53,8 @@ def test_score_table_shows_organs_groups_and_organs_without_scores(report):
 
 def test_comparison_table_shows_the_shift_and_says_identical(report):
     dice, hd95 = (comparison_table(report, metric) for metric in METRICS[:2])
-    assert dice.rows[0][:6] == ["brainstem", "6", "0", "0", "0.1000", "0.1000 to 0.1000"]
-    assert hd95.rows[0][4:] == ["identical", "", "1", "1"]
+    assert dice.rows[0][:7] == ["brainstem", "6", "0", "0", "0", "0.1000", "0.1000 to 0.1000"]
+    assert hd95.rows[0][5:] == ["identical", "", "1", "1"]
 
 
 def test_the_console_shows_scores_worst_cases_and_comparison(report):

@@ -7,10 +7,12 @@ from utils.errors import UserError
 from utils.io.color_table import (
     COLOR_TABLE_NAME,
     check_color_table,
+    find_label_names,
     read_color_table,
     segment_metadata,
     write_color_table,
 )
+from utils.io.files import write_json
 
 PRESET = load_preset("pddca")
 
@@ -46,6 +48,32 @@ def test_damaged_color_tables_are_refused(content, tmp_path):
     path.write_bytes(content)
     with pytest.raises(ValueError, match=r"organs\.ctbl: expected lines"):
         read_color_table(path)
+
+
+@pytest.mark.parametrize(
+    "labels", [{"background": 0, "chiasm": 2, "brainstem": 1}, {"0": "background", "1": "brainstem", "2": "chiasm"}]
+)
+def test_both_versions_of_nnunet_name_labels(labels, tmp_path):
+    write_json(tmp_path / "dataset.json", {"labels": labels})
+    assert find_label_names(tmp_path) == find_label_names(tmp_path / "labelsTs") == {1: "brainstem", 2: "chiasm"}
+    assert find_label_names(tmp_path / "imagesTs") is None
+
+
+@pytest.mark.parametrize("labels", [None, {"head": [1, 2]}, ["brainstem"]])
+def test_regions_and_other_content_are_refused(labels, tmp_path):
+    write_json(tmp_path / "dataset.json", {"labels": labels})
+    with pytest.raises(UserError, match=r"dataset\.json: labels: expected organ names with one number each"):
+        find_label_names(tmp_path)
+
+
+def test_two_files_that_contradict_each_other_are_refused(tmp_path):
+    write_color_table(tmp_path, PRESET)
+    names = {name: value for value, name in enumerate(("background", *PRESET.organ_names))}
+    write_json(tmp_path / "dataset.json", {"labels": names})
+    assert find_label_names(tmp_path)[2] == "chiasm"
+    write_json(tmp_path / "dataset.json", {"labels": names | {"chiasm": 3, "mandible": 2}})
+    with pytest.raises(UserError, match=r"organs\.ctbl and .*dataset\.json name the label values differently"):
+        find_label_names(tmp_path)
 
 
 def test_segment_fields_name_value_and_color():

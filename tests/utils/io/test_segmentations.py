@@ -119,7 +119,7 @@ def test_values_are_named_by_header_color_table_or_preset(tmp_path, source, pddc
     assert structures.load("mandible").corner_zyx == (1, 2, 0)
     assert structures.load("opticnerve right").corner_zyx == (1, 2, 1)
     assert not structures.load("chiasm").voxels.size
-    require_names([case], resolver)
+    require_names([case], [], resolver)
 
 
 def test_own_names_go_before_the_presets_order(tmp_path, pddca):
@@ -132,7 +132,7 @@ def test_own_names_go_before_the_presets_order(tmp_path, pddca):
 def test_values_without_names_are_refused_once(tmp_path):
     write(tmp_path / "a.nii.gz")
     with pytest.raises(ValueError, match="its values have no names; give --preset"):
-        require_names(find_cases([tmp_path], NAMELESS).values(), NAMELESS)
+        require_names(find_cases([tmp_path], NAMELESS).values(), [], NAMELESS)
 
 
 def test_a_damaged_header_is_named(tmp_path):

@@ -88,6 +88,12 @@ def test_cases_that_failed_for_the_same_reason_share_a_line(caplog):
     assert caplog.messages[:-1] == ["error: a, c: is damaged", "error: b: is not a CT"]
 
 
+def test_many_cases_are_counted_and_the_first_are_named(caplog):
+    with caplog.at_level(logging.ERROR):
+        report_failures(dict.fromkeys("gfedcba", CaseFailure("is damaged")), 9)
+    assert caplog.messages[0] == "error: a, b, c, d, ... (7 cases): is damaged"
+
+
 def test_a_bug_is_logged_with_its_traceback_and_has_status_1(caplog):
     try:
         [][7]
