@@ -182,7 +182,7 @@ def segment_cohort(
     """
     recorded = {**checkpoint, **asdict(settings)}
     files = {scan.case_id: OutputFiles(output, scan.case_id, settings.format) for scan in scans}
-    sources = {scan.case_id: {"ct": str(scan), "settings": recorded} for scan in scans}
+    sources = {scan.case_id: {"ct": scan.record, "settings": recorded} for scan in scans}
     finished = {case_id: load_if_up_to_date(files[case_id], source) for case_id, source in sources.items()}
     reports, failures = {case_id: report for case_id, report in finished.items() if report}, {}
     logger.info("found %d CTs; %d are already segmented", len(scans), len(reports))

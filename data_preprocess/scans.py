@@ -9,14 +9,12 @@ from data_preprocess.hounsfield import validate_hounsfield
 from data_preprocess.inference_transform import InferenceTransform, TransformedImage
 from utils.config.preset import GridSettings
 from utils.errors import UserError, shorten, user_message
-from utils.io.dicom import CtSeries, DicomSeries, find_series, read_ct
+from utils.io.dicom import UID_DIGITS, CtSeries, DicomSeries, find_series, read_ct
 from utils.io.files import validate_file_name
 from utils.io.volumes import SUFFIXES, Volume, read_volume, volume_stem, volume_suffix, volumes_in
 from utils.reporting.output_files import is_output
 
 LIST_SUFFIX = ".txt"
-UID_DIGITS = 8
-"""The last digits of a series UID tell apart the series of one folder."""
 
 
 class ScanContent(NamedTuple):
@@ -42,6 +40,11 @@ class Scan:
     def __str__(self) -> str:
         return str(self.source)
 
+    @property
+    def record(self) -> str:
+        """Tells the scan apart from every other: the path of a volume, or a series with its UID."""
+        return self.source.record if isinstance(self.source, DicomSeries) else str(self.source)
+
     def read(self) -> ScanContent:
         """Read the voxels; a `UserError` says why that cannot be done."""
         if self.problem is not None:
@@ -66,7 +69,7 @@ def read_transformed(
     try:
         image = transform_ct(volume, grid, correct_offset=correct_offset)
     except UserError as error:
-        raise UserError(f"{scan}: {error}") from error
+        raise UserError(f"{error}: {scan}") from error
     notes = [*volume.notes, *(series.notes if series else ()), *image.notes]
     return image._replace(notes=notes, series=series)
 

@@ -3,6 +3,7 @@
 File names are ignored: UIDs separate the series, positions sort the slices.
 """
 
+import logging
 import os
 import warnings
 from collections import defaultdict
@@ -19,7 +20,9 @@ from pydicom.dataset import FileDataset
 from pydicom.uid import MediaStorageDirectoryStorage
 
 from utils.errors import UserError, shorten
-from utils.io.dicom_geometry import SliceGeometry, check_images, stack_slices
+from utils.imaging.intensity import AIR_HU
+from utils.io.dicom_geometry import SliceGeometry, check_images, find_localizers, stack_slices
+from utils.io.dicom_padding import declared_padding
 from utils.io.volumes import Volume, read_dicom_pixels
 
 DICOM_SUFFIXES = (".dcm", ".dicom", ".ima")
@@ -29,6 +32,8 @@ FIRST_GROUPS = (b"\x02\x00", b"\x08\x00")
 NEEDED_TAGS = ("SOPClassUID", "SOPInstanceUID", "Modality", "SeriesInstanceUID")
 OTHER_TAGS = ("ImageType", "PatientID", "SeriesDescription", "FrameOfReferenceUID", "Rows")
 UNDEFINED_LENGTH = 0xFFFFFFFF
+UID_DIGITS = 8
+"""The last digits of a UID tell apart the series of a folder."""
 DECODE_ERRORS = (OSError, EOFError, ValueError, TypeError, KeyError, AttributeError, NotImplementedError, RuntimeError)
 """What pydicom raises for damaged bytes, besides its own errors, which are ValueErrors or OSErrors."""
 
@@ -53,8 +58,16 @@ class DicomSeries:
     """Unreadable DICOM files in the same folders; they may be slices of this series."""
 
     def __str__(self) -> str:
+        return self._describe(f"...{self.uid[-UID_DIGITS:]}")  # 60 digits would push a message's reason out of sight
+
+    @property
+    def record(self) -> str:
+        """The same text with the whole UID."""
+        return self._describe(self.uid)
+
+    def _describe(self, uid: str) -> str:
         described = f" {self.description!r}" if self.description else ""
-        return f"{self.modality} series{described} {self.uid} ({len(self.paths)} files in {self.paths[0].parent})"
+        return f"{self.modality} series{described} {uid} ({len(self.paths)} files in {self.paths[0].parent})"
 
 
 class CtSeries(NamedTuple):
@@ -72,6 +85,21 @@ class CtSeries(NamedTuple):
     """Repairs, for example copies of slices that were left out."""
 
 
+@contextmanager
+def _quiet_pydicom() -> Iterator[None]:
+    """Silence pydicom's own warnings on values that break the standard: our messages say what matters."""
+    log = logging.getLogger("pydicom")
+    level = log.level
+    log.setLevel(logging.CRITICAL)
+    try:
+        with disable_value_validation(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        log.setLevel(level)
+
+
+@_quiet_pydicom()
 def find_series(folder: Path) -> list[DicomSeries]:
     """Find every DICOM series below a folder, of images or other objects.
 
@@ -110,9 +138,10 @@ def read_ct(series: DicomSeries) -> CtSeries:
     try:
         return _read_ct(series)
     except UserError as error:
-        raise UserError(f"{series}: {error}") from error
+        raise UserError(f"{error}: {series}") from error
 
 
+@_quiet_pydicom()
 def read_dataset(path: Path) -> FileDataset:
     """Read a whole DICOM file, also one without preamble.
 
@@ -121,13 +150,12 @@ def read_dataset(path: Path) -> FileDataset:
     """
     if not path.is_file():
         raise UserError(f"{path}: no such file; check the path")
-    with disable_value_validation(), warnings.catch_warnings():
-        warnings.filterwarnings("error", message="End of file reached", category=UserWarning)
-        with _explain_decode_errors(path):
-            dataset = pydicom.dcmread(path, force=True)
-        _check_complete(dataset, path)
-        with _explain_decode_errors(path):
-            list(dataset.iterall())  # pydicom parses values only when asked for them
+    warnings.filterwarnings("error", message="End of file reached", category=UserWarning)
+    with _explain_decode_errors(path):
+        dataset = pydicom.dcmread(path, force=True)
+    _check_complete(dataset, path)
+    with _explain_decode_errors(path):
+        list(dataset.iterall())  # pydicom parses values only when asked for them
     if "SOPInstanceUID" not in dataset:
         raise UserError(f"{path}: has no SOPInstanceUID, so it is truncated or not a DICOM file; copy it again")
     return dataset
@@ -153,6 +181,7 @@ def _check_complete(dataset: FileDataset, path: Path) -> None:
             raise UserError(f"{path}: is truncated: it ends within the element {tag}; copy it again")
 
 
+@_quiet_pydicom()
 def _read_ct(series: DicomSeries) -> CtSeries:
     if series.damaged:
         names = shorten(path.name for path in series.damaged)
@@ -160,16 +189,30 @@ def _read_ct(series: DicomSeries) -> CtSeries:
     datasets, notes = _drop_copies(series.paths)
     if series.num_localizers:
         notes.append(f"{series.num_localizers} localizer(s) left out")
+    if scouts := find_localizers(datasets):
+        names = shorten(Path(datasets[i].filename).name for i in scouts)
+        notes.append(f"left out as localizers, since their plane is turned against that of the slices: {names}")
+        datasets = [dataset for i, dataset in enumerate(datasets) if i not in scouts]
     check_images(datasets)
     stack = stack_slices([SliceGeometry.of(dataset) for dataset in datasets])
     ordered = [datasets[i] for i in stack.order]
-    planes = [_hounsfield(dataset) for dataset in ordered]
+    planes, num_padding = [], 0
+    for dataset in ordered:
+        plane = _hounsfield(dataset)
+        padding = declared_padding(dataset, plane)
+        plane[padding] = np.minimum(plane[padding], AIR_HU)
+        num_padding += np.count_nonzero(padding)
+        planes.append(plane)
     array = np.stack(planes)
+    if num_padding:
+        notes.append(f"{num_padding / array.size:.1%} of the voxels are declared as padding and count as air")
     if all(np.array_equal(plane, np.rint(plane)) for plane in planes):
         limits = np.iinfo(np.int16)
         if array.min() < limits.min or array.max() > limits.max:
+            worst = Path(ordered[int(np.abs(array).max(axis=(1, 2)).argmax())].filename).name
             raise UserError(
-                f"expected Hounsfield units, got values from {array.min():.0f} to {array.max():.0f}; export it again"
+                f"expected Hounsfield units, got values from {array.min():.0f} to {array.max():.0f}, the largest in "
+                f"{worst}; export the CT again with its RescaleSlope and RescaleIntercept"
             )
         array = array.astype(np.int16)
     return CtSeries(

@@ -1,5 +1,6 @@
 """The voxel grid that DICOM slices form, or why they do not form one."""
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -18,8 +19,15 @@ OFF_GRID_MM = 0.1
 """Positions are often rounded to 0.1 mm."""
 MISSING_SLICE_RATIO = 1.5
 """A distance is a gap if its ratio to the median distance is larger."""
+MIN_RUN = 3
+"""Distances that repeat this often, one after the other, are a block of a scan and no missing slice."""
 ORIENTATION_TOLERANCE = 1e-3
 TILT_TOLERANCE_DEG = 0.1
+MAX_LOCALIZERS = 3
+MIN_SLICES_PER_LOCALIZER = 5
+COS_LOCALIZER = np.cos(np.radians(30.0))
+RESAMPLE = "export one reconstruction at equal distances, or resample the series to them"
+MOVE_OUT = "move files that are no slices of this CT out of the folder, or export the series again"
 
 
 class SliceGeometry(NamedTuple):
@@ -54,6 +62,30 @@ class Stack(NamedTuple):
     geometry: Geometry
 
 
+class Problem(NamedTuple):
+    """Why slices do not form a grid, and what to do."""
+
+    text: str
+    remedy: str
+
+
+def find_localizers(datasets: Sequence[Dataset]) -> list[int]:
+    """Indices of images that are no slices but localizers (scouts) though their ImageType does not say so.
+
+    Their plane is turned by more than 30 degrees against that of the others. They are few: at most three, and at most
+    one for every five others. An image of another size or spacing alone may be a slice, so it is no localizer.
+    """
+    axes = [np.array(dataset.get("ImageOrientationPatient") or (), dtype=float) for dataset in datasets]
+    known = [i for i, values in enumerate(axes) if values.size == 6]
+    if not known:
+        return []
+    normals = np.array([np.cross(axes[i][:3], axes[i][3:]) for i in known])
+    usual = normals[_most_common(normals, ORIENTATION_TOLERANCE)]
+    turned = [i for i, normal in zip(known, normals, strict=True) if abs(normal @ usual) < COS_LOCALIZER]
+    limit = min(MAX_LOCALIZERS, (len(datasets) - len(turned)) // MIN_SLICES_PER_LOCALIZER)
+    return turned if len(turned) <= limit else []
+
+
 def check_images(datasets: Sequence[Dataset]) -> None:
     """Check that files are single-frame gray CT slices of one series.
 
@@ -73,12 +105,12 @@ def check_images(datasets: Sequence[Dataset]) -> None:
     for tag, count in NUM_VALUES.items():
         wrong = [d for d in single if d.get(tag) is not None and np.size(d.get(tag)) != count]
         problems += _list(f"have another number of values of {tag} than {count}", wrong)
-    for tag in ("SeriesInstanceUID", "FrameOfReferenceUID"):
-        values = {str(dataset.get(tag)) for dataset in datasets}
-        if len(values) > 1:
-            problems.append(f"mixes slices of {len(values)} values of {tag}: separate them")
+    frames = Counter(str(dataset.get("FrameOfReferenceUID")) for dataset in datasets)
+    usual = frames.most_common(1)[0][0]
+    odd = [d for d in datasets if str(d.get("FrameOfReferenceUID")) != usual]
+    problems += _list(f"of {len(datasets)} have another FrameOfReferenceUID than the others", odd)
     if problems:
-        raise UserError("; ".join(problems))
+        raise UserError(f"{'; '.join(problems)}; {MOVE_OUT}")
 
 
 def stack_slices(slices: Sequence[SliceGeometry]) -> Stack:
@@ -97,16 +129,23 @@ def stack_slices(slices: Sequence[SliceGeometry]) -> Stack:
     positions = np.stack([slice_.position_mm for slice_ in slices])
     heights = positions @ normal
     order = np.argsort(heights, kind="stable")
-    _check_steps(heights[order], [slices[i].name for i in order])
+    names = [slices[i].name for i in order]
+    _check_repeated(heights[order], names)
     first, last = positions[order[0]], positions[order[-1]]
-    _check_tilt((last - first) / np.linalg.norm(last - first), normal, axes)
+    problems = [
+        *_tilt_problem((last - first) / np.linalg.norm(last - first), axes),
+        *_distance_problem(heights[order], names),
+    ]
+    if problems:
+        raise UserError("; ".join([", and ".join(p.text for p in problems), *(p.remedy for p in problems)]))
     fractions = (heights[order] - heights[order[0]]) / (heights[order[-1]] - heights[order[0]])
     off_line = positions[order] - (first + fractions[:, None] * (last - first))
     worst = int(np.abs(off_line).max(axis=1).argmax())
     if np.abs(off_line[worst]).max() > OFF_GRID_MM:
         shift = np.linalg.norm(off_line[worst])
         raise UserError(
-            f"slices are shifted against each other: {slices[order[worst]].name} by {shift:.2f} mm; resample it"
+            f"slices are shifted against each other: {names[worst]} by {shift:.2f} mm; export the series again, or "
+            "resample it"
         )
     geometry = Geometry(
         size_zyx=(len(slices), *slices[0].size_yx),
@@ -118,51 +157,82 @@ def stack_slices(slices: Sequence[SliceGeometry]) -> Stack:
 
 
 def _check_alike(slices: Sequence[SliceGeometry]) -> None:
-    problems = []
-    sizes = {slice_.size_yx for slice_ in slices}
-    if len(sizes) > 1:
-        problems.append(f"mixes slices of different sizes: {', '.join(f'{y} x {x}' for y, x in sorted(sizes))}")
+    """Refuse slices that differ in size, spacing or orientation, and name those that differ from most."""
+    sizes = np.array([slice_.size_yx for slice_ in slices])
     spacings = np.array([slice_.spacing_yx_mm for slice_ in slices])
-    if np.ptp(spacings, axis=0).max() > SAME_POSITION_MM:
-        problems.append(f"mixes pixel spacings from {spacings.min():g} to {spacings.max():g} mm")
-    if not (spacings > 0).all():
-        problems.append("has a pixel spacing that is not positive")
-    axes = np.stack([slice_.axes for slice_ in slices])
-    if np.ptp(axes, axis=0).max() > ORIENTATION_TOLERANCE:
-        problems.append("mixes slices of different orientations")
-    gram = np.einsum("nij,nkj->nik", axes, axes)
-    if np.abs(gram - np.eye(2)).max() > ORIENTATION_TOLERANCE:
-        problems.append("has an image orientation that is not a pair of perpendicular unit vectors")
-    if problems:
-        raise UserError("; ".join(problems))
+    axes = np.array([slice_.axes.ravel() for slice_ in slices])
+    gram = np.einsum("nij,nkj->nik", axes.reshape(-1, 2, 3), axes.reshape(-1, 2, 3))
+    skew = [
+        s.name
+        for s, error in zip(slices, np.abs(gram - np.eye(2)).max(axis=(1, 2)), strict=True)
+        if error > ORIENTATION_TOLERANCE
+    ]
+    flat = [s.name for s in slices if min(s.spacing_yx_mm) <= 0]
+    problems = [
+        _odd_ones("size", sizes, 0, "{:.0f} x {:.0f}", slices),
+        _odd_ones("pixel spacing", spacings, SAME_POSITION_MM, "{:g} x {:g} mm", slices),
+        _odd_ones("orientation", axes, ORIENTATION_TOLERANCE, "{:.3g} {:.3g} {:.3g}, {:.3g} {:.3g} {:.3g}", slices),
+        flat and f"has a pixel spacing that is not positive: {shorten(flat)}",
+        skew and f"has an image orientation that is not a pair of perpendicular unit vectors: {shorten(skew)}",
+    ]
+    if any(problems):
+        raise UserError(f"{'; '.join(filter(None, problems))}; {MOVE_OUT}")
 
 
-def _check_steps(heights: np.ndarray, names: Sequence[str]) -> None:
-    """Refuse repeated, missing and unequally spaced slices; `heights` (N,) in mm ascend."""
-    steps = np.diff(heights)
-    repeated = [f"{names[i]} and {names[i + 1]}" for i in np.flatnonzero(steps < SAME_POSITION_MM)]
+def _most_common(values: np.ndarray, tolerance: float) -> int:
+    """The first row of (N, k) that the most rows equal, each number to within `tolerance`."""
+    return int(np.argmax([(np.abs(values - row).max(axis=1) <= tolerance).sum() for row in values]))
+
+
+def _odd_ones(
+    what: str, values: np.ndarray, tolerance: float, form: str, slices: Sequence[SliceGeometry]
+) -> str | None:
+    """Which slices differ from most in `values` (N, k), printed by `form`; None if none does."""
+    if np.ptp(values, axis=0).max() <= tolerance:
+        return None
+    usual = values[_most_common(values, tolerance)]
+    odd = np.flatnonzero(np.abs(values - usual).max(axis=1) > tolerance)
+    listed = shorten((f"{slices[i].name} ({form.format(*values[i])})" for i in odd), "; ")
+    return f"{len(odd)} of {len(slices)} slices have another {what} than {form.format(*usual)}: {listed}"
+
+
+def _check_repeated(heights: np.ndarray, names: Sequence[str]) -> None:
+    """Refuse slices at one position; `heights` (N,) in mm ascend."""
+    repeated = [f"{names[i]} and {names[i + 1]}" for i in np.flatnonzero(np.diff(heights) < SAME_POSITION_MM)]
     if repeated:
-        raise UserError(f"{len(repeated)} slice(s) repeat a position: {shorten(repeated)}; keep one of each")
+        raise UserError(
+            f"{len(repeated)} slice(s) repeat a position: {shorten(repeated)}; keep one of each, or separate the two "
+            "reconstructions"
+        )
+
+
+def _distance_problem(heights: np.ndarray, names: Sequence[str]) -> list[Problem]:
+    """How slices fail to lie at equal distances: blocks of different distances, missing slices, or neither."""
+    steps = np.diff(heights)
+    off_grid = heights - np.linspace(heights[0], heights[-1], len(heights))
+    if np.abs(off_grid).max() <= OFF_GRID_MM:
+        return []
+    ends = np.append(np.flatnonzero(np.abs(np.diff(steps)) > OFF_GRID_MM) + 1, len(steps))
+    runs = [(start, end) for start, end in zip([0, *ends[:-1]], ends, strict=True) if end - start >= MIN_RUN]
+    if len(runs) > 1 and np.ptp([steps[start] for start, _ in runs]) > OFF_GRID_MM:
+        listed = shorten(f"{steps[a:b].mean():.2f} mm from {names[a]} to {names[b]}" for a, b in runs)
+        return [Problem(f"slice distances vary: {listed}", RESAMPLE)]
     usual = float(np.median(steps))
     gaps = [f"after {names[i]} ({steps[i]:.2f} mm)" for i in np.flatnonzero(steps > MISSING_SLICE_RATIO * usual)]
     if gaps:
-        raise UserError(f"slices are missing: {shorten(gaps)}; the others are {usual:.2f} mm apart; add them")
-    off_grid = heights - np.linspace(heights[0], heights[-1], len(heights))
-    if np.abs(off_grid).max() > OFF_GRID_MM:
-        raise UserError(
-            f"slice distances vary from {steps.min():.2f} to {steps.max():.2f} mm, most at {names[np.argmax(steps)]}; "
-            "export one reconstruction, or resample the series"
-        )
+        missing = f"slices are missing: {shorten(gaps)}; the others are {usual:.2f} mm apart"
+        return [Problem(missing, "add their files, or export the series again")]
+    widest = names[np.argmax(steps)]
+    varying = f"slice distances vary from {steps.min():.2f} to {steps.max():.2f} mm, most after {widest}"
+    return [Problem(varying, RESAMPLE)]
 
 
-def _check_tilt(line: np.ndarray, normal: np.ndarray, axes: np.ndarray) -> None:
-    """Refuse an oblique stack: `line` is the unit vector from the first slice to the last."""
+def _tilt_problem(line: np.ndarray, axes: np.ndarray) -> list[Problem]:
+    """The tilt of an oblique stack: `line` is the unit vector from the first slice to the last."""
     tilt_deg = float(np.degrees(np.arcsin(np.clip(np.linalg.norm(axes @ line), 0, 1))))
-    if tilt_deg > TILT_TOLERANCE_DEG:
-        raise UserError(
-            f"the gantry was tilted by {tilt_deg:.1f} degrees, so the slices do not form a regular grid; resample the "
-            "series in the scanner or planning system"
-        )
+    if tilt_deg <= TILT_TOLERANCE_DEG:
+        return []
+    return [Problem(f"the gantry was tilted by {tilt_deg:.1f} degrees", "resample the series without tilt")]
 
 
 def _list(problem: str, datasets: Iterable[Dataset]) -> list[str]:

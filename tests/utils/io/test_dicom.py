@@ -1,6 +1,7 @@
 """utils/io/dicom.py: series in a tree, exact geometry, and every reason why slices do not form a volume."""
 
 import shutil
+import warnings
 from dataclasses import replace
 
 import numpy as np
@@ -39,7 +40,7 @@ def read_only_series(folder):
 def broken(folder, slices):
     """The error message for these slices."""
     save_all(slices, folder)
-    with pytest.raises(ValueError, match="CT series 'planning'|MR series") as caught:
+    with pytest.raises(ValueError, match=r": (CT|MR) series 'planning' \.\.\.\d{8} \(\d+ files in .*\)$") as caught:
         read_only_series(folder)
     return str(caught.value)
 
@@ -167,16 +168,40 @@ def test_localizers_and_copies_are_left_out_and_noted(tmp_path):
         (1, {"Modality": "PT"}, None),
         (2, {"SamplesPerPixel": 3}, "1 file(s) are color images: slice002.dcm"),
         (2, {"NumberOfFrames": 4}, "hold several images each: convert them to one image per file: slice002.dcm"),
-        (3, {"RescaleIntercept": None}, "1 file(s) lack RescaleIntercept: slice003.dcm"),
+        (
+            3,
+            {"RescaleIntercept": None},
+            "1 file(s) lack RescaleIntercept: slice003.dcm; move files that are no slices of this CT out of the folder",
+        ),
         (3, {"ImagePositionPatient": None}, "lack ImagePositionPatient: slice003.dcm"),
         (2, {"PixelSpacing": ["1", "1", "1"]}, "have another number of values of PixelSpacing than 2: slice002.dcm"),
         (2, {"ImageOrientationPatient": [1, 0, 0]}, "number of values of ImageOrientationPatient than 6: slice002.dcm"),
-        (0, {"FrameOfReferenceUID": uid_of("other")}, "mixes slices of 2 values of FrameOfReferenceUID"),
-        (0, {"Rows": 3, "Columns": 16}, "mixes slices of different sizes: 3 x 16, 6 x 8"),
-        (0, {"PixelSpacing": ["0.9", "1.3"]}, "mixes pixel spacings"),
-        (0, {"ImageOrientationPatient": [1, 0, 0, 0, 1, 0]}, "mixes slices of different orientations"),
+        (
+            0,
+            {"FrameOfReferenceUID": uid_of("other")},
+            "1 file(s) of 5 have another FrameOfReferenceUID than the others: slice000.dcm; move files that",
+        ),
+        (
+            0,
+            {"Rows": 3, "Columns": 16},
+            "1 of 5 slices have another size than 6 x 8: slice000.dcm (3 x 16); move files that are no slices",
+        ),
+        (
+            0,
+            {"PixelSpacing": ["0.9", "1.3"]},
+            "1 of 5 slices have another pixel spacing than 0.9 x 1.1 mm: slice000.dcm (0.9 x 1.3 mm); move files",
+        ),
+        (
+            0,
+            {"ImageOrientationPatient": [1, 0, 0, 0, 1, 0]},
+            "another orientation than 0.955 0.296 0, -0.282 0.913 0.296: slice000.dcm (1 0 0, 0 1 0); move files",
+        ),
         (4, {"PixelData": b"\1\2"}, "slice004.dcm is truncated"),
-        (4, {"RescaleSlope": "99"}, "expected Hounsfield units, got values from"),
+        (
+            4,
+            {"RescaleSlope": "99"},
+            "expected Hounsfield units, got values from -500 to 96095, the largest in slice004.dcm; export",
+        ),
     ],
 )
 def test_problems_of_slices_are_named(index, fields, message, tmp_path):
@@ -200,7 +225,9 @@ def test_another_modality_is_named(tmp_path):
 def test_a_missing_slice_is_named(tmp_path):
     slices = ct_slices(numbered_ct())
     del slices[2]
-    assert "slices are missing: after slice001.dcm (5.00 mm); the others are 2.50 mm apart" in broken(tmp_path, slices)
+    assert broken(tmp_path, slices).startswith(
+        "slices are missing: after slice001.dcm (5.00 mm); the others are 2.50 mm apart; add their files, or export"
+    )
 
 
 def test_two_slices_at_one_position_are_named(tmp_path):
@@ -228,6 +255,33 @@ def moved(volume, shifts_mm):
 def test_varying_distances_are_named(tmp_path):
     slices = moved(numbered_ct(np.eye(3)), [(0, 0, z) for z in (0, 0, 0, 0.6, 1.2)])
     assert "slice distances vary from 2.50 to 3.10 mm" in broken(tmp_path, slices)
+
+
+@pytest.mark.parametrize(
+    ("tag", "vr", "value"),
+    [
+        ("FrameOfReferenceUID", "UI", "abc.def"),
+        ("SpecificCharacterSet", "CS", "ISO_XX"),
+        ("StudyDate", "DA", "yesterday"),
+        ("SpacingBetweenSlices", "DS", "2.50000000000000000001"),
+        ("PixelData", "OW", None),
+    ],
+)
+def test_pydicom_says_nothing_itself(tag, vr, value, tmp_path, capfd, caplog):
+    slices = ct_slices(numbered_ct())
+    with warnings.catch_warnings(), pydicom.config.disable_value_validation():
+        warnings.simplefilter("ignore")
+        for dataset in slices:
+            longer = dataset.PixelData + bytes(4)
+            dataset.add_new(tag, vr, longer if value is None else value)
+        save_all(slices, tmp_path)
+    capfd.readouterr()
+    caplog.clear()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        read_only_series(tmp_path)
+    assert capfd.readouterr().err == ""
+    assert caplog.text == ""
 
 
 def test_rounded_positions_are_accepted(tmp_path):

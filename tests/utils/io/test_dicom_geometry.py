@@ -1,0 +1,106 @@
+"""utils/io/dicom_geometry.py: which images are slices, and why slices do not form a grid."""
+
+import numpy as np
+import pytest
+
+from tests.dicom_files import ct_slices, save_all, uid_of
+from utils.imaging.geometry import Geometry
+from utils.io.dicom import find_series, read_ct
+from utils.io.volumes import Volume
+
+
+def read_only_series(folder, slices):
+    save_all(slices, folder)
+    (series,) = find_series(folder)
+    return read_ct(series)
+
+
+def broken(folder, slices):
+    """The error message for these slices."""
+    with pytest.raises(ValueError, match="CT series") as caught:
+        read_only_series(folder, slices)
+    return str(caught.value)
+
+
+def long_ct(num_slices=20):
+    geometry = Geometry(size_zyx=(num_slices, 4, 5), spacing_zyx_mm=(2.5, 1.0, 1.0))
+    return Volume(array=np.full(geometry.size_zyx, 30, np.int16), geometry=geometry)
+
+
+def tilted_blocks(steps_mm, tilt_deg):
+    """Slices at these distances along their normal, each moved along y by the tilt."""
+    heights = np.cumsum([0, *steps_mm])
+    volume = long_ct(len(heights))
+    shifts = [(0, h * np.tan(np.radians(tilt_deg)), h - 2.5 * i) for i, h in enumerate(heights)]
+    slices = ct_slices(volume)
+    for dataset, shift in zip(slices, shifts, strict=True):
+        dataset.ImagePositionPatient = [f"{v:.8g}" for v in np.add(dataset.ImagePositionPatient, shift)]
+    return slices
+
+
+@pytest.mark.parametrize(
+    ("tilt_deg", "message"),
+    [
+        (
+            0,
+            "slice distances vary: 4.00 mm from slice000.dcm to slice009.dcm, 7.00 mm from slice009.dcm to slice014",
+        ),
+        (
+            15,
+            "the gantry was tilted by 15.0 degrees, and slice distances vary: 4.00 mm from slice000.dcm to slice009.dcm"
+            ", 7.00 mm from slice009.dcm to slice014.dcm; resample the series without tilt; export one reconstruction",
+        ),
+    ],
+)
+def test_blocks_of_two_distances_are_no_missing_slices(tilt_deg, message, tmp_path):
+    assert broken(tmp_path, tilted_blocks([4.0] * 9 + [7.0] * 5, tilt_deg)).startswith(message)
+
+
+def test_a_tilted_series_with_a_gap_has_both_problems(tmp_path):
+    message = broken(tmp_path, tilted_blocks([4.0] * 5 + [8.0] + [4.0] * 5, 10))
+    assert message.startswith(
+        "the gantry was tilted by 10.0 degrees, and slices are missing: after slice005.dcm (8.00 mm)"
+    )
+    assert "; resample the series without tilt; add their files" in message
+
+
+def scout(slices, name, **fields):
+    """A localizer whose ImageType does not say so, in the coronal plane."""
+    image = ct_slices(long_ct(1))[0]
+    image.SOPInstanceUID = uid_of(name)
+    image.ImageOrientationPatient = [1, 0, 0, 0, 0, -1]
+    for key, value in fields.items():
+        setattr(image, key, value)
+    slices.append(image)
+
+
+@pytest.mark.parametrize("num_scouts", [1, 2, 3])
+def test_localizers_without_a_tag_are_left_out_and_named(num_scouts, tmp_path):
+    slices = ct_slices(long_ct())
+    for number in range(num_scouts):
+        scout(slices, f"scout {number}", PixelSpacing=["3", "2"], Rows=10, Columns=2)
+    found = read_only_series(tmp_path, slices)
+    assert found.volume.array.shape == (20, 4, 5)
+    names = ", ".join(f"slice{20 + number:03d}.dcm" for number in range(num_scouts))
+    assert found.notes == (f"left out as localizers, since their plane is turned against that of the slices: {names}",)
+
+
+@pytest.mark.parametrize(("num_slices", "num_scouts"), [(4, 1), (9, 2), (40, 4)])
+def test_more_turned_images_are_refused_by_name(num_slices, num_scouts, tmp_path):
+    slices = ct_slices(long_ct(num_slices))
+    for number in range(num_scouts):
+        scout(slices, f"scout {number}")
+    message = broken(tmp_path, slices)
+    assert message.startswith(
+        f"{num_scouts} of {num_slices + num_scouts} slices have another orientation than 1 0 0, 0 1 0"
+    )
+    assert f"slice{num_slices:03d}.dcm (1 0 0, 0 0 -1)" in message
+
+
+def test_an_axial_image_of_another_size_is_no_localizer(tmp_path):
+    slices = ct_slices(long_ct())
+    scout(slices, "scout", ImageOrientationPatient=[1, 0, 0, 0, 1, 0], PixelSpacing=["3", "2"], Rows=10, Columns=2)
+    assert broken(tmp_path, slices).startswith(
+        "1 of 21 slices have another size than 4 x 5: slice020.dcm (10 x 2); 1 of 21 slices have another pixel spacing "
+        "than 1 x 1 mm: slice020.dcm (3 x 2 mm); move files that are no slices of this CT out of the folder"
+    )
