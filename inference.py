@@ -182,7 +182,7 @@ def segment_cohort(
     """
     recorded = {**checkpoint, **asdict(settings)}
     files = {scan.case_id: OutputFiles(output, scan.case_id, settings.format) for scan in scans}
-    sources = {scan.case_id: {"ct": scan.record, "settings": recorded} for scan in scans}
+    sources = {scan.case_id: {"ct": scan.record, "patient_id": scan.patient_id, "settings": recorded} for scan in scans}
     finished = {case_id: load_if_up_to_date(files[case_id], source) for case_id, source in sources.items()}
     reports, failures = {case_id: report for case_id, report in finished.items() if report}, {}
     logger.info("found %d CTs; %d are already segmented", len(scans), len(reports))
@@ -225,6 +225,8 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     add("--overlap", type=float, default=OVERLAP, help="fraction of a window that its neighbor also covers")
     offset = "CT stored as HU + 1024: refuse stops with an error, auto subtracts 1024 (default: %(default)s)"
     add("--hu-offset", choices=("refuse", "auto"), default="refuse", help=offset)
+    without = "name DICOM cases by their folders, and leave the PatientID out of report and summary"
+    add("--no-patient-id", action="store_true", help=without)
     add("--shard", type=Shard.parse, default=Shard(), metavar="I/N", help="segment only every N-th case, from the I-th")
     add("--device", help="cpu, cuda or cuda:N; by default a GPU if there is one")
     add(
@@ -242,7 +244,7 @@ def main(argv: list[str] | None = None) -> int:
     arguments = parse_arguments(argv)
     settings = InferenceSettings(**{field.name: getattr(arguments, field.name) for field in fields(InferenceSettings)})
     check_folder(arguments.output)
-    scans = arguments.shard.select(list_scans(arguments.input))
+    scans = arguments.shard.select(list_scans(arguments.input, by_patient=not arguments.no_patient_id))
     compute = choose_compute(arguments.device, arguments.precision)
     model = load_model(
         arguments.checkpoint,

@@ -172,6 +172,11 @@ def read_case_info(folder: Path) -> CaseInfo:
     return replace(info, organs=organs)
 
 
+def read_case_infos(folder: Path) -> list[CaseInfo]:
+    """Read the case.json of every case in a folder, sorted by id; what a killed run left is no case."""
+    return [read_case_info(path.parent) for path in sorted(folder.glob("[!.]*/case.json"))]
+
+
 def open_case(folder: Path, info: CaseInfo, organ_names: tuple[str, ...]) -> Case:
     """Memory-map a case whose labels 1, 2, ... mean `organ_names`.
 

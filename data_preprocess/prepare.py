@@ -4,6 +4,7 @@ python -m data_preprocess.prepare --source openkbp --input RAW --output CASES
 """
 
 import logging
+import os
 import sys
 from collections import Counter
 from collections.abc import Container, Iterable, Iterator, Mapping
@@ -19,7 +20,7 @@ from data_preprocess.cases import (
     CaseInfo,
     finished_case,
     measure_organs,
-    read_case_info,
+    read_case_infos,
     write_case,
     write_dataset,
 )
@@ -123,7 +124,7 @@ def _region_of_masks(label: np.ndarray, spacing_zyx_mm: Triple) -> Region:
 
 def finish(folder: Path, preset: Preset, failures: Mapping[str, CaseFailure]) -> None:
     """Write the splits and the report page of all cases in a folder, and log what is in them."""
-    infos = [read_case_info(path.parent) for path in sorted(folder.glob("[!.]*/case.json"))]  # a killed run leaves ".*"
+    infos = read_case_infos(folder)
     write_splits(folder, infos)
     write_index(folder, infos)
     if not infos:
@@ -157,6 +158,22 @@ def require_own_folder(folder: Path, case_ids: Iterable[str]) -> None:
         require_own(case for case in cases if not finished_case(folder, case.name))
 
 
+def select_unprepared(folder: Path, handles: Iterable[RawCaseHandle]) -> dict[str, RawCaseHandle]:
+    """The cases that are not prepared yet, by id.
+
+    A case counts as prepared if its raw files were prepared under another id, before a second case of its name came in.
+    """
+    ids = {os.path.abspath(info.source): info.case_id for info in read_case_infos(folder)}
+    todo = {}
+    for handle in handles:
+        before = ids.get(os.path.abspath(str(handle.location)))
+        if before not in (None, handle.case_id):
+            logger.info("%s is prepared as %s", handle.case_id, before)
+        elif not finished_case(folder, handle.case_id):
+            todo[handle.case_id] = handle
+    return todo
+
+
 def _prepare(handle: RawCaseHandle, source: str, preset: Preset, folder: Path) -> None:
     prepare_case(read_raw_case(handle, source, preset), preset, folder)
 
@@ -169,7 +186,7 @@ def main(argv: list[str] | None = None) -> int:
     handles = select_raw_cases(list_raw_cases(arguments), arguments)
     require_own_folder(folder, (handle.case_id for handle in handles))
     write_dataset(folder, preset)
-    todo = {handle.case_id: handle for handle in handles if not finished_case(folder, handle.case_id)}
+    todo = select_unprepared(folder, handles)
     logger.info("found %d cases; %d are already prepared", len(handles), len(handles) - len(todo))
     task = partial(_prepare, source=arguments.source, preset=preset, folder=folder)
     failures = run_cases(task, todo, arguments.workers).failures

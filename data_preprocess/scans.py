@@ -1,15 +1,16 @@
 """Finds and reads the CTs that a path stands for: volumes, DICOM folders, trees of them, or a text list."""
 
-from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
+from data_preprocess.case_ids import dicom_name, path_name, tell_apart
 from data_preprocess.hounsfield import validate_hounsfield
 from data_preprocess.inference_transform import InferenceTransform, TransformedImage
 from utils.config.preset import GridSettings
 from utils.errors import UserError, shorten, user_message
-from utils.io.dicom import UID_DIGITS, CtSeries, DicomSeries, find_series, read_ct
+from utils.io.dicom import CtSeries, DicomSeries, find_series, read_ct, select_cts
 from utils.io.files import validate_file_name
 from utils.io.volumes import SUFFIXES, Volume, read_volume, volume_stem, volume_suffix, volumes_in
 from utils.reporting.output_files import is_output
@@ -36,6 +37,10 @@ class Scan:
     """Path of a volume, or a DICOM series."""
     problem: str | None = None
     """Why an entry of a list cannot be read, if that is known already."""
+    patient_id: str | None = None
+    """DICOM's PatientID, unless it is to be kept out of all outputs."""
+    is_named: bool = False
+    """Whether a list gives the case id."""
 
     def __str__(self) -> str:
         return str(self.source)
@@ -92,22 +97,23 @@ def transform_ct(ct: Volume, grid: GridSettings, *, correct_offset: bool = False
     return image._replace(notes=[*checked.notes, *image.notes])
 
 
-def list_scans(path: Path) -> list[Scan]:
-    """Find the scans that a path stands for, sorted by name.
+def list_scans(path: Path, *, by_patient: bool = True) -> list[Scan]:
+    """Find the scans that a path stands for.
 
     A file is a volume or a text list (.txt). Each line of a list is a path relative to the list, or a case id, a tab
     and a path. A folder stands for the volumes in it; without any, for all CT series in it and below; without any, for
-    the volumes below it. What inference wrote into these folders is left out.
+    the volumes below it. What inference wrote into these folders is left out. Volumes are named by their files, DICOM
+    series by their patients or, without `by_patient`, by their folders: see `data_preprocess.case_ids`.
 
     Raises:
         UserError: nothing of that kind is there, two scans would have the same case id, or one cannot name a file.
     """
     if path.is_dir():
-        scans = _in_folder(path)
+        scans = _in_folder(path, by_patient)
     elif not path.exists():
         raise UserError(f"{path}: no such file or folder; check the path")
     elif path.suffix.lower() == LIST_SUFFIX:
-        scans = _in_list(path)
+        scans = _in_list(path, by_patient)
     elif volume_suffix(path):
         scans = [Scan(case_id=volume_stem(path), source=path)]
     else:
@@ -116,7 +122,7 @@ def list_scans(path: Path) -> list[Scan]:
             "series give its folder"
         )
     by_id: dict[str, Scan] = {}
-    for scan in scans:
+    for scan in _tell_series_apart(scans):
         validate_file_name(scan.case_id, f"case id of {scan}")
         other = by_id.setdefault(scan.case_id, scan)
         if other is not scan:
@@ -124,10 +130,18 @@ def list_scans(path: Path) -> list[Scan]:
                 f"{other} and {scan} would both be written as {scan.case_id}: list them in a text file with lines "
                 "`case id<tab>path`"
             )
-    return scans
+    return list(by_id.values())
 
 
-def _in_list(path: Path) -> list[Scan]:
+def _tell_series_apart(scans: Sequence[Scan]) -> list[Scan]:
+    """Give every DICOM series its own case id, unless a list has named it."""
+    unnamed = [i for i, scan in enumerate(scans) if isinstance(scan.source, DicomSeries) and not scan.is_named]
+    ids = tell_apart([scans[i].case_id for i in unnamed], [scans[i].source.uid for i in unnamed])
+    id_of = dict(zip(unnamed, ids, strict=True))
+    return [replace(scan, case_id=id_of.get(i, scan.case_id)) for i, scan in enumerate(scans)]
+
+
+def _in_list(path: Path, by_patient: bool) -> list[Scan]:
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except UnicodeDecodeError as error:
@@ -137,53 +151,49 @@ def _in_list(path: Path) -> list[Scan]:
     scans = []
     for line in filter(None, map(str.strip, lines)):
         case_id, tab, location = line.partition("\t")
-        found = _in_line(path.parent / (location if tab else line))
+        found = _in_line(path.parent / (location if tab else line), by_patient)
         if tab and len(found) > 1:
             raise UserError(
                 f"{path}: {location} holds {len(found)} scans, which cannot all be called {case_id}; list each"
             )
-        scans += [replace(found[0], case_id=case_id)] if tab else found
+        scans += [replace(found[0], case_id=case_id, is_named=True)] if tab else found
     if not scans:
         raise UserError(f"{path}: expected a path per line, but the list is empty; add the paths of the CTs")
     return scans
 
 
-def _in_line(path: Path) -> list[Scan]:
+def _in_line(path: Path, by_patient: bool) -> list[Scan]:
     """The scans of one line of a list; a folder that cannot be read is a failed case and does not stop the others."""
     if path.is_dir():
         try:
-            return _in_folder(path)
+            return _in_folder(path, by_patient)
         except (UserError, PermissionError) as error:
             return [Scan(case_id=path.resolve().name, source=path, problem=user_message(error))]
     return [Scan(case_id=volume_stem(path), source=path)]
 
 
-def _in_folder(folder: Path) -> list[Scan]:
+def _in_folder(folder: Path, by_patient: bool) -> list[Scan]:
     if volumes := _cts_in(folder):
         return [Scan(case_id=volume_stem(path), source=path) for path in volumes]
     try:
         series = find_series(folder)
     except UserError as error:
         if volumes := _cts_in(folder, recursive=True):
-            return [Scan(case_id=_case_id(path.parent / volume_stem(path), folder), source=path) for path in volumes]
+            return [Scan(case_id=path_name(path.parent / volume_stem(path), folder), source=path) for path in volumes]
         raise UserError(f"{error}. There are no volumes ({', '.join(SUFFIXES)}) either") from error
-    cts = [one for one in series if one.modality == "CT"]
+    cts = select_cts(series)
     if not cts:
         raise UserError(f"{folder}: expected a CT, found {shorten(series, '; ')}; give the folder of the CT")
-    folders = Counter(ct.paths[0].parent for ct in cts)
-    scans = []
-    for ct in cts:
-        own = ct.paths[0].parent
-        suffix = f"_{ct.uid[-UID_DIGITS:]}" if folders[own] > 1 else ""
-        scans.append(Scan(case_id=_case_id(own, folder) + suffix, source=ct))
-    return scans
+    return [
+        Scan(
+            case_id=dicom_name(ct, folder, by_patient=by_patient),
+            source=ct,
+            patient_id=ct.patient_id or None if by_patient else None,
+        )
+        for ct in cts
+    ]
 
 
 def _cts_in(folder: Path, *, recursive: bool = False) -> list[Path]:
     """The volumes in a folder, or also below it, but for what inference itself has written there."""
     return [path for path in volumes_in(folder, recursive=recursive) if not is_output(path)]
-
-
-def _case_id(path: Path, folder: Path) -> str:
-    """A case id from the path of a scan below the input folder."""
-    return "_".join(path.relative_to(folder).parts) or folder.resolve().name

@@ -133,7 +133,7 @@ def test_backbone_only_leaves_small_organs_to_s_net(ct, checkpoint, tmp_path):
 
 @pytest.mark.slow
 def test_every_output_of_a_dicom_folder(ct, checkpoint, tmp_path, caplog):
-    save_all(ct_slices(ct), tmp_path / "pt_1")
+    save_all(ct_slices(ct, patient="pt_1"), tmp_path / "pt_1")
     options = ("--format", "seg.nrrd", "--masks", "--rtstruct", "--probabilities", "--tta", "--tile-memory", "0")
     segment_file(tmp_path / "pt_1", checkpoint, tmp_path / "out", *options)
 
@@ -160,6 +160,20 @@ def test_every_output_of_a_dicom_folder(ct, checkpoint, tmp_path, caplog):
     segment_file(tmp_path / "pt_1", checkpoint, tmp_path / "out", *options)
     assert "found 1 CTs; 1 are already segmented" in caplog.text
     assert before == {path: path.stat().st_mtime_ns for path in before}
+
+
+def test_the_patient_id_names_the_case_and_can_be_left_out(ct, checkpoint, tmp_path):
+    save_all(ct_slices(ct, patient="MRN 471"), tmp_path / "in" / "a")
+    for output, options in (("named", ()), ("anonymous", ("--no-patient-id",))):
+        segment_file(tmp_path / "in", checkpoint, tmp_path / output, "--backbone-only", *options)
+    report = json.loads((tmp_path / "named" / "MRN_471.json").read_text())
+    row = next(csv.DictReader((tmp_path / "named" / "summary.csv").open()))
+    assert (report["patient_id"], row["case"], row["patient_id"]) == ("MRN 471", "MRN_471", "MRN 471")
+    row = next(csv.DictReader((tmp_path / "anonymous" / "summary.csv").open()))
+    assert (row["case"], row["patient_id"]) == ("a", "")
+    texts = [path.read_text() for path in (tmp_path / "anonymous").iterdir() if path.suffix in (".json", ".csv")]
+    assert len(texts) == 2
+    assert not [text for text in texts if "471" in text]
 
 
 @pytest.mark.slow

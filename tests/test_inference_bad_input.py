@@ -60,7 +60,7 @@ def chest():
 
 
 def write_dicom(folder, edit=lambda slices: slices):
-    save_all(edit(ct_slices(head())), folder)
+    save_all(edit(ct_slices(head(), patient=folder.name)), folder)
 
 
 def one_position_twice(slices):

@@ -3,7 +3,6 @@
 import logging
 import os
 import re
-from collections import deque
 from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from pathlib import Path
 
@@ -14,6 +13,7 @@ from utils.config.preset import Preset
 from utils.errors import UserError, shorten
 from utils.imaging.geometry import Geometry
 from utils.imaging.masks import Mask
+from utils.io.files import folders_below, visible_folders
 from utils.io.segmentations import CaseFiles, OrganNameResolver, open_structures, read_mask
 from utils.io.volumes import volume_stem
 
@@ -125,28 +125,9 @@ def require_folder(folder: Path | None, expected: str) -> Path:
     return Path(os.path.abspath(folder))
 
 
-def folders_below(folder: Path) -> list[Path]:
-    """A folder and every folder below it that is not hidden, sorted; linked folders too, but none of them twice."""
-    waiting, links, found = deque([folder]), deque(), {}
-    while waiting or links:  # links last: a folder keeps its own name
-        path = (waiting or links).popleft()
-        if found.setdefault(path.resolve(), path) is path:
-            for inner in _visible_folders(path):
-                (links if inner.is_symlink() else waiting).append(inner)
-    return sorted(found.values())
-
-
-def _visible_folders(folder: Path) -> list[Path]:
-    try:
-        return [path for path in folder.iterdir() if path.is_dir() and not path.name.startswith(".")]
-    except PermissionError:
-        logger.warning("warning: %s: permission denied; what lies in it is left out", folder)
-        return []
-
-
 def subfolders(folder: Path, names: Container[str]) -> list[Path]:
     """The folders in a folder that have one of these names in lower case, in upper case too, sorted."""
-    return sorted(path for path in _visible_folders(folder) if path.name.lower() in names)
+    return sorted(path for path in visible_folders(folder) if path.name.lower() in names)
 
 
 def find_case_folders(folder: Path | None, is_case: Callable[[Path], object], expected: str) -> dict[str, Path]:

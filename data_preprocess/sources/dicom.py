@@ -4,27 +4,24 @@ Every structure set is a case. Its CT shares its frame of reference; among sever
 structure set names. A patient with several structure sets yields several cases, which stay in one split.
 """
 
-import hashlib
 import logging
-import re
-from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
+from data_preprocess.case_ids import dicom_name, fit_for_file, path_name, tell_apart
 from data_preprocess.sources.base import RawCase, RawCaseHandle, RawStructures, is_wanted
 from data_preprocess.sources.common import require_folder
 from data_preprocess.sources.rtstruct_contours import Rasterized, rasterize
 from data_preprocess.sources.structure_set import Roi, candidate_scans, pick_scan, read_rois
 from utils.config.preset import Preset
 from utils.errors import UserError
-from utils.io.dicom import DicomSeries, find_series, read_ct, read_dataset
+from utils.io.dicom import DicomSeries, find_series, read_ct, read_dataset, select_cts
 from utils.io.volumes import to_lps
 
-HASH_DIGITS = 6
 NOTES = {
     "outside": "lie beyond the CT",
     "cut": "reach beyond the sides of the CT and are cut off there",
@@ -49,11 +46,15 @@ class StructureSet(NamedTuple):
     scans: tuple[DicomSeries, ...]
     """CT series that it may belong to."""
 
+    def __str__(self) -> str:
+        return str(self.path)
+
 
 def list_cases(folder: Path | None) -> list[RawCaseHandle]:
     """Find the structure sets below a folder: see `Source.list_cases`."""
-    series = find_series(require_folder(folder, "DICOM files"))
-    scans = [found for found in series if found.modality == "CT"]
+    folder = require_folder(folder, "DICOM files")
+    series = find_series(folder)
+    scans = select_cts(series)
     paths = [(path, found.patient_id) for found in series if found.modality == "RTSTRUCT" for path in found.paths]
     sets: dict[str, StructureSet] = {}
     for path, patient in paths:
@@ -68,7 +69,7 @@ def list_cases(folder: Path | None) -> list[RawCaseHandle]:
     for scan in scans:
         if scan.uid not in used:
             logger.info("no structure set belongs to the %s", scan)
-    cases = zip(_case_names(sets.values()), sets.values(), strict=True)
+    cases = zip(_case_ids(sets.values(), scans, folder), sets.values(), strict=True)
     return [RawCaseHandle(case_id=name, location=found, patient=found.patient or None) for name, found in cases]
 
 
@@ -122,12 +123,20 @@ def _read_structure_set(path: Path, patient: str, scans: Sequence[DicomSeries]) 
         dataset = read_dataset(path)
     except UserError:
         return StructureSet(path, str(path), patient, ())
-    return StructureSet(path, str(dataset.SOPInstanceUID), patient, tuple(candidate_scans(dataset, scans)))
+    candidates = candidate_scans(dataset, scans)
+    with suppress(UserError):
+        candidates = [pick_scan(dataset, candidates)]
+    return StructureSet(path, str(dataset.SOPInstanceUID), patient, tuple(candidates))
 
 
-def _case_names(sets: Collection[StructureSet]) -> list[str]:
-    """The patient's name, fit for a file, with a few digits of the structure set's UID where several share it."""
-    names = [re.sub(r"[^\w.-]+", "_", found.patient).strip("._") or "unnamed" for found in sets]
-    digits = [hashlib.sha256(found.uid.encode()).hexdigest()[:HASH_DIGITS] for found in sets]
-    counts = Counter(names)
-    return [name if counts[name] == 1 else f"{name}_{digit}" for name, digit in zip(names, digits, strict=True)]
+def _case_ids(sets: Collection[StructureSet], scans: Sequence[DicomSeries], folder: Path) -> list[str]:
+    """The id that inference gives to the CT; where several structure sets have the same CT, digits are added."""
+    ids = tell_apart([dicom_name(scan, folder) for scan in scans], [scan.uid for scan in scans])
+    id_of = dict(zip((scan.uid for scan in scans), ids, strict=True))
+    names = [
+        id_of[found.scans[0].uid]
+        if len(found.scans) == 1
+        else fit_for_file(found.patient) or path_name(found.path.parent, folder)
+        for found in sets
+    ]
+    return tell_apart(names, [found.uid for found in sets])

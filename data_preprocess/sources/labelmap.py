@@ -10,7 +10,6 @@ from pathlib import Path
 from data_preprocess.sources.base import RawCase, RawCaseHandle
 from data_preprocess.sources.common import (
     find_case_folders,
-    folders_below,
     likely_cts,
     log_left_out,
     only_ct,
@@ -20,6 +19,7 @@ from data_preprocess.sources.common import (
 )
 from utils.config.preset import Preset
 from utils.errors import UserError
+from utils.io.files import folders_below
 from utils.io.segmentations import CaseFiles
 from utils.io.volumes import read_lps, volume_stem, volumes_in
 

@@ -281,6 +281,17 @@ def test_cases_without_their_record_are_not_given_another_preset(tmp_path, capsy
     assert "p1/case.json" in capsys.readouterr().err
 
 
+def test_a_case_whose_id_changes_is_not_prepared_twice(tmp_path, caplog):
+    """A second folder of the name p1 changes the id of the first one: both get their path."""
+    write_masks(tmp_path / "raw" / "a" / "p1")
+    assert run_masks(tmp_path / "raw", tmp_path / "cases") == 0
+    write_masks(tmp_path / "raw" / "b" / "p1")
+    with caplog.at_level("INFO"):
+        assert run_masks(tmp_path / "raw", tmp_path / "cases") == 0
+    assert "a-p1 is prepared as p1" in caplog.text
+    assert sorted(sum(read_splits(tmp_path / "cases").values(), [])) == ["b-p1", "p1"]
+
+
 def test_an_output_that_is_a_file_is_named(tmp_path, capsys):
     write_masks(tmp_path / "raw" / "p1")
     (tmp_path / "file").write_text("")

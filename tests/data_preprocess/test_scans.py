@@ -1,10 +1,13 @@
 """scans.py: volumes, DICOM folders, trees and lists, each scan with a name of its own."""
 
+import hashlib
+
 import numpy as np
 import pytest
 
 from data_preprocess.scans import list_scans
-from tests.dicom_files import ct_slices, save_all
+from data_preprocess.sources import SOURCES
+from tests.dicom_files import ct_slices, save_all, structure_set, uid_of
 from utils.imaging.geometry import Geometry
 from utils.io.volumes import Volume, write_volume
 
@@ -45,33 +48,91 @@ def test_a_tree_of_volumes_is_named_by_its_folders(volume, tmp_path):
     assert ids(tmp_path) == ["p1_ct", "p2_day1_ct", "p2_day2_ct"]
 
 
-def test_a_dicom_folder_is_one_scan_named_after_it(volume, tmp_path):
-    save_all(ct_slices(volume), tmp_path / "pt_7")
+def test_a_dicom_folder_is_one_scan_named_after_its_patient(volume, tmp_path):
+    save_all(ct_slices(volume, patient="HN 7"), tmp_path / "pt_7")
     (scan,) = list_scans(tmp_path / "pt_7")
-    assert scan.case_id == "pt_7"
+    assert (scan.case_id, scan.patient_id) == ("HN_7", "HN 7")
     content = scan.read()
     np.testing.assert_array_equal(content.volume.array, volume.array)
     assert content.volume.geometry.matches(volume.geometry)
     assert len(content.series.sop_instance_uids) == 4
 
 
-def test_a_dicom_tree_is_named_by_its_folders_and_other_modalities_are_passed_over(volume, tmp_path):
+def test_other_modalities_and_series_of_localizers_are_passed_over(volume, tmp_path):
     save_all(ct_slices(volume, patient="A"), tmp_path / "all" / "a" / "ct")
     save_all(ct_slices(volume, patient="B"), tmp_path / "all" / "b")
-    pet = ct_slices(volume, patient="B", series="pet")
+    pet, scout = (ct_slices(volume, patient="B", series=name) for name in ("pet", "scout"))
     for image in pet:
         image.Modality = "PT"
+    for image in scout[:2]:
+        image.ImageType = ["ORIGINAL", "PRIMARY", "LOCALIZER"]
     save_all(pet, tmp_path / "all" / "b_pet")
-    assert ids(tmp_path / "all") == ["a_ct", "b"]
+    save_all(scout[:2], tmp_path / "all" / "b_scout")
+    assert ids(tmp_path / "all") == ["A", "B"]
+    assert ids(tmp_path / "all" / "b_scout") == ["B"]  # a person who names it gets to know why it is no CT
 
 
-def test_two_series_in_a_folder_are_two_scans(volume, tmp_path):
+def test_without_patient_ids_a_dicom_tree_is_named_by_its_folders(volume, tmp_path):
+    save_all(ct_slices(volume, patient="A"), tmp_path / "all" / "a" / "ct")
+    save_all(ct_slices(volume, patient="B"), tmp_path / "all" / "b")
+    save_all(ct_slices(volume, patient=""), tmp_path / "all" / "c")
+    assert ids(tmp_path / "all") == ["c", "A", "B"]
+    found = list_scans(tmp_path / "all", by_patient=False)
+    assert [(scan.case_id, scan.patient_id) for scan in found] == [("c", None), ("a_ct", None), ("b", None)]
+    assert [scan.case_id for scan in list_scans(tmp_path / "all" / "b", by_patient=False)] == ["b"]
+
+
+def test_several_series_of_a_patient_are_told_apart_by_their_uids(volume, tmp_path):
     for series in ("planning", "follow-up"):
         save_all(ct_slices(volume, series=series), tmp_path / "mixed", name=(series + "{:03d}.dcm").format)
-    found = list_scans(tmp_path / "mixed")
-    assert len({scan.case_id for scan in found}) == 2
-    assert all(scan.case_id == f"mixed_{scan.source.uid[-8:]}" for scan in found)
-    assert all(scan.read().volume.array.shape == volume.array.shape for scan in found)
+    save_all(ct_slices(volume, patient="p1"), tmp_path / "other")  # p1 and P1 are one file on some systems
+    found = {scan.source.description: scan.case_id for scan in list_scans(tmp_path / "mixed")}
+    digits = {name: hashlib.sha256(uid_of(f"P1 {name}").encode()).hexdigest()[:6] for name in found}
+    assert found == {name: f"P1_{digits[name]}" for name in ("planning", "follow-up")}
+    assert {*found.values()} < {*ids(tmp_path)}
+    assert sorted(name.casefold()[:3] for name in ids(tmp_path)) == ["p1_", "p1_", "p1_"]
+
+
+def test_series_of_a_patient_in_a_list_are_told_apart_unless_they_are_named(volume, tmp_path):
+    for series in ("planning", "follow-up", "third"):
+        save_all(ct_slices(volume, series=series), tmp_path / series)
+    (tmp_path / "cohort.txt").write_text("planning\nfollow-up\nlast\tthird\n")
+    first, second, third = ids(tmp_path / "cohort.txt")
+    assert third == "last"
+    assert first != second
+    assert first[:3] == second[:3] == "P1_"
+
+
+def test_inference_and_prepare_give_a_ct_the_same_id(volume, tmp_path):
+    """P1 has a CT without contours too, P2 two structure sets on one CT, P3 is simple."""
+    names = {"P1": ("planning", "follow-up"), "P2": ("planning",), "P3": ("planning",)}
+    for patient, series in names.items():
+        for name in series:
+            slices = ct_slices(volume, patient=patient, series=name)
+            sets = [structure_set(slices, {}, name=observer) for observer in ("a", "b")[: int(patient == "P2") + 1]]
+            save_all([*slices, *(sets if name == "planning" else [])], tmp_path / patient / name)
+    of_series = {(scan.patient_id, scan.source.description): scan.case_id for scan in list_scans(tmp_path)}
+    prepared = [handle.case_id for handle in SOURCES["dicom"].list_cases(tmp_path)]
+    assert of_series["P3", "planning"] == "P3"
+    assert of_series["P2", "planning"] == "P2"
+    assert of_series["P1", "planning"] != of_series["P1", "follow-up"]
+    assert {"P3", of_series["P1", "planning"]} < {*prepared}
+    assert sorted(name[:3] for name in prepared) == ["P1_", "P2_", "P2_", "P3"]
+
+
+def test_linked_folders_are_followed_once_and_loops_end(volume, tmp_path):
+    write_volume(tmp_path / "elsewhere" / "p2" / "ct.nii.gz", volume)
+    write_volume(tmp_path / "all" / "p1" / "ct.nii.gz", volume)
+    for name, target in (("a_link", "p1"), ("loop", "."), ("p1/up", ".."), ("p2", tmp_path / "elsewhere" / "p2")):
+        (tmp_path / "all" / name).symlink_to(target, target_is_directory=True)
+    (tmp_path / "all" / "gone").symlink_to("nowhere")
+    assert ids(tmp_path / "all") == ["p1_ct", "p2_ct"]
+    save_all(ct_slices(volume, patient="A"), tmp_path / "dicom" / "a")
+    save_all(ct_slices(volume, patient="B"), tmp_path / "archive" / "b")
+    (tmp_path / "dicom" / "b").symlink_to(tmp_path / "archive" / "b", target_is_directory=True)
+    (tmp_path / "dicom" / "loop").symlink_to("..", target_is_directory=True)
+    assert {"A", "B"} <= {*ids(tmp_path / "dicom")}
+    assert all(len(scan.source.paths) == 4 for scan in list_scans(tmp_path / "dicom"))
 
 
 def test_a_list_gives_paths_and_names(volume, tmp_path):

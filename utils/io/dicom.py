@@ -4,10 +4,9 @@ File names are ignored: UIDs separate the series, positions sort the slices.
 """
 
 import logging
-import os
 import warnings
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +22,7 @@ from utils.errors import UserError, shorten
 from utils.imaging.intensity import AIR_HU
 from utils.io.dicom_geometry import SliceGeometry, check_images, find_localizers, stack_slices
 from utils.io.dicom_padding import declared_padding
+from utils.io.files import files_below
 from utils.io.volumes import Volume, read_dicom_pixels
 
 DICOM_SUFFIXES = (".dcm", ".dicom", ".ima")
@@ -54,6 +54,7 @@ class DicomSeries:
     sop_instance_uids: frozenset[str] = frozenset()
     """Of the files in `paths`."""
     num_localizers: int = 0
+    has_only_localizers: bool = False
     damaged: tuple[Path, ...] = ()
     """Unreadable DICOM files in the same folders; they may be slices of this series."""
 
@@ -113,7 +114,7 @@ def find_series(folder: Path) -> list[DicomSeries]:
         raise UserError(f"{folder}: no such folder; give a folder of DICOM files")
     groups: dict[tuple[str, ...], list[FileDataset]] = defaultdict(list)
     damaged: dict[Path, list[Path]] = defaultdict(list)
-    for path in filter(_looks_like_dicom, _files_below(folder)):
+    for path in filter(_looks_like_dicom, files_below(folder)):
         header = _read_header(path)
         if header is None:
             damaged[path.parent].append(path)
@@ -125,6 +126,12 @@ def find_series(folder: Path) -> list[DicomSeries]:
         found = f"{len(lost)} damaged file(s), for example {lost[0]}" if lost else "none"
         raise UserError(f"{folder}: expected DICOM files in this folder or below it, found {found}; check the path")
     return [_series(headers, damaged) for _, headers in sorted(groups.items())]
+
+
+def select_cts(series: Iterable[DicomSeries]) -> list[DicomSeries]:
+    """The CTs among series; those that consist of localizers count only if there are no others."""
+    cts = [found for found in series if found.modality == "CT"]
+    return [ct for ct in cts if not ct.has_only_localizers] or cts
 
 
 def read_ct(series: DicomSeries) -> CtSeries:
@@ -252,11 +259,6 @@ def _hounsfield(dataset: FileDataset) -> np.ndarray:
     return (stored * float(dataset.RescaleSlope) + float(dataset.RescaleIntercept)).astype(np.float32)
 
 
-def _files_below(folder: Path) -> list[Path]:
-    walked = ((Path(root) / name) for root, _, names in os.walk(folder) for name in names if not name.startswith("."))
-    return sorted(path for path in walked if path.is_file())
-
-
 def _looks_like_dicom(path: Path) -> bool:
     """By its first bytes, or by its name: an empty or damaged .dcm file is a missing slice."""
     if path.suffix.lower() in DICOM_SUFFIXES:
@@ -285,7 +287,8 @@ def _is_index(header: FileDataset) -> bool:
 
 
 def _series(headers: Sequence[FileDataset], damaged: Mapping[Path, Sequence[Path]]) -> DicomSeries:
-    images = [header for header in headers if "LOCALIZER" not in (header.get("ImageType") or ())] or headers
+    others = [header for header in headers if "LOCALIZER" not in (header.get("ImageType") or ())]
+    images = others or headers
     folders = sorted({Path(header.filename).parent for header in headers})
     first = images[0]
     return DicomSeries(
@@ -297,6 +300,7 @@ def _series(headers: Sequence[FileDataset], damaged: Mapping[Path, Sequence[Path
         paths=tuple(Path(image.filename) for image in images),
         sop_instance_uids=frozenset(_text(image, "SOPInstanceUID") for image in images),
         num_localizers=len(headers) - len(images),
+        has_only_localizers=not others,
         damaged=tuple(path for folder in folders for path in damaged.get(folder, ())),
     )
 

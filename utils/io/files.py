@@ -1,14 +1,18 @@
 """Files and folders that appear complete or not at all."""
 
 import json
+import logging
 import os
 import re
 import shutil
+from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from utils.errors import UserError
+
+logger = logging.getLogger(__name__)
 
 
 @contextmanager
@@ -50,6 +54,38 @@ def remove_partials(path: Path) -> None:
     for partial in path.parent.glob(".*.partial*"):
         if of_path.fullmatch(partial.name):
             _remove(partial)
+
+
+def folders_below(folder: Path) -> list[Path]:
+    """A folder and every folder below it that is not hidden, sorted; linked folders too, but none of them twice."""
+    waiting, links, found = deque([folder]), deque(), {}
+    while waiting or links:  # links last: a folder keeps its own name
+        path = (waiting or links).popleft()
+        if found.setdefault(path.resolve(), path) is path:
+            for inner in visible_folders(path):
+                (links if inner.is_symlink() else waiting).append(inner)
+    return sorted(found.values())
+
+
+def visible_folders(folder: Path) -> list[Path]:
+    """The folders in a folder that are not hidden; none, with a warning, if the folder may not be read."""
+    try:
+        return [path for path in folder.iterdir() if path.is_dir() and not path.name.startswith(".")]
+    except PermissionError:
+        logger.warning("warning: %s: permission denied; what lies in it is left out", folder)
+        return []
+
+
+def files_below(folder: Path) -> list[Path]:
+    """The files in a folder and in those of `folders_below` that are not hidden, sorted; also links to missing ones."""
+    entries = (entry for path in folders_below(folder) if os.access(path, os.R_OK) for entry in path.iterdir())
+    visible = (entry for entry in entries if not entry.name.startswith("."))
+    return sorted(entry for entry in visible if entry.is_file() or is_broken_link(entry))
+
+
+def is_broken_link(path: Path) -> bool:
+    """Whether a path is a link to something that does not exist."""
+    return path.is_symlink() and not path.exists()
 
 
 def _remove(path: Path) -> None:

@@ -9,7 +9,7 @@ import SimpleITK as sitk
 
 from utils.errors import UserError
 from utils.imaging.geometry import Geometry
-from utils.io.files import atomic_write
+from utils.io.files import atomic_write, files_below, is_broken_link
 from utils.io.nifti import NIFTI_SUFFIXES, read_nifti, write_nifti
 
 NOT_WRITTEN = "cannot be written completely: is the disk full, or the folder write-protected?"
@@ -47,13 +47,9 @@ def volumes_in(folder: Path, *, recursive: bool = False) -> list[Path]:
 
     Links to missing files are among them, so that reading them fails and a case does not lose an organ unnoticed.
     """
-    paths = folder.rglob("*") if recursive else folder.iterdir()
+    paths = files_below(folder) if recursive else folder.iterdir()
     named = (path for path in paths if volume_suffix(path) and path.name[0] != ".")
-    return sorted(path for path in named if path.is_file() or _is_broken_link(path))
-
-
-def _is_broken_link(path: Path) -> bool:
-    return path.is_symlink() and not path.exists()
+    return sorted(path for path in named if path.is_file() or is_broken_link(path))
 
 
 def read_volume(path: str | Path) -> Volume:
@@ -67,7 +63,7 @@ def read_volume(path: str | Path) -> Volume:
         PermissionError: the file may not be read.
     """
     path = Path(path)
-    if _is_broken_link(path):
+    if is_broken_link(path):
         raise UserError(f"{path}: is a link to a file that is missing; fetch the file or remove the link")
     if not path.is_file():
         raise UserError(f"{path}: no such file; check the path")

@@ -115,7 +115,7 @@ class OutputFiles:
 
 
 CENTER_COLUMNS = ("x_mm", "y_mm", "z_mm")
-SUMMARY_COLUMNS = ["case", "organ", "num_voxels", "volume_ml", "components", *CENTER_COLUMNS]
+SUMMARY_COLUMNS = ["case", "patient_id", "organ", "num_voxels", "volume_ml", "components", *CENTER_COLUMNS]
 SUMMARY_COLUMNS += ["confidence", "peak", "plausibility", "flags"]
 
 
@@ -163,7 +163,9 @@ def write_summary(path: Path, reports: Mapping[str, Mapping[str, Any]], failures
         if case_id in failures:
             rows.append({"case": case_id, "flags": f"failed: {failures[case_id]}"})
             continue
-        for name, organ in reports[case_id]["organs"].items():
+        report = reports[case_id]
+        for name, organ in report["organs"].items():
             center = dict(zip(CENTER_COLUMNS, organ.get("center_xyz_mm", ()), strict=False))
-            rows.append({**organ, **center, "case": case_id, "organ": name, "flags": "; ".join(organ["flags"])})
+            row = {"case": case_id, "patient_id": report.get("patient_id"), "organ": name, **organ, **center}
+            rows.append({**row, "flags": "; ".join(organ["flags"])})
     write_text(path, to_csv(SUMMARY_COLUMNS, rows))

@@ -11,12 +11,13 @@ import numpy as np
 import pytest
 
 from data_preprocess.sources import SOURCES
-from data_preprocess.sources.common import folders_below, require_folder
+from data_preprocess.sources.common import require_folder
 from tests.data_preprocess.layouts import write_label_maps, write_pddca
 from tests.data_preprocess.small_case import GEOMETRY, small_case, write_masks
 from tests.posix import IS_ROOT, POSIX_ONLY
 from utils.config.preset import load_preset
 from utils.errors import UserError
+from utils.io.files import folders_below
 from utils.io.volumes import Volume, read_volume, write_volume
 
 PRESET = load_preset("pddca")

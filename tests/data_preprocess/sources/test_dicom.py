@@ -96,7 +96,7 @@ def test_cases_are_called_like_their_patients(tmp_path):
         save_all([*slices, *(sets if patient == "B" else sets[:1])], tmp_path / (patient.strip("./") or "nobody"))
     found = {r.case_id: r.patient for r in dicom.list_cases(tmp_path)}
     names = [name for name in found if not name.startswith("B")]
-    assert sorted(names) == ["A_1", "etc", "unnamed"]
+    assert sorted(names) == ["A_1", "etc", "nobody"]
     assert found["A_1"] == "A/1"
     assert [patient for name, patient in found.items() if name.startswith("B_")] == ["B", "B"]
 

@@ -8,6 +8,8 @@ from utils.errors import UserError
 from utils.io.files import (
     atomic_write,
     check_folder,
+    files_below,
+    folders_below,
     make_folder,
     read_json,
     staging_folder,
@@ -70,6 +72,16 @@ def test_files_are_moved_out_of_a_staging_folder_and_the_rest_is_removed(tmp_pat
         (folder / "a.txt").rename(tmp_path / "a.txt")
     assert names_in(tmp_path) == ["a.txt", "new"]
     assert names_in(tmp_path / "new") == []
+
+
+def test_files_below_a_folder_are_found_once_and_hidden_ones_are_not(tmp_path):
+    for name in ("b/two.txt", "b/.hidden.txt", ".hidden/three.txt", "one.txt", "b/c/four.txt"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("")
+    for name, target in (("a", "b"), ("b/c/top", "../.."), ("gone", "nowhere")):
+        (tmp_path / name).symlink_to(target, target_is_directory=True)
+    assert folders_below(tmp_path) == [tmp_path, tmp_path / "b", tmp_path / "b" / "c"]
+    assert files_below(tmp_path) == [tmp_path / name for name in ("b/c/four.txt", "b/two.txt", "gone", "one.txt")]
 
 
 @pytest.mark.parametrize("place", ["file", "file/below", "file/a/b"])
