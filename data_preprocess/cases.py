@@ -227,7 +227,7 @@ def read_dataset(folder: Path) -> Preset:
         raise UserError(
             f"{path}: expected case format {FORMAT_VERSION}, got {content.get('format_version')}; prepare again"
         )
-    return preset_from_table(content["preset"], source=str(path))
+    return preset_from_table(content.get("preset"), source=str(path))
 
 
 def check_compatible(preset: Preset, prepared: Preset, folder: Path) -> None:

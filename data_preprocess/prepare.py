@@ -31,7 +31,7 @@ from data_preprocess.quality_control.report_page import inspect_cases, summary_t
 from data_preprocess.raw_cases import list_raw_cases, load_raw_preset, raw_arguments, read_raw_case, select_raw_cases
 from data_preprocess.resample import resample_image, resample_labels
 from data_preprocess.sources import RawCase, RawCaseHandle
-from data_preprocess.splits import write_splits
+from data_preprocess.splits import read_splits, write_splits
 from utils.config.preset import Preset
 from utils.errors import CaseFailure, UserError
 from utils.imaging.intensity import AIR_HU
@@ -185,6 +185,8 @@ def main(argv: list[str] | None = None) -> int:
     check_folder(folder)
     handles = select_raw_cases(list_raw_cases(arguments), arguments)
     require_own_folder(folder, (handle.case_id for handle in handles))
+    if (folder / "splits.json").is_file():
+        read_splits(folder)  # a mistake in it is told before the work begins
     write_dataset(folder, preset)
     todo = select_unprepared(folder, handles)
     logger.info("found %d cases; %d are already prepared", len(handles), len(handles) - len(todo))

@@ -57,8 +57,10 @@ def list_raw_cases(arguments: argparse.Namespace) -> list[RawCaseHandle]:
     """List every case of the raw data.
 
     Raises:
-        UserError: there are none, two have the same name, or a name cannot name a file.
+        UserError: there are none, two have the same name, a name cannot name a file, or --output is the raw data.
     """
+    if arguments.input is not None and arguments.input.resolve() == arguments.output.resolve():
+        raise UserError(f"--output {arguments.output}: holds the raw data; choose another folder")
     handles = SOURCES[arguments.source].list_cases(arguments.input)
     counts = Counter(validate_file_name(handle.case_id, handle.location) for handle in handles)
     if repeated := [name for name, count in counts.items() if count > 1]:

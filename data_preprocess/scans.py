@@ -143,7 +143,7 @@ def _tell_series_apart(scans: Sequence[Scan]) -> list[Scan]:
 
 def _in_list(path: Path, by_patient: bool) -> list[Scan]:
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
     except UnicodeDecodeError as error:
         raise UserError(
             f"{path}: expected a text file with a path per line, got another format; save it as UTF-8 text"

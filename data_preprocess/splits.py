@@ -1,6 +1,7 @@
 """Which cases train, validate and test: splits.json, and the folds of a cross-validation."""
 
 import hashlib
+import logging
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -8,13 +9,15 @@ from typing import Protocol
 
 from data_preprocess.case_index import read_index
 from data_preprocess.cases import HELD_OUT, OLD_HELD_OUT, CaseInfo
-from utils.errors import UserError
+from utils.errors import UserError, shorten
 from utils.io.files import read_json, validate_file_name, write_json
 from utils.runtime.command_line import Shard
 
 SPLIT_NAMES = ("train", "val", "test")
 VAL_FRACTION = 0.12
 TEST_FRACTION = 0.2
+
+logger = logging.getLogger(__name__)
 
 Splits = dict[str, list[str]]
 """Case ids by the name of their split."""
@@ -37,8 +40,10 @@ def write_splits(folder: Path, infos: Sequence[CaseInfo]) -> None:
     are listed under "held_out".
     """
     path = folder / "splits.json"
-    splits = _with_new_name(read_json(path)) if path.is_file() else {name: [] for name in SPLIT_NAMES}
+    splits = read_splits(folder) if path.is_file() else {name: [] for name in SPLIT_NAMES}
     split_of = {case_id: name for name, case_ids in splits.items() for case_id in case_ids}
+    if missing := split_of.keys() - {info.case_id for info in infos}:
+        logger.warning("warning: %s lists cases that are not in the folder: %s", path, shorten(sorted(missing)))
     for case_id, name in assign_splits(infos, split_of).items():
         if case_id not in split_of:
             splits[name] = sorted([*splits.get(name, []), case_id])
@@ -85,6 +90,11 @@ def validate_splits(splits: dict, source: Path) -> Splits:
         UserError: the splits are not lists of names, or a case is in two of them.
     """
     splits = _with_new_name(splits)
+    if unknown := [name for name in splits if name not in (*SPLIT_NAMES, HELD_OUT)]:
+        raise UserError(
+            f"{source}: expected the splits {', '.join((*SPLIT_NAMES, HELD_OUT))}, got {', '.join(unknown)}; rename "
+            "or remove it"
+        )
     names = (*SPLIT_NAMES, HELD_OUT) if HELD_OUT in splits else SPLIT_NAMES
     chosen = {name: splits.get(name, []) for name in names}
     if not all(isinstance(case_ids, list) for case_ids in chosen.values()):

@@ -7,9 +7,24 @@ from dataclasses import dataclass
 
 import torch
 
-SYSTEM_ERRORS = ("ENOSPC", "EDQUOT", "EFBIG", "EACCES", "EPERM", "EROFS", "EIO", "ENAMETOOLONG", "EPIPE")
-"""Full disk, missing permission, broken disk, too long name, closed pipe: none of these is a bug."""
-USER_ERRNOS = {getattr(errno, name) for name in SYSTEM_ERRORS if hasattr(errno, name)}
+FREE_SPACE = "free some space or choose another disk"
+PERMIT = "change its permissions or choose another folder"
+RECONNECT = "check the disk and the connection to it"
+SYSTEM_ERRORS = {
+    "ENOSPC": FREE_SPACE,
+    "EDQUOT": FREE_SPACE,
+    "EFBIG": FREE_SPACE,
+    "EACCES": PERMIT,
+    "EPERM": PERMIT,
+    "EROFS": PERMIT,
+    "EIO": RECONNECT,
+    "ESTALE": RECONNECT,
+    "ENAMETOOLONG": "choose a shorter name",
+    "EMFILE": "allow more open files (ulimit -n) or use fewer --workers",
+    "EPIPE": "keep the program running that reads the output",
+}
+"""Errors of the operating system that are no bugs, and what to do about them."""
+REMEDIES = {getattr(errno, name): remedy for name, remedy in SYSTEM_ERRORS.items() if hasattr(errno, name)}
 OUT_OF_MEMORY = "out of memory; close other programs or use a machine with more memory"
 MAX_NAMES = 4
 """Shown of many in a message."""
@@ -52,8 +67,9 @@ def user_message(error: BaseException) -> str | None:
         return str(error)
     if is_out_of_memory(error):
         return OUT_OF_MEMORY
-    if isinstance(error, OSError) and error.errno in USER_ERRNOS:
-        return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+    if isinstance(error, OSError) and error.errno in REMEDIES:
+        where = f"{error.filename}: " if error.filename else ""
+        return f"{where}{error.strerror}; {REMEDIES[error.errno]}"
     return None
 
 

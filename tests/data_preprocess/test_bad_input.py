@@ -346,3 +346,11 @@ def test_a_killed_run_goes_on_where_it_stopped(tmp_path, caplog):
         assert run_main(prepare.main, command[3:]) == 0
     assert f"found 5 cases; {len(finished)} are already prepared" in caplog.text
     assert len(sum(read_splits(tmp_path / "cases").values(), [])) == 5
+
+
+def test_a_mistake_in_own_splits_is_told_before_the_work_begins(tmp_path, capsys):
+    write_masks(tmp_path / "raw" / "p1")
+    write_json(tmp_path / "cases" / "splits.json", {"train": "p1"})
+    arguments = ["--source", "masks", "--preset", "pddca", "--input", tmp_path / "raw", "--output", tmp_path / "cases"]
+    assert "splits.json: expected a list of case ids" in refused(arguments, capsys)
+    assert not (tmp_path / "cases" / "p1").exists()

@@ -87,7 +87,7 @@ def test_wrong_path_is_one_line_and_status_2(tmp_path, capsys):
     assert run(tmp_path / "nowhere", tmp_path / "nifti") == 2
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == 1
-    assert "nowhere: expected a folder" in lines[0]
+    assert "nowhere: does not exist; expected a folder" in lines[0]
     assert not (tmp_path / "nifti").exists()
 
 
@@ -197,7 +197,7 @@ def test_the_raw_folder_as_output_loses_nothing(tmp_path, capsys):
     before = contents(folder)
     arguments = ["--source", "labelmap", "--preset", "tcia_hn", "--input", folder, "--output", folder]
     assert run_main(export.main, [str(argument) for argument in arguments]) == 2
-    assert "label maps in this folder have brainstem" in capsys.readouterr().err
+    assert "nifti: holds the raw data; choose another folder" in capsys.readouterr().err
     assert contents(folder) == before
 
 

@@ -251,8 +251,8 @@ def test_files_of_others_are_not_replaced(name, tmp_path, capsys):
 def test_the_raw_folder_as_output_loses_nothing(tmp_path, capsys):
     write_masks(tmp_path / "raw" / "p1")
     before = {path: path.read_bytes() for path in tmp_path.rglob("*.*")}
-    assert run_masks(tmp_path / "raw", tmp_path / "raw") == 2
-    assert "p1/ct.nrrd" in capsys.readouterr().err
+    assert run_masks(tmp_path / "raw", tmp_path / "raw" / "p1" / "..") == 2
+    assert "p1/..: holds the raw data; choose another folder" in capsys.readouterr().err
     assert {path: path.read_bytes() for path in tmp_path.rglob("*.*")} == before
 
 

@@ -148,6 +148,12 @@ def test_a_list_gives_paths_and_names(volume, tmp_path):
         found[4].read()
 
 
+def test_a_list_may_begin_with_a_byte_order_mark(volume, tmp_path):
+    write_volume(tmp_path / "three.mha", volume)
+    (tmp_path / "cohort.txt").write_bytes(b"\xef\xbb\xbfthree.mha\r\n")
+    assert [scan.read().volume.array.shape for scan in list_scans(tmp_path / "cohort.txt")] == [volume.array.shape]
+
+
 @pytest.mark.parametrize("content", ["", "\n  \n"])
 def test_an_empty_list_is_refused(content, tmp_path):
     (tmp_path / "cohort.txt").write_text(content)

@@ -147,3 +147,16 @@ def test_a_case_in_two_splits_is_refused(cases):
     write_json(cases / "splits.json", {**SPLITS, "test": ["scan_3"]})
     with pytest.raises(UserError, match="scan_3 occurs more than once"):
         read_splits(cases)
+
+
+def test_a_split_of_another_name_is_refused(tmp_path):
+    write_json(tmp_path / "splits.json", {"train": ["p1"], "validation": ["p2"]})
+    with pytest.raises(UserError, match="splits.json: expected the splits train, val, test, held_out, got validation;"):
+        write_splits(tmp_path, infos(["p1", "p2"]))
+
+
+def test_cases_of_the_splits_that_are_not_there_are_named(tmp_path, caplog):
+    write_json(tmp_path / "splits.json", {"train": ["p1"], "val": ["p02"]})
+    write_splits(tmp_path, infos(["p1", "p2"]))
+    assert f"{tmp_path / 'splits.json'} lists cases that are not in the folder: p02" in caplog.text
+    assert read_splits(tmp_path) == {"train": ["p1", "p2"], "val": ["p02"], "test": []}

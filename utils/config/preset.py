@@ -306,6 +306,8 @@ def preset_from_table(table: Table, source: str, overrides: Sequence[str] = ()) 
     Raises:
         UserError: lists all problems, one per line.
     """
+    if not isinstance(table, dict):
+        raise UserError(f"{source}: expected the sections of a preset, got {table!r}; write the file again")
     table = _update_old_keys(table)
     problems = apply_overrides(table, [override for override in overrides if not _renamed(override)])
     problems += [problem for problem in map(_renamed, overrides) if problem]

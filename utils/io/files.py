@@ -32,6 +32,10 @@ def atomic_write(path: Path, suffix: str | None = None, *, durable: bool = False
             with partial.open("rb+") as file:
                 os.fsync(file.fileno())
         os.replace(partial, path)
+    except OSError as error:  # a failed write does not name its file, and others name the temporary one
+        if error.errno is not None:
+            error.filename = str(error.filename or path).replace(str(partial), str(path))
+        raise
     finally:
         _remove(partial)
 

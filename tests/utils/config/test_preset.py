@@ -21,6 +21,7 @@ from utils.config.preset import (
     preset_to_table,
 )
 from utils.config.toml_dataclass import Range
+from utils.errors import UserError
 
 PRESET_NAMES = sorted(path.stem for path in CONFIG_FOLDER.glob("*.toml"))
 PAGE = (Path(__file__).resolve().parents[3] / "docs" / "presets.md").read_text(encoding="utf-8")
@@ -214,6 +215,20 @@ def test_all_problems_are_reported_together_with_file_and_key():
 )
 def test_contradictions_are_refused(override, problem):
     assert problem in message_of(preset_to_table(load_preset("phantom")), [override])
+
+
+@pytest.mark.parametrize("table", [None, 3, ["organs"]])
+def test_what_is_no_table_is_no_preset(table):
+    with pytest.raises(
+        UserError, match=r"cases/dataset\.json: expected the sections of a preset, got .*; write the fil"
+    ):
+        preset_from_table(table, "cases/dataset.json")
+
+
+def test_a_preset_may_begin_with_a_byte_order_mark(tmp_path):
+    path = tmp_path / "mine.toml"
+    path.write_bytes(b"\xef\xbb\xbf" + (CONFIG_FOLDER / "phantom.toml").read_bytes())
+    assert load_preset(str(path)).organ_names == load_preset("phantom").organ_names
 
 
 def test_a_preset_without_small_organs_is_possible():

@@ -1,10 +1,11 @@
 """utils/io/files.py: files are complete or absent; names cannot lead elsewhere."""
 
+import errno
 import os
 
 import pytest
 
-from utils.errors import UserError
+from utils.errors import UserError, user_message
 from utils.io.files import (
     atomic_write,
     check_folder,
@@ -144,3 +145,16 @@ def test_a_ct_named_by_the_time_of_day_is_taken():
 def test_names_that_lead_elsewhere_are_refused(name):
     with pytest.raises(UserError, match=r"splits\.json: .* cannot name a file; rename it"):
         validate_file_name(name, "splits.json")
+
+
+@pytest.mark.parametrize("filename", [None, "partial"])
+def test_a_failed_write_names_the_file_that_the_user_knows(filename, tmp_path):
+    path = tmp_path / "metrics.csv"
+    with pytest.raises(OSError, match="No space left") as caught, atomic_write(path) as partial:
+        raise OSError(errno.ENOSPC, "No space left on device", *([partial] if filename else []))
+    assert user_message(caught.value) == f"{path}: No space left on device; free some space or choose another disk"
+
+
+def test_a_byte_order_mark_is_no_content(tmp_path):
+    (tmp_path / "a.json").write_bytes(b"\xef\xbb\xbf{}")
+    assert read_json(tmp_path / "a.json") == {}

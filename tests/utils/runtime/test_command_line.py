@@ -30,8 +30,14 @@ def test_the_status_is_that_of_main_or_0():
     ("error", "message"),
     [
         (UserError("ct.mha: is damaged"), "ct.mha: is damaged"),
-        (OSError(errno.ENOSPC, "No space left on device", "out/a.json"), "out/a.json: No space left on device"),
-        (OSError(errno.EACCES, "Permission denied"), "Permission denied"),
+        (
+            OSError(errno.ENOSPC, "No space left on device", "out/a.json"),
+            "out/a.json: No space left on device; free some space or choose another disk",
+        ),
+        (
+            OSError(errno.EACCES, "Permission denied"),
+            "Permission denied; change its permissions or choose another folder",
+        ),
         (MemoryError(), "out of memory; close other programs or use a machine with more memory"),
         (torch.OutOfMemoryError("CUDA"), "out of memory; close other programs or use a machine with more memory"),
         (

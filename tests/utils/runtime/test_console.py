@@ -96,7 +96,7 @@ def test_a_full_disk_is_still_an_error(monkeypatch, capsys):
 
     monkeypatch.setattr(sys, "stdout", Full())
     assert run_main(lambda argv: print("a table"), []) == 2
-    assert capsys.readouterr().err == "error: No space left on device\n"
+    assert capsys.readouterr().err == "error: No space left on device; free some space or choose another disk\n"
 
 
 def test_without_a_terminal_a_line_a_minute_says_what_is_done_and_left(monkeypatch, caplog):
