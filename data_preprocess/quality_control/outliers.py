@@ -6,6 +6,7 @@ from typing import NamedTuple
 import numpy as np
 
 from data_preprocess.quality_control.measurements import CaseQuality, format_ml
+from utils.config.organ_volumes import known_volume
 
 MIN_CASES = 8
 """Fewer cases are not compared with each other."""
@@ -47,10 +48,30 @@ def _check_alone(quality: CaseQuality, left_right_pairs: Sequence[tuple[str, str
     for name, organ in quality.organs.items():
         if organ.fraction_outside > MAX_FRACTION_OUTSIDE:
             yield Finding(name, f"{organ.fraction_outside:.0%} of it lies outside the body")
+        known = known_volume(name)
+        if known is not None and organ.volume_ml not in known:
+            low, high = map(format_ml, known)
+            yield Finding(name, f"volume {format_ml(organ.volume_ml)} ml, known volumes {low} to {high} ml")
     for left, right in left_right_pairs:
         sides = [quality.organs.get(name) for name in (left, right)]
         if all(sides) and sides[0].center_mm[2] < sides[1].center_mm[2]:
             yield Finding(left, f"left and right are swapped: it lies to the right of {right}")
+
+
+def not_compared(qualities: Mapping[str, CaseQuality], organs: Sequence[str]) -> list[str]:
+    """Sentences on what `check_cases` could not compare: organs of few cases, and organs without known volumes."""
+    contoured = [name for name in organs if any(name in quality.organs for quality in qualities.values())]
+    few = [name for name in contoured if sum(name in quality.organs for quality in qualities.values()) < MIN_CASES]
+    unknown = [name for name in contoured if known_volume(name) is None]
+    sentences = {
+        f"volume and position not compared between cases, because fewer than {MIN_CASES} have the organ": few,
+        "volume not compared with known volumes, because there are none": unknown,
+    }
+    return [
+        f"{sentence}: {'all organs' if names == contoured else ', '.join(names)}"
+        for sentence, names in sentences.items()
+        if names
+    ]
 
 
 def _check_components(qualities: Mapping[str, CaseQuality]) -> Iterator[tuple[str, Finding]]:

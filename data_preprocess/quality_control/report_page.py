@@ -13,7 +13,7 @@ from PIL import Image
 
 from data_preprocess.cases import CaseInfo
 from data_preprocess.quality_control.measurements import CaseQuality, format_ml, read_quality
-from data_preprocess.quality_control.outliers import Finding, check_cases
+from data_preprocess.quality_control.outliers import Finding, check_cases, not_compared
 from data_preprocess.splits import read_splits
 from utils.config.preset import Preset
 from utils.errors import CaseFailure
@@ -52,7 +52,9 @@ def inspect_cases(folder: Path, infos: Sequence[CaseInfo], preset: Preset) -> li
 
 
 def summary_table(cases: Sequence[InspectedCase], preset: Preset) -> Table:
-    """One row per organ: number of cases, voxels and volume as contoured. The notes describe the scans."""
+    """One row per organ: number of cases, voxels and volume as contoured. The notes say what the scans are and what was
+    not compared.
+    """
     rows = []
     for name in preset.organ_names:
         organs = [case.quality.organs[name] for case in cases if case.quality and name in case.quality.organs]
@@ -60,7 +62,10 @@ def summary_table(cases: Sequence[InspectedCase], preset: Preset) -> Table:
         voxels = _range([organ.num_voxels for organ in organs], "{:.0f}".format)
         rows.append([name, str(num_contoured), *voxels, *_range([organ.volume_ml for organ in organs], format_ml)])
     headings = ["organ", "cases", "voxels min", "median", "max", "ml min", "median", "max"]
-    return Table(headings=headings, rows=rows, notes=_scan_notes(cases))
+    qualities = {case.info.case_id: case.quality for case in cases if case.quality}
+    return Table(
+        headings=headings, rows=rows, notes=[*_scan_notes(cases), *not_compared(qualities, preset.organ_names)]
+    )
 
 
 def write_report_page(

@@ -21,6 +21,8 @@ PANEL_PX = 480
 """Height of the tallest panel. All panels have the same scale."""
 GAP_PX = 6
 FONT_PX = 15
+SHOWN_WIDTH_PX = 900
+"""Width at which texts of a wider picture still have `FONT_PX`: the report page and many viewers reduce it."""
 LINE_PX = 2
 DASH_PX = 7
 MAX_ORGANS_IN_ONE_ROW = 3
@@ -49,6 +51,7 @@ class RenderStyle(NamedTuple):
     """One per organ."""
     window_hu: tuple[float, float]
     """HU rendered black and white."""
+    font_px: int
 
 
 class CaseVolumes(NamedTuple):
@@ -97,7 +100,10 @@ def render_case(
     volumes = CaseVolumes(image, label, reference, heatmap)
     _check(volumes, min(len(colors), len(names)))
     px_per_mm = PANEL_PX / np.multiply(image.shape, spacing_zyx_mm)[:2].max()
-    style = RenderStyle(np.multiply(spacing_zyx_mm, px_per_mm), colors, window_hu)
+    voxel_px = np.multiply(spacing_zyx_mm, px_per_mm)
+    width = np.multiply(image.shape, voxel_px) @ (0, 1, 2)  # of an axial, a coronal and a sagittal panel
+    font_px = round(FONT_PX * max(1, width / SHOWN_WIDTH_PX))
+    style = RenderStyle(voxel_px, colors, window_hu, font_px)
     planes = choose_slices(label if reference is None else reference, heatmap, image.shape, show_all=show_all)
     rows = [[_render_panel(plane, style, volumes) for plane in row] for row in planes]
     width = max(sum(panel.width + GAP_PX for panel in row) - GAP_PX for row in rows)
@@ -109,7 +115,7 @@ def render_case(
         entries = [(name, tuple(color) if value in present else ABSENT_COLOR) for value, (name, color) in organs]
         if reference is not None:
             entries.append(("(dashed: reference)", TEXT_COLOR))
-        parts.append(_render_legend(entries, width))
+        parts.append(_render_legend(entries, width, font_px))
     return np.concatenate([np.asarray(part) for part in parts])
 
 
@@ -184,7 +190,7 @@ def _render_panel(plane: SlicePlane, style: RenderStyle, volumes: CaseVolumes) -
         light = tuple(round(c + 0.75 * (255 - c)) for c in style.colors[value - 1])
         for dash in _split_into_dashes(points):
             draw.line(dash, fill=light, width=LINE_PX)
-    _annotate(draw, plane, panel.size)
+    _annotate(draw, plane, panel.size, style.font_px)
     return panel
 
 
@@ -224,9 +230,9 @@ def _split_into_dashes(points: Points) -> list[Points]:
     return [dash for dash in dashes if len(dash) > 1]
 
 
-def _annotate(draw: ImageDraw.ImageDraw, plane: SlicePlane, size: tuple[int, int]) -> None:
+def _annotate(draw: ImageDraw.ImageDraw, plane: SlicePlane, size: tuple[int, int], font_px: int) -> None:
     name, left, right = PLANES[plane.axis]
-    font = ImageFont.load_default(FONT_PX)
+    font = ImageFont.load_default(font_px)
     text = {"fill": TEXT_COLOR, "font": font, "stroke_width": 2, "stroke_fill": "black"}  # the stroke helps over bone
     draw.text((6, 4), f"{name} {plane.index}", **text)
     draw.text((6, size[1] / 2), left, **text, anchor="lm")
@@ -244,17 +250,17 @@ def _join(panels: list[Image.Image], width: int) -> Image.Image:
     return row
 
 
-def _render_legend(entries: Sequence[tuple[str, RGB]], width: int) -> Image.Image:
+def _render_legend(entries: Sequence[tuple[str, RGB]], width: int, font_px: int) -> Image.Image:
     """Write texts in their colors, wrapped to the width."""
-    font = ImageFont.load_default(FONT_PX)
+    font = ImageFont.load_default(font_px)
     positions, x, y = [], GAP_PX, GAP_PX
     for text, _ in entries:
-        length = font.getlength(text) + 2 * FONT_PX
+        length = font.getlength(text) + 2 * font_px
         if x > GAP_PX and x + length > width:
-            x, y = GAP_PX, y + FONT_PX + GAP_PX
+            x, y = GAP_PX, y + font_px + GAP_PX
         positions.append((x, y))
         x += length
-    legend = Image.new("RGB", (width, y + FONT_PX + 2 * GAP_PX))
+    legend = Image.new("RGB", (width, y + font_px + 2 * GAP_PX))
     draw = ImageDraw.Draw(legend)
     for position, (text, color) in zip(positions, entries, strict=True):
         draw.text(position, text, fill=color, font=font)

@@ -12,7 +12,7 @@ from data_preprocess.quality_control.measurements import (
     read_quality,
     write_quality,
 )
-from data_preprocess.quality_control.outliers import check_cases
+from data_preprocess.quality_control.outliers import check_cases, not_compared
 from utils.imaging.geometry import Geometry
 from utils.imaging.masks import crop_mask
 
@@ -165,10 +165,25 @@ def test_a_mask_outside_the_body_is_found():
 
 
 def test_few_cases_and_cases_without_organs_are_no_trouble():
-    cases = {"a": quality(), "b": quality({"mandible": ((20, 10, 60), 600.0)}), "c": quality({})}
+    cases = {"a": quality(), "b": quality({"mandible": ((20, 10, 60), 160.0)}), "c": quality({})}
     assert not any(check_cases(cases, PAIRS).values())
     assert check_cases(cohort(c=quality({})), PAIRS)["c"] == []
     assert check_cases({}, PAIRS) == {}
+
+
+@pytest.mark.parametrize("volume_ml", [422.0, 0.2])
+def test_a_single_case_is_compared_with_known_volumes(volume_ml):
+    findings = check_cases({"odd": quality({"spinal_cord": ((0, 0, 0), volume_ml), "lips": ((0, 0, 0), 999.0)})}, ())
+    assert list(map(str, findings["odd"])) == [f"spinal_cord: volume {volume_ml:.3g} ml, known volumes 2.5 to 90 ml"]
+
+
+def test_what_was_not_compared_is_said():
+    few = {"a": quality({"brainstem": ((0, 0, 0), 25.0), "lips": ((0, 0, 0), 30.0)}), "b": quality({})}
+    between = "volume and position not compared between cases, because fewer than 8 have the organ: "
+    unknown = "volume not compared with known volumes, because there are none: lips"
+    assert not_compared(few, ("brainstem", "lips", "mandible")) == [between + "all organs", unknown]
+    assert not_compared(cohort(), tuple(USUAL)) == []
+    assert not_compared(cohort() | few, (*USUAL, "lips")) == [between + "lips", unknown]
 
 
 def test_volumes_are_written_without_powers_of_ten():

@@ -1,8 +1,11 @@
 """utils/config/organ_volumes.py: which volumes an organ can have."""
 
+import re
+from pathlib import Path
+
 import pytest
 
-from utils.config.organ_names import is_organ_name
+from utils.config.organ_names import common_key, is_organ_name
 from utils.config.organ_volumes import KNOWN_VOLUMES_ML, known_volume
 from utils.config.preset import load_preset
 
@@ -36,3 +39,10 @@ def test_a_range_rises_and_its_organ_is_known(organ):
 )
 def test_a_volume_lies_in_the_range_or_not(organ, volume_ml, is_known):
     assert (volume_ml in known_volume(organ)) is is_known
+
+
+def test_the_documentation_lists_the_same_ranges():
+    text = (Path(__file__).parents[3] / "docs" / "data.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| ([a-z ]+) \| ([\d.]+) to ([\d.]+) \|", text, re.MULTILINE)
+    listed = {common_key(organ): (float(low), float(high)) for organ, low, high in rows}
+    assert listed == {common_key(organ.removesuffix("_L")): known_volume(organ) for organ in KNOWN_VOLUMES_ML}

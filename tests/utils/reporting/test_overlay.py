@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from utils.reporting.overlay import PANEL_PX, SlicePlane, choose_slices, render_case, save_png
+from utils.reporting.overlay import PANEL_PX, SHOWN_WIDTH_PX, SlicePlane, choose_slices, render_case, save_png
 
 SPACING = (2.5, 1.0, 2.0)
 COLORS = ((255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 0, 255))
@@ -36,6 +36,25 @@ def test_pixels_are_isotropic_and_the_tallest_panel_has_its_height(image: np.nda
     gap = picture.shape[0] - PANEL_PX
     width = 36 * px_per_mm + 36 * px_per_mm + 40 * px_per_mm + 2 * gap  # axial, coronal, sagittal
     assert picture.shape == (PANEL_PX + gap, width, 3)
+
+
+def letter_height(picture: np.ndarray, color: tuple[int, int, int], top: int) -> int:
+    rows = np.flatnonzero((np.abs(picture[top:].astype(int) - color).max(axis=-1) < 40).any(axis=1))
+    return int(rows[-1] - rows[0]) + 1
+
+
+def test_names_stay_readable_in_a_wide_picture_that_is_shown_smaller():
+    heights = []
+    for columns in (10, 200):  # 1060 and 12000 px wide
+        label = np.zeros((4, 20, columns), np.uint8)
+        label[1, 2, 2] = 1
+        picture = render_case(
+            np.zeros(label.shape, np.int16), label, spacing_zyx_mm=(1, 1, 1), colors=COLORS, names=NAMES
+        )
+        height = letter_height(picture, COLORS[0], top=2 * PANEL_PX // 2 + 6)
+        heights.append(height / picture.shape[1] * SHOWN_WIDTH_PX)
+    assert min(heights) > 8  # px of the letters of "first"
+    assert heights[1] == pytest.approx(heights[0], rel=0.15)
 
 
 def test_organs_are_outlined_in_their_colors(image: np.ndarray, label: np.ndarray):
