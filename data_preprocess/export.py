@@ -10,16 +10,20 @@ writes nnU-Net's raw layout: cases of train and val as imagesTr and labelsTr, th
 Copy splits_final.json into nnU-Net's folder of the preprocessed data set: its fold 0 is then the split of our cases.
 """
 
+import sys
+from pathlib import Path
+
+if not __package__:  # run by its path: Python then searches modules beside this file only
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
+
 import argparse
 import logging
 import os
 import re
-import sys
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 from typing import Any, NamedTuple
 
 from data_preprocess.cases import HELD_OUT

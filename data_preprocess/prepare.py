@@ -3,13 +3,17 @@
 python -m data_preprocess.prepare --source openkbp --input RAW --output CASES
 """
 
+import sys
+from pathlib import Path
+
+if not __package__:  # run by its path: Python then searches modules beside this file only
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
+
 import logging
 import os
-import sys
 from collections import Counter
 from collections.abc import Container, Iterable, Iterator, Mapping
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 

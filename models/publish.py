@@ -3,10 +3,14 @@
 python -m models.publish --checkpoint runs/focusnet/best.pt --output weights/mine.pt
 """
 
-import argparse
-import logging
 import sys
 from pathlib import Path
+
+if not __package__:  # run by its path: Python then searches modules beside this file only
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
+
+import argparse
+import logging
 
 from torch import nn
 

@@ -1,6 +1,8 @@
 """--help of every command."""
 
 import importlib
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -29,3 +31,18 @@ def test_help_says_what_the_command_does_and_what_it_takes(command, capsys):
     assert stopped.value.code == 0
     assert module.__doc__.splitlines()[0] in shown
     assert "--" in shown.partition("options:")[2]
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "data_preprocess/prepare.py",
+        pytest.param("data_preprocess/export.py", marks=pytest.mark.slow),
+        pytest.param("models/publish.py", marks=pytest.mark.slow),
+    ],
+)
+def test_a_command_of_a_package_runs_by_its_path_from_any_folder(path, tmp_path):
+    command = [sys.executable, str(ROOT / path), "--help"]
+    finished = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert (finished.returncode, finished.stderr) == (0, "")
+    assert "--output" in finished.stdout

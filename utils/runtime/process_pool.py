@@ -1,5 +1,8 @@
 """Runs a task on many cases in worker processes; a case that fails does not stop the others."""
 
+import os
+import signal
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
@@ -14,6 +17,7 @@ from utils.runtime.memory import keep_freed_memory
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
+INTERRUPTED = 130
 FEWER_WORKERS = "run again with fewer --workers"
 WORKER_KILLED = f"not done: a worker process was killed, most likely for lack of memory; {FEWER_WORKERS}"
 
@@ -53,16 +57,32 @@ def run_cases(
 def _run_in_pool(
     attempt: Callable[[Item], Result | CaseFailure], items: Mapping[str, Item], num_workers: int
 ) -> Iterator[tuple[str, Result | CaseFailure]]:
-    with ProcessPoolExecutor(num_workers, initializer=keep_freed_memory) as pool:
-        futures = {pool.submit(attempt, item): case_id for case_id, item in items.items()}
-        for future in as_completed(futures):
-            try:
-                made = future.result()
-            except BrokenProcessPool:
-                made = CaseFailure(WORKER_KILLED)
-            except Exception as error:  # an item or a result cannot be pickled
-                made = CaseFailure.of(error)
-            yield futures[future], made
+    with ProcessPoolExecutor(num_workers, initializer=_start_worker) as pool:
+        try:
+            futures = {pool.submit(_in_worker, attempt, item): case_id for case_id, item in items.items()}
+            for future in as_completed(futures):
+                try:
+                    made = future.result()
+                except BrokenProcessPool:
+                    made = CaseFailure(WORKER_KILLED)
+                except Exception as error:  # an item or a result cannot be pickled
+                    made = CaseFailure.of(error)
+                yield futures[future], made
+        finally:  # after Ctrl-C, do not begin with the cases that wait
+            pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _start_worker() -> None:
+    keep_freed_memory()
+    signal.signal(signal.SIGINT, lambda *_: sys.exit(INTERRUPTED))  # Python would print a traceback for Ctrl-C
+
+
+def _in_worker(attempt: Callable[[Item], Result], item: Item) -> Result:
+    """End the process after Ctrl-C, when the task has removed its temporary files; the pool would give it more work."""
+    try:
+        return attempt(item)
+    except SystemExit:
+        os._exit(INTERRUPTED)
 
 
 def _attempt(task: Callable[[Item], Result], item: Item) -> Result | CaseFailure:

@@ -1,10 +1,15 @@
 """utils/runtime/process_pool.py: results, reasons, and bugs with the traceback of their worker."""
 
 import os
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
 
+from tests.posix import POSIX_ONLY
 from utils.errors import CaseFailure, UserError
 from utils.runtime.process_pool import WORKER_KILLED, run_cases
 
@@ -63,3 +68,45 @@ def test_a_killed_worker_is_reported_with_its_remedy():
     assert outcome.results == {}
     assert outcome.failures == {"a": CaseFailure(WORKER_KILLED), "b": CaseFailure(WORKER_KILLED)}
     assert "fewer --workers" in WORKER_KILLED
+
+
+INTERRUPTED = """
+import sys, time
+from pathlib import Path
+from utils.io.files import atomic_write
+from utils.runtime.command_line import run_main
+from utils.runtime.process_pool import run_cases
+
+def task(name):
+    with atomic_write(Path(name)) as partial:
+        partial.write_text("half")
+        Path(f"{name}.started").touch()
+        time.sleep(1)
+
+def main(argv):
+    run_cases(task, {f"c{i}": f"c{i}" for i in range(8)}, 3)
+
+sys.exit(run_main(main))
+"""
+
+
+@POSIX_ONLY
+@pytest.mark.slow
+def test_ctrl_c_ends_all_workers_at_once_and_without_a_word(tmp_path):
+    """A terminal sends the signal to all processes; the first two workers are busy, and the third perhaps idle."""
+    root = Path(__file__).resolve().parents[3]
+    process = subprocess.Popen(
+        [sys.executable, "-c", INTERRUPTED],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(root)},
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    while len(list(tmp_path.glob("*.started"))) < 2:
+        time.sleep(0.02)
+    os.killpg(process.pid, signal.SIGINT)
+    _, shown = process.communicate(timeout=60)
+    assert (process.returncode, shown) == (130, "interrupted\n")
+    left = {path.name for path in tmp_path.iterdir()}
+    assert left <= {"c0.started", "c1.started", "c2.started"}
