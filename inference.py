@@ -130,7 +130,8 @@ def write_case(
         probabilities = map(transform.invert_probability, segmentation.prediction.probabilities[1:])
         files.write_probabilities(probabilities, label.geometry, preset)
     if settings.rtstruct:
-        write_rtstruct(files.rtstruct, label.array, ct.series, preset)
+        margin = partial(transform.invert_margin, segmentation.prediction.probabilities)
+        write_rtstruct(files.rtstruct, label.array, margin, ct.series, preset)
     if settings.save_overlay:
         style = {"colors": [organ.color for organ in preset.organs], "names": preset.organ_names, "show_all": True}
         spacing = transform.axis_aligned.spacing_zyx_mm

@@ -1,5 +1,6 @@
 """Brings a CT of any orientation and spacing onto the networks' grid, and their results back onto the CT."""
 
+import functools
 import math
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -83,6 +84,19 @@ class InferenceTransform:
         """One organ's probability (d, h, w) as float32 on the grid of the CT as read; 0 outside of the region."""
         whole = tuple(slice(0, n) for n in self.region.size_zyx)
         return self.to_ct(resize_linear(probability, whole, self.spacing_ratio).cpu().numpy())
+
+    def invert_margin(self, probabilities: torch.Tensor, value: int) -> np.ndarray:
+        """By how much the probability of the class `value` exceeds that of every other class, -1..1.
+
+        Args:
+            probabilities: (num_classes, d, h, w) on the networks' grid.
+            value: of the class in the label map.
+
+        Returns:
+            float32 on the grid of the CT as read; 0 outside of the region.
+        """
+        others = [probability for index, probability in enumerate(probabilities) if index != value]
+        return self.invert_probability(probabilities[value] - functools.reduce(torch.maximum, others))
 
     def to_ct(self, values: np.ndarray) -> np.ndarray:
         """Bring labels (uint8) or probabilities (float32) of the region, at the CT's spacing, onto the CT as read."""

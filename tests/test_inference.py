@@ -14,6 +14,8 @@ import torch
 
 import inference
 from data_preprocess.sources import SOURCES
+from data_preprocess.sources.rtstruct_contours import rasterize
+from data_preprocess.sources.structure_set import read_rois
 from models.focusnet import build_network
 from models.pretrained import load_model
 from models.s_net import SNet
@@ -154,6 +156,9 @@ def test_every_output_of_a_dicom_folder(ct, checkpoint, tmp_path, caplog):
     assert 0.5 < total.max() <= 1.01
     structures = pydicom.dcmread(tmp_path / "out" / "pt_1.rtstruct.dcm")
     assert [roi.ROIName for roi in structures.StructureSetROISequence] == found
+    for name, roi in read_rois(structures, "").items():
+        drawn = rasterize(roi.contours, label.geometry).mask.dense()
+        np.testing.assert_array_equal(drawn, label.array == report["organs"][name]["label"])
     assert not list(tmp_path.rglob("*.partial*"))
 
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("*.*") if "pt_1" in path.name}

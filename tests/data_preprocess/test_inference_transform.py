@@ -97,6 +97,26 @@ def test_invert_undoes_orientation_crop_and_spacing(angle_deg):
     assert 2 * np.sum((cropped > 0) & at_ct_spacing) / (np.sum(cropped > 0) + np.sum(at_ct_spacing)) > 0.95
 
 
+@pytest.mark.parametrize("angle_deg", [0, 20])
+def test_the_margin_of_an_organ_is_positive_where_it_is_labeled(angle_deg):
+    matrix = Rotation.from_euler("z", angle_deg, degrees=True).as_matrix()
+    seen = InferenceTransform.apply(head((30, 33, 31), (4.0, 4.0, 4.0), tuple(matrix.ravel().tolist())), GRID)
+    hu = torch.from_numpy(seen.image.astype(np.float32))
+    probabilities = torch.stack([-hu / 100, (hu - 20) / 50, (hu - 45) / 25]).softmax(dim=0)
+    label = seen.transform.invert(probabilities).array
+    for value in (1, 2):
+        margin = seen.transform.invert_margin(probabilities, value)
+        assert margin.shape == label.shape
+        assert np.abs(margin).max() <= 1
+        wrong = (margin > 0) != (label == value)
+        assert np.count_nonzero(label == value) > 500
+        assert wrong.mean() < 0.002 if angle_deg == 0 else wrong.mean() < 0.02
+    own = probabilities[2] - torch.maximum(probabilities[0], probabilities[1])
+    np.testing.assert_allclose(
+        seen.transform.invert_margin(probabilities, 2), seen.transform.invert_probability(own), atol=1e-6
+    )
+
+
 @pytest.mark.parametrize("spacing", [(0.3, 2.0, 2.0), (6.0, 3.0, 2.0), (3.0, 0.6, 0.6)])
 def test_any_spacing_reaches_the_networks_spacing(spacing):
     size = tuple(int(n / s) for n, s in zip((90.0, 110.0, 96.0), spacing, strict=True))

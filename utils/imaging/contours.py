@@ -1,9 +1,6 @@
-"""Contours of masks."""
+"""Outlines of masks."""
 
 import numpy as np
-from scipy import ndimage
-
-from utils.imaging.masks import connected_components
 
 
 def trace_outlines(mask: np.ndarray) -> list[np.ndarray]:
@@ -41,37 +38,3 @@ def trace_outlines(mask: np.ndarray) -> list[np.ndarray]:
                 del next_corners[outline[-1]]
         outlines.append(np.array(outline, dtype=float))
     return outlines
-
-
-def trace_polygons(mask: np.ndarray) -> list[np.ndarray]:
-    """One closed polygon per connected component of a mask, along the edges of its pixels.
-
-    A cut of no width joins each hole to the outline around it: both readers that fill every contour and readers that
-    count crossings understand such a polygon.
-
-    Returns:
-        Polygons like the outlines of `trace_outlines`.
-    """
-    components = connected_components(mask, connectivity=1).labels
-    polygons = []
-    for value, box in enumerate(ndimage.find_objects(components), 1):
-        outlines = [_without_midpoints(outline) for outline in trace_outlines(components[box] == value)]
-        outer, *holes = sorted(outlines, key=lambda outline: -np.ptp(outline, axis=0).sum())
-        for hole in holes:
-            outer = _join(outer, hole)
-        polygons.append(outer + [axis.start for axis in box])
-    return polygons
-
-
-def _without_midpoints(outline: np.ndarray) -> np.ndarray:
-    """Corners at which the outline turns."""
-    before, after = outline - np.roll(outline, 1, axis=0), np.roll(outline, -1, axis=0) - outline
-    return outline[(before != after).any(axis=1)]
-
-
-def _join(outer: np.ndarray, hole: np.ndarray) -> np.ndarray:
-    """One polygon of an outline and a hole in it, joined by a cut between their closest corners and back."""
-    distances = np.abs(outer[:, None] - hole[None]).sum(axis=-1)
-    o, h = np.unravel_index(distances.argmin(), distances.shape)
-    there_and_back = np.concatenate([hole[h:], hole[: h + 1]])
-    return np.concatenate([outer[: o + 1], there_and_back, outer[o:]])

@@ -1,8 +1,10 @@
 """Write a label map as a DICOM RT Structure Set on the CT series that was segmented.
 
-The contours follow the edges of the pixels, so a reader that fills the pixel centers inside them gets the mask back.
+The contours run between the centers of the pixels, where the probabilities of the organ and of its surroundings are
+equal. A reader that fills the pixel centers inside them gets the mask back.
 """
 
+from collections.abc import Callable, Iterable
 from datetime import datetime
 from pathlib import Path
 
@@ -12,25 +14,43 @@ from pydicom.uid import ImplicitVRLittleEndian, RTStructureSetStorage, generate_
 from scipy import ndimage
 
 from utils.config.preset import Preset
-from utils.imaging.contours import trace_polygons
 from utils.imaging.geometry import Geometry
+from utils.imaging.polygons import trace_polygons
 from utils.io.dicom import CtSeries, read_dataset
 from utils.io.files import atomic_write
 
-PATIENT = ("PatientName", "PatientID", "PatientBirthDate", "PatientSex", "PositionReferenceIndicator")
-STUDY = ("StudyDate", "StudyTime", "StudyID", "AccessionNumber", "ReferringPhysicianName")
-"""Attributes of the CT of type 2: they must be present, and are empty if the CT lacks them."""
-OPTIONAL = ("StudyDescription", "PatientAge", "PatientSize", "PatientWeight")
+TYPE_2 = (
+    *("PatientName", "PatientID", "PatientBirthDate", "PatientSex", "PositionReferenceIndicator"),
+    *("StudyDate", "StudyTime", "StudyID", "AccessionNumber", "ReferringPhysicianName"),
+)
+"""Attributes of the patient, the study and the frame of reference that must be present; empty if the CT lacks them."""
+OPTIONAL = (
+    *("IssuerOfPatientID", "PatientIdentityRemoved", "DeidentificationMethod", "DeidentificationMethodCodeSequence"),
+    *("StudyDescription", "PatientAge", "PatientSize", "PatientWeight"),
+    *("ClinicalTrialSponsorName", "ClinicalTrialProtocolID", "ClinicalTrialProtocolName", "ClinicalTrialSiteID"),
+    *("ClinicalTrialSiteName", "ClinicalTrialSubjectID", "ClinicalTrialSubjectReadingID", "ClinicalTrialTimePointID"),
+)
+"""Attributes of the patient and the study that the structure set has if the CT has them."""
 DETACHED_STUDY_MANAGEMENT = "1.2.840.10008.3.1.2.3.1"
 """SOP class of a reference to a study; retired, but the one that planning systems write and expect."""
 DECIMALS = 3
 """Of coordinates in mm; a number in DICOM has at most 16 characters."""
 
 
-def write_rtstruct(path: Path, label: np.ndarray, series: CtSeries, preset: Preset) -> None:
-    """Write the organs of a label map, (slices, rows, columns) uint8 on the grid of the CT that was segmented.
+def write_rtstruct(
+    path: Path, label: np.ndarray, margin: Callable[[int], np.ndarray], series: CtSeries, preset: Preset
+) -> None:
+    """Write the organs of a label map.
 
-    Organs without voxels are left out.
+    Organs without voxels are left out. If none has voxels, all are listed without contours: there must be a structure.
+
+    Args:
+        path: of the file.
+        label: (slices, rows, columns) uint8, on the grid of the CT that was segmented.
+        margin: gives for an organ's value in the label map by how much its probability exceeds that of everything else,
+            of the same shape, -1..1: see `trace_polygons`.
+        series: the CT.
+        preset: whose organs they are.
     """
     image = read_dataset(series.paths[0])
     structures = _header(image)
@@ -44,15 +64,18 @@ def write_rtstruct(path: Path, label: np.ndarray, series: CtSeries, preset: Pres
     structures.RTROIObservationsSequence = []
     boxes = ndimage.find_objects(label, max_label=len(preset.organs))
     for number, (organ, box) in enumerate(zip(preset.organs, boxes, strict=True), 1):
-        if box is None:
+        if box is None and any(boxes):
             continue
         roi = _item(ROINumber=number, ReferencedFrameOfReferenceUID=frame_uid, ROIName=organ.name)
         roi.ROIGenerationAlgorithm = "AUTOMATIC"
         structures.StructureSetROISequence.append(roi)
-        contours = _contours(label[box] == number, box, series.volume.geometry, references)
-        structures.ROIContourSequence.append(
-            _item(ReferencedROINumber=number, ROIDisplayColor=list(organ.color), ContourSequence=contours)
-        )
+        drawn = _item(ReferencedROINumber=number, ROIDisplayColor=list(organ.color))
+        if box is not None:
+            around = _with_neighbors(box, label.shape)
+            polygons = map(trace_polygons, label[around] == number, margin(number)[around])
+            corner = tuple(axis.start for axis in around)
+            drawn.ContourSequence = _contours(polygons, corner, series.volume.geometry, references)
+        structures.ROIContourSequence.append(drawn)
         structures.RTROIObservationsSequence.append(
             _item(ObservationNumber=number, ReferencedROINumber=number, RTROIInterpretedType="ORGAN", ROIInterpreter="")
         )
@@ -61,7 +84,7 @@ def write_rtstruct(path: Path, label: np.ndarray, series: CtSeries, preset: Pres
 
 
 def _header(image: Dataset) -> Dataset:
-    """The modules SOP Common, Patient, General Study, RT Series, General Equipment, Structure Set and Approval."""
+    """The modules of the file, patient, study, clinical trial, series, equipment, structure set and approval."""
     now = datetime.now()
     date, time = now.strftime("%Y%m%d"), now.strftime("%H%M%S")
     structures = _item(
@@ -85,9 +108,9 @@ def _header(image: Dataset) -> Dataset:
         StructureSetTime=time,
         ApprovalStatus="UNAPPROVED",
     )
-    for keyword in (*PATIENT, *STUDY):
+    for keyword in TYPE_2:
         setattr(structures, keyword, "")
-    for keyword in (*PATIENT, *STUDY, *OPTIONAL):
+    for keyword in (*TYPE_2, *OPTIONAL):
         if keyword in image:
             structures[keyword] = image[keyword]
     structures.file_meta = FileMetaDataset()
@@ -109,16 +132,25 @@ def _refer_to_images(structures: Dataset, image: Dataset, frame_uid: str, refere
     ]
 
 
+def _with_neighbors(box: tuple[slice, slice, slice], shape: tuple[int, ...]) -> tuple[slice, slice, slice]:
+    """A box with a pixel more on each side in the plane of the slices."""
+    slices, *plane = box
+    return slices, *(slice(max(a.start - 1, 0), min(a.stop + 1, n)) for a, n in zip(plane, shape[1:], strict=True))
+
+
 def _contours(
-    mask: np.ndarray, box: tuple[slice, slice, slice], geometry: Geometry, references: list[Dataset]
+    polygons: Iterable[list[np.ndarray]], corner: tuple[int, int, int], geometry: Geometry, references: list[Dataset]
 ) -> list[Dataset]:
-    """The contours of a mask that lies in a box of the grid; `references` name the image of each slice."""
+    """The contours of the polygons of each slice, in a part of the grid that begins at `corner`.
+
+    `references` name the image of each slice.
+    """
     contours = []
-    first_slice, first_row, first_column = (axis.start for axis in box)
-    for index, plane in enumerate(mask, first_slice):
-        for polygon in trace_polygons(plane):
-            corners = polygon + (first_row - 0.5, first_column - 0.5)  # index 0 is the center of the first pixel
-            points_mm = [geometry.world_mm((index, row, column)) for row, column in corners.tolist()]
+    first_slice, first_row, first_column = corner
+    for index, of_slice in enumerate(polygons, first_slice):
+        for polygon in of_slice:
+            vertices = (polygon + (first_row, first_column)).tolist()
+            points_mm = [geometry.world_mm((index, row, column)) for row, column in vertices]
             contour = _item(ContourImageSequence=[references[index]], ContourGeometricType="CLOSED_PLANAR")
             contour.NumberOfContourPoints = len(points_mm)
             contour.ContourData = np.round(points_mm, DECIMALS).ravel().tolist()

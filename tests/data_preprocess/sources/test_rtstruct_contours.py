@@ -8,8 +8,8 @@ from hypothesis.extra import numpy as hnp
 
 from data_preprocess.sources.rtstruct_contours import rasterize
 from tests.dicom_files import trace
-from utils.imaging.contours import trace_polygons
 from utils.imaging.geometry import Geometry
+from utils.imaging.polygons import trace_polygons
 
 SIZE = (5, 20, 30)
 GRID = Geometry(size_zyx=SIZE, spacing_zyx_mm=(3.0, 1.5, 0.8), origin_xyz_mm=(-10.0, 5.0, 40.0))
@@ -151,7 +151,7 @@ MASKS = hnp.arrays(bool, (1, 9, 12))
 def test_any_mask_comes_back_however_its_contours_are_repeated(keyholes, mask, data):
     grid = Geometry(size_zyx=mask.shape, spacing_zyx_mm=(3.0, 1.5, 0.8), origin_xyz_mm=(-10.0, 5.0, 40.0))
     if keyholes:
-        polygons = [polygon - 0.5 for polygon in trace_polygons(mask[0])]
+        polygons = trace_polygons(mask[0], np.where(mask[0], 1, -1))
         contours = [np.array([grid.world_mm((0, y, x)) for y, x in polygon]) for polygon in polygons]
     else:
         contours = list(trace(mask, grid))

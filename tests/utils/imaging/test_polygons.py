@@ -1,9 +1,15 @@
-"""utils/imaging/polygons.py: areas that a person can check."""
+"""utils/imaging/polygons.py: polygons between the centers of pixels, and areas that a person can check."""
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+from matplotlib.path import Path as Polygon
+from skimage.measure import grid_points_in_poly
 
-from utils.imaging.polygons import even_odd_area, perimeter, without_repeated_points
+from utils.imaging.masks import connected_components
+from utils.imaging.polygons import even_odd_area, perimeter, trace_polygons, without_repeated_points
 
 SQUARE = np.array([(1, 2), (1, 6), (5, 6), (5, 2)], dtype=float)
 KEYHOLE = np.array([(1, 2), (2, 3), (4, 3), (4, 5), (2, 5), (2, 3), (1, 2), (1, 6), (5, 6), (5, 2)], dtype=float)
@@ -50,3 +56,110 @@ def test_points_and_rounds_that_repeat_are_left_out():
         assert even_odd_area(found) == pytest.approx(16, abs=0.01)
     assert len(without_repeated_points(np.ones((3, 2)))) == 1
     np.testing.assert_array_equal(without_repeated_points(KEYHOLE), KEYHOLE)
+
+
+def fill(polygons, shape, inside):
+    """Pixels whose centers lie within an odd number of polygons."""
+    filled = np.zeros(shape, dtype=bool)
+    for polygon in polygons:
+        filled ^= inside(polygon, shape)
+    return filled
+
+
+def by_winding(polygon, shape):
+    """As matplotlib fills it: by the number of turns around a point."""
+    rows, columns = np.indices(shape)
+    return Polygon(polygon).contains_points(np.column_stack([rows.ravel(), columns.ravel()])).reshape(shape)
+
+
+def by_crossings(polygon, shape):
+    return grid_points_in_poly(shape, polygon)
+
+
+def cross_themselves(polygons) -> bool:
+    """Whether the inner parts of two edges of any polygons intersect in one point."""
+    starts = np.concatenate(polygons)
+    ends = np.concatenate([np.roll(polygon, -1, axis=0) for polygon in polygons])
+
+    def side(points):  # (edges, points): positive on the left of an edge
+        along, to_point = ends - starts, points[None] - starts[:, None]
+        cross = along[:, None, 0] * to_point[..., 1] - along[:, None, 1] * to_point[..., 0]
+        return np.where(np.abs(cross) < 1e-9, 0, cross)
+
+    separated = side(starts) * side(ends) < 0
+    return bool((separated & separated.T).any())
+
+
+def test_contours_run_where_the_interpolated_field_is_zero():
+    margin = np.full((4, 5), -0.25)
+    margin[1, 2] = 0.75
+    (polygon,) = trace_polygons(margin > 0, margin)
+    assert {tuple(vertex) for vertex in polygon} == {(0.25, 2), (1, 2.75), (1.75, 2), (1, 1.25)}
+
+
+def test_contours_keep_a_distance_from_centers_and_from_what_contradicts_the_mask():
+    margin = np.full((4, 5), -1.0)
+    margin[1, 2] = 0.0
+    margin[0, 2] = 0.8  # not in the mask
+    (polygon,) = trace_polygons(np.arange(20).reshape(4, 5) == 7, margin)
+    assert {tuple(vertex) for vertex in polygon} == {(0.5, 2), (1, 2.05), (1.05, 2), (1, 1.95)}
+
+
+def test_contours_end_half_a_pixel_beyond_the_border():
+    (polygon,) = trace_polygons(np.ones((2, 3), dtype=bool), np.full((2, 3), 0.4))
+    np.testing.assert_allclose(polygon.min(axis=0), -0.5)
+    np.testing.assert_allclose(polygon.max(axis=0), (1.5, 2.5))
+
+
+def test_a_hole_is_cut_open_to_one_polygon():
+    ring = np.ones((5, 6), dtype=bool)
+    ring[1:-1, 2:4] = False
+    ring = np.pad(ring, 1)
+    (polygon,) = trace_polygons(ring, np.where(ring, 1, -1))
+    area = 5 * 6 - 4 / 8 - (3 * 2 - 4 / 8)  # corners are cut off
+    assert even_odd_area(polygon) == area
+    repeated, counts = np.unique(polygon, axis=0, return_counts=True)
+    assert repeated[counts == 2].tolist() == [[2, 0.5], [2, 2.5], [2.025, 1], [2.025, 2]]  # the cut passes the centers
+
+
+def test_holes_in_a_row_are_joined_one_to_the_next():
+    mask = np.ones((3, 9), dtype=bool)
+    mask[1, 1::2] = False
+    (polygon,) = trace_polygons(mask, np.where(mask, 1, -1))
+    np.testing.assert_array_equal(fill([polygon], mask.shape, by_crossings), mask)
+    assert len(polygon) == 24 + 4 * (4 + 2 + 4)
+
+
+FIELDS = hnp.arrays(np.float64, (9, 12), elements=st.floats(-1, 1), fill=st.nothing())
+
+
+@pytest.mark.parametrize("inside", [by_winding, by_crossings])
+@given(field=FIELDS)
+@settings(deadline=None, max_examples=50)
+def test_the_pixels_above_zero_are_those_within_the_polygons(inside, field):
+    polygons = trace_polygons(field > 0, field)
+    np.testing.assert_array_equal(fill(polygons, field.shape, inside), field > 0)
+    assert len(polygons) == connected_components(field > 0, connectivity=1).sizes.size
+
+
+@given(field=FIELDS)
+@settings(deadline=None, max_examples=50)
+def test_polygons_cross_neither_themselves_nor_each_other(field):
+    polygons = trace_polygons(field > 0, field)
+    assert not polygons or not cross_themselves(polygons)
+    for polygon in polygons:
+        assert np.abs(polygon - polygon.round()).max(axis=1).min() > 0.02  # away from the centers
+
+
+def test_the_test_for_crossings_finds_one():
+    bow_tie = np.array([(0, 0), (2, 2), (2, 0), (0, 2)], dtype=float)
+    assert cross_themselves([bow_tie])
+    assert not cross_themselves([bow_tie[[0, 2, 1, 3]]])
+
+
+def test_contours_of_a_smooth_organ_are_smooth():
+    rows, columns = np.indices((30, 34))
+    radius = np.hypot(rows - 14.3, columns - 16.8)
+    (polygon,) = trace_polygons(radius < 9.4, (9.4 - radius) / 20)
+    distances = np.hypot(*(polygon - (14.3, 16.8)).T)
+    assert np.abs(distances - 9.4).max() < 0.06
