@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from utils.io.dicom import DicomSeries
+from utils.io.files import printable
 
 HASH_DIGITS = 6
 
@@ -27,7 +28,7 @@ def fit_for_file(text: str) -> str:
 
 def path_name(path: Path, folder: Path) -> str:
     """The parts of a path below `folder`, joined by `_`; the folder's own name if the path is the folder."""
-    return "_".join(path.relative_to(folder).parts) or folder.resolve().name
+    return printable("_".join(path.relative_to(folder).parts) or folder.resolve().name)
 
 
 def tell_apart(names: Sequence[str], uids: Sequence[str]) -> list[str]:

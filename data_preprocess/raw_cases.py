@@ -11,7 +11,7 @@ from data_preprocess.hounsfield import validate_hounsfield
 from data_preprocess.sources import SOURCES, RawCase, RawCaseHandle
 from utils.config.preset import CONFIG_FOLDER, Preset, load_preset
 from utils.errors import UserError
-from utils.io.files import validate_file_name
+from utils.io.files import printable, validate_file_name
 from utils.runtime.command_line import Shard, positive_int
 
 
@@ -61,7 +61,10 @@ def list_raw_cases(arguments: argparse.Namespace) -> list[RawCaseHandle]:
     """
     if arguments.input is not None and arguments.input.resolve() == arguments.output.resolve():
         raise UserError(f"--output {arguments.output}: holds the raw data; choose another folder")
-    handles = SOURCES[arguments.source].list_cases(arguments.input)
+    handles = [
+        replace(h, case_id=printable(h.case_id), patient=h.patient and printable(h.patient))
+        for h in SOURCES[arguments.source].list_cases(arguments.input)
+    ]
     counts = Counter(validate_file_name(handle.case_id, handle.location) for handle in handles)
     if repeated := [name for name, count in counts.items() if count > 1]:
         paths = ", ".join(str(handle.location) for handle in handles if handle.case_id == repeated[0])

@@ -11,7 +11,7 @@ from data_preprocess.inference_transform import InferenceTransform, TransformedI
 from utils.config.preset import GridSettings
 from utils.errors import UserError, shorten, user_message
 from utils.io.dicom import CtSeries, DicomSeries, find_series, read_ct, select_cts
-from utils.io.files import validate_file_name
+from utils.io.files import printable, read_text, validate_file_name
 from utils.io.volumes import SUFFIXES, Volume, read_volume, volume_stem, volume_suffix, volumes_in
 from utils.reporting.output_files import is_output
 
@@ -142,24 +142,24 @@ def _tell_series_apart(scans: Sequence[Scan]) -> list[Scan]:
 
 
 def _in_list(path: Path, by_patient: bool) -> list[Scan]:
-    try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
-    except UnicodeDecodeError as error:
-        raise UserError(
-            f"{path}: expected a text file with a path per line, got another format; save it as UTF-8 text"
-        ) from error
     scans = []
-    for line in filter(None, map(str.strip, lines)):
-        case_id, tab, location = line.partition("\t")
-        found = _in_line(path.parent / (location if tab else line), by_patient)
+    for line in filter(None, map(str.strip, read_text(path).splitlines())):
+        case_id, tab, location = line.partition("\t") if "\t" in line else ("", "", line)
+        found = _in_line(path.parent / _unquote(location), by_patient)
         if tab and len(found) > 1:
             raise UserError(
                 f"{path}: {location} holds {len(found)} scans, which cannot all be called {case_id}; list each"
             )
-        scans += [replace(found[0], case_id=case_id, is_named=True)] if tab else found
+        scans += [replace(found[0], case_id=printable(_unquote(case_id)), is_named=True)] if tab else found
     if not scans:
         raise UserError(f"{path}: expected a path per line, but the list is empty; add the paths of the CTs")
     return scans
+
+
+def _unquote(text: str) -> str:
+    """Without blanks and quotes around it, which programs that copy paths add."""
+    text = text.strip()
+    return text[1:-1] if len(text) > 1 and text[0] == text[-1] and text[0] in "\"'" else text
 
 
 def _in_line(path: Path, by_patient: bool) -> list[Scan]:
@@ -168,7 +168,7 @@ def _in_line(path: Path, by_patient: bool) -> list[Scan]:
         try:
             return _in_folder(path, by_patient)
         except (UserError, PermissionError) as error:
-            return [Scan(case_id=path.resolve().name, source=path, problem=user_message(error))]
+            return [Scan(case_id=printable(path.resolve().name), source=path, problem=user_message(error))]
     return [Scan(case_id=volume_stem(path), source=path)]
 
 

@@ -14,6 +14,7 @@ from pydicom.uid import JPEG2000Lossless
 import inference
 from models.focusnet import build_network
 from tests.dicom_files import change, ct_slices, save_all
+from tests.posix import ANY_NAME, NOT_UTF8
 from utils.config.preset import load_preset
 from utils.imaging.geometry import Geometry
 from utils.io.checkpoint import save_checkpoint
@@ -294,3 +295,16 @@ def test_on_a_full_disk_the_case_fails_and_leaves_no_report(good, checkpoint, tm
     monkeypatch.undo()
     assert run("--checkpoint", checkpoint, "--input", good, "--output", tmp_path / "out") == 0
     assert json.loads((tmp_path / "out" / "good.json").read_text())["organs"]["brainstem"]["label"] == 1
+
+
+@ANY_NAME
+def test_a_name_that_is_not_utf8_does_not_end_the_run(checkpoint, tmp_path):
+    for name in ("good", NOT_UTF8):
+        write_volume(tmp_path / "in" / f"{name}.nrrd", head())
+    (tmp_path / "in" / f"{NOT_UTF8}2.mha").write_text("no CT")
+    output = tmp_path / NOT_UTF8
+    assert run("--checkpoint", checkpoint, "--input", tmp_path / "in", "--output", output, "--format", "nrrd") == 1
+    assert {path.name for path in output.glob("*.nrrd")} == {"M%FCller.nrrd", "good.nrrd"}
+    rows = list(csv.DictReader((output / "summary.csv").open(encoding="utf-8")))
+    assert {row["case"] for row in rows} == {"M%FCller", "M%FCller2", "good"}
+    assert "M%FCller2.mha: cannot be read as a volume" in next(r for r in rows if r["case"] == "M%FCller2")["flags"]

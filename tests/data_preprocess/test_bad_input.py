@@ -25,7 +25,7 @@ from data_preprocess.sources.base import RawCaseHandle
 from data_preprocess.splits import read_splits
 from tests.data_preprocess.small_case import GEOMETRY, SIZE, small_case, write_masks
 from tests.dicom_files import change, ct_slices, save_all, structure_set, trace, uid_of
-from tests.posix import IS_ROOT, POSIX_ONLY, limited_file_size
+from tests.posix import ANY_NAME, IS_ROOT, NOT_UTF8, POSIX_ONLY, limited_file_size
 from utils.errors import UserError
 from utils.io.files import write_json
 from utils.io.volumes import Volume, read_volume, write_volume
@@ -241,6 +241,23 @@ def test_names_that_cannot_name_a_file_are_refused(tmp_path, capsys):
     arguments = ["--source", "masks", "--preset", "pddca", "--input", tmp_path / "raw", "--output", tmp_path / "cases"]
     assert r"neck: 'head\\neck' cannot name a file; rename it" in refused(arguments, capsys)
     assert not (tmp_path / "cases").exists()
+
+
+@ANY_NAME
+@pytest.mark.parametrize("module", [prepare, export])
+def test_names_that_are_not_utf8_end_no_run(module, tmp_path):
+    folder = write_masks(tmp_path / "raw" / NOT_UTF8)
+    (folder / "segmentations" / "mandible.nrrd").rename(folder / "segmentations" / f"{NOT_UTF8}.nrrd")
+    (write_masks(tmp_path / "raw" / f"{NOT_UTF8}2") / "ct.nrrd").write_text("no CT")
+    write_masks(tmp_path / "raw" / "good")
+    arguments = ["--source", "masks", "--preset", "pddca", "--input", tmp_path / "raw", "--workers", "1"]
+    assert run_main(module.main, [str(a) for a in [*arguments, "--output", tmp_path / "out"]]) == 1
+    if module is export:
+        assert {path.name for path in tmp_path.glob("out/images/*")} == {"M%FCller.nii.gz", "good.nii.gz"}
+    else:
+        assert sorted(sum(read_splits(tmp_path / "out").values(), [])) == ["M%FCller", "good"]
+        assert "M%FCller2" in (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
+        assert read_case_info(tmp_path / "out" / "M%FCller").unmatched_structures == ("M%FCller",)
 
 
 @pytest.mark.parametrize(

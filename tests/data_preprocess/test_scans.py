@@ -8,6 +8,7 @@ import pytest
 from data_preprocess.scans import list_scans
 from data_preprocess.sources import SOURCES
 from tests.dicom_files import ct_slices, save_all, structure_set, uid_of
+from tests.posix import ANY_NAME, NOT_UTF8
 from utils.imaging.geometry import Geometry
 from utils.io.volumes import Volume, write_volume
 
@@ -152,6 +153,42 @@ def test_a_list_may_begin_with_a_byte_order_mark(volume, tmp_path):
     write_volume(tmp_path / "three.mha", volume)
     (tmp_path / "cohort.txt").write_bytes(b"\xef\xbb\xbfthree.mha\r\n")
     assert [scan.read().volume.array.shape for scan in list_scans(tmp_path / "cohort.txt")] == [volume.array.shape]
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+@pytest.mark.parametrize("end", ["\n", "\r\n", "  \r\n", "\t\n"])
+def test_a_list_may_have_marks_blanks_and_quotes(encoding, end, volume, tmp_path):
+    for name in ("Müller/ct.mha", "b c.mha", "d.mha"):
+        write_volume(tmp_path / name, volume)
+    lines = ["one \t Müller/ct.mha", '"b c.mha"', f"'{tmp_path / 'd.mha'}'", '"four"\t"d.mha"', ""]
+    (tmp_path / "cohort.txt").write_bytes(end.join(lines).encode(encoding))
+    found = list_scans(tmp_path / "cohort.txt")
+    assert [scan.case_id for scan in found] == ["one", "b c", "d", "four"]
+    for scan in found:
+        assert scan.read().volume.array.shape == (4, 6, 5)
+
+
+@ANY_NAME
+def test_names_that_are_not_utf8_are_cases_like_any_other(volume, tmp_path):
+    write_volume(tmp_path / "volumes" / f"{NOT_UTF8}.mha", volume)
+    save_all(ct_slices(volume), tmp_path / "dicom" / NOT_UTF8, f"{NOT_UTF8}{{}}".format)
+    save_all(ct_slices(volume, patient="P2"), tmp_path / "dicom" / "other")
+    (tmp_path / "cohort.txt").write_bytes(b"volumes/M\xfcller.mha\nM\xfcller 2\tdicom/M\xfcller\n")
+    assert ids(tmp_path / "volumes") == ["M%FCller"]
+    assert [scan.case_id for scan in list_scans(tmp_path / "dicom", by_patient=False)] == ["M%FCller", "other"]
+    assert ids(tmp_path / "cohort.txt") == ["M%FCller", "M%FCller 2"]
+    for scan in [
+        *list_scans(tmp_path / "volumes"),
+        *list_scans(tmp_path / "dicom"),
+        *list_scans(tmp_path / "cohort.txt"),
+    ]:
+        np.testing.assert_array_equal(scan.read().volume.array, volume.array)
+
+
+def test_a_list_that_is_no_text_is_refused(tmp_path):
+    (tmp_path / "cohort.txt").write_bytes(bytes(range(256)))
+    with pytest.raises(ValueError, match=r"cohort\.txt: expected a text file, got another format"):
+        list_scans(tmp_path / "cohort.txt")
 
 
 @pytest.mark.parametrize("content", ["", "\n  \n"])

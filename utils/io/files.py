@@ -1,5 +1,6 @@
 """Files and folders that appear complete or not at all."""
 
+import codecs
 import json
 import logging
 import os
@@ -138,10 +139,34 @@ def remove_temp_files(folder: Path) -> None:
             partial.unlink()
 
 
+def printable(name: str) -> str:
+    """A path or name as text that every file and screen can hold: a byte that is not UTF-8 becomes %FC, for example.
+
+    Names on older disks and from archives of other systems are not UTF-8. Python represents their bytes by surrogates.
+    """
+    return re.sub("[\udc80-\udcff]", lambda byte: f"%{ord(byte[0]) - 0xDC00:02X}", name)
+
+
 def write_text(path: Path, text: str) -> None:
     """Write a text file atomically, in UTF-8."""
     with atomic_write(path) as partial:
-        partial.write_text(text, encoding="utf-8")
+        partial.write_text(printable(text), encoding="utf-8")
+
+
+def read_text(path: Path) -> str:
+    """Read a text file: UTF-8 with or without a byte order mark, or UTF-16, in which Windows PowerShell writes.
+
+    Other bytes become surrogates, as in names of files, so that a list can name any file.
+
+    Raises:
+        UserError: the file holds no text.
+    """
+    content = path.read_bytes()
+    is_utf16 = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+    text = content.decode("utf-16", "replace") if is_utf16 else content.decode("utf-8-sig", "surrogateescape")
+    if "\0" in text:
+        raise UserError(f"{path}: expected a text file, got another format; save it as UTF-8 text")
+    return text
 
 
 def write_json(path: Path, content: object) -> None:

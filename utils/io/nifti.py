@@ -49,6 +49,8 @@ RAS_TO_LPS = np.diag((-1.0, -1.0, 1.0, 1.0))
 """NIfTI's axes point to the patient's right, front and head."""
 ROUNDING = 1e-5
 """Headers hold single precision."""
+MIN_AXES_VOLUME = 0.1
+"""Of the parallelepiped that the unit vectors of the axes span: 1 if they are perpendicular, 0 in a plane."""
 ROUNDING_VOX = 0.01
 """A grid is sheared if its axes are less perpendicular than rounding explains."""
 SILENT = logging.Logger("nibabel", logging.CRITICAL + 1)
@@ -120,9 +122,10 @@ def write_nifti(stream: BinaryIO, array: np.ndarray, geometry: Geometry, *, comp
     header.set_data_shape(array.shape[::-1])
     header["vox_offset"] = header.single_vox_offset
     if isinstance(geometry, NiftiGrid) and geometry == _grid(geometry.header, geometry.size_zyx)[0]:
-        header["pixdim"][:4] = geometry.header["pixdim"][:4]
-        for name in PLACEMENT:
-            header[name] = geometry.header[name]
+        with np.errstate(over="ignore"):  # NIfTI-2 holds larger numbers, in a transform that is invalid
+            header["pixdim"][:4] = geometry.header["pixdim"][:4]
+            for name in PLACEMENT:
+                header[name] = geometry.header[name]
     else:
         affine = np.eye(4)
         affine[:3] = geometry.index_to_world()[:, (2, 1, 0, 3)]
@@ -153,12 +156,16 @@ def _explain_damage(path: Path) -> Iterator[None]:
 
 def _read_header(stream: BinaryIO, path: Path) -> NiftiHeader:
     start = stream.read(4)
-    stream.seek(0)
-    for order in ("little", "big"):
-        header_class = HEADER_CLASSES.get(int.from_bytes(start, order))
-        if header_class:
-            header = header_class.from_fileobj(stream, check=False)
+    for order, endianness in (("little", "<"), ("big", ">")):
+        size = int.from_bytes(start, order)
+        if size in HEADER_CLASSES:
+            block = start + stream.read(size - len(start))
+            if len(block) < size:
+                raise EOFError
+            header = HEADER_CLASSES[size](block, endianness=endianness, check=False)
             header.check_fix(logger=SILENT)
+            if not np.isfinite(header["vox_offset"]):
+                raise HeaderDataError("its vox_offset is no number")
             return header
     raise UserError(
         f"{path}: cannot be read as a volume: damaged, or of another format (it does not begin with a NIfTI header); "
@@ -174,7 +181,8 @@ def _read_voxels(stream: BinaryIO, header: NiftiHeader, shape_xyz: tuple[int, ..
         raise EOFError
     slope, intercept = header.get_slope_inter()
     if slope is not None and (slope, intercept) != (1.0, 0.0):
-        return array.astype(np.float32) * np.float32(slope) + np.float32(intercept)
+        with np.errstate(over="ignore", invalid="ignore"):  # infinite voxels are refused later
+            return array.astype(np.float32) * np.float32(slope) + np.float32(intercept)
     return array.astype(np.float64 if array.dtype.itemsize > 8 else array.dtype.newbyteorder("="), copy=False)
 
 
@@ -183,7 +191,7 @@ def _grid(header: NiftiHeader, size_zyx: tuple[int, int, int]) -> tuple[NiftiGri
     affine, notes = _to_patient(header, size_zyx[::-1])
     unit_mm = UNIT_MM.get(int(header["xyzt_units"]) & 7, 1.0)
     lengths, sizes = np.linalg.norm(affine[:3, :3], axis=0), header["pixdim"][1:4].astype(float)
-    axes = RAS_TO_LPS[:3, :3] @ affine[:3, :3] / lengths
+    axes = np.round(RAS_TO_LPS[:3, :3] @ affine[:3, :3] / lengths, 12)  # ITK stumbles over denormal numbers
     spacing_xyz = np.where(np.isclose(lengths, sizes, rtol=ROUNDING), sizes, lengths) * unit_mm
     left, _, right = np.linalg.svd(axes)
     exact, perpendicular = (
@@ -211,10 +219,11 @@ def _to_patient(header: NiftiHeader, shape_xyz: tuple[int, ...]) -> tuple[np.nda
     forms, problems = {}, []
     for name in (name for name in ("sform", "qform") if header[f"{name}_code"]):
         try:
-            matrix = header.get_sform() if name == "sform" else header.get_qform()
-        except HeaderDataError:  # its quaternion is longer than 1
+            with np.errstate(all="ignore"):
+                matrix = header.get_sform() if name == "sform" else header.get_qform()
+        except (HeaderDataError, ValueError):  # its quaternion is longer than 1
             matrix = np.zeros((4, 4))
-        if np.isfinite(matrix).all() and np.linalg.det(matrix[:3, :3]):
+        if _is_valid(matrix):
             forms[f"{name} (code {header[f'{name}_code']})"] = matrix
         else:
             problems.append(f"its {name} is invalid")
@@ -238,6 +247,15 @@ def _to_patient(header: NiftiHeader, shape_xyz: tuple[int, ...]) -> tuple[np.nda
 def _without_forms(header: NiftiHeader) -> np.ndarray:
     """The matrix that ITK, and with it 3D Slicer and ITK-SNAP, takes where both codes are 0."""
     spacing = np.abs(header["pixdim"][1:4].astype(float))
-    if not (np.isfinite(spacing).all() and spacing.all()):
-        raise HeaderDataError("its voxel sizes are not positive")
-    return RAS_TO_LPS @ np.diag((*spacing, 1.0))
+    matrix = RAS_TO_LPS @ np.diag((*spacing, 1.0))
+    if not _is_valid(matrix):
+        raise HeaderDataError(f"its voxel sizes are {', '.join(f'{size:g}' for size in spacing)}")
+    return matrix
+
+
+def _is_valid(matrix: np.ndarray) -> bool:
+    """Whether a (4, 4) matrix can place the voxels of a patient, in any of NIfTI's units."""
+    if not np.abs(matrix).max() < 1e7:  # also if it is NaN
+        return False
+    lengths = np.linalg.norm(matrix[:3, :3], axis=0)
+    return lengths.min() > 1e-6 and bool(abs(np.linalg.det(matrix[:3, :3] / lengths)) > MIN_AXES_VOLUME)

@@ -13,6 +13,7 @@ from utils.config.preset import Preset
 from utils.errors import UserError, shorten
 from utils.imaging.masks import Mask, crop_mask, empty_mask
 from utils.io.color_table import COLOR_TABLE_NAME, NNUNET_NAME, find_label_names
+from utils.io.files import printable
 from utils.io.volumes import SUFFIXES, read_lps, read_volume, volume_stem, volume_suffix, volumes_in
 
 MASK_FOLDERS = ("segmentations", "structures")
@@ -188,8 +189,8 @@ def require_names(cases: Iterable[CaseFiles], others: Iterable[CaseFiles], resol
 def case_ct(folder: Path, case_id: str) -> Path:
     """Find `<folder>/<case>.nii.gz` (or another format), or the only volume in `<folder>/<case>/`."""
     inner = folder / case_id
-    for path in [folder / f"{case_id}{suffix}" for suffix in SUFFIXES]:
-        if path.is_file():
+    for path in volumes_in(folder):
+        if volume_stem(path) == case_id:
             return path
     volumes = volumes_in(inner) if inner.is_dir() else []
     if len(volumes) == 1:
@@ -224,7 +225,7 @@ def _cases_in(path: Path, resolver: OrganNameResolver) -> list[CaseFiles]:
 
 
 def _case(case_id: str, masks: Sequence[Path]) -> CaseFiles:
-    return CaseFiles(case_id=case_id, masks={volume_stem(mask): mask for mask in masks})
+    return CaseFiles(case_id=printable(case_id), masks={volume_stem(mask): mask for mask in masks})
 
 
 def _unique_keys(names: Sequence[str], resolver: OrganNameResolver, where: str) -> dict[str, str]:

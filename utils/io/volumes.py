@@ -1,6 +1,8 @@
 """Read and write CT volumes and label maps (NIfTI, NRRD, MHA) with their geometry."""
 
-from collections.abc import Mapping
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -9,7 +11,7 @@ import SimpleITK as sitk
 
 from utils.errors import UserError
 from utils.imaging.geometry import Geometry
-from utils.io.files import atomic_write, files_below, is_broken_link
+from utils.io.files import atomic_write, files_below, is_broken_link, printable
 from utils.io.nifti import NIFTI_SUFFIXES, read_nifti, write_nifti
 
 NOT_WRITTEN = "cannot be written completely: is the disk full, or the folder write-protected?"
@@ -39,7 +41,7 @@ def volume_suffix(path: Path) -> str | None:
 def volume_stem(path: Path) -> str:
     """The file name without its volume suffix: the case id of "pt_1.nii.gz" is "pt_1"."""
     suffix = volume_suffix(path)
-    return path.name[: -len(suffix)] if suffix else path.name
+    return printable(path.name[: -len(suffix)] if suffix else path.name)
 
 
 def volumes_in(folder: Path, *, recursive: bool = False) -> list[Path]:
@@ -73,7 +75,8 @@ def read_volume(path: str | Path) -> Volume:
         return Volume(array=found.array, geometry=found.grid, notes=found.notes)
     image_io = "MetaImageIO" if path.suffix.lower() == ".mha" != path.suffix else ""  # ITK does not know .MHA
     try:
-        image = sitk.ReadImage(str(path), imageIO=image_io)
+        with _itk_path(path) as readable:
+            image = sitk.ReadImage(readable, imageIO=image_io)
     except RuntimeError as error:
         raise UserError(
             f"{path}: cannot be read as a volume: damaged, or of another format ({_reason(error)}); copy or export it "
@@ -113,8 +116,9 @@ def write_volume(path: str | Path, volume: Volume, metadata: Mapping[str, str] |
             image = to_sitk(volume)
             for key, value in (metadata or {}).items():
                 image.SetMetaData(key, value)
-            sitk.WriteImage(image, str(partial), useCompression=True)
-            sitk.ReadImage(str(partial))  # on a full disk ITK stops half-way and says nothing
+            with _itk_path(partial) as writable:
+                sitk.WriteImage(image, writable, useCompression=True)
+                sitk.ReadImage(writable)  # on a full disk ITK stops half-way and says nothing
         except (OSError, RuntimeError) as error:
             raise UserError(f"{path}: {NOT_WRITTEN} ({_reason(error)})") from error
 
@@ -126,7 +130,8 @@ def read_dicom_pixels(path: Path) -> np.ndarray:
         UserError: the file is damaged, or its compression is not supported.
     """
     try:
-        image = sitk.ReadImage(str(path))
+        with _itk_path(path) as readable:
+            image = sitk.ReadImage(readable)
     except RuntimeError as error:
         raise UserError(f"{path.name}: its pixels cannot be decompressed ({_reason(error)}); copy it again") from error
     return sitk.GetArrayFromImage(image)[0].astype(np.float32)
@@ -145,6 +150,18 @@ def match_orientation(volume: Volume, like: Geometry) -> Volume:
     """Undo `to_lps`: permute and flip the axes of `volume` to those of the grid `like`."""
     code = sitk.DICOMOrientImageFilter.GetOrientationFromDirectionCosines(like.direction)
     return from_sitk(sitk.DICOMOrient(to_sitk(volume), code))
+
+
+@contextmanager
+def _itk_path(path: Path) -> Iterator[str]:
+    """A path that ITK can open: a name that is not UTF-8 would abort the program, so a link stands for it."""
+    if printable(str(path)) == str(path):
+        yield str(path)
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        link = Path(folder) / f"volume{volume_suffix(path) or ''}"
+        link.symlink_to(path.absolute())
+        yield str(link)
 
 
 def _reason(error: Exception) -> str:

@@ -5,6 +5,7 @@ import os
 
 import pytest
 
+from tests.posix import ANY_NAME, NOT_UTF8
 from utils.errors import UserError, user_message
 from utils.io.files import (
     atomic_write,
@@ -12,7 +13,9 @@ from utils.io.files import (
     files_below,
     folders_below,
     make_folder,
+    printable,
     read_json,
+    read_text,
     staging_folder,
     validate_file_name,
     write_json,
@@ -158,3 +161,25 @@ def test_a_failed_write_names_the_file_that_the_user_knows(filename, tmp_path):
 def test_a_byte_order_mark_is_no_content(tmp_path):
     (tmp_path / "a.json").write_bytes(b"\xef\xbb\xbf{}")
     assert read_json(tmp_path / "a.json") == {}
+
+
+@ANY_NAME
+def test_bytes_that_are_not_utf8_are_printed_as_numbers(tmp_path):
+    assert printable(NOT_UTF8) == "M%FCller"
+    assert printable("Müller 患者 100%") == "Müller 患者 100%"
+    write_text(tmp_path / "a.txt", f"{NOT_UTF8}, Müller")
+    assert (tmp_path / "a.txt").read_text(encoding="utf-8") == "M%FCller, Müller"
+    write_json(tmp_path / "a.json", {"path": NOT_UTF8})
+    assert read_json(tmp_path / "a.json") == {"path": NOT_UTF8}
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+def test_text_with_a_byte_order_mark_is_read(encoding, tmp_path):
+    (tmp_path / "a.txt").write_text("Müller\n患者", encoding=encoding)
+    assert read_text(tmp_path / "a.txt") == "Müller\n患者"
+
+
+def test_what_is_no_text_is_refused(tmp_path):
+    (tmp_path / "a.txt").write_bytes(b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR")
+    with pytest.raises(UserError, match=r"a\.txt: expected a text file, got another format"):
+        read_text(tmp_path / "a.txt")

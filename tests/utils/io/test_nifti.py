@@ -6,10 +6,12 @@ import io
 import lzma
 from dataclasses import replace
 
+import hypothesis.strategies as st
 import nibabel
 import numpy as np
 import pytest
 import SimpleITK as sitk
+from hypothesis import given, settings
 
 from utils.errors import UserError
 from utils.imaging.geometry import Geometry
@@ -285,3 +287,30 @@ def test_the_same_content_gives_the_same_bytes(tmp_path):
             tmp_path / name, Volume(array=ARRAY.T, geometry=Geometry(size_zyx=(4, 5, 6), spacing_zyx_mm=(3, 2, 1)))
         )
     assert (tmp_path / "a.nii.gz").read_bytes() == (tmp_path / "b.nii.gz").read_bytes()
+
+
+NUMBERS = [0, 1, -1, np.nan, np.inf, 1e30, 1e-30, 5e-324]
+CHANGES = st.lists(st.tuples(st.integers(0, 539), st.sampled_from(("u1", "<i2", "<f4", "<f8")), st.integers(0, 255)))
+
+
+@pytest.mark.filterwarnings("error")
+@given(changes=CHANGES, version=st.sampled_from((nibabel.Nifti1Image, nibabel.Nifti2Image)), codes=st.integers(0, 3))
+@settings(max_examples=150, deadline=None)
+def test_a_damaged_header_is_refused_or_read_in_full(changes, version, codes, tmp_path_factory):
+    """Every file is either refused or read onto a grid that a result gets again, without any warning."""
+    folder = tmp_path_factory.mktemp("damaged")
+    path = write(folder / "ct.nii", image_class=version, sform=(AFFINE, codes & 1), qform=(AFFINE, codes & 2))
+    content = bytearray(path.read_bytes())
+    for place, kind, number in changes:
+        value = number if kind == "u1" else NUMBERS[number % len(NUMBERS)] if "f" in kind else number * 257 - 32768
+        with np.errstate(over="ignore"):
+            encoded = np.array(value).astype(kind).tobytes()
+        content[place : place + len(encoded)] = encoded
+    path.write_bytes(content)
+    try:
+        found = read_volume(path)
+    except UserError:
+        return
+    to_lps(found)
+    write_volume(folder / "label.nii", Volume(array=np.zeros(found.array.shape, np.uint8), geometry=found.geometry))
+    assert read_volume(folder / "label.nii").geometry.matches(found.geometry, 1e-3)

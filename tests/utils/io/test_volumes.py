@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
+from tests.posix import ANY_NAME, NOT_UTF8
 from utils.imaging.geometry import Geometry
 from utils.io.volumes import (
     SUFFIXES,
@@ -158,3 +159,17 @@ def test_nan_in_a_nifti_file_is_not_read_as_zero(name, dtype, tmp_path):
     geometry = Geometry(size_zyx=(3, 4, 5), spacing_zyx_mm=(1.0, 1.0, 1.0))
     write_volume(tmp_path / name, Volume(array=array, geometry=geometry))
     np.testing.assert_array_equal(read_volume(tmp_path / name).array, array)
+
+
+@ANY_NAME
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_names_that_are_not_utf8_are_read_and_written(suffix, tmp_path):
+    """ITK would end the program at such a name, of the file or of its folder."""
+    volume, path = numbered_volume(), tmp_path / NOT_UTF8 / f"{NOT_UTF8}{suffix}"
+    write_volume(path, volume)
+    np.testing.assert_array_equal(read_volume(path).array, volume.array)
+    assert [found.name for found in path.parent.iterdir()] == [path.name]
+    assert volume_stem(path) == "M%FCller"
+    path.write_bytes(path.read_bytes()[:60])
+    with pytest.raises(ValueError, match="cannot be read as a volume|is truncated"):
+        read_volume(path)
