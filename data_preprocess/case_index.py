@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from data_preprocess.cases import CaseInfo, read_case_info
+from data_preprocess.cases import CaseInfo, finished_case, read_case_info
 from utils.errors import UserError
 from utils.io.files import read_json, write_json
 
@@ -51,6 +51,17 @@ def read_index(folder: Path, case_ids: Sequence[str]) -> list[IndexEntry]:
             missing,
         )
     return [known.get(case_id) or _entry_of(read_case_info(folder / case_id)) for case_id in case_ids]
+
+
+def read_patients(folder: Path, case_ids: Iterable[str]) -> dict[str, str]:
+    """The patient of every case that is prepared, by case id; others are left out.
+
+    Raises:
+        UserError: the index or a case that it lacks is damaged.
+    """
+    prepared = _read_entries(folder / INDEX_NAME) if (folder / INDEX_NAME).is_file() else {}
+    found = [case_id for case_id in case_ids if case_id in prepared or finished_case(folder, case_id)]
+    return {case_id: entry.patient for case_id, entry in zip(found, read_index(folder, found), strict=True)}
 
 
 def _read_entries(path: Path) -> dict[str, IndexEntry]:

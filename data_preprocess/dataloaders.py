@@ -3,7 +3,7 @@
 from data_preprocess.augment import padded_patch_size
 from data_preprocess.cases import check_compatible, read_dataset
 from data_preprocess.dataset import CaseDataset, CaseFolder, ShapeDataset
-from data_preprocess.splits import Splits, leave_out_fold, read_splits, validate_splits
+from data_preprocess.splits import Splits, leave_out_fold, read_splits, require_patients_apart, validate_splits
 from utils.config.preset import Preset, load_preset, preset_from_table, preset_to_table
 from utils.errors import UserError
 from utils.runtime.command_line import Shard
@@ -46,8 +46,8 @@ def choose_splits(run: TrainingRun) -> Splits:
     """The splits of a run; a resumed run keeps its own, even if the folder of cases has changed.
 
     Raises:
-        UserError: splits.json is missing or damaged, there are fewer patients than folds, or the resumed run is of
-            another fold.
+        UserError: splits.json is missing or damaged, a patient is in two splits, there are fewer patients than folds,
+            or the resumed run is of another fold.
     """
     options = run.options
     folder = options.run_dir if run.is_resuming else options.config_from
@@ -55,7 +55,10 @@ def choose_splits(run: TrainingRun) -> Splits:
         recorded = read_configuration(folder)
         fold = recorded["options"].get("cross_validation")
         if options.cross_validation == fold or (run.is_resuming and options.cross_validation is None):
-            return validate_splits(recorded["splits"], folder / "config.json")
+            splits = validate_splits(recorded["splits"], folder / "config.json")
+            if not run.is_resuming:
+                require_patients_apart(splits, options.cases, folder / "config.json")
+            return splits
         if run.is_resuming:
             raise UserError(
                 f"{folder}: is a run of --cross-validation {fold}, not {options.cross_validation}; give each fold its "

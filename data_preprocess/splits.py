@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
-from data_preprocess.case_index import read_index
+from data_preprocess.case_index import read_index, read_patients
 from data_preprocess.cases import HELD_OUT, OLD_HELD_OUT, CaseInfo
 from utils.errors import UserError, shorten
 from utils.io.files import read_json, validate_file_name, write_json
@@ -78,9 +78,12 @@ def read_splits(folder: Path) -> Splits:
     """Read the splits of a folder of cases.
 
     Raises:
-        UserError: splits.json is missing or damaged.
+        UserError: splits.json is missing or damaged, or cases of one patient are in two splits.
     """
-    return validate_splits(read_json(folder / "splits.json"), folder / "splits.json")
+    source = folder / "splits.json"
+    splits = validate_splits(read_json(source), source)
+    require_patients_apart(splits, folder, source)
+    return splits
 
 
 def validate_splits(splits: dict, source: Path) -> Splits:
@@ -105,6 +108,28 @@ def validate_splits(splits: dict, source: Path) -> Splits:
     if repeated := sorted(case_id for case_id, count in counts.items() if count > 1):
         raise UserError(f"{source}: {', '.join(repeated)} occurs more than once; keep it in one split")
     return chosen
+
+
+def require_patients_apart(splits: Splits, folder: Path, source: Path) -> None:
+    """Check that all prepared cases of a patient are in one split: networks recognize a patient that they have seen.
+
+    Args:
+        splits: to check.
+        folder: of the cases.
+        source: begins the message.
+
+    Raises:
+        UserError: a patient is in two splits.
+    """
+    split_of = {case_id: name for name, case_ids in splits.items() for case_id in case_ids}
+    first: dict[str, str] = {}
+    for case_id, patient in read_patients(folder, split_of).items():
+        other = first.setdefault(patient, case_id)
+        if split_of[other] != split_of[case_id]:
+            raise UserError(
+                f"{source}: {other} is in {split_of[other]} and {case_id} in {split_of[case_id]}, but both are of "
+                f"patient {patient}; keep all cases of a patient in one split"
+            )
 
 
 def leave_out_fold(folder: Path, splits: Splits, fold: Shard) -> Splits:

@@ -13,6 +13,7 @@ from data_preprocess.dataloaders import (
 from data_preprocess.dataset import CaseFolder
 from data_preprocess.splits import leave_out_fold
 from utils.config.preset import load_preset
+from utils.errors import UserError
 from utils.io.files import write_json
 from utils.runtime.command_line import Shard
 from utils.runtime.distributed import DistributedContext
@@ -94,7 +95,7 @@ def test_workers_and_ranks_do_not_change_the_samples(train, tiny_preset):
     assert torch.equal(torch.stack(shared, dim=1).flatten(0, 1), alone)
 
 
-SPLITS = {"train": [f"scan_{i}" for i in range(9)], "val": ["scan_9", "scan_10"], "test": ["scan_11"]}
+SPLITS = {"train": [f"scan_{i}" for i in range(8)], "val": ["scan_8", "scan_9"], "test": ["scan_10", "scan_11"]}
 
 
 @pytest.fixture
@@ -142,9 +143,14 @@ def test_a_run_that_is_resumed_keeps_its_splits_and_its_fold(indexed_cases):
 
 def test_a_repeated_run_has_the_splits_of_the_first(indexed_cases):
     record_run(options_for(indexed_cases, "first"), {**SPLITS, "val": ["scan_9"]})
-    assert splits_of(options_for(indexed_cases, "again", config_from=indexed_cases.parent / "first"))["val"] == [
-        "scan_9"
-    ]
+    again = options_for(indexed_cases, "again", config_from=indexed_cases.parent / "first")
+    assert splits_of(again)["val"] == ["scan_9"]
+    mixed = {**SPLITS, "val": ["scan_9"], "test": ["scan_8"]}
+    record_run(options_for(indexed_cases, "first"), mixed)
+    with pytest.raises(UserError, match=r"config\.json: scan_9 is in val and scan_8 in test"):
+        splits_of(again)
+    record_run(options_for(indexed_cases, "begun"), mixed)  # by an earlier release, which did not check
+    assert splits_of(options_for(indexed_cases, "begun", resume="required")) == mixed
 
 
 @pytest.mark.parametrize("name", ["../elsewhere", "/etc", "a/b", "a\\b", "..", ".hidden", "", 7])

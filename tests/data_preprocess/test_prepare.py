@@ -281,6 +281,19 @@ def test_cases_without_their_record_are_not_given_another_preset(tmp_path, capsy
     assert "p1/case.json" in capsys.readouterr().err
 
 
+def test_splits_with_a_patient_in_two_of_them_stop_before_any_work(tmp_path, capsys):
+    """Folders of the same name are one patient: two observers."""
+    for observer in ("a", "b"):
+        write_masks(tmp_path / "raw" / observer / "p1")
+    assert run_masks(tmp_path / "raw", tmp_path / "cases") == 0
+    (tmp_path / "cases" / "splits.json").write_text('{"train": ["a-p1"], "val": [], "test": ["b-p1"]}')
+    write_masks(tmp_path / "raw" / "p2")
+    capsys.readouterr()
+    assert run_masks(tmp_path / "raw", tmp_path / "cases") == 2
+    assert "a-p1 is in train and b-p1 in test, but both are of patient p1" in capsys.readouterr().err
+    assert not (tmp_path / "cases" / "p2").exists()
+
+
 def test_a_case_whose_id_changes_is_not_prepared_twice(tmp_path, caplog):
     """A second folder of the name p1 changes the id of the first one: both get their path."""
     write_masks(tmp_path / "raw" / "a" / "p1")

@@ -1,7 +1,7 @@
 """splits.py: patients are assigned once; folds are of patients."""
 
 import json
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
@@ -160,3 +160,24 @@ def test_cases_of_the_splits_that_are_not_there_are_named(tmp_path, caplog):
     write_splits(tmp_path, infos(["p1", "p2"]))
     assert f"{tmp_path / 'splits.json'} lists cases that are not in the folder: p02" in caplog.text
     assert read_splits(tmp_path) == {"train": ["p1", "p2"], "val": ["p02"], "test": []}
+
+
+def test_a_patient_in_two_splits_is_refused(cases):
+    with pytest.raises(UserError, match=r"splits\.json: scan_8 is in train and scan_9 in val, .* patient_4; keep"):
+        read_splits(cases)
+    apart = {"train": SPLITS["train"][:8], "val": ["scan_8", "scan_9"], "test": ["scan_10", "scan_11", "not_prepared"]}
+    write_json(cases / "splits.json", apart)
+    assert read_splits(cases) == apart
+    write_json(cases / "splits.json", {**apart, "test": ["scan_11"], HELD_OUT: ["scan_10"]})
+    with pytest.raises(UserError, match="scan_11 is in test and scan_10 in held_out"):
+        read_splits(cases)
+
+
+def test_a_patient_in_two_splits_is_refused_without_an_index(tmp_path):
+    for case_id in ("a", "b"):
+        (tmp_path / case_id).mkdir()
+        info = replace(infos([case_id])[0], patient="p")
+        write_json(tmp_path / case_id / "case.json", asdict(info))
+    write_json(tmp_path / "splits.json", {"train": ["a"], "val": ["b"], "test": ["c"]})
+    with pytest.raises(UserError, match="a is in train and b in val, but both are of patient p"):
+        read_splits(tmp_path)
