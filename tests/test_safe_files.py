@@ -79,9 +79,9 @@ def test_presets_execute_nothing(trap, tmp_path):
     path = tmp_path / "preset.toml"
     for content in (pickle.dumps(trap), b"description = __import__('os').getcwd()"):
         path.write_bytes(content)
-        with pytest.raises(ValueError, match=r"preset\.toml: is not valid TOML"):
+        with pytest.raises(ValueError, match=r"preset\.toml: is not (valid TOML|text in UTF-8)"):
             load_preset(str(path))
-    with pytest.raises(ValueError, match="networks.width: expected float"):
+    with pytest.raises(ValueError, match="networks.width: expected a number"):
         load_preset("phantom", ["networks.width=__import__('os').getcwd()"])
 
 

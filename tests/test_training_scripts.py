@@ -292,7 +292,7 @@ def test_a_wrong_key_on_the_command_line_is_named(runs, case_folder, tmp_path, c
     assert train("backbone", [*arguments, "--set", "loss.dice_wieght=1", "--set", "backbone.epochs=x"]) == 2
     error = capsys.readouterr().err
     assert "loss.dice_wieght: unknown key" in error
-    assert "backbone.epochs: expected int, got 'x'" in error
+    assert "backbone.epochs: expected a whole number, got 'x'" in error
     assert not (tmp_path / "run").exists()
 
 

@@ -1,6 +1,7 @@
 """The preset of a data set: its organs, grid, networks, losses and schedules, read from configs/*.toml."""
 
 import copy
+import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -271,6 +272,9 @@ def load_preset(name_or_path: str, overrides: Sequence[str] = ()) -> Preset:
     return preset_from_table(table, source=str(path), overrides=overrides)
 
 
+UNSAFE = re.compile(r'[\x00-\x1f/\\<>:"|?*]')
+"""Characters that an organ's name must not have, since masks are called like their organ, on any system."""
+
 RENAMED_KEYS = {
     ("grid", "below_lung_tops_mm"): "below_lung_apex_mm",
     ("heatmap", "floor"): "zero_below",
@@ -315,7 +319,8 @@ def preset_from_table(table: Table, source: str, overrides: Sequence[str] = ()) 
     if preset is not None:
         problems += _contradictions(preset)
     if problems:
-        raise UserError(f"{source}: {len(problems)} problem(s) in the configuration:\n  " + "\n  ".join(problems))
+        count = f"{len(problems)} problem(s) in the configuration (docs/presets.md lists all keys)"
+        raise UserError("\n  ".join([f"{source}: {count}:", *problems]))
     return preset
 
 
@@ -338,6 +343,11 @@ def _contradictions(preset: Preset) -> list[str]:
     names = preset.organ_names
     if not 1 <= len(names) <= 255:
         problems.append(f"organs: expected 1 to 255 organs, got {len(names)}")
+    problems += [
+        f"organs.{name}: cannot name a file; use letters, digits, blanks, _ and -"
+        for name in names
+        if not name.strip() or name.startswith(".") or UNSAFE.search(name)
+    ]
     paired = [name for pair in preset.left_right_pairs for name in pair]
     problems += [f"left_right_pairs: {name} is not among the organs" for name in paired if name not in names]
     problems += [f"left_right_pairs: {name} occurs twice" for name in set(paired) if paired.count(name) > 1]

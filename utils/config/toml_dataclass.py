@@ -13,6 +13,7 @@ from pathlib import Path
 from utils.errors import UserError
 
 Table = dict[str, typing.Any]
+TYPE_NAMES = {float: "a number", int: "a whole number", str: "text", bool: "true or false"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,8 +45,13 @@ def read_toml(path: Path) -> Table:
         raise UserError(f"{path}: no such configuration file; check the path")
     try:
         return tomllib.loads(path.read_text(encoding="utf-8-sig"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: is not valid TOML ({error}); correct the file") from error
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: is not text in UTF-8 ({error}); save it again in this encoding") from error
+    except tomllib.TOMLDecodeError as error:
+        raise UserError(
+            f"{path}: is not valid TOML ({error}); correct the line. A name in brackets needs quotes unless it "
+            "consists of A to Z, a to z, 0 to 9, _ and -"
+        ) from error
 
 
 def apply_overrides(table: Table, overrides: Sequence[str]) -> list[str]:
@@ -96,8 +102,14 @@ def build(cls: type, table: Table, problems: list[str], where: str = "") -> typi
         if name in table:
             values[name] = _convert(hints[name], table[name], problems, f"{where}{name}")
         elif field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING:
-            problems.append(f"{where}{name}: missing key")
+            problems.append(f"{where}{name}: missing {'section' if _is_section(hints[name]) else 'key'}")
     return cls(**values) if len(problems) == before else None
+
+
+def _is_section(expected: typing.Any) -> bool:
+    """Whether a value is written as sections: it is a dataclass, or a tuple of them."""
+    parts = (expected, *typing.get_args(expected))
+    return any(isinstance(part, type) and dataclasses.is_dataclass(part) for part in parts)
 
 
 def changed_keys(old: Table, new: Table, where: str = "") -> list[str]:
@@ -137,7 +149,7 @@ def _convert(expected: typing.Any, value: typing.Any, problems: list[str], where
     if expected is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     if not isinstance(value, expected) or (isinstance(value, bool) and expected is not bool):
-        problems.append(f"{where}: expected {expected.__name__}, got {value!r}")
+        problems.append(f"{where}: expected {TYPE_NAMES.get(expected, expected.__name__)}, got {value!r}")
     return value
 
 

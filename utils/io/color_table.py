@@ -1,7 +1,10 @@
 """Names and colors of a label map's values, in the files that viewers read."""
 
+import re
+from collections.abc import Iterable
 from pathlib import Path
 
+from utils.config.organ_names import organ_key
 from utils.config.preset import Preset
 from utils.errors import UserError, shorten
 from utils.io.files import read_json, write_text
@@ -10,6 +13,8 @@ from utils.io.volumes import volumes_in
 COLOR_TABLE_NAME = "organs.ctbl"
 NNUNET_NAME = "dataset.json"
 """nnU-Net writes it beside its predictions, and its raw layout has it above the folders of label maps."""
+COLOR = re.compile(r"(?: [\d.]+){1,4}$")
+"""Up to four numbers at the end of a line of a color table."""
 NNUNET_LABEL_FOLDERS = ("labelsTr", "labelsTs")
 
 
@@ -26,7 +31,7 @@ def check_color_table(folder: Path, preset: Preset) -> None:
                 f"{folder}: holds {shorten(volume.name for volume in volumes)} but no {COLOR_TABLE_NAME}, which would "
                 "say what labels mean in them; choose another folder"
             )
-    elif (names := read_color_table(path)) != preset.organ_names:
+    elif _keys(names := read_color_table(path)) != _keys(preset.organ_names):
         raise UserError(
             f"{path}: expected the organs {', '.join(preset.organ_names)}, but label maps in this folder have "
             f"{', '.join(names)}; choose another folder"
@@ -34,19 +39,21 @@ def check_color_table(folder: Path, preset: Preset) -> None:
 
 
 def write_color_table(folder: Path, preset: Preset) -> None:
-    """Write a 3D Slicer color table beside label maps: one line `value name R G B A` per organ.
+    """Write a 3D Slicer color table beside label maps: one line `value name R G B A` per organ, blanks in names as `_`.
 
     A table that is there stays as it is, with its colors; `check_color_table` says whether its organs are the same.
     """
     if (folder / COLOR_TABLE_NAME).is_file():
         return
     lines = ["# Color table: value name R G B A", "0 background 0 0 0 0"]
-    lines += [f"{i} {organ.name} {' '.join(map(str, organ.color))} 255" for i, organ in enumerate(preset.organs, 1)]
+    names = ["_".join(name.split()) for name in preset.organ_names]
+    colors = [" ".join(map(str, organ.color)) for organ in preset.organs]
+    lines += [f"{value} {name} {color} 255" for value, (name, color) in enumerate(zip(names, colors, strict=True), 1)]
     write_text(folder / COLOR_TABLE_NAME, "\n".join(lines) + "\n")
 
 
 def read_color_table(path: Path) -> tuple[str, ...]:
-    """Organ names of labels 1, 2, ... in a color table.
+    """Organ names of labels 1, 2, ... in a color table; a name may have blanks.
 
     Raises:
         UserError: the file is not a color table of consecutive labels from 0.
@@ -55,7 +62,12 @@ def read_color_table(path: Path) -> tuple[str, ...]:
     entries = [line.split() for line in lines if line.strip() and not line.startswith("#")]
     if any(len(words) < 2 or words[0] != str(value) for value, words in enumerate(entries)):
         raise UserError(f"{path}: expected lines `value name R G B A` with values 0, 1, 2, ...; correct or remove it")
-    return tuple(words[1] for words in entries[1:])
+    return tuple(COLOR.sub("", " ".join(words[1:])) for words in entries[1:])
+
+
+def _keys(names: Iterable[str]) -> list[str]:
+    """Equal for two spellings of the same organs: "spinal cord" is "spinal_cord" in a color table."""
+    return [organ_key(name) for name in names]
 
 
 def read_nnunet_labels(path: Path) -> dict[int, str]:
@@ -87,7 +99,7 @@ def find_label_names(folder: Path) -> dict[int, str] | None:
     if not dataset.is_file():
         return names
     labels = read_nnunet_labels(dataset)
-    if names not in (None, labels):
+    if names is not None and (names.keys() != labels.keys() or _keys(names.values()) != _keys(map(labels.get, names))):
         raise UserError(
             f"{table} and {dataset} name the label values differently: {shorten(names.values())} and "
             f"{shorten(labels.values())}; remove the one that does not belong to these label maps"

@@ -178,15 +178,15 @@ def test_all_problems_are_reported_together_with_file_and_key():
     del table["grid"]["crop_size_vox"]
     table["loss"]["dice_weight"] = "much"
     lines = message_of(table, ["backbone.epochs=1.5", "nonsense"]).splitlines()
-    assert lines[0] == "own.toml: 7 problem(s) in the configuration:"
+    assert lines[0] == "own.toml: 7 problem(s) in the configuration (docs/presets.md lists all keys):"
     assert {line.strip() for line in lines[1:]} == {
         "--set nonsense: expected section.key=value",
         "organs.brainstem.focal_alpha: missing key",
         "organs.chiasm.shade: unknown key",
         "organs.mandible: expected a section, got 'big'",
         "grid.crop_size_vox: missing key",
-        "loss.dice_weight: expected float, got 'much'",
-        "backbone.epochs: expected int, got 1.5",
+        "loss.dice_weight: expected a number, got 'much'",
+        "backbone.epochs: expected a whole number, got 1.5",
     }
 
 
@@ -223,6 +223,18 @@ def test_what_is_no_table_is_no_preset(table):
         UserError, match=r"cases/dataset\.json: expected the sections of a preset, got .*; write the fil"
     ):
         preset_from_table(table, "cases/dataset.json")
+
+
+@pytest.mark.parametrize("name", ["a/b", "a\\b", ".chiasm", " ", "left:right", "a\nb"])
+def test_organs_whose_name_cannot_name_a_file_are_refused(name):
+    table = preset_to_table(load_preset("phantom"))
+    table["organs"][name] = table["organs"].pop("chiasm")
+    assert f"organs.{name}: cannot name a file; use letters, digits, blanks, _ and -" in message_of(table, [])
+
+
+def test_missing_sections_are_called_so():
+    table = {name: section for name, section in preset_to_table(load_preset("phantom")).items() if name != "grid"}
+    assert message_of(table, []).splitlines()[1:] == ["  grid: missing section"]
 
 
 def test_a_preset_may_begin_with_a_byte_order_mark(tmp_path):

@@ -2,7 +2,7 @@
 
 import pytest
 
-from utils.config.preset import load_preset
+from utils.config.preset import load_preset, preset_from_table, preset_to_table
 from utils.errors import UserError
 from utils.io.color_table import (
     COLOR_TABLE_NAME,
@@ -82,3 +82,24 @@ def test_segment_fields_name_value_and_color():
     assert fields["Segment1_LabelValue"] == "2"
     assert fields["Segment1_Color"] == "1.0000 0.3137 1.0000"
     assert sum(key.endswith("_ID") for key in fields) == 9
+
+
+def test_names_with_blanks_are_read_as_they_are_written(tmp_path):
+    names = {"brainstem": "brain stem", "chiasm": "chiasm (of 2)", "mandible": "Unterkiefer \u00fc"}
+    table = preset_to_table(PRESET)
+    table["organs"] = {names.get(name, name): organ for name, organ in table["organs"].items()}
+    preset = preset_from_table(table, "own.toml")
+    write_color_table(tmp_path, preset)
+    check_color_table(tmp_path, preset)
+    found = read_color_table(tmp_path / COLOR_TABLE_NAME)
+    assert [preset.find_organ(name) for name in found] == list(range(len(preset.organs)))
+    assert all(" " not in name for name in found)  # which 3D Slicer could not read
+
+
+@pytest.mark.parametrize("color", ["", " 1 2 3", " 1 2 3 255", " 0.1 0.2 0.3 1"])
+def test_names_with_blanks_of_other_programs_are_read_too(color, tmp_path):
+    path = tmp_path / COLOR_TABLE_NAME
+    path.write_text(f"0 background{color}\n1 brain stem{color}\n2 chiasm{color}\n")
+    assert read_color_table(path) == ("brain stem", "chiasm")
+    write_json(tmp_path / "dataset.json", {"labels": {"background": 0, "brain_stem": 1, "chiasm": 2}})
+    assert find_label_names(tmp_path) == {1: "brain_stem", 2: "chiasm"}
