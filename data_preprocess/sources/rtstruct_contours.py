@@ -60,7 +60,7 @@ def rasterize(contours: Sequence[np.ndarray], grid: Geometry, *, exclusive_or: b
     limits = np.subtract(grid.size_zyx, 0.5)
     for points in contours:
         if not np.isfinite(points).all():
-            raise UserError("has a contour with coordinates that are not finite numbers; export it again")
+            raise UserError("has a contour with coordinates that are not numbers; export it again")
         index = grid.index_zyx(points)
         if np.ptp(index[:, 0]) > OFF_PLANE_VOX:
             raise UserError("has contours that are not parallel to the CT's slices; contour it on these slices")

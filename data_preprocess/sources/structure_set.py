@@ -44,23 +44,32 @@ def read_rois(dataset: Dataset, frame_uid: str) -> dict[str, Roi]:
         raise UserError("holds no structures, perhaps because the file is truncated; export it again")
     of_number: dict[int, Roi] = {}
     for item in dataset.ROIContourSequence:
-        if "ReferencedROINumber" not in item:
-            raise UserError("has incomplete contours, so it is truncated; export it again")
-        _add_contours(of_number.setdefault(int(item.ReferencedROINumber), Roi()), item.get("ContourSequence") or ())
+        roi = of_number.setdefault(_number(item, "ReferencedROINumber"), Roi())
+        _add_contours(roi, item.get("ContourSequence") or ())
     rois: dict[str, Roi] = {}
+    names: dict[int, str] = {}
     for item in dataset.StructureSetROISequence:
-        if "ROINumber" not in item:
-            raise UserError("has a structure without a number, so it is truncated; export it again")
-        name = str(item.get("ROIName") or f"ROI {item.ROINumber}").strip()
+        number = _number(item, "ROINumber")
+        name = str(item.get("ROIName") or f"ROI {number}").strip()
+        if names.setdefault(number, name) != name:
+            raise UserError(f"structures {names[number]} and {name} have the same number {number}; export it again")
         own_frame = _uid(item, "ReferencedFrameOfReferenceUID") or frame_uid
         if frame_uid and own_frame != frame_uid:
             raise UserError(f"{name} lies in another frame of reference than its CT; export the two together")
-        roi = of_number.get(int(item.ROINumber), Roi())
+        roi = of_number.get(number, Roi())
         if name in rois and rois[name].contours and roi.contours:
             raise UserError(f"two structures are called {name}; rename one of them")
         if name not in rois or roi.contours:
             rois[name] = roi
-    return rois
+    unnamed = {f"ROI {number}": roi for number, roi in of_number.items() if number not in names}
+    return {**unnamed, **rois}
+
+
+def _number(item: Dataset, keyword: str) -> int:
+    try:
+        return int(item[keyword].value)
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError("has a structure without a number, so it is truncated; export it again") from error
 
 
 def _add_contours(roi: Roi, contours: Sequence[Dataset]) -> None:
@@ -68,7 +77,7 @@ def _add_contours(roi: Roi, contours: Sequence[Dataset]) -> None:
         kind = str(contour.get("ContourGeometricType") or "").strip().upper()
         if "ContourData" not in contour:
             raise UserError("has incomplete contours, so it is truncated; export it again")
-        points = np.array(contour.ContourData or (), dtype=float)
+        points = _coordinates(contour.ContourData)
         if points.size % 3:
             raise UserError("has incomplete contours, so it is truncated; export it again")
         if kind in CLOSED and points.size:
@@ -77,6 +86,15 @@ def _add_contours(roi: Roi, contours: Sequence[Dataset]) -> None:
         else:
             reason = f"of type {kind}, which encloses no area, left out" if points.size else "without points left out"
             roi.left_out[reason] += 1
+
+
+def _coordinates(value: object) -> np.ndarray:
+    """The numbers of ContourData; its values are bytes where 64 KiB were too few for its type."""
+    texts = value.decode("ascii", "replace").strip("\0 ").split("\\") if isinstance(value, bytes) else value
+    try:
+        return np.array(texts or (), dtype=float)
+    except ValueError as error:
+        raise UserError("has a contour with coordinates that are not numbers; export it again") from error
 
 
 def candidate_scans(dataset: Dataset, scans: Sequence[DicomSeries]) -> list[DicomSeries]:

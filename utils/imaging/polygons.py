@@ -100,8 +100,8 @@ def perimeter(polygon: np.ndarray) -> float:
 
 
 def without_repeated_points(polygon: np.ndarray) -> np.ndarray:
-    """Leave out points that repeat the one before them, and the second round of a polygon that goes around twice."""
-    moved = np.abs(polygon - np.roll(polygon, 1, axis=0)).max(axis=1) > SAME_POINT_VOX
+    """Leave out points equal to the one before them, and the second round of a polygon that goes around twice."""
+    moved = (polygon != np.roll(polygon, 1, axis=0)).any(axis=1)
     once = polygon[moved] if moved.any() else polygon[:1]
     half, odd = divmod(len(once), 2)
     twice = half > 1 and not odd and np.allclose(once[:half], once[half:], rtol=0, atol=SAME_POINT_VOX)

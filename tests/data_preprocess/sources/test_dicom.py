@@ -255,7 +255,7 @@ def test_damaged_structure_sets_are_refused(damage, slices, tmp_path):
     with disable_value_validation():
         save_all([*slices, structures], tmp_path)
     messages = {
-        "no number": "Brainstem has a contour with coordinates that are not finite numbers",
+        "no number": "Brainstem has a contour with coordinates that are not numbers",
         "no structures": "holds no structures, perhaps because the file is truncated",
         "two of one name": "two structures are called Brainstem; rename one",
         "upright contour": "Brainstem has contours that are not parallel to the CT's slices",
