@@ -22,6 +22,8 @@ from utils.reporting.overlay import RGB, render_case, save_png
 from utils.runtime.process_pool import run_cases
 
 PLOT_COLORS = ("#4477aa", "#ee9944")
+INFINITE_MARGIN = 0.2
+"""Fraction of the axis at its right for the numbers of infinite values."""
 MARGIN_MM = 30.0
 """Shown around an organ, so that a reader sees where it lies."""
 OVERLAY_COLOR: RGB = (255, 190, 60)
@@ -56,7 +58,8 @@ def plot_metric(predictions: Mapping[str, Sequence[ScoreRow]], organs: Sequence[
     if metric.direction > 0:
         axes.set_xlim(-0.02, 1.02)
     elif metric.direction < 0:
-        axes.set_xlim(left=0)
+        right = axes.get_xlim()[1] * (1 + INFINITE_MARGIN * bool(axes.texts))
+        axes.set_xlim(-0.01 * right, right)  # a box at 0 is visible
     else:
         axes.axvline(0, color="black", linewidth=0.8)
     if num > 1:

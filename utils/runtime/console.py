@@ -117,10 +117,16 @@ class Progress:
         if now - self._last_line < LOG_INTERVAL_S:
             return
         self._last_line = now
-        per_unit = (now - self._started) / (self._num_done - self._num_before)
-        left = timedelta(seconds=round(per_unit * (self._total - self._num_done)))
-        text = f"{self._head}{self._num_done} of {self._total} {self._units}, {left} left"
+        elapsed_s, num_left = now - self._started, self._total - self._num_done
+        left_s = elapsed_s / (self._num_done - self._num_before) * num_left
+        when = f"{_hours(left_s)} left" if num_left else f"done in {_hours(elapsed_s)}"
+        text = f"{self._head}{self._num_done} of {self._total} {self._units}, {when}"
         logger.info("%s%s", text, f", {details()}" if details else "")
+
+
+def _hours(seconds: float) -> str:
+    """Hours, minutes and seconds, for example "1:02:33"."""
+    return str(timedelta(seconds=round(seconds)))
 
 
 def show_progress(items: Iterable[Item], total: int, unit: str, description: str | None = None) -> Iterator[Item]:

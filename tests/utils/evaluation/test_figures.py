@@ -47,6 +47,13 @@ def test_empty_constant_and_infinite_groups_are_plotted(other, metric, tmp_path)
     assert len(figure.axes[0].patches) == 4
 
 
+def test_boxes_at_zero_and_beside_the_number_of_infinite_values_are_visible():
+    rows = [make(f"c{i}", organ, value) for i in range(3) for organ, value in (("brainstem", 0.0), ("chiasm", 1.0))]
+    left, right = plot_metric({"prediction": [*rows, ROWS[-1]]}, ORGANS, METRICS[1]).axes[0].get_xlim()
+    assert left < 0
+    assert right > 1.15
+
+
 def test_a_picture_per_metric(tmp_path):
     write_box_plots(tmp_path, {"prediction": ROWS}, (*ORGANS, "mandible"))
     assert {path.name for path in tmp_path.iterdir()} == {f"{metric.key}.png" for metric in METRICS}

@@ -112,8 +112,8 @@ def test_without_a_terminal_a_line_a_minute_says_what_is_done_and_left(monkeypat
         for _ in range(8):
             progress.update(details)
     assert caplog.messages == [
-        f"backbone: {92 + done} of 100 steps, {left} left, loss 0.5"
-        for done, left in ((2, "0:03:00"), (4, "0:02:00"), (6, "0:01:00"), (8, "0:00:00"))
+        f"backbone: {92 + done} of 100 steps, {when}, loss 0.5"
+        for done, when in ((2, "0:03:00 left"), (4, "0:02:00 left"), (6, "0:01:00 left"), (8, "done in 0:04:00"))
     ]
     assert len(asked) == 4
 
