@@ -103,6 +103,8 @@ def read_nifti(path: Path) -> NiftiImage:
         if num_bytes > path.stat().st_size * (MAX_GZIP_RATIO if is_gzip else 1):
             raise UserError(f"{path}: {TRUNCATED}")
         array = _read_voxels(stream, header, shape)
+        while stream.read(1 << 20):  # the checksum comes last
+            pass
         grid, notes = _grid(header, array.shape)
     return NiftiImage(array, grid, notes)
 
@@ -146,9 +148,9 @@ def write_nifti(stream: BinaryIO, array: np.ndarray, geometry: Geometry, *, comp
 def _explain_damage(path: Path) -> Iterator[None]:
     try:
         yield
-    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+    except EOFError as error:
         raise UserError(f"{path}: {TRUNCATED}") from error
-    except (HeaderDataError, HeaderTypeError) as error:
+    except (HeaderDataError, HeaderTypeError, gzip.BadGzipFile, zlib.error) as error:
         raise UserError(
             f"{path}: cannot be read as a volume: damaged, or of another format ({error}); copy or export it again"
         ) from error

@@ -1,6 +1,8 @@
 """Read and write CT volumes and label maps (NIfTI, NRRD, MHA) with their geometry."""
 
+import re
 import tempfile
+import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -12,8 +14,14 @@ import SimpleITK as sitk
 from utils.errors import UserError
 from utils.imaging.geometry import Geometry
 from utils.io.files import atomic_write, files_below, is_broken_link, printable
-from utils.io.nifti import NIFTI_SUFFIXES, read_nifti, write_nifti
+from utils.io.nifti import NIFTI_SUFFIXES, TRUNCATED, read_nifti, write_nifti
 
+PACKED_HEADERS = (
+    re.compile(rb"NRRD.*?\nencoding: *gz(?:ip)?[ \r]*\n(?:.*?\n)?\r?\n", re.DOTALL),
+    re.compile(rb"ObjectType.*?\nCompressedData *= *True.*?\nElementDataFile *= *LOCAL[ \r]*\n", re.DOTALL),
+)
+"""Headers of files with compressed voxels behind them."""
+MAX_HEADER_BYTES = CHUNK_BYTES = 1 << 20
 NOT_WRITTEN = "cannot be written completely: is the disk full, or the folder write-protected?"
 SUFFIXES = (*NIFTI_SUFFIXES, ".seg.nrrd", ".nrrd", ".mha")
 """Not .mhd: its voxels lie in a second file, which can be truncated or left behind unnoticed."""
@@ -74,6 +82,7 @@ def read_volume(path: str | Path) -> Volume:
         found = read_nifti(path)
         return Volume(array=found.array, geometry=found.grid, notes=found.notes)
     image_io = "MetaImageIO" if path.suffix.lower() == ".mha" != path.suffix else ""  # ITK does not know .MHA
+    _check_packed_voxels(path)
     try:
         with _itk_path(path) as readable:
             image = sitk.ReadImage(readable, imageIO=image_io)
@@ -150,6 +159,26 @@ def match_orientation(volume: Volume, like: Geometry) -> Volume:
     """Undo `to_lps`: permute and flip the axes of `volume` to those of the grid `like`."""
     code = sitk.DICOMOrientImageFilter.GetOrientationFromDirectionCosines(like.direction)
     return from_sitk(sitk.DICOMOrient(to_sitk(volume), code))
+
+
+def _check_packed_voxels(path: Path) -> None:
+    """Refuse compressed voxels of NRRD and MHA that are damaged: ITK reads others in their place.
+
+    Raises:
+        UserError: they do not fit their checksum, or end too early.
+    """
+    content = path.read_bytes()
+    header = next(filter(None, (pattern.match(content[:MAX_HEADER_BYTES]) for pattern in PACKED_HEADERS)), None)
+    if header is None:
+        return
+    unpacker = zlib.decompressobj(wbits=zlib.MAX_WBITS | 32)  # gzip or zlib
+    try:
+        for start in range(header.end(), len(content), CHUNK_BYTES):
+            unpacker.decompress(content[start : start + CHUNK_BYTES])
+    except zlib.error as error:
+        raise UserError(f"{path}: cannot be read as a volume: damaged ({error}); copy or export it again") from error
+    if not unpacker.eof:
+        raise UserError(f"{path}: {TRUNCATED}")
 
 
 @contextmanager

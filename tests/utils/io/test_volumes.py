@@ -173,3 +173,17 @@ def test_names_that_are_not_utf8_are_read_and_written(suffix, tmp_path):
     path.write_bytes(path.read_bytes()[:60])
     with pytest.raises(ValueError, match="cannot be read as a volume|is truncated"):
         read_volume(path)
+
+
+@pytest.mark.parametrize("suffix", [suffix for suffix in SUFFIXES if suffix != ".nii"])
+@pytest.mark.parametrize("fraction", [0.3, 0.6, 0.9])
+def test_compressed_voxels_with_a_wrong_byte_are_refused(suffix, fraction, tmp_path):
+    """ITK reads other voxels in their place, in MHA always and in NRRD sometimes."""
+    noise = np.random.default_rng(0).integers(-1000, 1000, (8, 20, 30)).astype(np.int16)
+    path = tmp_path / f"ct{suffix}"
+    write_volume(path, Volume(array=noise, geometry=Geometry(size_zyx=noise.shape, spacing_zyx_mm=(1.0, 1.0, 1.0))))
+    content = bytearray(path.read_bytes())
+    content[int(len(content) * fraction)] ^= 0x55
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=f"ct{suffix}: cannot be read as a volume: damaged"):
+        read_volume(path)
