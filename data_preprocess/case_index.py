@@ -68,7 +68,8 @@ def _read_entries(path: Path) -> dict[str, IndexEntry]:
     content = read_json(path)
     remedy = "delete it and run data_preprocess.prepare"
     if content.get("format_version") != INDEX_VERSION:
-        raise UserError(f"{path}: is not an index of format {INDEX_VERSION}; {remedy}")
+        found = content.get("format_version")
+        raise UserError(f"{path}: expected an index of format {INDEX_VERSION}, got {found}; {remedy}")
     try:
         return {
             case_id: IndexEntry(str(entry["patient"]), frozenset(entry["organs"]), bool(entry["has_image"]))

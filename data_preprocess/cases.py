@@ -168,7 +168,10 @@ def read_case_info(folder: Path) -> CaseInfo:
         tables = {name: organ if isinstance(organ, dict) else {} for name, organ in info.organs.items()}
         organs = {name: build(OrganInfo, table, problems, f"organs.{name}.") for name, table in tables.items()}
     if problems:
-        raise UserError(f"{path}: is not a case of format {FORMAT_VERSION}; prepare it again: " + "; ".join(problems))
+        found = "; ".join(problems)
+        raise UserError(
+            f"{path}: is not a case of format {FORMAT_VERSION} ({found}); delete its folder and prepare it again"
+        )
     return replace(info, organs=organs)
 
 

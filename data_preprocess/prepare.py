@@ -65,11 +65,9 @@ def prepare_case(raw: RawCase, preset: Preset, folder: Path) -> CaseInfo:
     validate_file_name(raw.case_id, raw.source)
     masks = match_organs(raw.masks, preset)
     if not masks:
-        listed = ", ".join(raw.unmatched_structures[:NUM_SHOWN]) or "none"
-        raise UserError(
-            f"no structure with voxels matches preset {preset.name}; found {listed}. Add such names to the preset's "
-            "aliases"
-        )
+        listed = ", ".join(raw.unmatched_structures[:NUM_SHOWN])
+        remedy = f"found {listed}. Add such names to the preset's aliases" if listed else "all are empty; contour one"
+        raise UserError(f"no structure with voxels matches preset {preset.name}; {remedy}, or leave the case out")
     label = merge_masks(masks, preset, raw.geometry.size_zyx)
     old_spacing, spacing = raw.geometry.spacing_zyx_mm, preset.grid.spacing_zyx_mm
     if raw.volume:

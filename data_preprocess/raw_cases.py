@@ -47,8 +47,10 @@ def load_raw_preset(arguments: argparse.Namespace) -> Preset:
         UserError: the preset is invalid, or there is none named like the source, since it may hold any organs.
     """
     if arguments.preset is None and not (CONFIG_FOLDER / f"{arguments.source}.toml").is_file():
+        known = ", ".join(sorted(path.stem for path in CONFIG_FOLDER.glob("*.toml")))
         raise UserError(
-            f"--preset is missing; --source {arguments.source} has no default organs. Name a preset with the organs"
+            f"--preset is missing; --source {arguments.source} has no default organs. Give one of {known}, or the path "
+            "of your own (docs/presets.md)"
         )
     return load_preset(arguments.preset or arguments.source, arguments.set)
 
@@ -85,6 +87,11 @@ def select_raw_cases(handles: Sequence[RawCaseHandle], arguments: argparse.Names
         selected = arguments.shard.select(selected)
     if not selected:
         where = arguments.input or arguments.source
+        if arguments.split and all(handle.split is None for handle in handles):
+            raise UserError(
+                f"{where}: --split {arguments.split}: the data set names no splits; leave the option out, or give "
+                "prepared cases to export with --cases"
+            )
         raise UserError(f"{where}: --split, --limit and --shard exclude all {len(handles)} cases; relax one of them")
     return selected
 

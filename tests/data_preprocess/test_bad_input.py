@@ -299,7 +299,7 @@ def test_invalid_label_maps_are_refused(change_label, tmp_path, log):
 
 def test_layouts_of_any_organs_want_a_preset(tmp_path, capsys):
     message = refused(["--source", "masks", "--input", tmp_path, "--output", tmp_path / "cases"], capsys)
-    assert "--preset is missing; --source masks has no default organs" in message
+    assert "--preset is missing; --source masks has no default organs. Give one of hanseg, openkbp, pddca," in message
 
 
 @pytest.mark.skipif(not IS_ROOT, reason="only root can become somebody who may not read a file")
@@ -371,3 +371,17 @@ def test_a_mistake_in_own_splits_is_told_before_the_work_begins(tmp_path, capsys
     arguments = ["--source", "masks", "--preset", "pddca", "--input", tmp_path / "raw", "--output", tmp_path / "cases"]
     assert "splits.json: expected a list of case ids" in refused(arguments, capsys)
     assert not (tmp_path / "cases" / "p1").exists()
+
+
+def test_a_split_of_a_layout_without_splits_is_explained(tmp_path, capsys):
+    write_masks(tmp_path / "raw" / "p1")
+    arguments = ["--source", "masks", "--preset", "pddca", "--input", tmp_path / "raw", "--output", tmp_path / "cases"]
+    assert "--split test: the data set names no splits; leave" in refused([*arguments, "--split", "test"], capsys)
+
+
+def test_a_case_whose_masks_are_all_empty_needs_no_aliases(tmp_path, caplog):
+    for path in (write_masks(tmp_path / "raw" / "p1") / "segmentations").iterdir():
+        rewrite(path, np.zeros_like)
+    arguments = ["--source", "masks", "--preset", "pddca", "--input", tmp_path / "raw", "--output", tmp_path / "cases"]
+    assert run_main(prepare.main, [*map(str, arguments), "--workers", "1"]) == 2
+    assert "no structure with voxels matches preset pddca; all are empty; contour one, or leave the" in caplog.text

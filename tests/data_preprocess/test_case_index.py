@@ -44,5 +44,7 @@ def test_scans_of_one_patient_know_it(cases):
 @pytest.mark.parametrize("content", [{}, {"format_version": 2, "cases": {}}, {"format_version": 1, "cases": {"a": 3}}])
 def test_a_damaged_index_is_refused(content, cases):
     write_json(cases / "index.json", content)
-    with pytest.raises(ValueError, match=r"index\.json: is (not an index of format 1|damaged).*; delete it and run"):
+    with pytest.raises(
+        ValueError, match=r"index\.json: (expected an index of format 1, got|is damaged).*; delete it and run"
+    ):
         read_index(cases, IDS)

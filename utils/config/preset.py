@@ -319,6 +319,7 @@ def preset_from_table(table: Table, source: str, overrides: Sequence[str] = ()) 
     if preset is not None:
         problems += _contradictions(preset)
     if problems:
+        source = f"{source} with --set" if overrides else source
         count = f"{len(problems)} problem(s) in the configuration (docs/presets.md lists all keys)"
         raise UserError("\n  ".join([f"{source}: {count}:", *problems]))
     return preset

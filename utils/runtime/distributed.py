@@ -9,6 +9,8 @@ import torch
 from torch import distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from utils.errors import UserError
+
 
 @dataclass(frozen=True)
 class DistributedContext:
@@ -64,10 +66,21 @@ class DistributedContext:
 
 
 def distributed_context() -> DistributedContext:
-    """This process among those that torchrun started; a single one without torchrun."""
+    """This process among those that torchrun started; a single one without torchrun.
+
+    Raises:
+        UserError: the environment has some of torchrun's variables, but not all of them.
+    """
     if "WORLD_SIZE" not in os.environ:
         return DistributedContext()
-    return DistributedContext(*(int(os.environ[name]) for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE")))
+    values = {name: os.environ.get(name, "") for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE")}
+    if not all(value.isdecimal() for value in values.values()):
+        found = ", ".join(f"{name}={value}" for name, value in values.items())
+        raise UserError(
+            f"expected whole numbers in the environment variables of torchrun, got {found}; start the command with "
+            "torchrun, or unset WORLD_SIZE to train in one process"
+        )
+    return DistributedContext(*map(int, values.values()))
 
 
 def current_distributed_context() -> DistributedContext:

@@ -1,6 +1,7 @@
 """One run of a training script: its options, device, ranks and folder, and whether it resumes an earlier process."""
 
 import argparse
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -120,8 +121,11 @@ def _recorded_options(run_dir: Path) -> dict[str, Any]:
 
 
 def _duration(text: str) -> float:
-    minutes = float(text)
-    if not minutes >= 0:  # NaN is not
+    try:
+        minutes = float(text)
+    except ValueError:
+        minutes = math.nan
+    if not minutes >= 0:
         raise argparse.ArgumentTypeError(f"expected minutes, at least 0, got {text!r}")
     return minutes
 

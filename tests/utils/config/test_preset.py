@@ -126,7 +126,7 @@ def test_an_old_key_on_the_command_line_is_answered_with_its_new_name():
     message = message_of(old_table(), ["roi.sos_share=0.5", "heatmap.floor=0.1"])
     assert "--set roi.sos_share=0.5: roi.sos_share is now called roi.sos_blend_weight" in message
     assert "--set heatmap.floor=0.1: heatmap.floor is now called heatmap.zero_below" in message
-    assert message.startswith("own.toml: 2 problem(s)")
+    assert message.startswith("own.toml with --set: 2 problem(s)")
 
 
 def test_flips_swap_left_and_right_organs():
@@ -178,7 +178,7 @@ def test_all_problems_are_reported_together_with_file_and_key():
     del table["grid"]["crop_size_vox"]
     table["loss"]["dice_weight"] = "much"
     lines = message_of(table, ["backbone.epochs=1.5", "nonsense"]).splitlines()
-    assert lines[0] == "own.toml: 7 problem(s) in the configuration (docs/presets.md lists all keys):"
+    assert lines[0] == "own.toml with --set: 7 problem(s) in the configuration (docs/presets.md lists all keys):"
     assert {line.strip() for line in lines[1:]} == {
         "--set nonsense: expected section.key=value",
         "organs.brainstem.focal_alpha: missing key",
@@ -230,6 +230,11 @@ def test_organs_whose_name_cannot_name_a_file_are_refused(name):
     table = preset_to_table(load_preset("phantom"))
     table["organs"][name] = table["organs"].pop("chiasm")
     assert f"organs.{name}: cannot name a file; use letters, digits, blanks, _ and -" in message_of(table, [])
+
+
+def test_problems_of_options_name_the_option():
+    message = message_of(preset_to_table(load_preset("phantom")), ["grid.x=1"])
+    assert message.startswith("own.toml with --set: 1 problem(s) in the configuration")
 
 
 def test_missing_sections_are_called_so():

@@ -1,5 +1,8 @@
 """utils/runtime/distributed.py: what torchrun tells a process."""
 
+import pytest
+
+from utils.errors import UserError
 from utils.runtime.distributed import DistributedContext, distributed_context, is_under_torchrun, num_restarts
 
 
@@ -14,3 +17,11 @@ def test_torchrun_is_recognized(monkeypatch):
     assert num_restarts() == 1
     assert is_under_torchrun()
     assert distributed_context() == DistributedContext(rank=3, local_rank=1, world_size=4)
+
+
+@pytest.mark.parametrize(("rank", "found"), [(None, "RANK=, LOCAL_RANK=0"), ("x", "RANK=x, LOCAL_RANK=0")])
+def test_an_environment_that_torchrun_did_not_make_is_named(rank, found, monkeypatch):
+    for name, value in {"WORLD_SIZE": "2", "LOCAL_RANK": "0", "RANK": rank}.items():
+        monkeypatch.setenv(name, value) if value else monkeypatch.delenv(name, raising=False)
+    with pytest.raises(UserError, match=f"of torchrun, got {found}, WORLD_SIZE=2; start the command with torchrun, or"):
+        distributed_context()

@@ -109,3 +109,10 @@ def test_compiled_bf16_training_on_a_cpu_is_refused(tmp_path):
     with pytest.raises(UserError, match=r"--compile: .* wrong .*; add --precision fp32 or leave out --compile"):
         TrainingRun(TrainingOptions(**options, precision="bf16"))
     assert TrainingRun(TrainingOptions(**options, precision="fp32")).compute.precision == "fp32"
+
+
+@pytest.mark.parametrize("text", ["x", "nan", "-1"])
+def test_a_duration_is_a_number_of_minutes(text, capsys):
+    with pytest.raises(SystemExit):
+        parse_training_options("", ["--cases", "c", "--run-dir", "r", "--max-minutes", text])
+    assert f"--max-minutes: expected minutes, at least 0, got '{text}'" in capsys.readouterr().err
