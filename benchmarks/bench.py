@@ -24,6 +24,7 @@ from data_preprocess.sources import RawCase
 from data_preprocess.sources.phantom.source import generate_phantom
 from utils.config.preset import STAGES, load_preset
 from utils.io.files import write_json
+from utils.io.own_files import read_record, require_own
 from utils.runtime.command_line import run_main
 from utils.runtime.device import Precision, choose_compute
 
@@ -126,6 +127,8 @@ def main(argv: list[str] | None = None) -> int:
     )
     parser.add_argument("--output", type=Path, help="JSON file to write the numbers to")
     arguments = parser.parse_args(argv)
+    if arguments.output is not None and read_record(arguments.output, ("machine", "tasks")) is None:
+        require_own([arguments.output])
     device = choose_compute(arguments.device, None).device
     peaks = {str(dtype)[6:]: matmul_gflops(device, dtype) for dtype in (torch.float32, torch.bfloat16)}
     machine = {

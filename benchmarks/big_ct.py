@@ -18,6 +18,8 @@ from data_preprocess.sources.phantom.source import generate_phantom
 from utils.config.preset import load_preset
 from utils.imaging.geometry import Geometry
 from utils.imaging.intensity import AIR_HU
+from utils.io.files import make_folder
+from utils.io.own_files import require_own
 from utils.io.volumes import Volume, write_volume
 from utils.runtime.command_line import run_main
 
@@ -31,15 +33,17 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--preset", default="pddca")
     arguments = parser.parse_args(argv)
-    arguments.output.mkdir(parents=True, exist_ok=True)
+    ct, checkpoint = (arguments.output / name for name in ("ct.mha", "untrained.pt"))
+    make_folder(arguments.output)
+    require_own([ct, checkpoint])
     head = generate_phantom(4, spacing_zyx_mm=SPACING_ZYX_MM).volume.array
     below, behind, beside = np.subtract(SIZE_ZYX, head.shape)
     air = ((below, 0), (0, behind), (beside // 2, beside - beside // 2))
     image = np.pad(head, air, constant_values=AIR_HU)
     geometry = Geometry(size_zyx=SIZE_ZYX, spacing_zyx_mm=SPACING_ZYX_MM)
-    write_volume(arguments.output / "ct.mha", Volume(array=image, geometry=geometry))
+    write_volume(ct, Volume(array=image, geometry=geometry))
     torch.manual_seed(0)
-    save_untrained(arguments.output / "untrained.pt", load_preset(arguments.preset))
+    save_untrained(checkpoint, load_preset(arguments.preset))
     return 0
 
 

@@ -14,6 +14,8 @@ import numpy as np
 
 from data_preprocess.resample import resample_image
 from data_preprocess.scans import list_scans
+from utils.io.files import make_folder
+from utils.io.own_files import require_own
 from utils.io.volumes import Volume, write_volume
 from utils.runtime.command_line import run_main
 from utils.runtime.console import show_progress
@@ -35,8 +37,9 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--output", type=Path, required=True, help="folder for MHA files")
     parser.add_argument("--spacing", type=float, nargs=3, required=True, metavar=("Z", "Y", "X"), help="in mm")
     arguments = parser.parse_args(argv)
-    arguments.output.mkdir(parents=True, exist_ok=True)
+    make_folder(arguments.output)
     scans = list_scans(arguments.input)
+    require_own(arguments.output / f"{scan.case_id}.mha" for scan in scans)
     for scan in show_progress(scans, len(scans), "CT"):
         ct = scan.read().volume
         resampled = at_spacing(Volume(array=ct.array.astype(np.int16), geometry=ct.geometry), tuple(arguments.spacing))

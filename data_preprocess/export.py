@@ -197,7 +197,7 @@ def main(argv: list[str] | None = None) -> int:
     if for_nnunet:
         write_nnunet_dataset(folder, preset, splits)
         _log_missing(outcome.results.values())
-    logger.info("%s: exported %d cases; %d were there", folder, len(outcome.results), len(files) - len(todo))
+    logger.info("%s: exported %d cases; %d were already there", folder, len(outcome.results), len(files) - len(todo))
     return report_failures(outcome.failures, len(jobs))
 
 

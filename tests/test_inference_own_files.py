@@ -84,7 +84,7 @@ def test_reference_label_maps_are_not_replaced(run, tmp_path, capsys):
     write_color_table(tmp_path / "labels", PRESET)
     write_volume(tmp_path / "labels" / "p1.nii.gz", Volume(array=np.ones(SIZE, np.uint8), geometry=head().geometry))
     message = refusal(run, capsys, tmp_path / "ct", tmp_path / "labels")
-    assert "labels/p1.nii.gz: not written by this command, or changed since, so it is not replaced; move it" in message
+    assert "labels/p1.nii.gz: not written by this command, or changed since, so nothing is replaced; move it" in message
 
 
 @pytest.mark.parametrize(

@@ -153,7 +153,7 @@ def test_new_cases_join_the_exported_ones_and_the_end_is_told(exported, caplog):
     before = contents(folder)
     with caplog.at_level("INFO"):
         assert export_masks(raw, folder, *form) == 0
-    assert f"{folder}: exported 1 cases; 1 were there" in caplog.text
+    assert f"{folder}: exported 1 cases; 1 were already there" in caplog.text
     after = contents(folder)
     assert all(after[path] == content for path, content in before.items() if path.suffix != ".json")
     assert len([path for path in after if path.name.endswith(".nii.gz")]) == 4

@@ -49,6 +49,6 @@ def require_own(paths: Iterable[Path], own: Collection[Path] = ()) -> None:
     foreign = [file for path in paths for file in files_at(path) if file not in own]
     if foreign:
         raise UserError(
-            f"{shorten(foreign)}: not written by this command, or changed since, so it is not replaced; move it away "
-            "or choose another output"
+            f"{shorten(foreign)}: not written by this command, or changed since, so nothing is replaced; move "
+            f"{'it' if len(foreign) == 1 else 'them'} away or choose another output"
         )

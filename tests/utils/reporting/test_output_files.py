@@ -1,6 +1,8 @@
 """utils/reporting/output_files.py: files of a case that appear complete or not at all, and the summary of a cohort."""
 
 import csv
+import os
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -116,6 +118,32 @@ def test_outputs_are_told_from_cts(files, tmp_path):
     write_json(tmp_path / "ct.json", {"Modality": "CT"})  # as dcm2niix writes
     found = [path for path in tmp_path.rglob("*.nii.gz") if is_output(path)]
     assert sorted(found) == [files.label, files.masks / "chiasm.nii.gz", files.probabilities / "chiasm.nii.gz"]
+
+
+@pytest.mark.parametrize("num_moved", range(4))
+def test_a_process_killed_while_it_moves_files_can_be_repeated(num_moved, files, tmp_path, monkeypatch):
+    write(files, {"label": "first", "masks": "first", "overlay": "first"})
+    second = {"label": "second", "masks": "second", "overlay": "second"}
+    moves = []
+
+    def move_some(source, target):
+        if Path(source).parent.name.endswith(".partial") and Path(target).parent == tmp_path:
+            moves.append(target)
+            if len(moves) > num_moved:
+                raise KeyboardInterrupt
+        return replace(source, target)
+
+    replace = os.replace
+    monkeypatch.setattr(os, "replace", move_some)
+    with pytest.raises(KeyboardInterrupt):
+        write(files, second)
+    assert len(moves) == num_moved + 1
+    assert load_if_up_to_date(files, SOURCE) is None
+    monkeypatch.undo()
+    report = write(files, second)
+    assert load_if_up_to_date(files, SOURCE) == report
+    assert names_in(tmp_path) == {"pt.json", "pt.nii.gz", "pt.png", "pt_masks/chiasm.nii.gz"}
+    assert files.label.read_text() == (files.masks / "chiasm.nii.gz").read_text() == "second"
 
 
 @pytest.mark.parametrize("case_id", ["pt", "HN [1]", "a*", "p?"])
