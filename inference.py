@@ -33,6 +33,7 @@ from utils.io.files import check_folder
 from utils.io.own_files import require_own
 from utils.io.rtstruct import write_rtstruct
 from utils.io.volumes import SitkImage, Volume, from_sitk, to_sitk
+from utils.reporting.case_flags import case_flags
 from utils.reporting.organ_report import build_organ_report
 from utils.reporting.output_files import (
     FORMATS,
@@ -149,6 +150,7 @@ def segment_case(
     with files.staged() as staged:
         write_case(staged, ct, segmentation, model.preset, settings)
         confidences = organ_confidences(prediction, model, ct.transform.world_mm)
+        organs = build_organ_report(label.array, label.geometry, model.preset, confidences)
         report = {
             **source,
             "preset": model.preset.name,
@@ -156,8 +158,10 @@ def segment_case(
             "notes": [*ct.notes, *model.predictor.notes],
             "seconds": round(time.perf_counter() - started, 2),
             "peak_memory_gib": peak_memory_gib(),
-            "organs": build_organ_report(label.array, label.geometry, model.preset, confidences),
+            "case_flags": case_flags(organs, model.preset, model.arrangement),
+            "organs": organs,
         }
+        write_color_table(files.folder, model.preset)
         return files.replace_by(staged, report)
 
 
@@ -192,7 +196,6 @@ def segment_cohort(
     todo = [scan for scan in scans if scan.case_id not in reports]
     for scan in todo:
         require_own_files(files[scan.case_id], settings)
-    write_color_table(output, model.preset)
     for scan, future in show_progress(prefetch(todo, read), len(todo), "CT"):
         case_id = scan.case_id
         try:
@@ -264,9 +267,21 @@ def main(argv: list[str] | None = None) -> int:
     reports, failures = segment_cohort(scans, arguments.output, model, settings, checkpoint)
     in_summary = reports if arguments.shard.count > 1 else read_reports(arguments.output) | reports
     write_summary(summary, in_summary, failures)
-    num_flagged = sum(bool(organ["flags"]) for report in reports.values() for organ in report["organs"].values())
-    logger.info("flagged organs: %d; all organs are listed in %s", num_flagged, summary)
+    log_flags(reports)
+    logger.info("all organs and the reasons of failed cases are listed in %s", summary)
     return report_failures(failures, len(scans))
+
+
+def log_flags(reports: Mapping[str, Mapping[str, Any]]) -> None:
+    """Log the doubtful cases with their reasons, and how many organs are flagged."""
+    doubts = {case_id: report["case_flags"] for case_id, report in reports.items() if report.get("case_flags")}
+    for case_id, flags in doubts.items():
+        logger.warning("look at %s: %s", case_id, "; ".join(flags))
+    organs = [organ for report in reports.values() for organ in report["organs"].values()]
+    if organs:
+        num_flagged = sum(bool(organ["flags"]) for organ in organs)
+        counts = len(doubts), len(reports), num_flagged, len(organs)
+        logger.info("doubtful cases: %d of %d; flagged organs: %d of %d", *counts)
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ from data_preprocess.dataset import CaseDataset, CaseFolder, ShapeDataset
 from data_preprocess.splits import Splits, leave_out_fold, read_splits, require_patients_apart, validate_splits
 from utils.config.preset import Preset, load_preset, preset_from_table, preset_to_table
 from utils.errors import UserError
+from utils.imaging.arrangement import Arrangement
 from utils.runtime.command_line import Shard
 from utils.training.run import TrainingOptions, TrainingRun
 from utils.training.run_log import read_configuration
@@ -20,7 +21,8 @@ def open_training_cases(run: TrainingRun) -> TrainingCases:
     """
     preset, splits = training_preset(run.options), choose_splits(run)
     train, val = (CaseFolder(run.options.cases, split, preset.organ_names, splits=splits) for split in ("train", "val"))
-    return TrainingCases(preset=preset, splits=splits, train=train, val=val)
+    arrangement = Arrangement.of(preset.organ_names, train.centers_mm())
+    return TrainingCases(preset=preset, splits=splits, train=train, val=val, arrangement=arrangement)
 
 
 def training_preset(options: TrainingOptions) -> Preset:

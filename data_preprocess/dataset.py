@@ -21,6 +21,8 @@ NUM_CHECKED = 8
 """Cases opened at the start, to notice a wrong or unreachable folder before the first step."""
 NUM_CACHED_INFOS = 64
 """Contents of case.json that a process keeps in memory; a bound, so that memory does not grow with the cases."""
+MAX_MEASURED = 300
+"""Cases whose organs' positions are compared; reading the case.json of all would take long."""
 MAX_DRAWS = 10
 """Unreadable cases in a row after which the run stops."""
 CENTER_JITTER = 0.25
@@ -92,6 +94,20 @@ class CaseFolder:
             raise IndexError(index)
         folder = self.folder / self.case_ids[index]
         return open_case(folder, _cached_case_info(folder), self.organ_names)
+
+    def centers_mm(self) -> np.ndarray:
+        """Centroids (z, y, x) in mm of at most `MAX_MEASURED` cases: (cases, organs, 3), NaN where not contoured."""
+        chosen = np.unique(np.linspace(0, len(self) - 1, min(MAX_MEASURED, len(self))).round().astype(int))
+        centers = np.full((len(chosen), len(self.organ_names), 3), np.nan)
+        for own, index in zip(centers, chosen, strict=True):
+            try:
+                info = read_case_info(self.folder / self.case_ids[index])
+            except UserError:  # a lost case is noticed and replaced in training
+                continue
+            for organ, name in enumerate(self.organ_names):
+                if name in info.organs:
+                    own[organ] = np.multiply(info.organs[name].center_vox, info.spacing_zyx_mm)
+        return centers
 
 
 class _OrganDataset(Dataset):

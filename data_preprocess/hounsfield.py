@@ -10,11 +10,11 @@ from utils.imaging.intensity import AIR_HU, BONE_HU, MIN_TISSUE_HU, OFFSET_HU, P
 PEAK_RATIO = 3.0
 """Soft tissue is a peak: a HU in its range is at least this many times as frequent as a HU of bone or between air and
 tissue. In 170 patients the lowest ratios were 8.0 and 4.5."""
-AIR_HU_RANGE = (-1100, -850)
-"""Range of air. A HU in it is more frequent than one between air and tissue: the lowest of 170 patients was 22 times as
-frequent, and within the body, where only airways are air, 1.5 times."""
+AIR_RANGES_HU = ((-1100, -850), (-950, -700))
+"""Ranges of air and of lung. A HU in one of them is more frequent than one of `BETWEEN_HU`: in 170 patients 22 times as
+frequent or more, and 1.5 times within the body, where only airways are air. Within a chest, lung is more frequent."""
 BETWEEN_HU = (-700, -300)
-"""Range of partial volumes and of some lung."""
+"""Range of partial volumes and of dense lung."""
 MUSCLE_HU = (-15, 80)
 """Range of the most frequent value of muscle: -14 to 74 in 170 patients."""
 MUSCLE_SEARCH_HU = (-60, 140)
@@ -98,13 +98,14 @@ def _is_hu(sample: np.ndarray, offset: int) -> bool:
     def frequency(range_hu: tuple[int, int]) -> float:
         return np.mean((sample > range_hu[0] + offset) & (sample < range_hu[1] + offset)) / np.ptp(range_hu)
 
-    air, between, tissue, bone = map(frequency, (AIR_HU_RANGE, BETWEEN_HU, SOFT_TISSUE_HU, BONE_HU))
-    if min(air * np.ptp(AIR_HU_RANGE), tissue * np.ptp(SOFT_TISSUE_HU)) < MIN_FRACTION:
+    between, tissue, bone = map(frequency, (BETWEEN_HU, SOFT_TISSUE_HU, BONE_HU))
+    air = frequency((PADDING_HU, BETWEEN_HU[0])) * (BETWEEN_HU[0] - PADDING_HU)
+    if min(air, tissue * np.ptp(SOFT_TISSUE_HU)) < MIN_FRACTION:
         return False
     if offset and not MUSCLE_HU[0] < _most_frequent(sample, *MUSCLE_SEARCH_HU) - offset < MUSCLE_HU[1]:
         return False
-    below_air = np.mean(sample <= PADDING_HU + offset)
-    return bool(air > between and tissue > PEAK_RATIO * max(bone, between) and below_air < MIN_FRACTION)
+    has_peaks = max(map(frequency, AIR_RANGES_HU)) > between and tissue > PEAK_RATIO * max(bone, between)
+    return bool(has_peaks and np.mean(sample <= PADDING_HU + offset) < MIN_FRACTION)
 
 
 def _most_frequent(sample: np.ndarray, low_hu: float, high_hu: float) -> float:

@@ -10,12 +10,16 @@ from data_preprocess.hounsfield import validate_hounsfield
 from data_preprocess.inference_transform import InferenceTransform, TransformedImage
 from utils.config.preset import GridSettings
 from utils.errors import UserError, shorten, user_message
+from utils.imaging.intensity import MIN_TISSUE_HU
 from utils.io.dicom import CtSeries, DicomSeries, find_series, read_ct, select_cts
 from utils.io.files import printable, read_text, validate_file_name
 from utils.io.volumes import SUFFIXES, Volume, read_volume, volume_stem, volume_suffix, volumes_in
 from utils.reporting.output_files import is_output
 
 LIST_SUFFIX = ".txt"
+MIN_HEIGHT_MM = 20.0
+"""In slabs of six validation patients, the Dice of large organs was 0.06 at 7.5 mm, 0.28 at 10 mm, 0.55 at 15 mm and
+0.64 at 20 mm; in the same slices of whole scans it was 0.70 to 0.75."""
 
 
 class ScanContent(NamedTuple):
@@ -88,13 +92,25 @@ def transform_ct(ct: Volume, grid: GridSettings, *, correct_offset: bool = False
         correct_offset: subtract 1024 from a CT that was stored as HU + 1024.
 
     Raises:
-        UserError: the values are not HU, or the CT shows no head and neck.
+        UserError: the values are not HU, or the CT shows no head and neck or too little of it.
     """
     if ct.array.ndim != 3:
         raise UserError(f"expected a 3-D CT with one value per voxel, got shape {ct.array.shape}; give one such volume")
     checked = validate_hounsfield(ct.array, correct_offset=correct_offset)
     image = InferenceTransform.apply(replace(ct, array=checked.array), grid)
+    _require_height(image)
     return image._replace(notes=[*checked.notes, *image.notes])
+
+
+def _require_height(image: TransformedImage) -> None:
+    """Refuse a CT with so few slices of the patient that networks trained on whole scans recognize nothing."""
+    slice_mm = image.transform.axis_aligned.spacing_zyx_mm[0]
+    num_slices = int((image.region_hu > MIN_TISSUE_HU).any(axis=(1, 2)).sum())
+    if num_slices * slice_mm < MIN_HEIGHT_MM:
+        raise UserError(
+            f"expected at least {MIN_HEIGHT_MM:.0f} mm of the patient from top to bottom, got {num_slices} slices of "
+            f"{slice_mm:.3g} mm; give the whole scan"
+        )
 
 
 def list_scans(path: Path, *, by_patient: bool = True) -> list[Scan]:

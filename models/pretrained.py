@@ -14,7 +14,14 @@ from models.sliding_window import OVERLAP, window_starts
 from models.tta import FlipTTAPredictor
 from utils.config.preset import Preset
 from utils.errors import UserError
-from utils.io.checkpoint import checkpoint_preset, load_networks, read_checkpoint, require_networks
+from utils.imaging.arrangement import Arrangement
+from utils.io.checkpoint import (
+    checkpoint_arrangement,
+    checkpoint_preset,
+    load_networks,
+    read_checkpoint,
+    require_networks,
+)
 from utils.io.files import validate_file_name
 from utils.runtime.device import Compute, Precision, choose_compute
 
@@ -30,6 +37,8 @@ class Model:
     """Names the organs of labels 1, 2, ... in `organ_names`."""
     autoencoder: nn.Module | None
     """Measures how plausible a small organ's shape is; None if the checkpoint has none."""
+    arrangement: Arrangement = Arrangement(())
+    """Of the organs in the training cases."""
 
 
 def load_pretrained(name: str = "openkbp", *, device: str | None = None, precision: Precision | None = None) -> Model:
@@ -98,4 +107,4 @@ def load_model(
     predictor = Predictor(focusnet, autocast=compute.autocast(), overlap=overlap, limit_bytes=limit_bytes)
     with_fallback = OOMFallbackPredictor(predictor, choose_compute("cpu", "fp32"))
     chosen = FlipTTAPredictor(with_fallback) if flip_tta else with_fallback
-    return Model(chosen, preset, autoencoder.eval() if autoencoder else None)
+    return Model(chosen, preset, autoencoder.eval() if autoencoder else None, checkpoint_arrangement(content))

@@ -17,7 +17,13 @@ from torch import nn
 from models.focusnet import build_network
 from utils.config.preset import preset_from_table
 from utils.errors import UserError
-from utils.io.checkpoint import load_networks, read_checkpoint, require_networks, save_checkpoint
+from utils.io.checkpoint import (
+    checkpoint_arrangement,
+    load_networks,
+    read_checkpoint,
+    require_networks,
+    save_checkpoint,
+)
 from utils.io.files import check_folder
 from utils.io.own_files import require_own
 from utils.runtime.command_line import run_main
@@ -63,7 +69,8 @@ def main(argv: list[str] | None = None) -> int:
             halve(network)
         except UserError as error:
             raise UserError(f"{arguments.checkpoint}: {name}.{error}") from error
-    save_checkpoint(arguments.output, stage=content["stage"], preset=preset, networks=networks)
+    arrangement = checkpoint_arrangement(content)
+    save_checkpoint(arguments.output, stage=content["stage"], preset=preset, networks=networks, arrangement=arrangement)
     logger.info("%s: %s, %.1f MB", arguments.output, ", ".join(networks), arguments.output.stat().st_size / 1e6)
     return 0
 

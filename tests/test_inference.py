@@ -3,6 +3,7 @@
 import csv
 import json
 import logging
+import re
 from pathlib import Path
 
 import nibabel
@@ -22,6 +23,7 @@ from models.s_net import SNet
 from tests.dicom_files import ct_slices, save_all
 from utils.config.preset import load_preset
 from utils.errors import UserError
+from utils.imaging.arrangement import Arrangement, OrganOffset
 from utils.imaging.geometry import Geometry
 from utils.io.checkpoint import save_checkpoint
 from utils.io.volumes import Volume, read_volume, to_sitk, write_volume
@@ -191,6 +193,37 @@ def test_shards_divide_a_cohort(checkpoint, tmp_path):
         assert run(*arguments, "--shard", f"{number}/2") == 2
         rows = list(csv.DictReader((tmp_path / "out" / f"summary_{number}of2.csv").open()))
         assert [row["case"] for row in rows] == cases
+
+
+def test_a_doubtful_case_is_said_in_report_summary_and_log(ct, checkpoint, tmp_path, caplog):
+    content = torch.load(checkpoint, weights_only=True)
+    write_volume(tmp_path / "in" / "head.nii.gz", ct)
+    segment_file(tmp_path / "in", checkpoint, tmp_path / "usual")
+    centers = json.loads((tmp_path / "usual" / "head.json").read_text())["organs"]
+    first, second = [name for name, organ in centers.items() if organ["num_voxels"]][:2]
+    elsewhere = OrganOffset(first, second, (0.0, 0.0, 500.0), (90.0, 90.0, 3.0))
+    torch.save({**content, "arrangement": Arrangement([elsewhere]).to_table()}, tmp_path / "other.pt")
+    segment_file(tmp_path / "in", tmp_path / "other.pt", tmp_path / "out")
+
+    [flag] = [text for text in json.loads((tmp_path / "out" / "head.json").read_text())["case_flags"] if "arr" in text]
+    assert flag.startswith(f"impossible arrangement: {first} lies ")
+    assert flag.endswith(f" {second}, expected 482 to 518 mm to the left")
+    rows = list(csv.DictReader((tmp_path / "out" / "summary.csv").open()))
+    assert len(rows) == 9
+    assert all(flag in row["case_flags"] for row in rows)
+    assert f"look at head: {flag}" in caplog.text
+    assert re.search(r"doubtful cases: 1 of 1; flagged organs: \d of 9\n", caplog.text)
+
+
+def test_a_run_in_which_all_cases_failed_leaves_the_reasons_only(tmp_path, checkpoint, caplog):
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "bad.mha").write_text("not a CT")
+    assert run("--checkpoint", checkpoint, "--input", tmp_path / "in", "--output", tmp_path / "out") == 2
+    assert "flagged" not in caplog.text
+    assert "doubtful" not in caplog.text
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["summary.csv"]
+    [row] = csv.DictReader((tmp_path / "out" / "summary.csv").open())
+    assert row["flags"].startswith("failed: ")
 
 
 def test_one_damaged_ct_does_not_stop_the_others(ct, checkpoint, tmp_path, caplog):

@@ -131,6 +131,10 @@ BAD = {
         r"as in a CT stored as HU \+ 1024; export the CT in Hounsfield units, or .* --hu-offset auto",
     ),
     "air.mha": (lambda path: write_volume(path, with_values(lambda a: np.full_like(a, -1000))), "values are not HU"),
+    "flat.mha": (
+        lambda path: write_volume(path, head(depth=2)),
+        "at least 20 mm of the patient from top to bottom, got 2 slices of 8 mm; give the whole scan: .*flat.mha",
+    ),
     "chest.mha": (lambda path: write_volume(path, chest()), "expected head and neck, but the lungs begin 24 mm below"),
     "garbage.nrrd": (lambda path: path.write_bytes(b"not a volume"), "cannot be read as a volume: damaged"),
     "half.nii.gz": (write_half, "half.nii.gz: is truncated"),

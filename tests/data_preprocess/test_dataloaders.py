@@ -1,12 +1,17 @@
 """dataloaders.py: the preset and splits of a run, and its samples."""
 
+import shutil
+
+import numpy as np
 import pytest
 import torch
 
 from data_preprocess.augment import augment_crops, augment_shapes
+from data_preprocess.cases import read_case_info
 from data_preprocess.dataloaders import (
     choose_splits,
     crop_dataset,
+    open_training_cases,
     shape_dataset,
     training_preset,
 )
@@ -14,6 +19,7 @@ from data_preprocess.dataset import CaseFolder
 from data_preprocess.splits import leave_out_fold
 from utils.config.preset import load_preset
 from utils.errors import UserError
+from utils.imaging import arrangement
 from utils.io.files import write_json
 from utils.runtime.command_line import Shard
 from utils.runtime.distributed import DistributedContext
@@ -49,6 +55,28 @@ def test_preset_that_does_not_fit_the_cases_is_refused(case_folder):
         preset_for(case_folder, None, ["grid.spacing=3"])
     fitting = preset_for(case_folder, "pddca", ["grid.spacing_zyx_mm=[3.0,2.0,1.5]"])
     assert fitting.name == "pddca"
+
+
+def test_the_arrangement_of_the_organs_is_that_of_the_training_cases(case_folder, tiny_preset, monkeypatch):
+    monkeypatch.setattr(arrangement, "MIN_CASES", 5)  # of five training cases, all have brainstem and left optic nerve
+    run = TrainingRun(TrainingOptions(cases=case_folder, run_dir=case_folder / "run", device="cpu"))
+    [offset] = open_training_cases(run).arrangement.offsets
+    assert (offset.organ, offset.other) == ("brainstem", "optic_nerve_left")
+    infos = [read_case_info(case_folder / f"case_{i}") for i in range(5)]
+    between = [np.subtract(*(info.organs[name].center_vox for name in (offset.organ, offset.other))) for info in infos]
+    expected = np.median(between * np.array(tiny_preset.grid.spacing_zyx_mm), axis=0)
+    np.testing.assert_allclose(offset.median_mm, expected, atol=0.06)
+
+
+def test_a_lost_case_does_not_hinder_the_arrangement(case_folder, tiny_preset, tmp_path):
+    cases = tmp_path / "cases"
+    shutil.copytree(case_folder, cases)
+    train = CaseFolder(cases, "train", tiny_preset.organ_names)
+    (cases / "case_2" / "case.json").unlink()
+    centers = train.centers_mm()
+    assert centers.shape == (5, 9, 3)
+    assert np.isnan(centers[2]).all()
+    assert np.isfinite(centers[[0, 1, 3, 4], 0]).all()
 
 
 def test_batches_have_the_size_of_the_crop(train, tiny_preset):

@@ -7,16 +7,25 @@ from models import publish
 from models.focusnet import build_network
 from utils.config.preset import load_preset
 from utils.errors import UserError
-from utils.io.checkpoint import read_checkpoint, save_checkpoint
+from utils.imaging.arrangement import Arrangement, OrganOffset
+from utils.io.checkpoint import checkpoint_arrangement, read_checkpoint, save_checkpoint
 
 PRESET = load_preset("phantom", ["networks.width=0.25"])
+ARRANGEMENT = Arrangement([OrganOffset("chiasm", "mandible", (70.0, 30.0, 0.0), (9.0, 8.0, 3.0))])
 
 
 @pytest.fixture
 def checkpoint(tmp_path):
     torch.manual_seed(0)
     networks = {name: build_network(name, PRESET) for name in ("s_net", "sol_net")}
-    save_checkpoint(tmp_path / "best.pt", stage="sol", preset=PRESET, networks=networks, state={"epoch": 3})
+    content = {
+        "stage": "sol",
+        "preset": PRESET,
+        "networks": networks,
+        "arrangement": ARRANGEMENT,
+        "state": {"epoch": 3},
+    }
+    save_checkpoint(tmp_path / "best.pt", **content)
     return tmp_path / "best.pt"
 
 
@@ -29,6 +38,7 @@ def test_it_holds_the_same_weights_in_half_the_bytes(checkpoint, tmp_path):
     before, after = read_checkpoint(checkpoint), read_checkpoint(tmp_path / "new" / "mine.pt")
     assert after["state"] == {}
     assert after["preset"]["roi"]["sos_blend_weight"] == 0.5
+    assert checkpoint_arrangement(after).offsets == ARRANGEMENT.offsets
     for name, weights in before["networks"].items():
         for key, value in weights.items():
             torch.testing.assert_close(after["networks"][name][key].to(value.dtype), value, rtol=1e-3, atol=1e-6)

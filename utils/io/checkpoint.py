@@ -12,6 +12,7 @@ from torch import nn
 
 from utils.config.preset import Preset, preset_from_table, preset_to_table
 from utils.errors import UserError, shorten
+from utils.imaging.arrangement import Arrangement
 from utils.io.files import atomic_write
 
 FORMAT_VERSION = 1
@@ -22,7 +23,13 @@ OTHER_PRESET = (
 
 
 def save_checkpoint(
-    path: Path, *, stage: str, preset: Preset, networks: Mapping[str, nn.Module], state: Mapping[str, Any] | None = None
+    path: Path,
+    *,
+    stage: str,
+    preset: Preset,
+    networks: Mapping[str, nn.Module],
+    arrangement: Arrangement | None = None,
+    state: Mapping[str, Any] | None = None,
 ) -> None:
     """Write networks and everything needed to use them or to continue their training.
 
@@ -31,6 +38,7 @@ def save_checkpoint(
         stage: of the script that writes it: "backbone", "sol", "backbone_heatmap", "autoencoder" or "adversarial".
         preset: with all overrides.
         networks: by name ("s_net", "sol_net", "sos_net", "autoencoder").
+        arrangement: of the organs in the training cases.
         state: what only a resumed training needs: optimizers, epoch, random states.
     """
     content = {
@@ -38,6 +46,7 @@ def save_checkpoint(
         "stage": stage,
         "preset": preset_to_table(preset),
         "networks": {name: network.state_dict() for name, network in networks.items()},
+        "arrangement": (arrangement or Arrangement(())).to_table(),
         "git_commit": git_commit(),
         "torch_version": str(torch.__version__),
         "state": dict(state or {}),
@@ -78,6 +87,11 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
 def checkpoint_preset(content: Mapping[str, Any], path: Path) -> Preset:
     """The preset that a checkpoint was trained with."""
     return preset_from_table(content["preset"], source=str(path))
+
+
+def checkpoint_arrangement(content: Mapping[str, Any]) -> Arrangement:
+    """The arrangement of the organs in the training cases; without offsets in a checkpoint of an earlier release."""
+    return Arrangement.from_table(content.get("arrangement", ()))
 
 
 def require_networks(content: Mapping[str, Any], names: Iterable[str], path: Path, remedy: str) -> None:

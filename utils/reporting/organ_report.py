@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from scipy import ndimage
 
+from utils.config.organ_volumes import known_volume
 from utils.config.preset import Preset
 from utils.imaging.geometry import Geometry
 from utils.imaging.masks import connected_components
@@ -15,6 +16,9 @@ LOW_CONFIDENCE = 0.6
 """Mean probability of an organ's voxels. It is about 0.5 where the organ barely wins against the background."""
 IMPLAUSIBLE_DICE = 0.6
 """Dice between a mask and its reconstruction by the shape autoencoder."""
+
+TOUCHES_BORDER = "touches the border of the scan"
+UNUSUAL_VOLUME = "unusual volume"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,6 +59,8 @@ def build_organ_report(
         confidence = confidences.get(name, OrganConfidence())
         organs[name] = {"label": value, **_measure(label, geometry, value, box), **_confidence_entry(confidence)}
         organs[name]["flags"] = _flags(confidence, box, label.shape)
+        if _has_unusual_volume(name, organs[name]):
+            organs[name]["flags"].append(UNUSUAL_VOLUME)
     for names in preset.left_right_pairs:
         left, right = pair = [organs[name] for name in names]
         if all("center_xyz_mm" in organ for organ in pair) and left["center_xyz_mm"][0] < right["center_xyz_mm"][0]:
@@ -95,11 +101,17 @@ def _flags(
     flags = {
         "low confidence": is_low or not confidence.peak_found,
         "implausible shape": confidence.plausibility is not None and confidence.plausibility < IMPLAUSIBLE_DICE,
-        "touches the border of the scan": any(
-            axis.start == 0 or axis.stop == size for axis, size in zip(box, size_zyx, strict=True)
-        ),
+        TOUCHES_BORDER: any(axis.start == 0 or axis.stop == size for axis, size in zip(box, size_zyx, strict=True)),
     }
     return [flag for flag, applies in flags.items() if applies]
+
+
+def _has_unusual_volume(name: str, organ: Mapping[str, Any]) -> bool:
+    """Whether an organ that was found is too large or too small; the scan may have cut off one at its border."""
+    known = known_volume(name)
+    if known is None or not organ["num_voxels"] or organ["volume_ml"] in known:
+        return False
+    return organ["volume_ml"] > known.high_ml or TOUCHES_BORDER not in organ["flags"]
 
 
 def _rounded(point_mm: tuple[float, float, float]) -> list[float]:

@@ -116,7 +116,7 @@ class OutputFiles:
 
 CENTER_COLUMNS = ("x_mm", "y_mm", "z_mm")
 SUMMARY_COLUMNS = ["case", "patient_id", "organ", "num_voxels", "volume_ml", "components", *CENTER_COLUMNS]
-SUMMARY_COLUMNS += ["confidence", "peak", "plausibility", "flags"]
+SUMMARY_COLUMNS += ["confidence", "peak", "plausibility", "flags", "case_flags"]
 
 
 def load_if_up_to_date(files: OutputFiles, source: Mapping[str, Any]) -> dict[str, Any] | None:
@@ -167,5 +167,6 @@ def write_summary(path: Path, reports: Mapping[str, Mapping[str, Any]], failures
         for name, organ in report["organs"].items():
             center = dict(zip(CENTER_COLUMNS, organ.get("center_xyz_mm", ()), strict=False))
             row = {"case": case_id, "patient_id": report.get("patient_id"), "organ": name, **organ, **center}
-            rows.append({**row, "flags": "; ".join(organ["flags"])})
+            flags = {key: "; ".join(one.get(key, ())) for key, one in (("flags", organ), ("case_flags", report))}
+            rows.append(row | flags)
     write_text(path, to_csv(SUMMARY_COLUMNS, rows))

@@ -12,6 +12,7 @@ from torch import nn
 from torch.utils.data import Dataset
 
 from utils.config.preset import Preset, ScheduleSettings
+from utils.imaging.arrangement import Arrangement
 from utils.io.initial_networks import load_initial_networks
 from utils.runtime.device import Compute
 from utils.training.run import TrainingOptions
@@ -25,6 +26,8 @@ class TrainingCases(NamedTuple):
     """Case ids of train, val and test, for config.json."""
     train: Any
     val: Any
+    arrangement: Arrangement = Arrangement(())
+    """Of the organs in the training cases, for the checkpoints."""
 
 
 class Validation(NamedTuple):

@@ -71,7 +71,7 @@ class Trainer:
     """
 
     def __init__(self, stage: Stage, cases: TrainingCases, run: TrainingRun) -> None:
-        self.stage, self.run, self.ranks, self.splits = stage, run, run.ranks, cases.splits
+        self.stage, self.run, self.ranks, self.cases = stage, run, run.ranks, cases
         self.schedule, self.run_dir, self.device = stage.schedule, run.options.run_dir, run.compute.device
         self.loader = StepLoader(
             dataset=stage.build_dataset(cases.train),
@@ -278,8 +278,8 @@ class Trainer:
                 self._save(path)
 
     def _save(self, path: Path, state: dict[str, Any] | None = None) -> None:
-        stage = self.stage
-        save_checkpoint(path, stage=stage.name, preset=stage.preset, networks=stage.networks, state=state)
+        content = {"stage": self.stage.name, "preset": self.stage.preset, "networks": self.stage.networks}
+        save_checkpoint(path, **content, arrangement=self.cases.arrangement, state=state)
 
     def _wrap_networks(self) -> None:
         """Wrap the networks for training on several ranks, and compile them if asked."""
@@ -303,7 +303,7 @@ class Trainer:
         stage, options = self.stage, self.run.options
         remove_temp_files(self.run_dir)
         write_configuration(
-            self.run_dir, stage=stage.name, preset=stage.preset, options=vars(options), splits=self.splits,
+            self.run_dir, stage=stage.name, preset=stage.preset, options=vars(options), splits=self.cases.splits,
             is_resumed=self.run.is_resuming,
         )  # fmt: skip
         self._write_status("running")

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from utils.imaging.geometry import Geometry
-from utils.reporting.organ_report import OrganConfidence, build_organ_report
+from utils.reporting.organ_report import UNUSUAL_VOLUME, OrganConfidence, build_organ_report
 
 SIZE = (8, 10, 12)
 GEOMETRY = Geometry(size_zyx=SIZE, spacing_zyx_mm=(3.0, 2.0, 1.0), origin_xyz_mm=(100.0, -50.0, 7.0))
@@ -59,7 +59,8 @@ def test_a_missing_organ_is_reported(label, tiny_preset):
     ],
 )
 def test_flags_follow_the_confidence(confidence, flags, label, tiny_preset):
-    assert build_organ_report(label, GEOMETRY, tiny_preset, {"chiasm": confidence})["chiasm"]["flags"] == flags
+    report = build_organ_report(label, GEOMETRY, tiny_preset, {"chiasm": confidence})
+    assert report["chiasm"]["flags"] == [*flags, UNUSUAL_VOLUME]  # 0.006 ml
 
 
 @pytest.mark.parametrize("voxel", [(0, 4, 5), (7, 4, 5), (4, 0, 5), (4, 9, 5), (4, 4, 0), (4, 4, 11)])
@@ -70,11 +71,15 @@ def test_an_organ_at_any_face_touches_the_border(voxel, label, tiny_preset):
 
 def test_sides_are_those_of_the_patient(label, tiny_preset):
     report = build_organ_report(label, GEOMETRY, tiny_preset, {})
-    assert report["parotid_left"]["flags"] == report["parotid_right"]["flags"] == []
+    assert report["parotid_left"]["flags"] == report["parotid_right"]["flags"] == [UNUSUAL_VOLUME]
 
     turned = Geometry(size_zyx=SIZE, spacing_zyx_mm=(3.0, 2.0, 1.0), direction=(-1, 0, 0, 0, 1, 0, 0, 0, 1))
     report = build_organ_report(label, turned, tiny_preset, {})  # x grows to the right in this file
-    assert report["parotid_left"]["flags"] == report["parotid_right"]["flags"] == ["left and right swapped"]
+    assert (
+        report["parotid_left"]["flags"]
+        == report["parotid_right"]["flags"]
+        == [UNUSUAL_VOLUME, "left and right swapped"]
+    )
 
 
 def test_confidence_is_reported_in_numbers(label, tiny_preset):

@@ -14,7 +14,8 @@ from torch.utils.data import Dataset
 
 from utils.config.preset import load_preset
 from utils.errors import UserError
-from utils.io.checkpoint import read_checkpoint
+from utils.imaging.arrangement import Arrangement, OrganOffset
+from utils.io.checkpoint import checkpoint_arrangement, read_checkpoint
 from utils.runtime.device import Compute
 from utils.training.run import TrainingOptions, TrainingRun
 from utils.training.stage import Objective, Stage, TrainingCases, Validation
@@ -129,6 +130,16 @@ def assert_same_state(left, right):
 def rows_of(folder):
     with (folder / "run" / "metrics.csv").open(newline="") as file:
         return list(csv.DictReader(file))
+
+
+def test_checkpoints_hold_the_arrangement_of_the_organs(tmp_path, preset):
+    trainer = build(tmp_path, preset, epochs=1)
+    arrangement = Arrangement([OrganOffset("mandible", "brainstem", (-50.0, -70.0, 0.0), (9.0, 8.0, 3.0))])
+    trainer.cases = trainer.cases._replace(arrangement=arrangement)
+    trainer.fit()
+    for name in ("best.pt", "last.pt"):
+        content = read_checkpoint(tmp_path / "run" / name)
+        assert checkpoint_arrangement(content).offsets == arrangement.offsets
 
 
 def test_two_cases_are_validated_before_the_first_step_and_then_as_scheduled(tmp_path, preset):
