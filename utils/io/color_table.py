@@ -60,11 +60,10 @@ def read_color_table(path: Path) -> tuple[str, ...]:
     """
     lines = path.read_text(encoding="utf-8-sig", errors="replace").splitlines()
     entries = [line.split() for line in lines if line.strip() and not line.startswith("#")]
-    wrong = [words for value, words in enumerate(entries) if len(words) < 2 or words[0] != str(value)]
+    wrong = [" ".join(words) for value, words in enumerate(entries) if len(words) < 2 or words[0] != str(value)]
     if wrong:
         raise UserError(
-            f"{path}: expected lines `value name R G B A` with values 0, 1, 2, ..., got `{' '.join(wrong[0])}`; correct "
-            "or remove it"
+            f"{path}: expected lines `value name R G B A` with values 0, 1, 2, ..., got `{wrong[0]}`; correct or remove it"
         )
     return tuple(COLOR.sub("", " ".join(words[1:])) for words in entries[1:])
 
