@@ -63,7 +63,8 @@ def read_color_table(path: Path) -> tuple[str, ...]:
     wrong = [" ".join(words) for value, words in enumerate(entries) if len(words) < 2 or words[0] != str(value)]
     if wrong:
         raise UserError(
-            f"{path}: expected lines `value name R G B A` with values 0, 1, 2, ..., got `{wrong[0]}`; correct or remove it"
+            f"{path}: expected lines `value name R G B A` with values 0, 1, 2, ..., got `{wrong[0]}`; correct or "
+            "remove the file"
         )
     return tuple(COLOR.sub("", " ".join(words[1:])) for words in entries[1:])
 

@@ -46,7 +46,7 @@ def test_label_maps_of_other_or_unknown_organs_are_not_renamed(tmp_path):
 def test_damaged_color_tables_are_refused(content, tmp_path):
     path = tmp_path / COLOR_TABLE_NAME
     path.write_bytes(content)
-    with pytest.raises(ValueError, match=r"organs\.ctbl: expected lines .*, got `.+`; correct or remove it"):
+    with pytest.raises(ValueError, match=r"organs\.ctbl: expected lines .*, got `.+`; correct or remove the file"):
         read_color_table(path)
 
 
