@@ -4,6 +4,7 @@ File names are ignored: UIDs separate the series, positions sort the slices.
 """
 
 import logging
+import struct
 import warnings
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -16,6 +17,7 @@ import numpy as np
 import pydicom
 from pydicom.config import disable_value_validation
 from pydicom.dataset import FileDataset
+from pydicom.errors import BytesLengthException
 from pydicom.uid import MediaStorageDirectoryStorage
 
 from utils.errors import UserError, shorten
@@ -35,6 +37,7 @@ UNDEFINED_LENGTH = 0xFFFFFFFF
 UID_DIGITS = 8
 """The last digits of a UID tell apart the series of a folder."""
 DECODE_ERRORS = (OSError, EOFError, ValueError, TypeError, KeyError, AttributeError, NotImplementedError, RuntimeError)
+DECODE_ERRORS += (OverflowError, struct.error, BytesLengthException)
 """What pydicom raises for damaged bytes, besides its own errors, which are ValueErrors or OSErrors."""
 
 
@@ -182,7 +185,8 @@ def _explain_decode_errors(path: Path) -> Iterator[None]:
 def _check_complete(dataset: FileDataset, path: Path) -> None:
     """Refuse a file that ends within an element, of which pydicom silently takes the part that is there."""
     for tag in dataset.keys():  # noqa: SIM118 - iterating over the data set itself would parse its elements
-        element = dataset.get_item(tag)
+        with _explain_decode_errors(path):
+            element = dataset.get_item(tag)
         length = getattr(element, "length", UNDEFINED_LENGTH)
         if length != UNDEFINED_LENGTH and element.value is not None and len(element.value) < length:
             raise UserError(f"{path}: is truncated: it ends within the element {tag}; copy it again")
@@ -249,7 +253,9 @@ def _drop_copies(paths: Sequence[Path]) -> tuple[list[FileDataset], list[str]]:
 def _hounsfield(dataset: FileDataset) -> np.ndarray:
     """(rows, columns) float32."""
     path = Path(dataset.filename)
-    if dataset.file_meta.get("TransferSyntaxUID", pydicom.uid.ImplicitVRLittleEndian).is_compressed:
+    with _explain_decode_errors(path):
+        is_compressed = dataset.file_meta.get("TransferSyntaxUID", pydicom.uid.ImplicitVRLittleEndian).is_compressed
+    if is_compressed:
         return read_dicom_pixels(path)
     expected = dataset.Rows * dataset.Columns * dataset.BitsAllocated // 8
     if len(dataset.get("PixelData", b"")) < expected:
@@ -275,6 +281,7 @@ def _read_header(path: Path) -> FileDataset | None:
     """The fields that identify a series, or None if the file cannot be read."""
     try:
         header = pydicom.dcmread(path, force=True, stop_before_pixels=True, specific_tags=[*NEEDED_TAGS, *OTHER_TAGS])
+        list(header.iterall())  # pydicom parses values only when asked for them
         needed = (*NEEDED_TAGS, "Rows") if header.get("Modality") == "CT" else NEEDED_TAGS  # rows come after the UIDs
         return header if _is_index(header) or all(header.get(tag) for tag in needed) else None
     except DECODE_ERRORS:

@@ -1,5 +1,6 @@
 """The voxel grid that DICOM slices form, or why they do not form one."""
 
+import contextlib
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -75,8 +76,8 @@ def find_localizers(datasets: Sequence[Dataset]) -> list[int]:
     Their plane is turned by more than 30 degrees against that of the others. They are few: at most three, and at most
     one for every five others. An image of another size or spacing alone may be a slice, so it is no localizer.
     """
-    axes = [np.array(dataset.get("ImageOrientationPatient") or (), dtype=float) for dataset in datasets]
-    known = [i for i, values in enumerate(axes) if values.size == 6]
+    axes = [_numbers(dataset, "ImageOrientationPatient") for dataset in datasets]
+    known = [i for i, values in enumerate(axes) if len(values) == 6]
     if not known:
         return []
     normals = np.array([np.cross(axes[i][:3], axes[i][3:]) for i in known])
@@ -97,14 +98,18 @@ def check_images(datasets: Sequence[Dataset]) -> None:
     if modalities:
         problems.append(f"expected modality CT, got {', '.join(modalities)}")
     problems += _list("are color images", (d for d in datasets if d.get("SamplesPerPixel", 1) != 1))
-    many = [d for d in datasets if int(d.get("NumberOfFrames") or 1) > 1]
+    num_frames = [max(_numbers(dataset, "NumberOfFrames"), default=1) for dataset in datasets]
+    many = [d for d, count in zip(datasets, num_frames, strict=True) if count > 1]
     problems += _list("hold several images each: convert them to one image per file", many)
-    single = [d for d in datasets if int(d.get("NumberOfFrames") or 1) == 1]
+    single = [d for d, count in zip(datasets, num_frames, strict=True) if count <= 1]
     for tag in (*NUM_VALUES, "PixelData"):
         problems += _list(f"lack {tag}", (d for d in single if d.get(tag) is None))
     for tag, count in NUM_VALUES.items():
-        wrong = [d for d in single if d.get(tag) is not None and np.size(d.get(tag)) != count]
+        given = [d for d in single if d.get(tag) is not None]
+        wrong = [d for d in given if np.size(d.get(tag)) != count]
         problems += _list(f"have another number of values of {tag} than {count}", wrong)
+        garbled = [d for d in given if np.size(d.get(tag)) == count != len(_numbers(d, tag))]
+        problems += _list(f"have a {tag} that is no number", garbled)
     frames = Counter(str(dataset.get("FrameOfReferenceUID")) for dataset in datasets)
     usual = frames.most_common(1)[0][0]
     odd = [d for d in datasets if str(d.get("FrameOfReferenceUID")) != usual]
@@ -154,6 +159,15 @@ def stack_slices(slices: Sequence[SliceGeometry]) -> Stack:
         direction=tuple(np.column_stack([*axes, normal]).ravel().tolist()),
     )
     return Stack(tuple(order.tolist()), geometry)
+
+
+def _numbers(dataset: Dataset, tag: str) -> list[float]:
+    """The values of an attribute that are finite numbers; pydicom leaves garbled ones as text."""
+    numbers = []
+    for value in np.ravel(dataset.get(tag, ())):
+        with contextlib.suppress(TypeError, ValueError):
+            numbers.append(float(value))
+    return [number for number in numbers if np.isfinite(number)]
 
 
 def _check_alike(slices: Sequence[SliceGeometry]) -> None:

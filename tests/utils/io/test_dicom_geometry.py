@@ -1,9 +1,19 @@
 """utils/io/dicom_geometry.py: which images are slices, and why slices do not form a grid."""
 
+import io
+import warnings
+
 import numpy as np
+import pydicom
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pydicom.datadict import dictionary_VR, tag_for_keyword
+from pydicom.dataelem import RawDataElement
+from pydicom.tag import Tag
 
 from tests.dicom_files import ct_slices, save_all, uid_of
+from utils.errors import UserError
 from utils.imaging.geometry import Geometry
 from utils.io.dicom import find_series, read_ct
 from utils.io.volumes import Volume
@@ -104,3 +114,80 @@ def test_an_axial_image_of_another_size_is_no_localizer(tmp_path):
         "1 of 21 slices have another size than 4 x 5: slice020.dcm (10 x 2); 1 of 21 slices have another pixel spacing "
         "than 1 x 1 mm: slice020.dcm (3 x 2 mm); move files that are no slices of this CT out of the folder"
     )
+
+
+def garble(dataset, keyword, content):
+    """Store bytes as the value of an attribute, unchecked."""
+    tag = Tag(tag_for_keyword(keyword))
+    vr = dictionary_VR(tag).split(" or ")[0]
+    dataset._dict[tag] = RawDataElement(tag, vr, len(content), content, 0, False, True)
+
+
+@pytest.mark.parametrize(
+    ("keyword", "content"),
+    [
+        ("PixelSpacing", b"1.0\\1,0 "),
+        ("ImagePositionPatient", b"0\\nan\\5 "),
+        ("ImageOrientationPatient", b"1\\0\\0\\0\\x\\0 "),
+        ("RescaleSlope", b"one "),
+        ("RescaleIntercept", b"-inf"),
+    ],
+)
+def test_a_value_that_is_no_number_is_named(keyword, content, tmp_path):
+    slices = ct_slices(long_ct(6))
+    garble(slices[2], keyword, content)
+    assert broken(tmp_path, slices).startswith(
+        f"1 file(s) have a {keyword} that is no number: slice002.dcm; move files"
+    )
+
+
+KEYWORDS = ["Rows", "Columns", "PixelSpacing", "ImagePositionPatient", "ImageOrientationPatient", "RescaleSlope"]
+KEYWORDS += ["RescaleIntercept", "BitsAllocated", "BitsStored", "PixelRepresentation", "PixelPaddingValue", "ImageType"]
+KEYWORDS += ["PixelPaddingRangeLimit", "NumberOfFrames", "SamplesPerPixel", "FrameOfReferenceUID", "PixelData"]
+KEYWORDS += ["Modality", "SOPInstanceUID", "SpecificCharacterSet"]
+CONTENTS = [
+    b"",
+    b"0 ",
+    b"nan ",
+    b"1e400 ",
+    b"-1",
+    b"1\\2 ",
+    b"abc ",
+    b"inf ",
+    b"0\\0\\0\\0\\0\\0 ",
+    b"\xff\xff",
+    b"\0\0",
+    b"\x10\0",
+]
+
+
+@pytest.mark.filterwarnings("error")
+@given(
+    changes=st.lists(st.tuples(st.integers(0, 11), st.sampled_from(KEYWORDS), st.sampled_from(CONTENTS)), max_size=3),
+    flips=st.lists(st.tuples(st.integers(0, 11), st.integers(132, 1100), st.integers(0, 255)), max_size=3),
+)
+@settings(max_examples=60, deadline=None)
+def test_damaged_slices_are_refused_or_read(changes, flips, tmp_path_factory):
+    """No value and no byte of a file ends in another error, or in a warning of pydicom."""
+    folder = tmp_path_factory.mktemp("damaged")
+    slices = ct_slices(long_ct(12))
+    for index, keyword, content in changes:
+        garble(slices[index], keyword, content)
+    for index, dataset in enumerate(slices):
+        stream = io.BytesIO()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            try:
+                pydicom.dcmwrite(stream, dataset)
+            except (ValueError, AttributeError, OverflowError):  # pydicom cannot write it, so nobody has such a file
+                return
+        raw = bytearray(stream.getvalue())
+        for at, place, value in flips:
+            if at == index and place < len(raw):
+                raw[place] = value
+        (folder / f"{index}.dcm").write_bytes(raw)
+    try:
+        for series in find_series(folder):
+            read_ct(series)
+    except UserError as error:
+        assert "\n" not in str(error), error  # noqa: PT017
