@@ -59,8 +59,10 @@ def list_cases(folder: Path | None) -> list[RawCaseHandle]:
     sets: dict[str, StructureSet] = {}
     for path, patient in paths:
         found = _read_structure_set(path, patient, scans)
-        if sets.setdefault(found.uid, found) is not found:
-            logger.info("%s is a copy of %s and left out", path, sets[found.uid].path)
+        first = sets.setdefault(found.uid, found)
+        if first is not found:
+            _check_copy(first.path, path)
+            logger.info("%s is a copy of %s and left out", path, first.path)
     if not sets:
         raise UserError(
             f"{folder}: expected structure sets (RTSTRUCT), found none beside {len(scans)} CT series; add them"
@@ -127,6 +129,15 @@ def _read_structure_set(path: Path, patient: str, scans: Sequence[DicomSeries]) 
     with suppress(UserError):
         candidates = [pick_scan(dataset, candidates)]
     return StructureSet(path, str(dataset.SOPInstanceUID), patient, tuple(candidates))
+
+
+def _check_copy(first: Path, second: Path) -> None:
+    """Refuse an edited structure set beside the original whose UID it kept: which of them counts?"""
+    one, other = read_dataset(first), read_dataset(second)
+    if any(one.get(keyword) != other.get(keyword) for keyword in ("StructureSetROISequence", "ROIContourSequence")):
+        raise UserError(
+            f"two structure sets have one SOPInstanceUID but differ; keep one of them: {first} and {second}"
+        )
 
 
 def _case_ids(sets: Collection[StructureSet], scans: Sequence[DicomSeries], folder: Path) -> list[str]:

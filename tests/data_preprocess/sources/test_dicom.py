@@ -107,6 +107,16 @@ def test_a_copy_of_a_structure_set_is_not_a_second_case(slices, tmp_path):
     assert len(dicom.list_cases(tmp_path)) == 1
 
 
+def test_an_edited_structure_set_beside_the_original_is_refused(slices, tmp_path):
+    """Which of them counts, the user knows: not the one whose file name comes first."""
+    structures = structure_set(slices, {"Brainstem": contours()})
+    save_all([*slices, structures], tmp_path)
+    structures.StructureSetROISequence[0].ROIName = "x_brainstem_old"
+    save_all([structures], tmp_path, "edited{}.dcm".format)
+    with pytest.raises(ValueError, match=r"have one SOPInstanceUID but differ; keep one of them: .*edited0.dcm and "):
+        dicom.list_cases(tmp_path)
+
+
 def test_contours_that_cannot_be_filled_are_noted(slices, tmp_path):
     far = [points + (0, 0, 500) for points in contours()[:2]]
     structures = structure_set(slices, {"Brainstem": contours() + far, "Parotid_L": [], "Isocenter": contours()[:1]})
