@@ -164,11 +164,12 @@ def select_unprepared(folder: Path, handles: Iterable[RawCaseHandle]) -> dict[st
     """The cases that are not prepared yet, by id.
 
     A case counts as prepared if its raw files were prepared under another id, before a second case of its name came in.
+    The same path with another patient is another case.
     """
-    ids = {os.path.abspath(info.source): info.case_id for info in read_case_infos(folder)}
+    ids = {(os.path.abspath(info.source), info.patient): info.case_id for info in read_case_infos(folder)}
     todo = {}
     for handle in handles:
-        before = ids.get(os.path.abspath(str(handle.location)))
+        before = ids.get((os.path.abspath(str(handle.location)), handle.patient))
         if before not in (None, handle.case_id):
             logger.info("%s is prepared as %s", handle.case_id, before)
         elif not finished_case(folder, handle.case_id):

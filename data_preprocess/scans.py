@@ -196,6 +196,8 @@ def _in_folder(folder: Path, by_patient: bool) -> list[Scan]:
     except UserError as error:
         if volumes := _cts_in(folder, recursive=True):
             return [Scan(case_id=path_name(path.parent / volume_stem(path), folder), source=path) for path in volumes]
+        if volumes_in(folder, recursive=True):
+            raise UserError(f"{folder}: holds outputs of inference, but no CT; give the folder of the CTs") from error
         raise UserError(f"{error}. There are no volumes ({', '.join(SUFFIXES)}) either") from error
     cts = select_cts(series)
     if not cts:

@@ -140,12 +140,14 @@ def test_a_dicom_folder_can_be_its_own_output(run, tmp_path, caplog):
     assert contents(tmp_path / "p1") == after
 
 
-def test_what_inference_wrote_below_the_input_is_no_ct(run, tmp_path, caplog):
+def test_what_inference_wrote_is_no_ct(run, tmp_path, caplog, capsys):
     for name in ("p1/ct.nii.gz", "p2/ct.nii.gz"):
         write_volume(tmp_path / "all" / name, head())
     for _ in range(2):
         assert run(tmp_path / "all", tmp_path / "all" / "out", "--masks", "--probabilities") == 0
     assert "found 2 CTs; 2 are already segmented" in caplog.text
+    message = refusal(run, capsys, tmp_path / "all" / "out", tmp_path / "other")
+    assert "out: holds outputs of inference, but no CT; give the folder of the CTs" in message
 
 
 def test_the_summary_lists_all_cases_of_the_folder(run, tmp_path):

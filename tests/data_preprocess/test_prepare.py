@@ -1,6 +1,7 @@
 """prepare.py: raw cases to a folder of cases, again, with failures, killed half-way."""
 
 import re
+import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -17,7 +18,8 @@ from data_preprocess.sources.openkbp import list_cases, read_case
 from data_preprocess.sources.phantom.source import generate_phantom
 from data_preprocess.splits import read_splits
 from tests.conftest import TINY
-from tests.data_preprocess.small_case import BOXES, write_masks
+from tests.data_preprocess.layouts import write_dicom
+from tests.data_preprocess.small_case import BOXES, small_case, write_masks
 from utils.config.preset import load_preset
 from utils.imaging.masks import crop_mask
 from utils.io.volumes import Volume
@@ -303,6 +305,20 @@ def test_a_case_whose_id_changes_is_not_prepared_twice(tmp_path, caplog):
         assert run_masks(tmp_path / "raw", tmp_path / "cases") == 0
     assert "a-p1 is prepared as p1" in caplog.text
     assert sorted(sum(read_splits(tmp_path / "cases").values(), [])) == ["b-p1", "p1"]
+
+
+def test_another_patient_in_the_same_files_is_another_case(tmp_path):
+    """A folder in which new data replace the old ones."""
+    for patient in ("P1", "P2"):
+        write_dicom(tmp_path / "inbox", small_case(), patient)
+        for path in (tmp_path / "inbox" / patient).iterdir():
+            shutil.rmtree(tmp_path / "inbox" / "day" / path.name, ignore_errors=True)
+            shutil.move(path, tmp_path / "inbox" / "day" / path.name)
+        (tmp_path / "inbox" / patient).rmdir()
+        arguments = ["--source", "dicom", "--preset", "pddca", "--input", tmp_path / "inbox", "--workers", "1"]
+        arguments += ["--output", tmp_path / "cases"]
+        assert run_main(prepare.main, [str(argument) for argument in arguments]) == 0
+    assert sorted(sum(read_splits(tmp_path / "cases").values(), [])) == ["P1", "P2"]
 
 
 def test_an_output_that_is_a_file_is_named(tmp_path, capsys):
