@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from benchmarks import add_arrangement
 from data_preprocess.augment import augment_crops, augment_shapes
 from data_preprocess.cases import read_case_info
 from data_preprocess.dataloaders import (
@@ -20,6 +21,7 @@ from data_preprocess.splits import leave_out_fold
 from utils.config.preset import load_preset
 from utils.errors import UserError
 from utils.imaging import arrangement
+from utils.io.checkpoint import checkpoint_arrangement, read_checkpoint, save_checkpoint
 from utils.io.files import write_json
 from utils.runtime.command_line import Shard
 from utils.runtime.distributed import DistributedContext
@@ -66,6 +68,21 @@ def test_the_arrangement_of_the_organs_is_that_of_the_training_cases(case_folder
     between = [np.subtract(*(info.organs[name].center_vox for name in (offset.organ, offset.other))) for info in infos]
     expected = np.median(between * np.array(tiny_preset.grid.spacing_zyx_mm), axis=0)
     np.testing.assert_allclose(offset.median_mm, expected, atol=0.06)
+
+
+def test_an_arrangement_is_added_to_an_old_checkpoint(case_folder, tiny_preset, tmp_path, monkeypatch):
+    monkeypatch.setattr(arrangement, "MIN_CASES", 5)
+    save_checkpoint(
+        tmp_path / "old.pt", stage="backbone", preset=tiny_preset, networks={"s_net": torch.nn.Linear(2, 2)}
+    )
+    old = read_checkpoint(tmp_path / "old.pt")
+    words = ["--checkpoint", tmp_path / "old.pt", "--cases", case_folder, "--output", tmp_path / "new.pt"]
+    assert add_arrangement.main([str(word) for word in words]) == 0
+    new = read_checkpoint(tmp_path / "new.pt")
+    assert [offset.organ for offset in checkpoint_arrangement(new).offsets] == ["brainstem"]
+    assert torch.equal(new["networks"]["s_net"]["weight"], old["networks"]["s_net"]["weight"])
+    with pytest.raises(UserError, match=r"new\.pt: "):
+        add_arrangement.main([str(word) for word in words])
 
 
 def test_a_lost_case_does_not_hinder_the_arrangement(case_folder, tiny_preset, tmp_path):
