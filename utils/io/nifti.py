@@ -166,8 +166,8 @@ def _read_header(stream: BinaryIO, path: Path) -> NiftiHeader:
                 raise EOFError
             header = HEADER_CLASSES[size](block, endianness=endianness, check=False)
             header.check_fix(logger=SILENT)
-            if not np.isfinite(header["vox_offset"]):
-                raise HeaderDataError("its vox_offset is no number")
+            if not header["vox_offset"] >= size:  # also if it is NaN; as in the .hdr of a pair of files
+                raise HeaderDataError("no voxels follow its header")
             return header
     raise UserError(
         f"{path}: cannot be read as a volume: damaged, or of another format (it does not begin with a NIfTI header); "

@@ -250,6 +250,11 @@ def spoil(name, value, index=()):
         (spoil("datatype", 128), "3 values per voxel .RGB"),
         (spoil("datatype", 32), "complex64"),
         (spoil("datatype", 999), "cannot be read as a volume"),
+        (spoil("vox_offset", np.nan), "no voxels follow its header"),
+        (
+            lambda header: (spoil("magic", b"ni1")(header), spoil("vox_offset", 0)(header)),
+            "no voxels follow its header",
+        ),
         (spoil("srow_x", 0), "its sform is invalid"),
         (spoil("srow_y", np.nan), "its sform is invalid"),
     ],
