@@ -114,8 +114,7 @@ def segment_array(image_hu: np.ndarray, spacing_zyx_mm: tuple[float, float, floa
 
 def segment(ct: TransformedImage, model: Model) -> Segmentation:
     """Segment a CT on the networks' grid and bring the labels back onto the CT's own grid."""
-    inside_fov = ct.transform.inside_fov(ct.image.shape)
-    prediction = model.predictor.predict(torch.from_numpy(ct.image), torch.from_numpy(inside_fov))
+    prediction = model.predictor.predict(torch.from_numpy(ct.image), torch.from_numpy(ct.transform.inside_fov()))
     return Segmentation(ct.transform.invert(prediction.probabilities), prediction)
 
 

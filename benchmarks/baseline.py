@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from data_preprocess.resample import resampled_size
+from data_preprocess.resample import whole_volume
 from data_preprocess.sources import RawCase
 from losses.segmentation import SegmentationLoss, SegmentationTerms
 from utils.imaging.interpolation import resize_linear
@@ -49,18 +49,18 @@ class OneHotLoss(SegmentationLoss):
 
 
 def resample_to_label_map(
-    probabilities: Tensor, size_zyx: tuple[int, int, int], spacing_ratio_zyx: tuple[float, ...]
+    probabilities: Tensor, size_zyx: tuple[int, int, int], *to_output: tuple[float, float, float]
 ) -> Tensor:
     """`data_preprocess.inference_transform.resample_to_label_map` with every class resampled over the whole volume."""
     whole = tuple(slice(0, n) for n in size_zyx)
-    on_grid = [resize_linear(probability, whole, spacing_ratio_zyx) for probability in probabilities]
+    on_grid = [resize_linear(probability, whole, *to_output) for probability in probabilities]
     return torch.stack(on_grid).argmax(dim=0).byte()
 
 
 def resample_case(raw: RawCase, spacing_zyx_mm: tuple[float, float, float], folder: Path) -> None:
     """Resample a CT and each of its masks as a whole, and write image.npy and label.npy."""
     own = raw.geometry
-    size = resampled_size(own.size_zyx, own.spacing_zyx_mm, spacing_zyx_mm)
+    size = whole_volume(own.size_zyx, own.spacing_zyx_mm, spacing_zyx_mm).size_zyx
 
     def resample(array: np.ndarray, method: int) -> np.ndarray:
         image = to_sitk(Volume(array=array, geometry=own))

@@ -69,8 +69,9 @@ class CaseInfo:
     size_zyx: tuple[int, int, int]
     original: Geometry
     """Grid of the CT as read, in LPS order."""
-    crop_box: tuple[tuple[int, int], tuple[int, int], tuple[int, int]]
-    """The part of the original grid that the case covers, (start, stop) per axis; air was added beyond the grid."""
+    crop_box: tuple[tuple[float, float], tuple[float, float], tuple[float, float]]
+    """The part of the original grid that the case covers, (start, stop) per axis; voxel i extends from i to i + 1. Air
+    was added beyond the grid."""
     organs: dict
 
 

@@ -1,5 +1,6 @@
 """The networks' field of view: head and neck, found in the CT alone, so that it does not depend on contours."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple
@@ -8,14 +9,11 @@ import numpy as np
 from scipy import ndimage
 
 from utils.errors import UserError
-from utils.imaging.geometry import Geometry
 from utils.imaging.intensity import AIR_HU, MIN_TISSUE_HU
 from utils.imaging.masks import Mask, bounding_box, connected_components, crop_mask, empty_mask, largest_component
 
 COARSE_MM = 4.0
 """Body and lungs are segmented on a grid of about this spacing; boxes need no finer one."""
-PHASE = 0.37
-"""Offset in voxels at which the coarse grid is rounded to the CT's; scans rarely begin exactly there."""
 OPENING_RADIUS_MM = 6.0
 """The opening removes narrower objects: the table's shell, an immobilization mask, tubes."""
 MARGIN_MM = 10.0
@@ -27,6 +25,9 @@ MIN_LUNGS_ML = 100.0
 MIN_APEX_AREA_MM2 = 500.0
 """Area of a slice of lung that counts as the apex."""
 MIN_ABOVE_LUNGS_MM = 40.0
+NEAR_VOX = 2
+"""Voxels of the coarse grid around the body that count as close to it."""
+PAD_VOX = NEAR_VOX + 1
 FLAT_END_MM2 = 2500.0
 """A body whose last slice has a larger area continues beyond the scan."""
 
@@ -42,11 +43,11 @@ class CoarseGrid(NamedTuple):
     ct_spacing_zyx_mm: Triple
 
     @classmethod
-    def of(cls, ct: Geometry) -> "CoarseGrid":
-        """The coarse grid of a CT; it is fixed to the patient, so that cropping the CT does not move it."""
-        stride = tuple(max(1, int(COARSE_MM / spacing)) for spacing in ct.spacing_zyx_mm)
-        first = tuple(-int(np.floor(o + PHASE)) % n for o, n in zip(ct.origin_vox(), stride, strict=True))
-        return cls(first, stride, ct.spacing_zyx_mm)
+    def through(cls, anchor_vox: Triple, ct_spacing_zyx_mm: Triple) -> "CoarseGrid":
+        """The coarse grid through a position in the patient, so that the ends of the CT do not move it."""
+        stride = tuple(max(1, int(COARSE_MM / spacing)) for spacing in ct_spacing_zyx_mm)
+        first = tuple(int(anchor) % n for anchor, n in zip(anchor_vox, stride, strict=True))
+        return cls(first, stride, ct_spacing_zyx_mm)
 
     @property
     def spacing_zyx_mm(self) -> Triple:
@@ -77,13 +78,29 @@ class Body:
 
     def fraction_outside(self, mask: Mask) -> float:
         """Fraction of a mask's voxels outside of the body; cavities and a border of one coarse voxel belong to it."""
-        index = (np.argwhere(mask.voxels) + mask.corner_zyx - self.grid.first_vox) // self.grid.stride_vox + 2
+        index = (np.argwhere(mask.voxels) + mask.corner_zyx - self.grid.first_vox) // self.grid.stride_vox + PAD_VOX
         return float(1 - self._filled[tuple(np.clip(index, 0, np.subtract(self._filled.shape, 1)).T)].mean())
+
+    def is_near(self, positions_vox: Sequence[np.ndarray]) -> np.ndarray:
+        """Which points belong to the body or lie close to its skin, bool (d, h, w).
+
+        Slices that show little of the body (the vertex, blanked slices, those beyond its ends) are as wide as the
+        nearest other one.
+
+        Args:
+            positions_vox: along each axis, as indices into the CT.
+        """
+        near = ndimage.binary_dilation(self._filled, iterations=NEAR_VOX - 1)
+        areas_mm2 = self.inside.sum(axis=(1, 2)) * (self.grid.spacing_zyx_mm[1] * self.grid.spacing_zyx_mm[2])
+        whole = np.flatnonzero(areas_mm2 >= min(FLAT_END_MM2, areas_mm2.max())) + PAD_VOX
+        near = near[whole[np.abs(whole[:, None] - np.arange(len(near))).argmin(axis=0)]]
+        axes = zip(positions_vox, self.grid.first_vox, self.grid.stride_vox, near.shape, strict=True)
+        return near[np.ix_(*(np.clip(np.round((p - a) / n).astype(int) + PAD_VOX, 0, m - 1) for p, a, n, m in axes))]
 
     @cached_property
     def _filled(self) -> np.ndarray:
-        """The body with its cavities and a border, padded by two voxels, of which the outer one lies outside."""
-        filled = np.pad([ndimage.binary_fill_holes(plane) for plane in self.inside], 2)
+        """The body with its cavities and a border, padded by a few voxels, of which the outermost lies outside."""
+        filled = np.pad([ndimage.binary_fill_holes(plane) for plane in self.inside], PAD_VOX)
         return ndimage.binary_dilation(filled, np.ones((3, 3, 3)))
 
 
@@ -136,23 +153,17 @@ class Region(NamedTuple):
         return tuple(slice(max(0, a), min(n, b)) for a, b, n in bounds)
 
 
-def find_region(image: np.ndarray, geometry: Geometry, below_lung_apex_mm: float) -> Region:
-    """Find the networks' field of view: see `segment_body` and `region_around`."""
-    return region_around(segment_body(image, geometry, below_lung_apex_mm), image)
-
-
-def segment_body(image: np.ndarray, geometry: Geometry, below_lung_apex_mm: float) -> Body:
+def segment_body(image: np.ndarray, grid: CoarseGrid, below_lung_apex_mm: float) -> Body:
     """Segment the largest object denser than air, down to a fixed distance below the lung apex.
 
     Args:
         image: (D, H, W), HU, axes in LPS order.
-        geometry: its grid.
+        grid: of samples of it.
         below_lung_apex_mm: how far the networks' field of view reaches below the lung apex; negative ends it above.
 
     Raises:
         UserError: nothing is denser than air, or the scan begins at the lungs.
     """
-    grid = CoarseGrid.of(geometry)
     sample = grid.sample(image)
     dense = sample > MIN_TISSUE_HU
     box = bounding_box(dense)
@@ -173,9 +184,10 @@ def region_around(body: Body, image: np.ndarray) -> Region:
     """The body's bounding box in its CT (D, H, W) with a margin; where the body continues beyond the CT, its end."""
     grid, spacing = body.grid, body.grid.ct_spacing_zyx_mm
     box = bounding_box(body.inside)
-    margins = [int(np.ceil(MARGIN_MM / axis_mm)) for axis_mm in spacing]
+    # half the way to the next sample and the margin, on either side: a mirrored patient gets the mirrored box
+    margins = [int(np.ceil(MARGIN_MM / mm)) + n // 2 for n, mm in zip(grid.stride_vox, spacing, strict=True)]
     start = [grid.to_voxel(occupied.start, axis) - margins[axis] for axis, occupied in enumerate(box)]
-    stop = [grid.to_voxel(occupied.stop, axis) + margins[axis] for axis, occupied in enumerate(box)]
+    stop = [grid.to_voxel(occupied.stop - 1, axis) + 1 + margins[axis] for axis, occupied in enumerate(box)]
     lowest, highest = body.inside[box[0].start], body.inside[box[0].stop - 1]
     pixel_mm2 = grid.spacing_zyx_mm[1] * grid.spacing_zyx_mm[2]
     if body.is_cut:

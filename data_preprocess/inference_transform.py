@@ -8,8 +8,9 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from data_preprocess.field_of_view import Box, Region, Triple, find_region
-from data_preprocess.resample import resample_axis_aligned, resample_image, resample_to
+from data_preprocess.field_of_view import Box, Region, Triple
+from data_preprocess.network_grid import NetworkGrid, find_field_of_view
+from data_preprocess.resample import resample_axis_aligned, resample_to
 from utils.config.preset import GridSettings
 from utils.imaging.geometry import Geometry
 from utils.imaging.interpolation import resize_linear
@@ -44,10 +45,8 @@ class InferenceTransform:
     """Grid of the CT as read."""
     axis_aligned: Geometry
     """Grid of the CT after its axes were aligned with the patient's."""
-    region: Region
-    """The part of `axis_aligned` that the networks see."""
-    spacing_ratio: Triple
-    """Spacing of `axis_aligned` / spacing of the networks, (z, y, x)."""
+    grid: NetworkGrid
+    """The voxels of `axis_aligned` and of the networks that they see."""
 
     @classmethod
     def apply(cls, ct: Volume, grid: GridSettings) -> TransformedImage:
@@ -61,15 +60,18 @@ class InferenceTransform:
         if _is_oblique(aligned.geometry):
             notes.append(f"rotated by {aligned.geometry.obliqueness_deg():.1f} degrees to the patient's axes")
             aligned = resample_axis_aligned(aligned)
-        spacing = aligned.geometry.spacing_zyx_mm
-        region = find_region(aligned.array, aligned.geometry, grid.below_lung_apex_mm)
+        body, network_grid = find_field_of_view(aligned.array, aligned.geometry.spacing_zyx_mm, grid)
+        region = network_grid.region
         if region.cut_mm:
             notes.append(f"the lowest {region.cut_mm:.0f} mm were cropped: the networks segment head and neck only")
-        region_hu = np.ascontiguousarray(region.crop(aligned.array))
-        image = resample_image(region_hu, spacing, grid.spacing_zyx_mm)
-        ratio = tuple(own / network for own, network in zip(spacing, grid.spacing_zyx_mm, strict=True))
-        transform = cls(ct=ct.geometry, axis_aligned=aligned.geometry, region=region, spacing_ratio=ratio)
-        return TransformedImage(image, region_hu, transform, notes)
+        image = network_grid.resample_image(aligned.array, body)
+        transform = cls(ct=ct.geometry, axis_aligned=aligned.geometry, grid=network_grid)
+        return TransformedImage(image, np.ascontiguousarray(region.crop(aligned.array)), transform, notes)
+
+    @property
+    def region(self) -> Region:
+        """The part of `axis_aligned` that the networks see."""
+        return self.grid.region
 
     def invert(self, probabilities: torch.Tensor) -> Volume:
         """The label map (uint8) on the grid of the CT as read; 0 outside of the region.
@@ -77,13 +79,15 @@ class InferenceTransform:
         Args:
             probabilities: (num_classes, d, h, w) on the networks' grid.
         """
-        label = resample_to_label_map(probabilities, self.region.size_zyx, self.spacing_ratio)
+        ratio, offset = self.grid.spacing_ratio, self.grid.offset_vox
+        label = resample_to_label_map(probabilities, self.region.size_zyx, ratio, offset)
         return Volume(array=self.to_ct(label.cpu().numpy()), geometry=self.ct)
 
     def invert_probability(self, probability: torch.Tensor) -> np.ndarray:
         """One organ's probability (d, h, w) as float32 on the grid of the CT as read; 0 outside of the region."""
         whole = tuple(slice(0, n) for n in self.region.size_zyx)
-        return self.to_ct(resize_linear(probability, whole, self.spacing_ratio).cpu().numpy())
+        region = resize_linear(probability, whole, self.grid.spacing_ratio, self.grid.offset_vox)
+        return self.to_ct(region.cpu().numpy())
 
     def invert_margin(self, probabilities: torch.Tensor, value: int) -> np.ndarray:
         """By how much the probability of the class `value` exceeds that of every other class, -1..1.
@@ -112,18 +116,14 @@ class InferenceTransform:
 
     def world_mm(self, index_vox: Triple) -> Triple:
         """Patient coordinates (x, y, z) in mm of a voxel (z, y, x) of the networks' grid."""
-        axes = zip(index_vox, self.spacing_ratio, self.region.start_zyx, strict=True)
+        axes = zip(index_vox, self.grid.spacing_ratio, self.grid.start_vox, strict=True)
         return self.axis_aligned.world_mm(tuple((i + 0.5) / ratio - 0.5 + start for i, ratio, start in axes))
 
-    def inside_fov(self, size_zyx: tuple[int, int, int]) -> np.ndarray:
+    def inside_fov(self) -> np.ndarray:
         """Which voxels of the networks' image lie in the CT and not in air that was added around it: bool (d, h, w)."""
         to_ct = self.ct.index_from(self.axis_aligned)
-        axes = [
-            (np.arange(n, dtype=np.float32) + 0.5) / ratio - 0.5 + start
-            for n, ratio, start in zip(size_zyx, self.spacing_ratio, self.region.start_zyx, strict=True)
-        ]
-        z, y, x = np.meshgrid(*axes, indexing="ij", sparse=True)
-        inside = np.ones(size_zyx, dtype=bool)
+        z, y, x = np.meshgrid(*self.grid.centers_vox(), indexing="ij", sparse=True)
+        inside = np.ones(self.grid.size_zyx, dtype=bool)
         for (a, b, c, offset), n in zip(to_ct, self.ct.size_zyx, strict=True):
             index = a * z + b * y + c * x + offset
             inside &= (index >= -0.5) & (index <= n - 0.5)
@@ -131,7 +131,10 @@ class InferenceTransform:
 
 
 def resample_to_label_map(
-    probabilities: torch.Tensor, size_zyx: tuple[int, int, int], spacing_ratio_zyx: Triple
+    probabilities: torch.Tensor,
+    size_zyx: tuple[int, int, int],
+    spacing_ratio_zyx: Triple,
+    offset_zyx: Triple = (0.0, 0.0, 0.0),
 ) -> torch.Tensor:
     """Interpolate every class's probability onto another grid and take the argmax.
 
@@ -142,14 +145,18 @@ def resample_to_label_map(
         probabilities: (num_classes, D, H, W).
         size_zyx: of the result, uint8.
         spacing_ratio_zyx: its spacing / the probabilities' spacing.
+        offset_zyx: where the probabilities begin, in its voxels from its outer edge.
     """
+    to_output = (spacing_ratio_zyx, offset_zyx)
     label = probabilities.new_zeros(size_zyx, dtype=torch.uint8)
     highest = probabilities.new_zeros(size_zyx, dtype=torch.float32)
     for value in range(1, len(probabilities)):
-        box = _resampled_box(probabilities[value] >= ROUNDING / len(probabilities), size_zyx, spacing_ratio_zyx)
+        box = _resampled_box(
+            probabilities[value] >= ROUNDING / len(probabilities), size_zyx, spacing_ratio_zyx, offset_zyx
+        )
         if box is None:
             continue
-        background, probability = (resize_linear(probabilities[i], box, spacing_ratio_zyx) for i in (0, value))
+        background, probability = (resize_linear(probabilities[i], box, *to_output) for i in (0, value))
         rival = torch.maximum(highest[box], background)
         higher = probability > rival
         label[box].masked_fill_(higher, value)
@@ -157,17 +164,19 @@ def resample_to_label_map(
     return label
 
 
-def _resampled_box(mask: torch.Tensor, size_zyx: tuple[int, int, int], spacing_ratio_zyx: Triple) -> Box | None:
+def _resampled_box(
+    mask: torch.Tensor, size_zyx: tuple[int, int, int], spacing_ratio_zyx: Triple, offset_zyx: Triple
+) -> Box | None:
     """The voxels of another grid whose interpolation reads from a mask (D, H, W); None if the mask is empty."""
     box = []
-    for axis, (size, ratio) in enumerate(zip(size_zyx, spacing_ratio_zyx, strict=True)):
+    for axis, (size, ratio, offset) in enumerate(zip(size_zyx, spacing_ratio_zyx, offset_zyx, strict=True)):
         inside = mask.amax(dim=[other for other in range(3) if other != axis]).nonzero()
         if len(inside) == 0:
             return None
         last = mask.shape[axis] - 1
         low, high = int(inside[0]) - 1, int(inside[-1]) + 1  # interpolation reaches one voxel further
-        start = 0 if low < 0 else math.floor((low + 0.5) / ratio - 0.5)
-        stop = size if high > last else math.ceil((high + 0.5) / ratio - 0.5) + 1
+        start = 0 if low < 0 else math.floor((low + 0.5) / ratio + offset - 0.5)
+        stop = size if high > last else math.ceil((high + 0.5) / ratio + offset - 0.5) + 1
         box.append(slice(max(0, start), min(size, stop)))
     return tuple(box)
 

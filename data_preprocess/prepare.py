@@ -28,12 +28,13 @@ from data_preprocess.cases import (
     write_case,
     write_dataset,
 )
-from data_preprocess.field_of_view import MARGIN_MM, Region, Triple, region_around, segment_body
+from data_preprocess.field_of_view import MARGIN_MM, Region, Triple
 from data_preprocess.label_map import match_organs, merge_masks
+from data_preprocess.network_grid import NetworkGrid, find_field_of_view
 from data_preprocess.quality_control.measurements import measure_case, write_quality
 from data_preprocess.quality_control.report_page import inspect_cases, summary_table, write_report_page
 from data_preprocess.raw_cases import list_raw_cases, load_raw_preset, raw_arguments, read_raw_case, select_raw_cases
-from data_preprocess.resample import resample_image, resample_labels
+from data_preprocess.resample import whole_volume
 from data_preprocess.sources import RawCase, RawCaseHandle
 from data_preprocess.splits import read_splits, write_splits
 from utils.config.preset import Preset
@@ -72,12 +73,11 @@ def prepare_case(raw: RawCase, preset: Preset, folder: Path) -> CaseInfo:
     old_spacing, spacing = raw.geometry.spacing_zyx_mm, preset.grid.spacing_zyx_mm
     if raw.volume:
         ct = raw.volume.array
-        body = segment_body(ct, raw.geometry, preset.grid.below_lung_apex_mm)
-        region = region_around(body, ct)
+        body, grid = find_field_of_view(ct, old_spacing, preset.grid)
+        image = grid.resample_image(ct, body)
     else:
-        ct, body, region = None, None, _region_of_masks(label, old_spacing)
-    label = resample_labels(region.crop(label, fill=0), old_spacing, spacing)
-    image = resample_image(region.crop(ct), old_spacing, spacing) if raw.volume else None
+        ct, body, image, grid = None, None, None, _grid_of_masks(label, old_spacing, spacing)
+    region, label = grid.region, grid.resample_labels(label)
     organs = measure_organs(label, preset.organ_names, masks)
     info = CaseInfo(
         case_id=raw.case_id,
@@ -87,7 +87,7 @@ def prepare_case(raw: RawCase, preset: Preset, folder: Path) -> CaseInfo:
         spacing_zyx_mm=spacing,
         size_zyx=label.shape,
         original=raw.geometry,
-        crop_box=tuple(zip(region.start_zyx, region.stop_zyx, strict=True)),
+        crop_box=tuple(zip(grid.start_vox, grid.stop_vox, strict=True)),
         organs=organs,
         has_image=image is not None,
         notes=(*raw.notes, *_losses(masks, region, organs)),
@@ -116,12 +116,18 @@ def _losses(masks: Mapping[str, Mask], region: Region, organs: Container[str]) -
             yield f"{name}: no voxel is left at the preset's spacing"
 
 
-def _region_of_masks(label: np.ndarray, spacing_zyx_mm: Triple) -> Region:
+def _grid_of_masks(label: np.ndarray, spacing_zyx_mm: Triple, new_spacing_zyx_mm: Triple) -> NetworkGrid:
     """The bounding box of all masks with a margin, within their grid."""
     margins = np.ceil(np.divide(MARGIN_MM, spacing_zyx_mm)).astype(int).tolist()
     axes = list(zip(bounding_box(label), margins, label.shape, strict=True))
     start = tuple(max(0, axis.start - margin) for axis, margin, _ in axes)
-    return Region(start, tuple(min(size, axis.stop + margin) for axis, margin, size in axes))
+    size = tuple(min(n, axis.stop + margin) - a for a, (axis, margin, n) in zip(start, axes, strict=True))
+    return NetworkGrid(
+        start_vox=tuple(map(float, start)),
+        size_zyx=whole_volume(size, spacing_zyx_mm, new_spacing_zyx_mm).size_zyx,
+        spacing_zyx_mm=spacing_zyx_mm,
+        network_spacing_zyx_mm=new_spacing_zyx_mm,
+    )
 
 
 def finish(folder: Path, preset: Preset, failures: Mapping[str, CaseFailure]) -> None:

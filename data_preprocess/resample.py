@@ -1,10 +1,10 @@
 """Resampling between voxel spacings and grids.
 
-Between spacings, both grids begin at the same edge: output voxel i lies at (i + 0.5) * spacing mm from it. The way back
-is the same formula with the spacings exchanged.
+Between spacings, output voxel i lies at start + (i + 0.5) * spacing mm from the volume's outer edge.
 """
 
 import math
+from typing import NamedTuple
 
 import numpy as np
 import SimpleITK as sitk
@@ -20,32 +20,51 @@ SAME_SPACING_TOLERANCE = 1e-3
 FWHM_PER_SIGMA = 2 * math.sqrt(2 * math.log(2))
 
 
-def resampled_size(size_zyx: Size, spacing_zyx_mm: Triple, new_spacing_zyx_mm: Triple) -> Size:
-    """Number of voxels that cover the same extent at another spacing, at least one per axis."""
+class Target(NamedTuple):
+    """A box of voxels of another spacing in a volume."""
+
+    size_zyx: Size
+    start_zyx_mm: Triple
+    """Its outer edge, from that of the volume."""
+
+
+def whole_volume(size_zyx: Size, spacing_zyx_mm: Triple, new_spacing_zyx_mm: Triple) -> Target:
+    """Voxels of another spacing that cover the same extent, at least one per axis."""
     extents = zip(size_zyx, spacing_zyx_mm, new_spacing_zyx_mm, strict=True)
-    return tuple(max(1, round(n * old / new)) for n, old, new in extents)
+    return Target(tuple(max(1, round(n * old / new)) for n, old, new in extents), (0.0, 0.0, 0.0))
 
 
-def resample_image(image: np.ndarray, spacing_zyx_mm: Triple, new_spacing_zyx_mm: Triple) -> np.ndarray:
+def resample_image(
+    image: np.ndarray, spacing_zyx_mm: Triple, new_spacing_zyx_mm: Triple, target: Target | None = None
+) -> np.ndarray:
     """Resample a CT (D, H, W) linearly; axes that become coarser are smoothed first, so that noise does not alias.
 
     Returns:
-        (D', H', W') of the same dtype; beyond the volume its border is repeated.
+        The target's voxels, of the same dtype; by default those of the whole volume. Beyond the volume its border is
+        repeated.
     """
-    if _same(spacing_zyx_mm, new_spacing_zyx_mm):
+    target = target or whole_volume(image.shape, spacing_zyx_mm, new_spacing_zyx_mm)
+    if _changes_nothing(image, spacing_zyx_mm, new_spacing_zyx_mm, target):
         return image
     smoothed = _smooth(_on_edge_grid(image.astype(np.float32), spacing_zyx_mm), new_spacing_zyx_mm)
-    size = resampled_size(image.shape, spacing_zyx_mm, new_spacing_zyx_mm)
-    resampled = _resample(smoothed, _edge_grid(size, new_spacing_zyx_mm), sitk.sitkLinear)
+    resampled = _resample(smoothed, _edge_grid(*target, new_spacing_zyx_mm), sitk.sitkLinear)
     return np.round(resampled).astype(image.dtype) if np.issubdtype(image.dtype, np.integer) else resampled
 
 
-def resample_labels(labels: np.ndarray, spacing_zyx_mm: Triple, new_spacing_zyx_mm: Triple) -> np.ndarray:
-    """Resample a label map (D, H, W) uint8: each voxel takes the label with the largest interpolated weight."""
-    if _same(spacing_zyx_mm, new_spacing_zyx_mm):
+def resample_labels(
+    labels: np.ndarray, spacing_zyx_mm: Triple, new_spacing_zyx_mm: Triple, target: Target | None = None
+) -> np.ndarray:
+    """Resample a label map (D, H, W) uint8: each voxel takes the label with the largest interpolated weight.
+
+    Returns:
+        The target's voxels, as `resample_image`.
+    """
+    target = target or whole_volume(labels.shape, spacing_zyx_mm, new_spacing_zyx_mm)
+    if _changes_nothing(labels, spacing_zyx_mm, new_spacing_zyx_mm, target):
         return labels
-    size = resampled_size(labels.shape, spacing_zyx_mm, new_spacing_zyx_mm)
-    return _resample(_on_edge_grid(labels, spacing_zyx_mm), _edge_grid(size, new_spacing_zyx_mm), sitk.sitkLabelLinear)
+    return _resample(
+        _on_edge_grid(labels, spacing_zyx_mm), _edge_grid(*target, new_spacing_zyx_mm), sitk.sitkLabelLinear
+    )
 
 
 def resample_axis_aligned(volume: Volume) -> Volume:
@@ -75,18 +94,20 @@ def resample_to(volume: Volume, geometry: Geometry) -> np.ndarray:
     return _resample(to_sitk(volume), geometry, interpolator, fill=0)
 
 
-def _same(spacing: Triple, other: Triple) -> bool:
-    return bool(np.allclose(spacing, other, rtol=SAME_SPACING_TOLERANCE, atol=0))
+def _changes_nothing(array: np.ndarray, spacing_zyx_mm: Triple, new_spacing_zyx_mm: Triple, target: Target) -> bool:
+    same_spacing = np.allclose(spacing_zyx_mm, new_spacing_zyx_mm, rtol=SAME_SPACING_TOLERANCE, atol=0)
+    return same_spacing and array.shape == target.size_zyx and not any(target.start_zyx_mm)
 
 
-def _edge_grid(size_zyx: Size, spacing_zyx_mm: Triple) -> Geometry:
-    """The grid whose first voxel begins at 0 mm."""
+def _edge_grid(size_zyx: Size, start_zyx_mm: Triple, spacing_zyx_mm: Triple) -> Geometry:
+    """The grid whose first voxel begins at a position."""
     spacing = tuple(float(s) for s in spacing_zyx_mm)
-    return Geometry(size_zyx=size_zyx, spacing_zyx_mm=spacing, origin_xyz_mm=tuple(0.5 * s for s in spacing[::-1]))
+    origin = tuple(start + 0.5 * s for start, s in zip(start_zyx_mm, spacing, strict=True))
+    return Geometry(size_zyx=size_zyx, spacing_zyx_mm=spacing, origin_xyz_mm=origin[::-1])
 
 
 def _on_edge_grid(array: np.ndarray, spacing_zyx_mm: Triple) -> sitk.Image:
-    return to_sitk(Volume(array=array, geometry=_edge_grid(array.shape, spacing_zyx_mm)))
+    return to_sitk(Volume(array=array, geometry=_edge_grid(array.shape, (0.0, 0.0, 0.0), spacing_zyx_mm)))
 
 
 def _smooth(image: sitk.Image, new_spacing_zyx_mm: Triple) -> sitk.Image:

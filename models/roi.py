@@ -10,6 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from utils.config.preset import POOLING_VOX
+
 
 class Rois(NamedTuple):
     """Boxes of one size around small organs, each in its own sample."""
@@ -89,7 +91,7 @@ def group_rois_into_windows(
 
     Returns:
         For each window its lowest corner and the indices of its ROIs in `corners`. The window is centered on its ROIs
-        and clamped to the volume.
+        up to a pooled voxel, and clamped to the volume.
     """
     groups: list[list[int]] = []
     for index in range(len(corners)):
@@ -105,5 +107,7 @@ def group_rois_into_windows(
     for group in groups:
         own = np.array([corners[i] for i in group])
         middle = (own.min(axis=0) + own.max(axis=0) + roi_size) // 2
-        windows.append((np.clip(middle - np.floor_divide(window_size, 2), 0, last).tolist(), group))
+        start = (middle - np.floor_divide(window_size, 2)) // POOLING_VOX * POOLING_VOX
+        start = np.clip(start, own.max(axis=0) + roi_size - window_size, own.min(axis=0))  # it still holds the ROIs
+        windows.append((np.clip(start, 0, last).tolist(), group))
     return windows

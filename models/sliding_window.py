@@ -9,6 +9,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+from utils.config.preset import POOLING_VOX
 from utils.errors import UserError
 
 Box = tuple[slice, slice, slice]
@@ -31,13 +32,15 @@ def pad_at_end(volume: torch.Tensor, size: Sequence[int], value: float = 0) -> t
     return F.pad(volume, [0, x, 0, y, 0, z], value=value)
 
 
-def window_starts(size: int, window: int, overlap: float) -> list[int]:
-    """Evenly spaced starts of windows along one axis.
+def window_starts(size: int, window: int, overlap: float, pooling: int = 1) -> list[int]:
+    """Evenly spaced starts of windows along one axis, symmetric if the size is that of the window or even times more.
 
     Args:
         size: voxels of the volume.
         window: voxels of the window.
-        overlap: smallest fraction of a window that its neighbor covers too, 0 to below 1.
+        overlap: smallest fraction of a window that its neighbor covers too, 0 to below 1; half a pooled voxel less is
+            allowed.
+        pooling: the windows start at multiples of it, but for the last one.
 
     Returns:
         Starts from 0 to size - window; [0] if the window covers the axis.
@@ -49,25 +52,28 @@ def window_starts(size: int, window: int, overlap: float) -> list[int]:
         raise UserError(f"--overlap: expected 0 <= overlap < 1, got {overlap}")
     last = max(0, size - window)
     stride = max(1, int(window * (1 - overlap)))
-    count = -(-last // stride) + 1
-    return [round(i * last / max(1, count - 1)) for i in range(count)]
+    count = 1 + max(math.ceil((last - pooling // 2) / stride), int(last > 0))
+    inner = [pooling * round(i * last / (count - 1) / pooling) for i in range(1, count - 1)]
+    return [0, *inner, last] if last else [0]
 
 
-def window_starts_from_end(size: int, window: int, overlap: float) -> list[int]:
+def window_starts_from_end(size: int, window: int, overlap: float, pooling: int = 1) -> list[int]:
     """Window starts counted from the end of the axis, as many as `window_starts` returns.
 
     Along z the end is the top of the head: the topmost windows stay at the same distance from it however far the scan
     extends caudally.
     """
-    stride = max(1, int(window * (1 - overlap)))
-    return [*range(size - window, 0, -stride), 0][::-1]
+    stride = max(pooling, int(window * (1 - overlap)) // pooling * pooling)
+    nearly_first = pooling // 2 * 2  # so close to the first window, another one would add nothing
+    return [*range(size - window, nearly_first, -stride), 0][::-1]
 
 
 def window_boxes(volume_size: Sequence[int], window_size: Sequence[int], overlap: float) -> list[Box]:
     """Boxes of windows that cover a volume; the volume is at least as large as a window."""
     methods = (window_starts_from_end, window_starts, window_starts)
     z_starts, y_starts, x_starts = (
-        starts(size, window, overlap) for starts, size, window in zip(methods, volume_size, window_size, strict=True)
+        starts(size, window, overlap, pooling)
+        for starts, size, window, pooling in zip(methods, volume_size, window_size, POOLING_VOX, strict=True)
     )
     return [box_at((z, y, x), window_size) for z in z_starts for y in y_starts for x in x_starts]
 

@@ -1,9 +1,11 @@
-"""inference.py: the format, padding, rotation and length of a scan do not change the patient's organs.
+"""inference.py: format, origin, padding, rotation and length of a scan, couch and holder do not change the organs.
 
-Each organ of the phantom is painted in its own CT number, by which networks with fixed weights segment it.
+Each organ of the phantom is painted in its own CT number, by which networks with fixed weights segment it. These
+networks answer the same wherever their grid lies; trained ones do not. The published model is therefore tried too.
 """
 
 from contextlib import nullcontext
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -15,17 +17,22 @@ from scipy.spatial.transform import Rotation
 from torch import nn
 
 import inference
+from benchmarks.resample_cts import at_spacing
 from data_preprocess.inference_transform import InferenceTransform
 from data_preprocess.scans import list_scans, read_transformed
+from data_preprocess.sources import SOURCES
 from data_preprocess.sources.phantom.source import ORGANS, render_patient, sample_patient
 from models.focusnet import FocusNet
 from models.oom_fallback import OOMFallbackPredictor
 from models.predictor import Predictor
-from models.pretrained import Model
+from models.pretrained import Model, load_pretrained
 from models.s_net import SNetOutput
 from tests.dicom_files import ct_slices, save_all
+from tests.head_scan import SPACING as HEAD_SPACING
+from tests.head_scan import head_scan
 from tests.reorientation import ALL_48, reoriented
 from utils.config.preset import load_preset, preset_from_table, preset_to_table
+from utils.evaluation.overlap import dice_per_label
 from utils.imaging.geometry import Geometry
 from utils.imaging.masks import crop_mask, crop_to_common_box, resample_mask
 from utils.io.volumes import Volume, write_volume
@@ -220,6 +227,58 @@ def test_all_48_orientations_give_the_networks_one_image_and_labels_return_to_th
         np.testing.assert_array_equal(placed.image, straight.image)
         expected = reoriented(Volume(array=label, geometry=coarse.geometry), order, flips)
         np.testing.assert_array_equal(placed.transform.to_ct(region_label), expected.array)
+
+
+ORIGINS_MM = [(0, 0, 0), (2, 0, 0), (0.7, -1.3, 0.4), (-120, -120, -500), (31.25, -0.5, 1e4)]
+
+
+@pytest.mark.parametrize("origin_mm", ORIGINS_MM[1:])
+def test_the_origin_in_the_header_changes_nothing(origin_mm):
+    array = head_scan()
+    geometry = Geometry(size_zyx=array.shape, spacing_zyx_mm=HEAD_SPACING)
+    here = InferenceTransform.apply(Volume(array=array, geometry=geometry), PRESET.grid)
+    moved = InferenceTransform.apply(
+        Volume(array=array, geometry=replace(geometry, origin_xyz_mm=origin_mm)), PRESET.grid
+    )
+    np.testing.assert_array_equal(moved.image, here.image)
+    shift_mm = np.subtract(moved.transform.world_mm((3, 1, 2)), here.transform.world_mm((3, 1, 2)))
+    np.testing.assert_allclose(shift_mm, origin_mm, atol=1e-6)
+
+
+@pytest.fixture(scope="module")
+def fine_patient(real_data):
+    """A patient of OpenKBP at 1.5 mm."""
+    preset, source = load_preset("openkbp"), SOURCES["openkbp"]
+    handles = source.list_cases(real_data / "openkbp" / "validation-pats")
+    handle = next(handle for handle in handles if handle.case_id == "pt_232")
+    return at_spacing(source.read_case(handle, preset).volume, (1.5, 1.5, 1.5))
+
+
+@pytest.mark.slow
+def test_origin_and_holder_do_not_change_the_masks_of_the_published_model(fine_patient):
+    model = load_pretrained("openkbp", device="cpu")
+
+    def segment_with(array=fine_patient.array, shift_mm=(0, 0, 0)):
+        geometry = replace(
+            fine_patient.geometry, origin_xyz_mm=tuple(np.add(fine_patient.geometry.origin_xyz_mm, shift_mm))
+        )
+        ct = InferenceTransform.apply(Volume(array=array, geometry=geometry), model.preset.grid)
+        return inference.segment(ct, model).label.array
+
+    def lowest_dice(label, other):
+        return np.nanmin(dice_per_label(label, other, len(model.preset.organs)))
+
+    plain = segment_with()
+    assert len(np.unique(plain)) > 6
+    assert lowest_dice(segment_with(shift_mm=(0.7, -1.3, 0.4)), plain) >= 0.99
+    _, height, width = fine_patient.array.shape
+    rows, columns = np.nonzero((fine_patient.array > -400).any(axis=0))
+    y, x = np.ogrid[:height, :width]
+    radius = 0.62 * np.ptp(rows)
+    arc = (np.abs(np.hypot(y - rows.mean(), x - columns.mean()) - radius) < 1.6) & (y > rows.mean() + 0.55 * radius)
+    held = np.where(arc & (fine_patient.array < -700), 60, fine_patient.array).astype(np.int16)
+    assert (held != fine_patient.array).sum() > 10_000
+    assert lowest_dice(segment_with(held), plain) >= 0.98
 
 
 @pytest.mark.slow

@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from data_preprocess.field_of_view import Region, find_region, region_around, segment_body
+from data_preprocess.anchor import find_anchor
+from data_preprocess.field_of_view import CoarseGrid, Region, region_around, segment_body
 from data_preprocess.sources.phantom.source import generate_phantom
 from utils.errors import UserError
 from utils.imaging.geometry import Geometry
@@ -24,9 +25,17 @@ def scan(size=SIZE, spacing=SPACING, radius_mm=RADIUS_MM):
     return image
 
 
+def body_of(image, spacing, below_mm):
+    return segment_body(image, CoarseGrid.through(find_anchor(image, spacing), spacing), below_mm)
+
+
+def find_region(image, spacing, below_mm):
+    return region_around(body_of(image, spacing, below_mm), image)
+
+
 def find_box(image, spacing=SPACING):
     """The region as slices, which may reach beyond the image."""
-    region = find_region(image, Geometry(size_zyx=image.shape, spacing_zyx_mm=spacing), 0)
+    region = find_region(image, spacing, 0)
     return tuple(map(slice, region.start_zyx, region.stop_zyx))
 
 
@@ -152,10 +161,8 @@ def trunk(lungs=True):
     return image
 
 
-def region_of(image, below_mm=0.0, start=(0, 0, 0)):
-    whole = Geometry(size_zyx=image.shape, spacing_zyx_mm=TRUNK_SPACING, origin_xyz_mm=(-31.7, 12.9, 250.3))
-    geometry = Geometry(size_zyx=image.shape, spacing_zyx_mm=TRUNK_SPACING, origin_xyz_mm=whole.world_mm(start))
-    return find_region(image, geometry, below_mm)
+def region_of(image, below_mm=0.0):
+    return find_region(image, TRUNK_SPACING, below_mm)
 
 
 @pytest.mark.parametrize(("below_mm", "bottom"), [(0, LUNG_APEX), (60, LUNG_APEX - 15), (-20, LUNG_APEX + 5)])
@@ -185,11 +192,11 @@ def test_air_table_and_a_cut_out_do_not_move_the_region():
     before = tuple(a for a, _ in pads)
     padded = np.pad(image, pads, constant_values=-1000)
     padded[:, -2:] = 100  # a table, 6 mm thick
-    moved = region_of(padded, start=tuple(-a for a in before))
+    moved = region_of(padded)
     assert tuple(a - b for a, b in zip(moved.start_zyx, before, strict=True)) == bare.start_zyx
     assert tuple(a - b for a, b in zip(moved.stop_zyx, before, strict=True)) == bare.stop_zyx
 
-    narrow = region_of(np.ascontiguousarray(image[:, 7:63, 15:85]), start=(0, 7, 15))
+    narrow = region_of(np.ascontiguousarray(image[:, 7:63, 15:85]))
     assert narrow.start_zyx[1] + 7 == bare.start_zyx[1]  # it reaches out of the scan
     assert narrow.start_zyx[1] < 0
     assert narrow.stop_zyx[2] + 15 == bare.stop_zyx[2]
@@ -210,7 +217,7 @@ def test_cropping_adds_air_and_pasting_leaves_it_out():
 def test_voxels_below_the_cut_do_not_count_as_outside_of_the_body():
     image = trunk()
     geometry = Geometry(size_zyx=image.shape, spacing_zyx_mm=TRUNK_SPACING)
-    body = segment_body(image, geometry, 0)
+    body = body_of(image, TRUNK_SPACING, 0)
     region = region_around(body, image)
     bottom = region.start_zyx[0]
     cord = np.zeros(image.shape, dtype=bool)
@@ -252,8 +259,8 @@ def test_a_phantom_with_a_chest_is_cut_where_the_phantom_without_ends(seed):
     spacing = (5.0, 4.0, 4.0)
     short = generate_phantom(seed, spacing_zyx_mm=spacing).volume
     long = generate_phantom(seed, spacing_zyx_mm=spacing, extent_zyx_mm=(520.0, 330.0, 420.0)).volume
-    usual = find_region(short.array, short.geometry, -40)
-    cut = find_region(long.array, long.geometry, -40)
+    usual = find_region(short.array, spacing, -40)
+    cut = find_region(long.array, spacing, -40)
     height, usual_height = (long.array.shape[0], short.array.shape[0])
     assert usual.cut_mm == 0
     assert cut.cut_mm > 200

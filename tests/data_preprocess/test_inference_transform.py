@@ -123,14 +123,16 @@ def test_any_spacing_reaches_the_networks_spacing(spacing):
     volume = head(size, spacing)
     seen = InferenceTransform.apply(volume, GRID)
     extent = np.multiply(seen.image.shape, GRID.spacing_zyx_mm)
-    np.testing.assert_allclose(extent, np.multiply(seen.region_hu.shape, spacing), atol=4)
-    np.testing.assert_allclose(extent, (76 + 20, 100 + 20, 84 + 20), atol=10)
+    np.testing.assert_allclose(extent, np.multiply(seen.region_hu.shape, spacing), atol=2 * max(spacing))
+    wanted = np.array((76 + 20, 100 + 20, 84 + 20))
+    assert (extent >= wanted - (0, 8, 8)).all()
+    assert (extent <= wanted + (20, 32, 32)).all()
 
 
 def test_one_thick_slice_is_enough():
     volume = head((1, 50, 36), (6.0, 2.5, 3.0))
     seen = InferenceTransform.apply(volume, GRID)
-    assert seen.region_hu.shape[0] == 1
+    assert len(seen.image) <= 4
     assert seen.transform.to_ct(region_labels(seen)).shape == volume.array.shape
 
 
@@ -148,7 +150,7 @@ def test_added_air_is_known(angle_deg):
         ),
     )
     seen = InferenceTransform.apply(narrow, GRID)
-    inside_fov = seen.transform.inside_fov(seen.image.shape)
+    inside_fov = seen.transform.inside_fov()
     assert 0 < inside_fov.mean() < 1
     back = np.linalg.inv(np.reshape(narrow.geometry.direction, (3, 3)))
     for index in [(0, 0, 0), (5, 12, 11), (9, 20, 3), tuple(n - 1 for n in inside_fov.shape)]:

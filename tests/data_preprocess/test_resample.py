@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from data_preprocess.resample import resample_image, resample_labels, resampled_size
+from data_preprocess.resample import resample_image, resample_labels, whole_volume
 
 COARSE, FINE = (5.0, 3.0, 2.0), (2.5, 1.5, 1.0)
 
@@ -42,9 +42,9 @@ def test_same_spacing_changes_nothing():
 
 
 def test_size_covers_the_same_extent():
-    assert resampled_size((10, 20, 30), COARSE, FINE) == (20, 40, 60)
-    assert resampled_size((10, 20, 30), (3.0, 1.0, 1.0), (2.5, 3.0, 0.9)) == (12, 7, 33)
-    assert resampled_size((1, 1, 1), FINE, (100.0, 100.0, 100.0)) == (1, 1, 1)
+    assert whole_volume((10, 20, 30), COARSE, FINE).size_zyx == (20, 40, 60)
+    assert whole_volume((10, 20, 30), (3.0, 1.0, 1.0), (2.5, 3.0, 0.9)).size_zyx == (12, 7, 33)
+    assert whole_volume((1, 1, 1), FINE, (100.0, 100.0, 100.0)).size_zyx == (1, 1, 1)
 
 
 @pytest.mark.parametrize("axis", [0, 1, 2])

@@ -36,7 +36,7 @@ def in_float32(ct):
 
 
 def test_resampling_of_organ_boxes_equals_that_of_whole_volumes(ct, in_float32):
-    size, ratio = ct.region_hu.shape, ct.transform.spacing_ratio
+    size, ratio = ct.region_hu.shape, ct.transform.grid.spacing_ratio
     label = resample_to_label_map(in_float32.probabilities, size, ratio)
     assert torch.equal(label, baseline.resample_to_label_map(in_float32.probabilities, size, ratio))
     assert len(label.unique()) > 6

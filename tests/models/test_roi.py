@@ -117,10 +117,10 @@ def test_no_boxes_give_no_rois():
     assert rois.shape == (0, 3, *ROI_SIZE)
 
 
-def test_neighbors_share_a_window_with_all_their_rois_in_the_middle():
+def test_neighbors_share_a_window_with_all_their_rois_in_the_middle_up_to_a_pooled_voxel():
     corners = [[10, 20, 20], [12, 26, 30], [40, 20, 20]]
     windows = group_rois_into_windows(corners, (8, 16, 16), (16, 32, 32), (60, 60, 60))
-    assert windows == [([7, 15, 17], [0, 1]), ([36, 12, 12], [2])]
+    assert windows == [([6, 12, 16], [0, 1]), ([36, 12, 12], [2])]
 
 
 def test_shared_windows_stay_inside_the_volume_and_hold_every_roi_once():

@@ -56,6 +56,17 @@ def test_starts_from_the_end_stay_where_they_are_when_the_beginning_is_cut_off()
         assert [start - size for start in starts[1:]] == [start - size - 3 for start in longer[-len(starts) + 1 :]]
 
 
+@pytest.mark.parametrize("pooling", [2, 4])
+def test_windows_begin_at_pooled_voxels_and_are_symmetric(pooling):
+    for size in range(56, 240, 2 * pooling):
+        starts = window_starts(size, 56, 0.375, pooling)
+        assert (starts[0], starts[-1]) == (0, size - 56)
+        assert not any(start % pooling for start in starts)
+        assert [size - 56 - start for start in starts[::-1]] == starts
+        assert all(b - a <= 35 + pooling // 2 for a, b in zip(starts, starts[1:], strict=False))
+        assert not any((size - start) % pooling for start in window_starts_from_end(size, 64, 0.375, pooling)[1:])
+
+
 @pytest.mark.parametrize("overlap", [-0.1, 1.0, float("nan")])
 def test_an_overlap_out_of_range_is_refused(overlap):
     with pytest.raises(ValueError, match="--overlap: expected 0 <= overlap < 1"):

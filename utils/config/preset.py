@@ -47,6 +47,10 @@ class Organ:
         return (self.name, *self.aliases)
 
 
+POOLING_VOX = (2, 4, 4)
+"""S-Net pools z once and the plane twice; boxes and windows begin at multiples of these voxels of the networks."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class GridSettings:
     """The networks' voxel grid."""

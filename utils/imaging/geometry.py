@@ -47,11 +47,6 @@ class Geometry:
         own, others = self.index_to_world(), other.index_to_world()
         return np.linalg.solve(own[:, :3], np.column_stack([others[:, :3], others[:, 3] - own[:, 3]]))
 
-    def origin_vox(self) -> tuple[float, float, float]:
-        """Position (z, y, x) of the first voxel in the patient, in voxels along the grid's own axes."""
-        along_xyz_mm = np.reshape(self.direction, (3, 3)).T @ np.asarray(self.origin_xyz_mm)
-        return tuple((along_xyz_mm[::-1] / self.spacing_zyx_mm).tolist())
-
     def obliqueness_deg(self) -> float:
         """Largest angle between an axis of the grid and the closest axis of the patient."""
         cosines = np.abs(np.reshape(self.direction, (3, 3))).max(axis=0)

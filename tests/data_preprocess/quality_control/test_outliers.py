@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from data_preprocess.field_of_view import segment_body
+from data_preprocess.field_of_view import CoarseGrid, segment_body
 from data_preprocess.quality_control.measurements import (
     CaseQuality,
     OrganQuality,
@@ -83,7 +83,9 @@ def test_measured_by_hand():
         "outside": box_mask(((9, 11), (8, 10), (0, 20))),
     }
     image = body()
-    measured = measure_case(masks, image, segment_body(image, GEOMETRY, 0))
+    measured = measure_case(
+        masks, image, segment_body(image, CoarseGrid.through((0, 0, 0), GEOMETRY.spacing_zyx_mm), 0)
+    )
     assert (measured.lowest_hu, measured.highest_hu, measured.body_hu) == (-1000, 40, 40)
     whole = measured.organs["whole"]
     assert whole.num_voxels == 160

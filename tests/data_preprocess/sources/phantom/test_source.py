@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from data_preprocess.field_of_view import find_region
+from data_preprocess.network_grid import find_field_of_view
 from data_preprocess.sources.base import RawCase
 from data_preprocess.sources.phantom.source import (
     EXTENT_ZYX_MM,
@@ -112,7 +112,8 @@ def test_ct_numbers_are_those_of_tissues(phantom: RawCase, full_label: np.ndarra
 
 def test_table_is_separate_from_the_body(phantom: RawCase):
     image = phantom.volume.array
-    behind = find_region(image, phantom.volume.geometry, 0).stop_zyx[1]
+    grid = find_field_of_view(image, phantom.volume.geometry.spacing_zyx_mm, load_preset("phantom").grid).grid
+    behind = grid.region.stop_zyx[1]
     assert behind < image.shape[1]
     assert (image[:, behind:] > -500).any()
     assert not (image[:, behind:] > 0).any()
