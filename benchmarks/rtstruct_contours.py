@@ -25,6 +25,7 @@ from utils.imaging.contours import trace_outlines
 from utils.imaging.polygons import trace_polygons
 from utils.io import rtstruct
 from utils.io.dicom import find_series, read_ct
+from utils.io.own_files import require_own
 from utils.io.volumes import Volume, to_lps, write_volume
 from utils.runtime.command_line import run_main
 
@@ -58,8 +59,10 @@ def main(argv: list[str] | None = None) -> int:
         "--spacing", type=float, nargs=3, metavar=("Z", "Y", "X"), help="in mm; by default the CT's own"
     )
     arguments = parser.parse_args(argv)
+    scans = list_scans(arguments.input)
+    require_own(arguments.output / scan.case_id for scan in scans)
     model = load_pretrained("openkbp")
-    for scan in list_scans(arguments.input):
+    for scan in scans:
         ct = to_lps(scan.read().volume)
         ct = Volume(array=ct.array.astype(np.int16), geometry=ct.geometry)
         ct = at_spacing(ct, tuple(arguments.spacing)) if arguments.spacing else ct
