@@ -262,6 +262,8 @@ def _hounsfield(dataset: FileDataset) -> np.ndarray:
         raise UserError(f"{path.name} is truncated: it holds fewer pixels than its header says; copy it again")
     with _explain_decode_errors(path):
         stored = dataset.pixel_array
+    if stored.shape != (dataset.Rows, dataset.Columns):
+        raise UserError(f"{path.name} holds more pixels than its header says; export it again")
     return (stored * float(dataset.RescaleSlope) + float(dataset.RescaleIntercept)).astype(np.float32)
 
 

@@ -18,6 +18,8 @@ NUM_VALUES = SINGLE_VALUES | {"PixelSpacing": 2, "ImagePositionPatient": 3, "Ima
 SAME_POSITION_MM = 1e-3
 OFF_GRID_MM = 0.1
 """Positions are often rounded to 0.1 mm."""
+OFF_LINE_MM = 0.2
+"""How far rounding moves an oblique slice in its plane, and with it the line that the slices form."""
 MISSING_SLICE_RATIO = 1.5
 """A distance is a gap if its ratio to the median distance is larger."""
 MIN_RUN = 3
@@ -77,7 +79,7 @@ def find_localizers(datasets: Sequence[Dataset]) -> list[int]:
     one for every five others. An image of another size or spacing alone may be a slice, so it is no localizer.
     """
     axes = [_numbers(dataset, "ImageOrientationPatient") for dataset in datasets]
-    known = [i for i, values in enumerate(axes) if len(values) == 6]
+    known = [i for i, values in enumerate(axes) if len(values) == 6 and any(values)]
     if not known:
         return []
     normals = np.array([np.cross(axes[i][:3], axes[i][3:]) for i in known])
@@ -110,6 +112,7 @@ def check_images(datasets: Sequence[Dataset]) -> None:
         problems += _list(f"have another number of values of {tag} than {count}", wrong)
         garbled = [d for d in given if np.size(d.get(tag)) == count != len(_numbers(d, tag))]
         problems += _list(f"have a {tag} that is no number", garbled)
+    problems += _list("have a RescaleSlope of 0", (d for d in single if 0 in _numbers(d, "RescaleSlope")))
     frames = Counter(str(dataset.get("FrameOfReferenceUID")) for dataset in datasets)
     usual = frames.most_common(1)[0][0]
     odd = [d for d in datasets if str(d.get("FrameOfReferenceUID")) != usual]
@@ -136,26 +139,16 @@ def stack_slices(slices: Sequence[SliceGeometry]) -> Stack:
     order = np.argsort(heights, kind="stable")
     names = [slices[i].name for i in order]
     _check_repeated(heights[order], names)
-    first, last = positions[order[0]], positions[order[-1]]
     problems = [
-        *_tilt_problem((last - first) / np.linalg.norm(last - first), axes),
+        *_sideways_problem(heights[order], (positions @ axes.T)[order], names),
         *_distance_problem(heights[order], names),
     ]
     if problems:
         raise UserError("; ".join([", and ".join(p.text for p in problems), *(p.remedy for p in problems)]))
-    fractions = (heights[order] - heights[order[0]]) / (heights[order[-1]] - heights[order[0]])
-    off_line = positions[order] - (first + fractions[:, None] * (last - first))
-    worst = int(np.abs(off_line).max(axis=1).argmax())
-    if np.abs(off_line[worst]).max() > OFF_GRID_MM:
-        shift = np.linalg.norm(off_line[worst])
-        raise UserError(
-            f"slices are shifted against each other: {names[worst]} by {shift:.2f} mm; export the series again, or "
-            "resample it"
-        )
     geometry = Geometry(
         size_zyx=(len(slices), *slices[0].size_yx),
         spacing_zyx_mm=(float(np.ptp(heights)) / (len(slices) - 1), *slices[0].spacing_yx_mm),
-        origin_xyz_mm=tuple(first.tolist()),
+        origin_xyz_mm=tuple(positions[order[0]].tolist()),
         direction=tuple(np.column_stack([*axes, normal]).ravel().tolist()),
     )
     return Stack(tuple(order.tolist()), geometry)
@@ -241,10 +234,21 @@ def _distance_problem(heights: np.ndarray, names: Sequence[str]) -> list[Problem
     return [Problem(varying, RESAMPLE)]
 
 
-def _tilt_problem(line: np.ndarray, axes: np.ndarray) -> list[Problem]:
-    """The tilt of an oblique stack: `line` is the unit vector from the first slice to the last."""
-    tilt_deg = float(np.degrees(np.arcsin(np.clip(np.linalg.norm(axes @ line), 0, 1))))
-    if tilt_deg <= TILT_TOLERANCE_DEG:
+def _sideways_problem(heights: np.ndarray, sideways: np.ndarray, names: Sequence[str]) -> list[Problem]:
+    """How slices at `heights` (N,) do not lie straight above each other, by their places (N, 2) in their plane, mm.
+
+    The median over all pairs of slices gives the tilt, so that a few shifted slices do not pass for a tilt.
+    """
+    low, high = np.triu_indices(len(heights), 1)
+    lean = np.median((sideways[high] - sideways[low]) / (heights[high] - heights[low])[:, None], axis=0)
+    off_line = sideways - np.outer(heights, lean)
+    shifts = np.linalg.norm(off_line - np.median(off_line, axis=0), axis=1)
+    worst = int(shifts.argmax())
+    if shifts[worst] > OFF_LINE_MM:
+        shifted = f"slices are shifted against each other: {names[worst]} by {shifts[worst]:.2f} mm"
+        return [Problem(shifted, "export the series again, or resample it")]
+    tilt_deg = float(np.degrees(np.arctan(np.linalg.norm(lean))))
+    if tilt_deg <= TILT_TOLERANCE_DEG or np.linalg.norm(lean) * np.ptp(heights) <= OFF_LINE_MM:
         return []
     return [Problem(f"the gantry was tilted by {tilt_deg:.1f} degrees", "resample the series without tilt")]
 

@@ -196,7 +196,13 @@ def test_localizers_and_copies_are_left_out_and_noted(tmp_path):
             {"ImageOrientationPatient": [1, 0, 0, 0, 1, 0]},
             "another orientation than 0.955 0.296 0, -0.282 0.913 0.296: slice000.dcm (1 0 0, 0 1 0); move files",
         ),
+        (4, {"RescaleSlope": "0"}, "1 file(s) have a RescaleSlope of 0: slice004.dcm"),
         (4, {"PixelData": b"\1\2"}, "slice004.dcm is truncated"),
+        (
+            4,
+            {"PixelData": bytes(2 * 2 * 6 * 8)},
+            "slice004.dcm holds more pixels than its header says; export it again",
+        ),
         (
             4,
             {"RescaleSlope": "99"},

@@ -2,6 +2,7 @@
 
 import io
 import warnings
+from dataclasses import replace
 
 import numpy as np
 import pydicom
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 from pydicom.datadict import dictionary_VR, tag_for_keyword
 from pydicom.dataelem import RawDataElement
 from pydicom.tag import Tag
+from scipy.spatial.transform import Rotation
 
 from tests.dicom_files import ct_slices, save_all, uid_of
 from utils.errors import UserError
@@ -72,6 +74,35 @@ def test_a_tilted_series_with_a_gap_has_both_problems(tmp_path):
         "the gantry was tilted by 10.0 degrees, and slices are missing: after slice005.dcm (8.00 mm)"
     )
     assert "; resample the series without tilt; add their files" in message
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_rounded_positions_of_few_oblique_slices_are_no_tilt(seed, tmp_path):
+    direction = tuple(Rotation.random(random_state=seed).as_matrix().ravel())
+    volume = Volume(array=np.zeros((8, 4, 5), np.int16), geometry=replace(long_ct(8).geometry, direction=direction))
+    slices = ct_slices(volume)
+    for dataset in slices:
+        dataset.ImagePositionPatient = [f"{float(v):.1f}" for v in dataset.ImagePositionPatient]
+    assert read_only_series(tmp_path, slices).volume.geometry.matches(volume.geometry)
+
+
+@pytest.mark.parametrize("shifted", [[11], [0, 1], range(6, 12)], ids=["the last", "the first two", "one half"])
+def test_shifted_slices_are_no_tilt(shifted, tmp_path):
+    slices = ct_slices(long_ct(12))
+    for index in shifted:
+        x, y, z = slices[index].ImagePositionPatient
+        slices[index].ImagePositionPatient = [x + 4, y, z]
+    message = broken(tmp_path, slices)
+    assert message.startswith("slices are shifted against each other: slice0")
+    assert "tilt" not in message
+    if len(shifted) < 6:
+        assert f"slice{shifted[0]:03d}.dcm by 4.00 mm" in message
+
+
+def test_an_orientation_of_zeros_makes_no_localizer(tmp_path):
+    slices = ct_slices(long_ct())
+    slices[-1].ImageOrientationPatient = [0] * 6
+    assert "not a pair of perpendicular unit vectors: slice019.dcm" in broken(tmp_path, slices)
 
 
 def scout(slices, name, **fields):
