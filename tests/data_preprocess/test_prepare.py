@@ -358,7 +358,8 @@ def test_the_run_ends_with_a_table_and_what_to_check(openkbp, tmp_path, caplog):
     assert re.search(r"brainstem +3 +96 +96 +96 +2\.94 +3\.84 +3\.84", caplog.text)
     assert "3 cases of 3 patients: 1 test, 1 train, 1 val" in caplog.text
     assert "raw spacing (z, y, x) 2.5 x 3.5 x 3.5 to 2.5 x 4 x 4 mm" in caplog.text
-    assert "0 of 3 cases need a check" in caplog.text
+    assert "check pt_1: mandible: volume 6.4 ml, known volumes 15 to 170 ml" in caplog.text
+    assert "2 of 3 cases need a check" in caplog.text
 
 
 @pytest.mark.slow
