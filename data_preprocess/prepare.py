@@ -196,8 +196,6 @@ def main(argv: list[str] | None = None) -> int:
     require_own_folder(folder, (handle.case_id for handle in handles))
     if (folder / "splits.json").is_file():
         read_splits(folder)  # a mistake in it is told before the work begins
-    if (folder / "splits.json").is_file():
-        read_splits(folder)  # may be wrong, which nobody wants to hear after hours
     write_dataset(folder, preset)
     todo = select_unprepared(folder, handles)
     logger.info("found %d cases; %d are already prepared", len(handles), len(handles) - len(todo))
