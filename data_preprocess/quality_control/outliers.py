@@ -7,13 +7,12 @@ import numpy as np
 
 from data_preprocess.quality_control.measurements import CaseQuality, format_ml
 from utils.config.organ_volumes import known_volume
+from utils.imaging.arrangement import robust_deviation
 
 MIN_CASES = 8
 """Fewer cases are not compared with each other."""
 MAX_DEVIATIONS = 4.0
 """Robust standard deviations from the median beyond which a value is an outlier."""
-MAD_PER_DEVIATION = 0.6745
-"""Median absolute deviation of a normal distribution of unit variance."""
 MIN_VOLUME_DEVIATION = np.log(1.1)
 """Lower bound of the standard deviation of log volumes: four deviations are 46 % at least."""
 MIN_POSITION_DEVIATION_MM = 3.0
@@ -89,7 +88,7 @@ def _check_volumes(qualities: Mapping[str, CaseQuality]) -> Iterator[tuple[str, 
             continue
         logs = np.log(list(volumes.values()))
         median = np.median(logs)
-        deviations = (logs - median) / max(_deviation(logs), MIN_VOLUME_DEVIATION)
+        deviations = (logs - median) / max(robust_deviation(logs), MIN_VOLUME_DEVIATION)
         for (case_id, volume), deviation in zip(volumes.items(), deviations, strict=True):
             if abs(deviation) > MAX_DEVIATIONS:
                 text = f"volume {format_ml(volume)} ml, median {format_ml(np.exp(median))} ml"
@@ -109,7 +108,7 @@ def _check_positions(qualities: Mapping[str, CaseQuality]) -> Iterator[tuple[str
         contoured = np.flatnonzero(np.isfinite(of_organ[:, 0]))
         if len(contoured) < MIN_CASES:
             continue
-        spread = [max(_deviation(of_organ[contoured, axis]), MIN_POSITION_DEVIATION_MM) for axis in range(3)]
+        spread = np.maximum(robust_deviation(of_organ[contoured]), MIN_POSITION_DEVIATION_MM)
         for i in contoured:
             deviations = np.abs(of_organ[i]) / spread
             axis = int(deviations.argmax())
@@ -134,11 +133,6 @@ def _offsets_from_usual(centers: np.ndarray) -> np.ndarray:
         usual = np.nanmedian(centers - shift, axis=0, keepdims=True)
         shift = np.nanmedian(np.where(has_organs, centers - usual, 0), axis=1, keepdims=True)
     return centers - usual - shift
-
-
-def _deviation(values: np.ndarray) -> float:
-    """Robust standard deviation, from the median absolute deviation."""
-    return float(np.median(np.abs(values - np.median(values))) / MAD_PER_DEVIATION)
 
 
 def _by_organ(qualities: Mapping[str, CaseQuality], measurement: str) -> dict:

@@ -55,8 +55,7 @@ class Arrangement:
             if len(between) < MIN_CASES:
                 continue
             median = np.median(between, axis=0)
-            deviation = np.median(np.abs(between - median), axis=0) / MAD_PER_DEVIATION
-            deviation = np.maximum(deviation, MIN_DEVIATION_MM)
+            deviation = np.maximum(robust_deviation(between), MIN_DEVIATION_MM)
             offsets.append(OrganOffset(organ_names[i], organ_names[j], _rounded(median), _rounded(deviation)))
         return cls(offsets)
 
@@ -91,6 +90,11 @@ class Arrangement:
                 place = f"{abs(between[axis]):.0f} mm {_direction(between[axis], axis)} {offset.other}"
                 worst.append((-deviations[axis], f"{offset.organ} lies {place}, expected {expected}"))
         return [text for _, text in sorted(worst)[:NUM_NAMED]]
+
+
+def robust_deviation(values: np.ndarray) -> np.ndarray:
+    """Standard deviation along the first axis, from the median absolute deviation: outliers hardly change it."""
+    return np.median(np.abs(values - np.median(values, axis=0)), axis=0) / MAD_PER_DEVIATION
 
 
 def _direction(offset_mm: float, axis: int) -> str:
