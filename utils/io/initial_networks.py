@@ -50,40 +50,51 @@ def load_initial_networks(
         UserError: a checkpoint is unreadable, holds none of `networks` or has other sizes; or a required network or an
             organ of it is missing.
     """
-    untrained = {name: set(_organs_of(network, preset)) for name, network in networks.items()}
-    loaded = set()
+    given: dict[str, set[str]] = {}
     for path in paths:
-        content = read_checkpoint(path)
-        common = {name: network for name, network in networks.items() if name in content["networks"]}
-        if not common:
-            require_networks(content, networks, path, remedy)
-        source = checkpoint_preset(content, path)
-        own_names = _own_names(source, preset)
-        states = {
-            name: _rearranged(network, content["networks"][name], source, preset, own_names)
-            for name, network in common.items()
-        }
-        load_networks(common, {"networks": states}, path, advice=_other_sizes(source, preset))
-        for name, network in common.items():
-            untrained[name] -= {own_names.get(organ) for organ in _organs_of(network, source)}
-        loaded.update(common)
-        theirs = dict.fromkeys(organ for network in common.values() for organ in _organs_of(network, source))
-        unused = [organ for organ in theirs if organ not in own_names]
-        _log("%s: took %s%s", path, ", ".join(common), f", without {', '.join(unused)}" if unused else "")
-    if missing := [name for name in required if name not in loaded]:
+        for name, organs in _load_checkpoint(path, networks, preset, remedy).items():
+            given[name] = given.get(name, set()) | organs
+    if missing := [name for name in required if name not in given]:
         raise UserError(f"no checkpoint with a trained {' and '.join(missing)} was given; {remedy}")
-    anew = {name: [organ for organ in preset.organ_names if organ in untrained[name]] for name in loaded}
+    lacking = {
+        name: ", ".join(organ for organ in _organs_of(networks[name], preset) if organ not in organs)
+        for name, organs in given.items()
+    }
     for name in required:
-        if anew[name]:
+        if lacking[name]:
             raise UserError(
-                f"this stage does not train {name}, but no checkpoint has its weights of {', '.join(anew[name])}; give "
-                "the checkpoint to train_backbone_heatmap.py first, and that run's best.pt to this stage"
+                f"this stage does not train {name}, but no checkpoint has its weights of {lacking[name]}; give the "
+                "checkpoint to train_backbone_heatmap.py first, and that run's best.pt to this stage"
             )
-    parts = [
-        f"{name} of {', '.join(anew[name])}" if name in loaded else name for name in networks if anew.get(name, True)
-    ]
-    if loaded and parts:
-        _log("random weights: %s", "; ".join(parts))
+    untrained = [name for name in networks if name not in given]
+    untrained += [f"{name} of {organs}" for name, organs in lacking.items() if organs]
+    if given and untrained:
+        _log("random weights: %s", "; ".join(untrained))
+
+
+def _load_checkpoint(path: Path, networks: Mapping[str, nn.Module], preset: Preset, remedy: str) -> dict[str, set[str]]:
+    """Load the networks that a checkpoint has in common with `networks`.
+
+    Returns:
+        By network, the organs of the preset whose weights it got.
+    """
+    content = read_checkpoint(path)
+    common = {name: network for name, network in networks.items() if name in content["networks"]}
+    if not common:
+        require_networks(content, networks, path, remedy)
+    source = checkpoint_preset(content, path)
+    own_names = _own_names(source, preset)
+    states = {
+        name: _rearranged(network, content["networks"][name], source, preset, own_names)
+        for name, network in common.items()
+    }
+    load_networks(common, {"networks": states}, path, advice=_other_sizes(source, preset))
+    organs = {name: _organs_of(network, source) for name, network in common.items()}
+    unused = dict.fromkeys(organ for of_network in organs.values() for organ in of_network if organ not in own_names)
+    _log("%s: took %s%s", path, ", ".join(common), f", without {', '.join(unused)}" if unused else "")
+    return {
+        name: {own_names[organ] for organ in of_network if organ in own_names} for name, of_network in organs.items()
+    }
 
 
 def _log(message: str, *values: object) -> None:
