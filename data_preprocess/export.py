@@ -33,15 +33,15 @@ from data_preprocess.sources import RawCase, RawCaseHandle
 from data_preprocess.splits import assign_splits, read_splits
 from utils.config.preset import Preset
 from utils.errors import UserError
-from utils.io.color_table import check_color_table, write_color_table
+from utils.io.color_table import NNUNET_DATASET, check_color_table, write_color_table
 from utils.io.files import check_folder, make_folder, read_json, remove_partials, staging_folder, write_json
 from utils.io.own_files import files_at, require_own
 from utils.io.volumes import Volume, write_volume
 from utils.runtime.command_line import report_failures, run_main
 from utils.runtime.process_pool import run_cases
 
-DATASET, SPLITS = "dataset.json", "splits_final.json"
-NNUNET_NAME = re.compile(r"Dataset\d{3}_\w+")
+SPLITS_FINAL = "splits_final.json"
+NNUNET_FOLDER = re.compile(r"Dataset\d{3}_\w+")
 NNUNET_SUFFIX = {"train": "Tr", "val": "Tr", "test": "Ts"}
 
 logger = logging.getLogger(__name__)
@@ -102,7 +102,7 @@ def check_nnunet_dataset(folder: Path, preset: Preset) -> None:
     Raises:
         UserError: its label maps have other or unknown organs, or it has a dataset.json or splits of somebody else.
     """
-    path, splits = folder / DATASET, folder / SPLITS
+    path, splits = folder / NNUNET_DATASET, folder / SPLITS_FINAL
     dataset = read_json(path) if path.is_file() else {}
     expected = nnunet_dataset(folder, preset, dataset.get("numTraining", 0))
     if dataset.get("labels", expected["labels"]) != expected["labels"]:
@@ -129,9 +129,9 @@ def nnunet_dataset(folder: Path, preset: Preset, num_training: int) -> dict[str,
 def write_nnunet_dataset(folder: Path, preset: Preset, splits: Mapping[str, str]) -> None:
     """Write dataset.json for the cases in a folder DatasetNNN_Name, and their split, given by case id."""
     present = [path.name.removesuffix(".nii.gz") for path in sorted((folder / "labelsTr").glob("[!.]*.nii.gz"))]
-    write_json(folder / DATASET, nnunet_dataset(folder, preset, len(present)))
+    write_json(folder / NNUNET_DATASET, nnunet_dataset(folder, preset, len(present)))
     fold = {split: [name for name in present if splits.get(name) == split] for split in ("train", "val")}
-    write_json(folder / SPLITS, [fold])
+    write_json(folder / SPLITS_FINAL, [fold])
 
 
 def _export(job: tuple[RawCaseHandle, ExportedFiles], source: str, preset: Preset) -> ExportedCase:
@@ -159,7 +159,7 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     )
     arguments = parser.parse_args(argv)
     check_folder(arguments.output)
-    if arguments.format == "nnunet" and not NNUNET_NAME.fullmatch(arguments.output.name):
+    if arguments.format == "nnunet" and not NNUNET_FOLDER.fullmatch(arguments.output.name):
         raise UserError(
             f"--output {arguments.output}: expected nnU-Net's form DatasetNNN_Name, for example Dataset501_HeadNeck"
         )

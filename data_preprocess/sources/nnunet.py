@@ -10,7 +10,7 @@ from data_preprocess.sources.base import RawCase, RawCaseHandle
 from data_preprocess.sources.common import log_left_out, only_ct, read_label_file, require_folder
 from utils.config.preset import Preset
 from utils.errors import UserError, shorten
-from utils.io.color_table import NNUNET_NAME, read_nnunet_labels
+from utils.io.color_table import NNUNET_DATASET, read_nnunet_labels
 from utils.io.files import read_json
 from utils.io.segmentations import CaseFiles
 from utils.io.volumes import SUFFIXES, read_lps
@@ -40,7 +40,7 @@ def list_cases(folder: Path | None) -> list[RawCaseHandle]:
     ]
     if not handles:
         raise UserError(
-            f"--input {folder}: expected label maps *{dataset.file_ending} (file_ending of {NNUNET_NAME}) in "
+            f"--input {folder}: expected label maps *{dataset.file_ending} (file_ending of {NNUNET_DATASET}) in "
             f"{' or '.join(SPLITS)}, found none; check the folder and file_ending"
         )
     used = {_image_of(handle, dataset) for handle in handles}
@@ -74,11 +74,11 @@ def _image_of(handle: RawCaseHandle, dataset: Dataset) -> Path:
 
 
 def _read_dataset(folder: Path) -> Dataset:
-    path = folder / NNUNET_NAME
+    path = folder / NNUNET_DATASET
     if not path.is_file():
-        inner = [found.parent.name for found in sorted(folder.glob(f"*/{NNUNET_NAME}"))]
+        inner = [found.parent.name for found in sorted(folder.glob(f"*/{NNUNET_DATASET}"))]
         remedy = f"give one of the folders in it ({shorten(inner)})" if inner else "check --input and --source"
-        raise UserError(f"--input {folder}: expected {EXPECTED}, found no {NNUNET_NAME}; {remedy}")
+        raise UserError(f"--input {folder}: expected {EXPECTED}, found no {NNUNET_DATASET}; {remedy}")
     content = read_json(path)
     missing = [key for key in ("labels", "file_ending", "channel_names") if key not in content]
     if missing:

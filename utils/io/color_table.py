@@ -11,7 +11,7 @@ from utils.io.files import read_json, write_text
 from utils.io.volumes import volumes_in
 
 COLOR_TABLE_NAME = "organs.ctbl"
-NNUNET_NAME = "dataset.json"
+NNUNET_DATASET = "dataset.json"
 """nnU-Net writes it beside its predictions, and its raw layout has it above the folders of label maps."""
 COLOR = re.compile(r"(?: [\d.]+){1,4}$")
 """Up to four numbers at the end of a line of a color table."""
@@ -96,9 +96,9 @@ def find_label_names(folder: Path) -> dict[int, str] | None:
     Raises:
         UserError: a file is damaged, or the two contradict each other.
     """
-    table, dataset = folder / COLOR_TABLE_NAME, folder / NNUNET_NAME
+    table, dataset = folder / COLOR_TABLE_NAME, folder / NNUNET_DATASET
     if not dataset.is_file() and folder.name in NNUNET_LABEL_FOLDERS:
-        dataset = folder.parent / NNUNET_NAME
+        dataset = folder.parent / NNUNET_DATASET
     names = dict(enumerate(read_color_table(table), 1)) if table.is_file() else None
     if not dataset.is_file():
         return names

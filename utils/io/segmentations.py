@@ -12,7 +12,7 @@ from utils.config.organ_names import is_organ_name, organ_key
 from utils.config.preset import Preset
 from utils.errors import UserError, shorten
 from utils.imaging.masks import Mask, crop_mask, empty_mask
-from utils.io.color_table import COLOR_TABLE_NAME, NNUNET_NAME, find_label_names
+from utils.io.color_table import COLOR_TABLE_NAME, NNUNET_DATASET, find_label_names
 from utils.io.files import printable
 from utils.io.volumes import SUFFIXES, read_lps, read_volume, volume_stem, volume_suffix, volumes_in
 
@@ -182,7 +182,7 @@ def require_names(cases: Iterable[CaseFiles], others: Iterable[CaseFiles], resol
         why = f", and {other.parent} names them in another order than --preset: {shorten(moved, '; ')}" if moved else ""
         remedy = "put" if moved else "give --preset, or put"
         raise UserError(
-            f"{first}: its values have no names{why}; {remedy} {COLOR_TABLE_NAME} or {NNUNET_NAME} beside it"
+            f"{first}: its values have no names{why}; {remedy} {COLOR_TABLE_NAME} or {NNUNET_DATASET} beside it"
         )
 
 
