@@ -8,14 +8,12 @@ import numpy as np
 from pydicom.dataset import Dataset
 
 from utils.errors import UserError
-from utils.io.dicom import DicomSeries
+from utils.io.dicom import UID_DIGITS, DicomSeries
 
 CLOSED = ("CLOSED_PLANAR", "CLOSEDPLANAR_XOR", "INTERPOLATED_PLANAR", "")
 """Types of contours that enclose an area. Some programs write INTERPOLATED_PLANAR for slices that they filled in, or no
 type at all."""
 EXCLUSIVE_OR = "CLOSEDPLANAR_XOR"
-UID_DIGITS = 8
-"""The end of a UID tells two of them apart; a whole one has up to 64 characters."""
 
 
 @dataclass
