@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from utils.config.preset import load_preset
-from utils.errors import CaseFailure, UserError, list_cases, shorten
+from utils.errors import CaseFailure, UserError, shorten, shorten_cases
 from utils.evaluation.evaluate import CasePair, Evaluation, EvaluationSettings, evaluate_cases, match_cases
 from utils.evaluation.figures import write_box_plots, write_overlays
 from utils.evaluation.metrics import COUNTED, Status
@@ -73,7 +73,7 @@ def main(argv: list[str] | None = None) -> int:
         failures |= evaluations[name].failures
         used = {pair.prediction.case_id for pair in own_pairs.values()}
         if unused := predictions[name].keys() - used:
-            logger.warning("%s: has a %s but no reference, not scored", list_cases(unused), name)
+            logger.warning("%s: has a %s but no reference, not scored", shorten_cases(unused), name)
     if all(evaluation.rows for evaluation in evaluations.values()):
         if reason := why_nothing_counts(evaluations["prediction"]):
             report_failures(failures, len(references))
@@ -120,7 +120,7 @@ def write_results(
             "--tolerance %s is ignored: there is no such organ; the organs are %s", organ, ", ".join(own.organs)
         )
     preset = settings.preset
-    small_organs = [preset.organ_names[i] for i in preset.small_organs] if preset else None
+    small_organs = preset.small_organ_names if preset else None
     report = EvaluationReport(own, other, small_organs, describe_run(arguments, settings, own))
     write_report(arguments.output, report, markdown=arguments.markdown, latex=arguments.latex)
     scores = {name: evaluation.rows for name, evaluation in evaluations.items()}

@@ -45,7 +45,7 @@ def shorten(items: Iterable[object], separator: str = ", ") -> str:
     return separator.join(texts[:MAX_NAMES] + ["..."] * (len(texts) > MAX_NAMES))
 
 
-def list_cases(case_ids: Collection[str]) -> str:
+def shorten_cases(case_ids: Collection[str]) -> str:
     """The first cases in order and, if there are more, their number: "a, b, c, d, ... (7 cases)"."""
     count = f" ({len(case_ids)} cases)" if len(case_ids) > MAX_NAMES else ""
     return shorten(sorted(case_ids)) + count

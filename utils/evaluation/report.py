@@ -8,7 +8,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from utils.errors import list_cases
+from utils.errors import shorten_cases
 from utils.evaluation.aggregate import (
     Comparison,
     OrganSummary,
@@ -196,7 +196,7 @@ def _table_notes(report: EvaluationReport) -> list[str]:
         if listed:
             notes.append(f"{text}: {listed}.")
     if report.evaluation.failures:
-        notes.append(f"Failed cases (not in the table): {list_cases(report.evaluation.failures)}.")
+        notes.append(f"Failed cases (not in the table): {shorten_cases(report.evaluation.failures)}.")
     if report.evaluation.unmatched_structures:
         notes.append(f"Not in the preset (not scored): {', '.join(report.evaluation.unmatched_structures)}.")
     return notes

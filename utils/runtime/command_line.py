@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
-from utils.errors import CaseFailure, list_cases, user_message
+from utils.errors import CaseFailure, shorten_cases, user_message
 from utils.runtime.console import tolerant_streams
 from utils.runtime.memory import keep_freed_memory
 
@@ -57,7 +57,7 @@ def report_failures(failures: Mapping[str, CaseFailure], total: int) -> int:
         cases_by_failure.setdefault(failure, []).append(case_id)
     for failure, case_ids in cases_by_failure.items():
         details = f"\n{failure.traceback}" if failure.traceback else ""
-        logger.error("error: %s: %s%s", list_cases(case_ids), failure, details)
+        logger.error("error: %s: %s%s", shorten_cases(case_ids), failure, details)
     if not failures:
         return 0
     logger.error("%d of %d cases failed; fix these and run again", len(failures), total)
