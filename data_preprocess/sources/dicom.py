@@ -28,6 +28,7 @@ NOTES = {
     "between": "between the CT's slices left out",
     "repeated": "repeat another one of their slice and are left out",
     "crossing": "partly overlap another one of their slice; they are united",
+    "twofold": "cross themselves; what they go around twice is left out; look at them",
     "hollow": "lose more than half of their area to contours within them; look at them",
     "small": "enclose no voxel's center and leave no voxel",
 }

@@ -10,16 +10,21 @@ from skimage.measure import grid_points_in_poly
 from utils.errors import UserError
 from utils.imaging.geometry import Geometry
 from utils.imaging.masks import Mask, crop_mask, empty_mask
-from utils.imaging.polygons import even_odd_area, perimeter, without_repeated_points
+from utils.imaging.polygons import even_odd_area, perimeter, twofold_area, without_repeated_points
 
 OFF_PLANE_VOX = 0.5
 SAME_PLANE_VOX = 0.05
+HEIGHT_DIGITS = 3
+"""Contours halfway between two slices all go to the upper one, however their heights are rounded."""
+BEYOND_VOX = 0.05
+"""A contour that reaches less far beyond the slice's border ends there: coordinates are rounded."""
 VERTEX_DIGITS = 2
 """Vertices are rounded to a hundredth of a pixel, so that those drawn on pixel centers lie on them exactly."""
 COVERED = 0.95
 """A contour of which this part lies within another one is inside it; two that cover each other so far are one."""
 RIM_VOX = 0.5
 """A rim between two contours that is narrower than this is no rim: one contour repeats the other."""
+NO_AREA_VOX = 1e-6
 STRICTLY = 0.995
 """Of a contour whose mate encloses it all around: the two bound a rim, such as skin, however much they share."""
 
@@ -35,6 +40,7 @@ class Rasterized(NamedTuple):
     between: contours between slices, left out because another plane of contours is nearer to the same slice.
     repeated: contours that repeat another one of their slice; they are left out.
     crossing: contours that partly overlap another one of their slice.
+    twofold: contours that go around a part of what they enclose more than once; twice is left out.
     hollow: contours whose holes take more than half of their area.
     small: outlines that enclose no voxel's center, so that nothing is left of them.
     """
@@ -64,12 +70,12 @@ def rasterize(contours: Sequence[np.ndarray], grid: Geometry, *, exclusive_or: b
         index = grid.index_zyx(points)
         if np.ptp(index[:, 0]) > OFF_PLANE_VOX:
             raise UserError("has contours that are not parallel to the CT's slices; contour it on these slices")
-        height = float(index[:, 0].mean())
+        height = round(float(index[:, 0].mean()), HEIGHT_DIGITS)
         low, high = np.array([height, *index[:, 1:].min(axis=0)]), np.array([height, *index[:, 1:].max(axis=0)])
         if np.any(high < -0.5) or np.any(low >= limits):
             counts["outside"] += 1
             continue
-        counts["cut"] += int(np.any(low < -0.5) or np.any(high > limits))
+        counts["cut"] += int(np.any(low < -0.5 - BEYOND_VOX) or np.any(high > limits + BEYOND_VOX))
         slice_ = min(max(int(np.floor(height + OFF_PLANE_VOX)), 0), grid.size_zyx[0] - 1)
         of_slice[slice_].append((height, index[:, 1:]))
     polygons = {}
@@ -91,9 +97,26 @@ def _fill(polygons: dict[int, list[np.ndarray]], grid: Geometry, counts: Counter
     first, last = min(polygons), max(polygons)
     voxels = np.zeros((last - first + 1, *(high - low)), dtype=bool)
     for slice_, of_slice in polygons.items():
-        nested = _nest([without_repeated_points(polygon) for polygon in of_slice], counts)
+        nested = _nest([_once_around(without_repeated_points(polygon), counts) for polygon in of_slice], counts)
         _fill_slice(voxels[slice_ - first], nested, low, counts, exclusive_or)
     return crop_mask(voxels, (first, *low.tolist()), grid)
+
+
+def _once_around(polygon: np.ndarray, counts: Counter[str]) -> np.ndarray:
+    """The first round of a contour that goes around twice, or there and back, even if its rounds differ a little."""
+    area = even_odd_area(polygon)
+    is_twofold = twofold_area(polygon) > (1 - COVERED) * area + NO_AREA_VOX
+    if (area > NO_AREA_VOX and not is_twofold) or len(polygon) < 4:
+        return polygon
+    lengths = np.hypot(*np.diff(polygon, axis=0, append=polygon[:1]).T).cumsum()
+    half = int(np.searchsorted(lengths, lengths[-1] / 2 * (1 - 1e-9))) + 1
+    rounds = [_Nested(points, even_odd_area(points), 0) for points in (polygon[:half], polygon[half:])]
+    smaller, larger = sorted(rounds, key=lambda nested: nested.area_vox)
+    if _relation(larger, smaller.polygon, smaller.area_vox) == "repeated":
+        counts["repeated"] += 1
+        return larger.polygon
+    counts["twofold"] += int(is_twofold)
+    return polygon
 
 
 class _Nested(NamedTuple):

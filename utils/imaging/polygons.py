@@ -13,7 +13,6 @@ from skimage.measure import find_contours
 from utils.imaging.masks import connected_components
 
 MAX_LEVELS = 256
-SAME_POINT_VOX = 0.01
 MIN_DISTANCE = 0.05
 """Of a contour from the centers of pixels, in pixels: coordinates in files are rounded."""
 ALMOST_ZERO = 1e-3
@@ -94,15 +93,19 @@ def even_odd_area(*polygons: np.ndarray) -> float:
     return float((widths * np.diff(levels)).sum())
 
 
+def twofold_area(polygon: np.ndarray) -> float:
+    """The area that a polygon goes around twice, in squares of the vertices' unit; 0 if it goes around once."""
+    (y, x), (next_y, next_x) = (polygon - polygon[0]).T, (np.roll(polygon, -1, axis=0) - polygon[0]).T
+    around = abs((x * next_y - next_x * y).sum() / 2)  # what lies within two rounds counts twice
+    return max((around - even_odd_area(polygon)) / 2, 0.0)
+
+
 def perimeter(polygon: np.ndarray) -> float:
     """The length of all edges."""
     return float(np.hypot(*(polygon - np.roll(polygon, 1, axis=0)).T).sum())
 
 
 def without_repeated_points(polygon: np.ndarray) -> np.ndarray:
-    """Leave out points equal to the one before them, and the second round of a polygon that goes around twice."""
+    """Leave out points equal to the one before them."""
     moved = (polygon != np.roll(polygon, 1, axis=0)).any(axis=1)
-    once = polygon[moved] if moved.any() else polygon[:1]
-    half, odd = divmod(len(once), 2)
-    twice = half > 1 and not odd and np.allclose(once[:half], once[half:], rtol=0, atol=SAME_POINT_VOX)
-    return once[:half] if twice else once
+    return polygon[moved] if moved.any() else polygon[:1]

@@ -82,6 +82,36 @@ def test_a_contour_stored_twice_is_not_a_hole(radius, again):
     np.testing.assert_array_equal(drawn(around_twice), once.mask.dense())
 
 
+@pytest.mark.parametrize(
+    "second",
+    [ring(2, 7.0, num_points=61), ring(2, 7.0) + (0.02, 0.02, 0), ring(2, 7.0)[::-1], ring(2, 6.9, num_points=45)],
+    ids=["other points", "moved", "back", "other radius"],
+)
+def test_a_contour_that_goes_around_twice_is_filled(second):
+    found = rasterize([np.concatenate([ring(2, 7.0), second])], GRID)
+    np.testing.assert_array_equal(found.mask.dense(), drawn(ring(2, 7.0)))
+    assert found.counts == {"repeated": 1}
+
+
+def test_what_a_contour_goes_around_twice_is_noted():
+    overdrawn = contour(1, (2, 2), (2, 20), (15, 20), (15, 2), (2, 2), (2, 12), (15, 12), (15, 2))
+    found = rasterize([overdrawn], GRID)
+    assert found.counts == {"twofold": 1}
+    assert not found.mask.dense()[1, 8, 8]
+
+
+def test_contours_at_the_border_are_not_cut_and_halfway_ones_go_up():
+    whole = contour(0, (-0.5, -0.5), (-0.5, 29.5), (19.5, 29.5), (19.5, -0.5))
+    found = rasterize([whole + 0.0004], GRID)
+    assert found.mask.voxels.all()
+    assert found.mask.voxels.size == 20 * 30
+    assert not found.counts
+    halfway = [square(s + 0.5, 3.5, 9.5) + (0, 0, 1e-7 * (-1) ** s) for s in range(4)]
+    found = rasterize(halfway, GRID)
+    assert found.mask.dense().any(axis=(1, 2)).tolist() == [False, True, True, True, True]
+    assert not found.counts
+
+
 def test_holes_and_islands_stored_twice_stay():
     circles = [ring(2, radius) for radius in (8.5, 5.5, 2.5)]
     found = rasterize([*circles, *(points[::-1] for points in circles)], GRID)
