@@ -43,7 +43,7 @@ def write_splits(folder: Path, infos: Sequence[CaseInfo]) -> None:
     splits = read_splits(folder) if path.is_file() else {name: [] for name in SPLIT_NAMES}
     split_of = {case_id: name for name, case_ids in splits.items() for case_id in case_ids}
     if missing := split_of.keys() - {info.case_id for info in infos}:
-        logger.warning("warning: %s lists cases that are not in the folder: %s", path, shorten(sorted(missing)))
+        logger.warning("%s lists cases that are not in the folder: %s", path, shorten(sorted(missing)))
     for case_id, name in assign_splits(infos, split_of).items():
         if case_id not in split_of:
             splits[name] = sorted([*splits.get(name, []), case_id])

@@ -77,7 +77,7 @@ def visible_folders(folder: Path) -> list[Path]:
     try:
         return [path for path in folder.iterdir() if path.is_dir() and not path.name.startswith(".")]
     except PermissionError:
-        logger.warning("warning: %s: permission denied; what lies in it is left out", folder)
+        logger.warning("%s: permission denied; what lies in it is left out", folder)
         return []
 
 

@@ -15,6 +15,8 @@ from utils.runtime.memory import keep_freed_memory
 FAILED = 1
 """Some cases of a cohort failed, or the program has a bug."""
 USER_ERROR = 2
+INTERRUPTED = 130
+"""By Ctrl-C, as shells say it."""
 STOPPED = 75
 """A training stopped on request and saved its state (EX_TEMPFAIL): run it again with --resume."""
 
@@ -31,19 +33,28 @@ def run_main(main: Callable[[list[str] | None], int | None], argv: list[str] | N
         Exception: a bug; Python then prints its traceback and exits with status 1.
     """
     with tolerant_streams():
-        logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+        handler = logging.StreamHandler(sys.stderr)
+        handler.setFormatter(_LineFormatter())
+        logging.basicConfig(level=logging.INFO, handlers=[handler])
         keep_freed_memory()
         try:
             return main(argv) or 0
         except KeyboardInterrupt:
             print("interrupted", file=sys.stderr)
-            return 130
+            return INTERRUPTED
         except Exception as error:
             message = user_message(error)
             if message is None:
                 raise
             print(f"error: {message}", file=sys.stderr)
             return USER_ERROR
+
+
+class _LineFormatter(logging.Formatter):
+    """Begins warnings with "warning: ", so that they are seen among the lines about the progress."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return ("warning: " if record.levelno == logging.WARNING else "") + super().format(record)
 
 
 def report_failures(failures: Mapping[str, CaseFailure], total: int) -> int:

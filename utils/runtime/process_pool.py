@@ -11,13 +11,13 @@ from functools import partial
 from typing import Generic, TypeVar
 
 from utils.errors import CaseFailure
+from utils.runtime.command_line import INTERRUPTED
 from utils.runtime.console import show_progress
 from utils.runtime.memory import keep_freed_memory
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
-INTERRUPTED = 130
 FEWER_WORKERS = "run again with fewer --workers"
 WORKER_KILLED = f"not done: a worker process was killed, most likely for lack of memory; {FEWER_WORKERS}"
 

@@ -52,9 +52,9 @@ class CheckpointRotation:
                 self.damaged.append(path)
                 continue
             for problem in problems:
-                logger.warning("warning: %s", problem)
+                logger.warning("%s", problem)
             if problems:
-                logger.warning("warning: resuming from an older checkpoint, %s", path)
+                logger.warning("resuming from an older checkpoint, %s", path)
             return path, content
         raise UserError("; ".join(problems) or NOTHING_TO_RESUME.format(self.folder))
 

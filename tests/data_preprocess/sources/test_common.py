@@ -257,4 +257,4 @@ def test_a_folder_that_may_not_be_read_is_named_and_the_others_are_read(tmp_path
         assert tmp_path / "p7" in folders_below(tmp_path)
     finally:
         os.seteuid(0)
-    assert f"warning: {tmp_path / 'lost+found'}: permission denied; what lies in it is left out" in caplog.text
+    assert f"{tmp_path / 'lost+found'}: permission denied; what lies in it is left out" in caplog.text

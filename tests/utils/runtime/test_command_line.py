@@ -56,6 +56,17 @@ def test_an_interrupt_has_the_shells_status(capsys):
     assert capsys.readouterr().err == "interrupted\n"
 
 
+def test_warnings_are_marked_as_such_and_other_lines_are_not(capsys, monkeypatch):
+    def main(argv):
+        logging.info("found 2 CTs")
+        logging.warning("%s: permission denied", "lost+found")
+
+    monkeypatch.setattr(logging.root, "handlers", [])
+    monkeypatch.setattr(logging.root, "level", logging.WARNING)
+    run_main(main, [])
+    assert capsys.readouterr().err == "found 2 CTs\nwarning: lost+found: permission denied\n"
+
+
 @pytest.mark.parametrize(
     "error", [ValueError("x"), RuntimeError("x"), OSError("x"), FileNotFoundError(errno.ENOENT, "x"), TypeError("x")]
 )
