@@ -66,7 +66,7 @@ def read_label_file(files: CaseFiles, grid: Geometry, preset: Preset | None) -> 
 
 
 def likely_cts(volumes: Iterable[Path]) -> list[Path]:
-    """The volumes called ct, image or img, or ending so; without any, all that no other modality is named in."""
+    """The volumes named ct, image or img, or ending so; else all that are not named after another modality."""
     stems = {path: volume_stem(path) for path in volumes}
     named = [path for path, stem in stems.items() if CT_NAME.fullmatch(stem)]
     return named or [path for path, stem in stems.items() if not OTHER_IMAGE.fullmatch(stem)]

@@ -21,12 +21,12 @@ BEYOND_VOX = 0.05
 VERTEX_DIGITS = 2
 """Vertices are rounded to a hundredth of a pixel, so that those drawn on pixel centers lie on them exactly."""
 COVERED = 0.95
-"""A contour of which this part lies within another one is inside it; two that cover each other so far are one."""
+"""A contour lies inside another one if it shares this fraction of its area; if both do, one repeats the other."""
 RIM_VOX = 0.5
 """A rim between two contours that is narrower than this is no rim: one contour repeats the other."""
 NO_AREA_VOX = 1e-6
 STRICTLY = 0.995
-"""Of a contour whose mate encloses it all around: the two bound a rim, such as skin, however much they share."""
+"""A contour that shares more of its area than this is enclosed all around. The two bound a rim, such as skin."""
 
 
 class Rasterized(NamedTuple):

@@ -1,4 +1,4 @@
-"""Where organs lie relative to each other in most patients; elsewhere, what was segmented are no such organs."""
+"""Where organs lie relative to each other in most patients. Masks that lie otherwise are most likely wrong."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

@@ -61,6 +61,13 @@ def remove_partials(path: Path) -> None:
             _remove(partial)
 
 
+def remove_all_partials(folder: Path) -> None:
+    """Remove the temporary files of a folder that killed processes left; no process may be writing in it."""
+    for partial in folder.glob(".*.partial*"):
+        if partial.is_file():
+            partial.unlink()
+
+
 def folders_below(folder: Path) -> list[Path]:
     """A folder and every folder below it that is not hidden, sorted; linked folders too, but none of them twice."""
     waiting, links, found = deque([folder]), deque(), {}
@@ -130,13 +137,6 @@ def fsync_dir(folder: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
-
-
-def remove_temp_files(folder: Path) -> None:
-    """Remove temporary files that killed processes left; no other process may be writing in the folder."""
-    for partial in folder.glob(".*.partial*"):
-        if partial.is_file():
-            partial.unlink()
 
 
 def printable(name: str) -> str:

@@ -28,7 +28,7 @@ def case_flags(organs: Mapping[str, Mapping[str, Any]], preset: Preset, arrangem
         flags.append("impossible arrangement: " + ", ".join(impossible))
     unusual = [name for name, organ in found.items() if UNUSUAL_VOLUME in organ["flags"]]
     if len(unusual) > 1 or set(unusual) - set(preset.small_organ_names):  # one small organ alone is often missed
-        flags.append("impossible volumes: " + ", ".join(_volume_text(name, found[name]) for name in unusual))
+        flags.append("unusual volumes: " + ", ".join(_volume_text(name, found[name]) for name in unusual))
     return flags
 
 

@@ -15,7 +15,7 @@ from utils.config.preset import preset_to_table
 from utils.config.toml_dataclass import changed_keys
 from utils.errors import UserError, is_out_of_memory
 from utils.io.checkpoint import checkpoint_preset, load_networks, save_checkpoint
-from utils.io.files import remove_temp_files, write_json
+from utils.io.files import remove_all_partials, write_json
 from utils.runtime.command_line import STOPPED
 from utils.runtime.console import Progress
 from utils.runtime.distributed import is_under_torchrun, process_group
@@ -301,7 +301,7 @@ class Trainer:
         if not self.ranks.is_rank_zero:
             return
         stage, options = self.stage, self.run.options
-        remove_temp_files(self.run_dir)
+        remove_all_partials(self.run_dir)
         write_configuration(
             self.run_dir, stage=stage.name, preset=stage.preset, options=vars(options), splits=self.cases.splits,
             is_resumed=self.run.is_resuming,

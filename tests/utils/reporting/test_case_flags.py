@@ -54,7 +54,7 @@ def test_a_brainstem_below_the_larynx_is_a_doubt():
 
 def test_a_large_organ_of_impossible_volume_is_a_doubt():
     flags, organs = flags_of(spinal_cord=((20, 22), (26, 27), (19, 20)))  # 0.25 ml
-    assert flags == ["impossible volumes: spinal_cord has 0.25 ml, expected 2.5 to 90"]
+    assert flags == ["unusual volumes: spinal_cord has 0.25 ml, expected 2.5 to 90"]
     assert organs["spinal_cord"]["flags"] == ["unusual volume"]
 
 
@@ -64,7 +64,7 @@ def test_one_small_organ_is_flagged_alone_and_two_doubt_the_case():
     assert (flags, organs["esophagus"]["flags"]) == ([], ["unusual volume"])
     flags, _ = flags_of(esophagus=tiny, larynx=((17, 18), (15, 16), (20, 21)))
     assert flags == [
-        "impossible volumes: esophagus has 0.125 ml, expected 1 to 60, larynx has 0.125 ml, expected 2 to 115"
+        "unusual volumes: esophagus has 0.125 ml, expected 1 to 60, larynx has 0.125 ml, expected 2 to 115"
     ]
 
 
@@ -72,4 +72,4 @@ def test_the_scan_may_cut_an_organ_off_but_does_not_enlarge_it():
     flags, organs = flags_of(spinal_cord=((0, 2), (26, 27), (19, 20)))
     assert (flags, organs["spinal_cord"]["flags"]) == ([], ["touches the border of the scan"])
     flags, _ = flags_of(spinal_cord=((0, 40), (28, 35), (0, 40)))
-    assert flags == ["impossible volumes: spinal_cord has 1.4e+03 ml, expected 2.5 to 90"]
+    assert flags == ["unusual volumes: spinal_cord has 1.4e+03 ml, expected 2.5 to 90"]
