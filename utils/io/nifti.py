@@ -51,6 +51,8 @@ ROUNDING = 1e-5
 """Headers hold single precision."""
 MIN_AXES_VOLUME = 0.1
 """Of the parallelepiped that the unit vectors of the axes span: 1 if they are perpendicular, 0 in a plane."""
+QUATERNION_ROUNDING = -1e-4
+"""A quaternion whose square is longer than 1 by less than this was rounded; with the sign that nibabel wants."""
 ROUNDING_VOX = 0.01
 """A grid is sheared if its axes are less perpendicular than rounding explains."""
 SILENT = logging.Logger("nibabel", logging.CRITICAL + 1)
@@ -165,7 +167,12 @@ def _read_header(stream: BinaryIO, path: Path) -> NiftiHeader:
             if len(block) < size:
                 raise EOFError
             header = HEADER_CLASSES[size](block, endianness=endianness, check=False)
+            spacing = header["pixdim"][1:4].copy()
+            if header["magic"] == header.single_magic and 0 <= header["vox_offset"] < header.single_vox_offset:
+                header["vox_offset"] = header.single_vox_offset  # as the standard says
             header.check_fix(logger=SILENT)
+            header["pixdim"][1:4] = np.abs(spacing)  # nibabel makes 1 of 0
+            header.quaternion_threshold = QUATERNION_ROUNDING
             if not header["vox_offset"] >= size:  # also if it is NaN; as in the .hdr of a pair of files
                 raise HeaderDataError("no voxels follow its header")
             return header

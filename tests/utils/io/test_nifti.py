@@ -271,6 +271,35 @@ def test_damaged_headers_are_refused(edit, message, packed, tmp_path, capfd):
     assert capfd.readouterr().err == ""
 
 
+@pytest.mark.parametrize("codes", [(0, 1), (0, 0)])
+def test_a_voxel_size_of_0_is_no_millimeter(codes, tmp_path):
+    def edit(header):
+        header["sform_code"], header["qform_code"] = codes
+        header["pixdim"][3] = 0
+
+    path = write(tmp_path / "ct.nii", edit=edit)
+    with pytest.raises(UserError, match="its qform is invalid" if any(codes) else "its voxel sizes are .*, 0"):
+        read_volume(path)
+
+
+def test_a_rounded_quaternion_is_read(tmp_path):
+    def edit(header):
+        header["sform_code"], header["qform_code"] = 0, 1
+        header["quatern_b"], header["quatern_c"], header["quatern_d"] = 0, 0.707108, 0.707108
+
+    direction = np.reshape(read_volume(write(tmp_path / "ct.nii", edit=edit)).geometry.direction, (3, 3))
+    np.testing.assert_allclose(direction @ direction.T, np.eye(3), atol=1e-6)
+
+
+@pytest.mark.parametrize("offset", [0, 348])
+def test_voxels_begin_behind_the_header_whatever_it_says(offset, tmp_path):
+    path = write(tmp_path / "ct.nii")
+    content = bytearray(path.read_bytes())
+    content[108:112] = np.float32(offset).tobytes()
+    path.write_bytes(content)
+    np.testing.assert_array_equal(read_volume(path).array, ARRAY.T)
+
+
 def test_an_invalid_sform_beside_a_valid_qform_is_noted(tmp_path):
     found = read_volume(write(tmp_path / "ct.nii", edit=spoil("srow_x", 0)))
     np.testing.assert_allclose(placed(found.geometry), AFFINE, atol=1e-5)
