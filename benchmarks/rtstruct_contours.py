@@ -1,7 +1,7 @@
 """Segment CTs and write each label map as structure sets with three kinds of contours, to compare readers.
 
     python -m benchmarks.rtstruct_contours --input nifti/images/pt_207.nii.gz --output contours --spacing 3 1.2 1.2
-    readers/bin/python benchmarks/rtstruct_readers.py contours
+    readers/bin/python benchmarks/rtstruct_readers.py --input contours
 
 The second command needs an environment with the readers: `rt-utils platipy dcmrtstruct2nii "pydicom<3"` of pip, and the
 program plastimatch.

@@ -4,10 +4,10 @@ It prints the mean Dice of the organs and the mean ratio of their volumes. It im
 The readers are imported by name, because this project does not require them.
 """
 
+import argparse
 import contextlib
 import io
 import subprocess
-import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from importlib import import_module
@@ -69,23 +69,31 @@ READERS: dict[str, Callable[[Path, Path, list[str]], Iterator[np.ndarray]]] = {
 }
 
 
-def main() -> None:
+def score(reader: str, kind: str, cases: list[Path]) -> tuple[list[float], list[float]]:
+    """Dice and volume ratio of every organ of the cases, read by one reader from one kind of contours."""
+    scores, ratios = [], []
+    for case in cases:
+        structures = pydicom.dcmread(case / f"{kind}.dcm")
+        numbers = {roi.ROIName: int(roi.ROINumber) for roi in structures.StructureSetROISequence}
+        label = read_array(case / "label.nii.gz")
+        with contextlib.redirect_stdout(io.StringIO()):
+            masks = [mask > 0 for mask in READERS[reader](case / f"{kind}.dcm", case / "ct", list(numbers))]
+        for number, mask in zip(numbers.values(), masks, strict=True):
+            organ = label == number
+            scores.append(2 * np.sum(mask & organ) / (mask.sum() + organ.sum()))
+            ratios.append(mask.sum() / organ.sum())
+    return scores, ratios
+
+
+def main(argv: list[str] | None = None) -> None:
     """Print a table row per reader and kind of contours, over all cases below the folder."""
-    cases = sorted(path.parent for path in Path(sys.argv[1]).rglob("label.nii.gz"))
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--input", type=Path, required=True, help="folder that rtstruct_contours.py wrote")
+    cases = sorted(path.parent for path in parser.parse_args(argv).input.rglob("label.nii.gz"))
     print(f"{len(cases)} cases\nreader           contours      mean Dice  lowest  volume ratio")
-    for reader, read in READERS.items():
+    for reader in READERS:
         for kind in KINDS:
-            scores, ratios = [], []
-            for case in cases:
-                structures = pydicom.dcmread(case / f"{kind}.dcm")
-                numbers = {roi.ROIName: int(roi.ROINumber) for roi in structures.StructureSetROISequence}
-                label = read_array(case / "label.nii.gz")
-                with contextlib.redirect_stdout(io.StringIO()):
-                    masks = [mask > 0 for mask in read(case / f"{kind}.dcm", case / "ct", list(numbers))]
-                for number, mask in zip(numbers.values(), masks, strict=True):
-                    organ = label == number
-                    scores.append(2 * np.sum(mask & organ) / (mask.sum() + organ.sum()))
-                    ratios.append(mask.sum() / organ.sum())
+            scores, ratios = score(reader, kind, cases)
             print(f"{reader:<16} {kind:<13} {np.mean(scores):9.4f} {min(scores):7.4f} {np.mean(ratios):13.3f}")
 
 

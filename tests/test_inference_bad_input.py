@@ -234,7 +234,7 @@ def test_checkpoints_that_do_not_fit_are_refused(good, checkpoint, tmp_path, cap
         "nowhere.pt": "no such checkpoint",
         "cut.pt": "is damaged, or not a checkpoint of this program",
         "shapes.pt": "expected a checkpoint with s_net, got one of stage",
-        "slash.pt": r"organ: '../chiasm' cannot name a file",
+        "slash.pt": "organs.../chiasm: cannot name a file",
     }.items():
         message = refused(capsys, tmp_path / "out", "--input", good, "--checkpoint", tmp_path / name)
         assert expected in message

@@ -76,7 +76,7 @@ MASK_FAULTS = {
         lambda f: rewrite(f / "ct.nrrd", lambda a: np.full_like(a, -1000)),
         "values are not HU: 98 % of them lie",
     ),
-    "cut_nrrd": (lambda f: cut(f / "ct.nrrd", 0.5), "ct.nrrd: cannot be read as a volume"),
+    "cut_nrrd": (lambda f: cut(f / "ct.nrrd", 0.5), "ct.nrrd: is truncated"),
     "cut_mask": (lambda f: cut(f / "segmentations" / "mandible.nrrd", 0.7), "mandible.nrrd: cannot be read"),
     "text": (lambda f: (f / "ct.nrrd").write_text("my notes"), "ct.nrrd: cannot be read as a volume"),
     "color": (

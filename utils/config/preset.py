@@ -312,7 +312,7 @@ def preset_from_table(table: Table, source: str, overrides: Sequence[str] = ()) 
         overrides: as for `load_preset`.
 
     Raises:
-        UserError: lists all problems, one per line.
+        UserError: lists all problems, one per line if there are several.
     """
     if not isinstance(table, dict):
         raise UserError(f"{source}: expected the sections of a preset, got {table!r}; write the file again")
@@ -324,7 +324,9 @@ def preset_from_table(table: Table, source: str, overrides: Sequence[str] = ()) 
         problems += _contradictions(preset)
     if problems:
         source = f"{source} with --set" if overrides else source
-        count = f"{len(problems)} problem(s) in the configuration (docs/presets.md lists all keys)"
+        if len(problems) == 1:
+            raise UserError(f"{source}: {problems[0]}; docs/presets.md lists all keys")
+        count = f"{len(problems)} problems in the configuration (docs/presets.md lists all keys)"
         raise UserError("\n  ".join([f"{source}: {count}:", *problems]))
     return preset
 
