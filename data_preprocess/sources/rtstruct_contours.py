@@ -10,7 +10,7 @@ from skimage.measure import grid_points_in_poly
 from utils.errors import UserError
 from utils.imaging.geometry import Geometry
 from utils.imaging.masks import Mask, crop_mask, empty_mask
-from utils.imaging.polygons import even_odd_area, perimeter, twofold_area, without_repeated_points
+from utils.imaging.polygons import centers_on_spurs, even_odd_area, perimeter, twofold_area, without_repeated_points
 
 OFF_PLANE_VOX = 0.5
 SAME_PLANE_VOX = 0.05
@@ -174,7 +174,11 @@ def _fill_slice(
     edge = np.zeros_like(voxels)
     for polygon, _, depth in nested:
         # 0 outside, 1 inside, 2 vertex, 3 edge
-        location = grid_points_in_poly(voxels.shape, polygon.round(VERTEX_DIGITS) - corner, binarize=False)
+        vertices = polygon.round(VERTEX_DIGITS) - corner
+        location = grid_points_in_poly(voxels.shape, vertices, binarize=False)
+        for row, column in centers_on_spurs(vertices):
+            if 0 <= row < voxels.shape[0] and 0 <= column < voxels.shape[1]:
+                location[row, column] = location[row, column] or 3
         if exclusive_or:
             voxels ^= location == 1
             edge |= location > 1

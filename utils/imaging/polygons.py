@@ -109,3 +109,26 @@ def without_repeated_points(polygon: np.ndarray) -> np.ndarray:
     """Leave out points equal to the one before them."""
     moved = (polygon != np.roll(polygon, 1, axis=0)).any(axis=1)
     return polygon[moved] if moved.any() else polygon[:1]
+
+
+def centers_on_spurs(polygon: np.ndarray) -> np.ndarray:
+    """Centers of pixels where a polygon goes along a line and straight back, so that it encloses nothing.
+
+    Programs that draw through the centers draw lines of single pixels so, often with the two ends as only vertices.
+
+    Returns:
+        (N, 2) int.
+    """
+    found = [np.empty((0, 2))]
+    while len(polygon) > 1:
+        to_last, to_next = np.roll(polygon, 1, axis=0) - polygon, np.roll(polygon, -1, axis=0) - polygon
+        turn = to_last[:, 0] * to_next[:, 1] - to_last[:, 1] * to_next[:, 0]
+        tips = np.flatnonzero((np.abs(turn) < ALMOST_ZERO) & ((to_last * to_next).sum(axis=1) > 0))
+        if not len(tips):
+            break
+        tip = tips[0]
+        back = min(to_last[tip], to_next[tip], key=np.linalg.norm)
+        found.append(polygon[tip] + np.linspace(0, 1, round(np.abs(back).max()) + 1)[:, None] * back)
+        polygon = without_repeated_points(np.delete(polygon, tip, axis=0))
+    points = np.concatenate(found)
+    return np.rint(points[np.abs(points - np.rint(points)).max(axis=1) < ALMOST_ZERO]).astype(int)

@@ -93,6 +93,21 @@ def test_a_contour_that_goes_around_twice_is_filled(second):
     assert found.counts == {"repeated": 1}
 
 
+@pytest.mark.parametrize(
+    ("points", "num_voxels"),
+    [
+        ([(5, 5), (5, 15)], 11),
+        ([(4, 5), (9, 10), (9, 16), (9, 10)], 12),
+        ([(5, 5), (5, 10), (8, 10), (8, 20), (8, 10), (10, 10), (10, 5)], 6 * 6 + 10),
+        ([(5, 5), (5, 20), (5, 10), (10, 10), (10, 5)], 6 * 6 + 10),
+    ],
+    ids=["line", "bent line", "spur", "spur along an edge"],
+)
+def test_lines_of_single_pixels_have_their_pixels(points, num_voxels):
+    """Drawn through the centers of pixels with the ends alone as vertices, as OpenCV does."""
+    assert drawn(contour(1, *points)).sum() == num_voxels
+
+
 def test_what_a_contour_goes_around_twice_is_noted():
     overdrawn = contour(1, (2, 2), (2, 20), (15, 20), (15, 2), (2, 2), (2, 12), (15, 12), (15, 2))
     found = rasterize([overdrawn], GRID)
