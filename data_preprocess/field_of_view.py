@@ -1,6 +1,5 @@
 """The networks' field of view: head and neck, found in the CT alone, so that it does not depend on contours."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple
@@ -25,9 +24,8 @@ MIN_LUNGS_ML = 100.0
 MIN_APEX_AREA_MM2 = 500.0
 """Area of a slice of lung that counts as the apex."""
 MIN_ABOVE_LUNGS_MM = 40.0
-NEAR_VOX = 2
-"""Voxels of the coarse grid around the body that count as close to it."""
-PAD_VOX = NEAR_VOX + 1
+PAD_VOX = 2
+"""Voxels of the coarse grid around the body: it is dilated by one, and the outermost lies outside."""
 FLAT_END_MM2 = 2500.0
 """A body whose last slice has a larger area continues beyond the scan."""
 
@@ -81,27 +79,46 @@ class Body:
         index = (np.argwhere(mask.voxels) + mask.corner_zyx - self.grid.first_vox) // self.grid.stride_vox + PAD_VOX
         return float(1 - self._filled[tuple(np.clip(index, 0, np.subtract(self._filled.shape, 1)).T)].mean())
 
-    def is_near(self, positions_vox: Sequence[np.ndarray]) -> np.ndarray:
-        """Which points belong to the body or lie close to its skin, bool (d, h, w).
+    def shows_patient(self, image: np.ndarray, start_zyx: tuple[int, int, int]) -> np.ndarray:
+        """Which voxels show the patient: the body with its cavities, and tissue within one coarse voxel (4 mm) of it.
 
-        Slices that show little of the body (the vertex, blanked slices, those beyond its ends) are as wide as the
-        nearest other one.
+        Foam, clothes and a holder farther from the skin do not. Slices that show little of the body (the vertex,
+        blanked slices, those beyond its ends) are as wide as the nearest other one.
 
         Args:
-            positions_vox: along each axis, as indices into the CT.
+            image: (d, h, w) HU, a part of the CT.
+            start_zyx: its first voxel as an index into the CT; may be negative.
+
+        Returns:
+            bool (d, h, w).
         """
-        near = ndimage.binary_dilation(self._filled, iterations=NEAR_VOX - 1)
+        near = ndimage.binary_dilation(self._with_cavities)
         areas_mm2 = self.inside.sum(axis=(1, 2)) * (self.grid.spacing_zyx_mm[1] * self.grid.spacing_zyx_mm[2])
         whole = np.flatnonzero(areas_mm2 >= min(FLAT_END_MM2, areas_mm2.max())) + PAD_VOX
         near = near[whole[np.abs(whole[:, None] - np.arange(len(near))).argmin(axis=0)]]
-        axes = zip(positions_vox, self.grid.first_vox, self.grid.stride_vox, near.shape, strict=True)
-        return near[np.ix_(*(np.clip(np.round((p - a) / n).astype(int) + PAD_VOX, 0, m - 1) for p, a, n, m in axes))]
+        inside, near = (self._at_voxels(mask, start_zyx, image.shape) for mask in (self._with_cavities, near))
+        return inside | (near & (image > MIN_TISSUE_HU))
+
+    def _at_voxels(
+        self, mask: np.ndarray, start_zyx: tuple[int, int, int], size_zyx: tuple[int, int, int]
+    ) -> np.ndarray:
+        """A padded coarse mask at voxels of the CT: that of the nearest sample, of both of two at one distance."""
+        for axis, (start, size) in enumerate(zip(start_zyx, size_zyx, strict=True)):
+            position = (start + np.arange(size) - self.grid.first_vox[axis]) / self.grid.stride_vox[axis] + PAD_VOX
+            nearest = (np.ceil(position - 0.5), np.floor(position + 0.5))
+            low, high = (index.clip(0, mask.shape[axis] - 1).astype(int) for index in nearest)
+            mask = mask.take(low, axis) & mask.take(high, axis)
+        return mask
+
+    @cached_property
+    def _with_cavities(self) -> np.ndarray:
+        """The body with its cavities, padded."""
+        return np.pad([ndimage.binary_fill_holes(plane) for plane in self.inside], PAD_VOX)
 
     @cached_property
     def _filled(self) -> np.ndarray:
-        """The body with its cavities and a border, padded by a few voxels, of which the outermost lies outside."""
-        filled = np.pad([ndimage.binary_fill_holes(plane) for plane in self.inside], PAD_VOX)
-        return ndimage.binary_dilation(filled, np.ones((3, 3, 3)))
+        """The body with its cavities and a border, padded; the outermost voxels lie outside."""
+        return ndimage.binary_dilation(self._with_cavities, np.ones((3, 3, 3)))
 
 
 class Region(NamedTuple):

@@ -97,9 +97,10 @@ class NetworkGrid:
         return [start + (np.arange(n) + 0.5) / ratio - 0.5 for start, n, ratio in axes]
 
     def resample_image(self, image: np.ndarray, body: Body) -> np.ndarray:
-        """The CT (D, H, W) int16 on the networks' voxels; what is not the patient or close to the skin becomes air."""
-        seen = resample_image(self.region.crop(image), self.spacing_zyx_mm, self.network_spacing_zyx_mm, self.target)
-        return np.where(body.is_near(self.centers_vox()), seen, AIR_HU).astype(image.dtype)
+        """The CT (D, H, W) int16 on the networks' voxels; what does not show the patient becomes air."""
+        region_hu = self.region.crop(image)
+        region_hu = np.where(body.shows_patient(region_hu, self.region.start_zyx), region_hu, image.dtype.type(AIR_HU))
+        return resample_image(region_hu, self.spacing_zyx_mm, self.network_spacing_zyx_mm, self.target)
 
     def resample_labels(self, labels: np.ndarray) -> np.ndarray:
         """A label map (D, H, W) uint8 of the CT on the networks' voxels."""

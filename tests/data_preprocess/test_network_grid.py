@@ -104,6 +104,13 @@ def test_a_holder_near_the_skull_does_not_move_the_box(gap_mm, thickness_mm, foa
     assert moved == bare[0]
 
 
+@pytest.mark.parametrize("gap_mm", [4, 8])
+def test_foam_between_head_and_holder_is_not_seen(gap_mm, image):
+    empty, with_foam = (with_holder(image, gap_mm, 2, foam) for foam in (False, True))
+    assert (empty != with_foam).sum() > 1000
+    np.testing.assert_array_equal(seen_in(with_foam)[1], seen_in(empty)[1])
+
+
 def test_a_holder_that_touches_the_skull_may_move_the_box_by_a_pooled_voxel_but_not_the_lattice(image, bare):
     grid, seen = bare
     for thickness_mm in (2, 4):
@@ -125,7 +132,9 @@ def test_at_equal_spacing_the_networks_see_the_voxels_themselves(image):
     settings = GridSettings(spacing_zyx_mm=SPACING, crop_size_vox=(16, 32, 24), roi_size_vox=(4, 8, 8))
     grid, seen = seen_in(image, settings)
     inside = grid.region.crop(image)
-    np.testing.assert_array_equal(seen[inside > -300], inside[inside > -300])
+    hidden = (seen != inside) & (inside > -300)
+    assert hidden.sum() < 0.002 * (inside > -300).sum()  # sharp edges of the shoulders
+    assert np.all(seen[hidden] == -1000)
 
 
 def test_labels_lie_on_the_same_voxels(image, bare):
