@@ -39,15 +39,17 @@ demo: $(INSTALLED)
 	@sed -n '/^## Results on the 33/,/^## Independent/{/^|/p}' docs/model_card.md
 	@echo "Pictures: $(DEMO)/focusnet/*.png   Scores: $(DEMO)/scores_focusnet   Training: tensorboard --logdir $(DEMO)/runs"
 
-# Repeats the training of weights/openkbp.pt from a clone of github.com/ababier/open-kbp into runs/openkbp.
+# Repeats the training of weights/openkbp.pt (docs/model_card.md) from a clone of github.com/ababier/open-kbp into runs/openkbp.
 openkbp: $(INSTALLED)
 	$(BIN)/python -m data_preprocess.prepare --source openkbp --input $(OPENKBP) --output cases/openkbp
 	$(BIN)/python train_backbone.py --cases cases/openkbp --run-dir runs/openkbp/backbone --epochs 1
 	$(BIN)/python train_backbone_heatmap.py --cases cases/openkbp --run-dir runs/openkbp/joint --epochs 14 \
 		--init-from runs/openkbp/backbone/best.pt
+	$(BIN)/python train_backbone_heatmap.py --cases cases/openkbp --run-dir runs/openkbp/joint2 --epochs 26 \
+		--init-from runs/openkbp/joint/best.pt --set backbone_heatmap.learning_rate=7e-4
 	$(BIN)/python train_autoencoder.py --cases cases/openkbp --run-dir runs/openkbp/autoencoder --epochs 6
-	$(BIN)/python adv_train.py --cases cases/openkbp --run-dir runs/openkbp/focusnet \
-		--init-from runs/openkbp/joint/best.pt --autoencoder runs/openkbp/autoencoder/best.pt
+	$(BIN)/python adv_train.py --cases cases/openkbp --run-dir runs/openkbp/focusnet --epochs 20 \
+		--init-from runs/openkbp/joint2/best.pt --autoencoder runs/openkbp/autoencoder/best.pt
 	$(BIN)/python -m models.publish --checkpoint runs/openkbp/focusnet/best.pt --output runs/openkbp/openkbp.pt
 
 test: $(INSTALLED)
