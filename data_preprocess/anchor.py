@@ -18,8 +18,6 @@ ROUGH_MM = 8.0
 ROUGH_MARGIN_VOX = 2
 """Voxels of that spacing around the patient, so that no bone is missed wherever the samples lie."""
 MIN_BONE_HU = 250
-MIN_MUSCLE_HU = 0
-"""Couch and head holder are less dense; without a skull they must not move the anchor."""
 REACH_MM = 25.0
 """Slices nearer than this to a height, weighted by a cosine bell, count for it; no others do."""
 NECK_BONE_MM2 = 1500.0
@@ -52,11 +50,11 @@ def find_anchor(image: np.ndarray, spacing_zyx_mm: Triple) -> Triple:
         weights = np.cos(np.clip((z - height) * spacing_zyx_mm[0] / REACH_MM, -1, 1) * np.pi / 2) ** 2
         y, x = patient.center(MIN_BONE_HU, weights)
     else:
-        occupied = np.flatnonzero(patient.areas(MIN_MUSCLE_HU))
+        occupied = np.flatnonzero(patient.areas(MIN_TISSUE_HU))
         if not len(occupied):
             return tuple(n / 2 for n in image.shape)
         height = float(occupied[-1])
-        y, x = patient.center(MIN_MUSCLE_HU, np.arange(len(image)) > height - HEAD_MM / spacing_zyx_mm[0])
+        y, x = patient.center(MIN_TISSUE_HU, np.arange(len(image)) > height - HEAD_MM / spacing_zyx_mm[0])
     return tuple(round((c + 0.5) * STEPS_PER_VOX) / STEPS_PER_VOX for c in (height, y, x))
 
 
