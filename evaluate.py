@@ -96,7 +96,11 @@ def why_nothing_counts(evaluation: Evaluation) -> str | None:
 
 
 def check_paths(arguments: argparse.Namespace) -> None:
-    """Raise a UserError before anything is computed if the output cannot be written or there is no CT folder."""
+    """Check the paths before anything is computed.
+
+    Raises:
+        UserError: the output cannot be written, or there is no CT folder.
+    """
     check_folder(arguments.output)
     require_own_files(arguments.output, overlays=bool(arguments.overlay))
     if arguments.overlay and not arguments.overlay.is_dir():

@@ -267,7 +267,7 @@ def main(argv: list[str] | None = None) -> int:
     in_summary = reports if arguments.shard.count > 1 else read_reports(arguments.output) | reports
     write_summary(summary, in_summary, failures)
     log_flags(reports)
-    logger.info("all organs and the reasons of failed cases are listed in %s", summary)
+    logger.info("%s are listed in %s", "organs and failed cases" if failures else "organs", summary)
     return report_failures(failures, len(scans))
 
 

@@ -50,7 +50,7 @@ def test_a_field_of_view_by_hand():
     assert (grid.start_vox[2], grid.size_zyx[2]) == (pytest.approx(45.5 - 12 / 0.4), 24)
     same = NetworkGrid.around(field, (31.25, 40.25, 45.5), (4.0, 5.0, 5.003), GRID)
     assert all(float(start).is_integer() for start in same.start_vox)
-    assert same.spacing_ratio == same.spacing_ratio == (1, 1, 1)
+    assert same.spacing_ratio == (1, 1, 1)
     assert same.offset_vox == (0, 0, 0)
 
 

@@ -70,7 +70,7 @@ def test_other_modalities_and_series_of_localizers_are_passed_over(volume, tmp_p
     save_all(pet, tmp_path / "all" / "b_pet")
     save_all(scout[:2], tmp_path / "all" / "b_scout")
     assert ids(tmp_path / "all") == ["A", "B"]
-    assert ids(tmp_path / "all" / "b_scout") == ["B"]  # a person who names it gets to know why it is no CT
+    assert ids(tmp_path / "all" / "b_scout") == ["B"]  # given by its path, it is read, and the error says why
 
 
 def test_without_patient_ids_a_dicom_tree_is_named_by_its_folders(volume, tmp_path):

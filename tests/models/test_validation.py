@@ -82,7 +82,7 @@ def validation_of(preset, cases, score, *, sol_net=None):
 
 @pytest.fixture
 def half_right():
-    """Of the brainstem 8 of 16 voxels are predicted, and 4 voxels of the mandible, which nobody contoured."""
+    """Of the brainstem 8 of 16 voxels are predicted, and 4 voxels of the mandible, which is not contoured."""
     label, predicted = np.zeros(SIZE, int), np.zeros(SIZE, int)
     label[4, 4:8, 4:8] = 1
     predicted[4, 4:8, 4:6] = 1

@@ -57,7 +57,7 @@ class OutputFiles:
         return {path: report["files"][name] for path, name in names.items() if name in report["files"]}
 
     def own_files(self) -> set[Path]:
-        """The files that an earlier run wrote for the case and nobody has changed since, among them the report."""
+        """The files that an earlier run wrote for the case and that have not changed since, with the report."""
         recorded = self.recorded_files()
         own = {path for path, expected in recorded.items() if expected in (None, checksum(path))}
         return own | ({self.report} if read_record(self.report, REPORT_KEYS) else set())

@@ -93,10 +93,10 @@ def test_cases_are_called_like_their_patients(tmp_path):
     for patient in ("A/1", "../../etc", "", "B"):
         slices = ct_slices(volume, patient=patient)
         sets = [structure_set(slices, {"Brainstem": contours()}, name=n) for n in ("one", "two")]
-        save_all([*slices, *(sets if patient == "B" else sets[:1])], tmp_path / (patient.strip("./") or "nobody"))
+        save_all([*slices, *(sets if patient == "B" else sets[:1])], tmp_path / (patient.strip("./") or "unnamed"))
     found = {r.case_id: r.patient for r in dicom.list_cases(tmp_path)}
     names = [name for name in found if not name.startswith("B")]
-    assert sorted(names) == ["A_1", "etc", "nobody"]
+    assert sorted(names) == ["A_1", "etc", "unnamed"]
     assert found["A_1"] == "A/1"
     assert [patient for name, patient in found.items() if name.startswith("B_")] == ["B", "B"]
 

@@ -210,7 +210,7 @@ def test_damaged_slices_are_refused_or_read(changes, flips, tmp_path_factory):
             warnings.simplefilter("ignore")
             try:
                 pydicom.dcmwrite(stream, dataset)
-            except (ValueError, AttributeError, OverflowError):  # pydicom cannot write it, so nobody has such a file
+            except (ValueError, AttributeError, OverflowError):  # pydicom cannot write such a file
                 return
         raw = bytearray(stream.getvalue())
         for at, place, value in flips:
