@@ -71,11 +71,13 @@ def test_a_killed_worker_is_reported_with_its_remedy():
 
 
 INTERRUPTED = """
-import sys, time
+import signal, sys, time
 from pathlib import Path
 from utils.io.files import atomic_write
 from utils.runtime.command_line import run_main
 from utils.runtime.process_pool import run_cases
+
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell starts background jobs with SIGINT ignored
 
 def task(name):
     with atomic_write(Path(name)) as partial:
