@@ -167,6 +167,9 @@ class ScheduleSettings:
     decay_epochs: Annotated[tuple[int, ...], Range(0)] = ()
     decay_factor: Fraction = 0.1
     """Factor on the learning rate at each of `decay_epochs`."""
+    ema_decay: Annotated[float, Range(0, 0.99999)] = 0.0
+    """Decay per step of the exponential moving average of the weights (EMA), which validation and best.pt use; 0: the
+    last weights."""
     validate_every: Positive
     """Epochs between two validations."""
     validation_cases: Positive

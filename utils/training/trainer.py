@@ -30,6 +30,7 @@ from utils.training.run_log import RunLog, write_configuration
 from utils.training.stage import Stage, TrainingCases, Validation
 from utils.training.step_loader import StepLoader
 from utils.training.train_step import train_step
+from utils.training.weight_average import WeightAverage
 
 logger = logging.getLogger(__name__)
 
@@ -92,6 +93,7 @@ class Trainer:
                 convert_sync_batchnorm(network, self.device.type)
         trained = {name: stage.networks[name] for name in stage.trained}
         self.optimizers = Optimizers(trained, self.schedule, run.compute)
+        self.weight_average = WeightAverage(trained, self.schedule.ema_decay)
         self.stop = StopRequest(run.options.max_minutes)
         self.epoch, self.step, self.best_score = 0, 0, -math.inf
         self.meter = LossMeter()
@@ -114,6 +116,7 @@ class Trainer:
             logger.warning("%s: the run continues with changed values of %s", path, ", ".join(changed))
         load_networks(stage.networks, content, path)
         self.optimizers.load_state_dict(state)
+        self.weight_average.load_state_dict(state.get("weight_average", {}))  # earlier releases did not average
         torch.set_rng_state(state["random"])
         if len(state["random_cuda"]) == torch.cuda.device_count():
             torch.cuda.set_rng_state_all(state["random_cuda"])
@@ -129,6 +132,7 @@ class Trainer:
             "loss_meter": self.meter.state_dict(),
             "best_score": self.best_score,
             **self.optimizers.state_dict(),
+            "weight_average": self.weight_average.state_dict(),
             "random": torch.get_rng_state(),
             "random_cuda": torch.cuda.get_rng_state_all(),
         }
@@ -205,6 +209,7 @@ class Trainer:
         except NonFiniteError as error:
             self._record_discarded_step(error, microbatches)
             return None
+        self.weight_average.update()
         self.meter.add(losses)
         return losses
 
@@ -249,13 +254,13 @@ class Trainer:
             raise StopTraining
 
     def _validate(self, num_cases: int) -> Validation:
-        """Validate the same networks on all ranks."""
+        """Validate the averaged weights, the same ones on all ranks."""
         networks = self.stage.networks.values()
         for network in networks:
             network.eval()
-        if not self.uses_sync_batchnorm:
-            self.ranks.broadcast_from_rank0([buffer for network in networks for buffer in network.buffers()])
-        with torch.no_grad():
+        with torch.no_grad(), self.weight_average.applied():
+            if not self.uses_sync_batchnorm:
+                self.ranks.broadcast_from_rank0([buffer for network in networks for buffer in network.buffers()])
             return self.validate(num_cases)
 
     def _record(self, log: RunLog, values: dict[str, float], validation: Validation | None) -> None:
@@ -274,7 +279,7 @@ class Trainer:
     def _save_best(self) -> None:
         path = self.run_dir / "best.pt"
         if self.ranks.is_rank_zero:
-            with reraise_write_failure(path):
+            with reraise_write_failure(path), self.weight_average.applied():
                 self._save(path)
 
     def _save(self, path: Path, state: dict[str, Any] | None = None) -> None:

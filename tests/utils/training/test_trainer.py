@@ -214,8 +214,9 @@ class PowerCutError(Exception):
     """What ends a run in the middle of an epoch."""
 
 
-@pytest.mark.parametrize("epochs_done", [1, 2, 3])
-def test_resumed_is_uninterrupted_bit_for_bit(epochs_done, tmp_path, preset):
+@pytest.mark.parametrize(("epochs_done", "ema_decay"), [(1, 0), (2, 0.9), (3, 0.9)])
+def test_resumed_is_uninterrupted_bit_for_bit(epochs_done, ema_decay, tmp_path):
+    preset = load_preset("phantom", [*SCHEDULE, f"backbone.ema_decay={ema_decay}"])
     whole, cut = tmp_path / "whole", tmp_path / "cut"
     build(whole, preset).fit()
 
@@ -239,6 +240,23 @@ def test_resumed_is_uninterrupted_bit_for_bit(epochs_done, tmp_path, preset):
         assert_same_state(left["networks"], right["networks"])
         assert_same_state(left["state"], right["state"])
     assert rows_of(whole) == rows_of(cut)
+
+
+def test_the_average_of_the_weights_is_validated_and_kept_as_best(tmp_path):
+    validated = []
+
+    class Watched(ToyStage):
+        def measure(self, num_cases):
+            validated.append(weights_of(self.networks["learner"]))
+            return super().measure(num_cases)
+
+    stage = Watched(load_preset("phantom", [*SCHEDULE, "backbone.ema_decay=0.9"]), scores=[0, 0.5])
+    build(tmp_path, stage.preset, stage, epochs=2).fit()
+    best, last = (read_checkpoint(tmp_path / "run" / name)["networks"]["learner"] for name in ("best.pt", "last.pt"))
+    assert_same_state(validated[1], best)
+    assert_same_state(weights_of(stage.networks["learner"]), last)
+    assert not torch.equal(last["scale.weight"], best["scale.weight"])
+    assert not torch.equal(last["norm.running_mean"], best["norm.running_mean"])
 
 
 def test_a_finished_run_resumed_changes_nothing(tmp_path, preset):

@@ -1,0 +1,72 @@
+"""utils/training/weight_average.py: the moving average of the weights."""
+
+import pytest
+import torch
+from torch import nn
+
+from utils.training.weight_average import WeightAverage
+
+
+@pytest.fixture
+def norm():
+    """A layer of two weights and three batch statistics, one of which is a count."""
+    return nn.BatchNorm1d(1)
+
+
+def set_to(norm, value):
+    with torch.no_grad():
+        norm.weight.fill_(value)
+        norm.running_mean.fill_(-value)
+
+
+def averaged_weight(average, norm):
+    with average.applied():
+        assert norm.running_mean.item() == -norm.weight.item()
+        return norm.weight.item()
+
+
+def test_weights_and_batch_statistics_are_averaged(norm):
+    set_to(norm, 0.0)
+    average = WeightAverage({"net": norm}, decay=0.15)
+    expected = 0.0
+    for step, decay in enumerate([0.1, 0.15, 0.15]):  # 1/10, then the smaller of 2/11 and 0.15
+        set_to(norm, step + 1.0)
+        average.update()
+        expected = decay * expected + (1 - decay) * (step + 1)
+        assert averaged_weight(average, norm) == pytest.approx(expected)
+
+
+def test_the_last_weights_come_back_after_an_error(norm):
+    average = WeightAverage({"net": norm}, decay=0.9)
+    set_to(norm, 5.0)
+    with pytest.raises(KeyError), average.applied():
+        assert norm.weight.item() == 1
+        raise KeyError
+    assert norm.weight.item() == 5
+
+
+def test_without_decay_the_last_weights_are_used(norm):
+    average = WeightAverage({"net": norm}, decay=0)
+    set_to(norm, 5.0)
+    average.update()
+    assert averaged_weight(average, norm) == 5
+    assert average.state_dict() == {"average": {}, "num_updates": 0}
+
+
+def test_the_average_continues_from_a_state(norm):
+    average = WeightAverage({"net": norm}, decay=0.9)
+    set_to(norm, 5.0)
+    average.update()
+    resumed = WeightAverage({"net": norm}, decay=0.9)
+    resumed.load_state_dict(average.state_dict())
+    set_to(norm, 7.0)
+    average.update()
+    resumed.update()
+    assert averaged_weight(resumed, norm) == averaged_weight(average, norm) != 7
+
+
+def test_a_run_that_begins_to_average_starts_from_its_weights(norm):
+    average = WeightAverage({"net": norm}, decay=0.9)
+    set_to(norm, 5.0)
+    average.load_state_dict({})
+    assert averaged_weight(average, norm) == 5
