@@ -1,26 +1,36 @@
 """Score predicted organ masks against reference contours.
 
 Each side is a label map, a folder of label maps, a case's folder of masks (one file per organ), or a folder of such
-case folders. Several paths may be given. Cases are matched by name. docs/metrics.md defines every metric.
+case folders. Several paths may be given. Cases are matched by name. With --ratings, ratings of contours by people are
+tabulated too, or alone. docs/metrics.md defines every metric.
 """
 
 import argparse
 import logging
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from utils.config.preset import load_preset
+from utils.config.preset import Preset, load_preset
 from utils.errors import CaseFailure, UserError, shorten, shorten_cases
 from utils.evaluation.evaluate import CasePair, Evaluation, EvaluationSettings, evaluate_cases, match_cases
 from utils.evaluation.figures import write_box_plots, write_overlays
 from utils.evaluation.metrics import COUNTED, Status
+from utils.evaluation.rating_report import (
+    RatingReport,
+    rating_table,
+    remove_rating_files,
+    require_own_rating_files,
+    write_rating_report,
+)
+from utils.evaluation.ratings import Rating, match_organs, match_ratings, read_ratings
 from utils.evaluation.report import OVERLAYS, EvaluationReport, format_console_report, require_own_files, write_report
 from utils.evaluation.tolerances import Tolerances
 from utils.io.files import check_folder
 from utils.io.segmentations import OrganNameResolver, find_cases, require_names
+from utils.reporting.tables import to_text
 from utils.runtime.command_line import positive_int, report_failures, run_main
 
 logger = logging.getLogger(__name__)
@@ -30,8 +40,8 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     """Parse the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     paths = {"type": Path, "nargs": "+", "metavar": "PATH"}
-    parser.add_argument("--prediction", **paths, required=True, help="masks to score")
-    parser.add_argument("--reference", **paths, required=True, help="masks to score them against")
+    parser.add_argument("--prediction", **paths, help="masks to score")
+    parser.add_argument("--reference", **paths, help="masks to score them against")
     parser.add_argument("--output", type=Path, required=True, help="folder for the tables (CSV, JSON) and plots (PNG)")
     parser.add_argument("--preset", help="data set, whose organs, label values, tolerances and small organs are used")
     parser.add_argument(
@@ -45,7 +55,16 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--overlay", type=Path, metavar="CT_DIR", help="folder of the CTs; also draw each organ's worst cases"
     )
-    return parser.parse_args(argv)
+    parser.add_argument(
+        "--ratings", **paths, help="CSV files of ratings, saved by review pages, or folders of them; tabulated by organ"
+    )
+    arguments = parser.parse_args(argv)
+    if not (arguments.prediction and arguments.reference):
+        if arguments.prediction or arguments.reference or not arguments.ratings:
+            parser.error("--prediction and --reference are required, or --ratings alone")
+        if arguments.compare or arguments.overlay:
+            parser.error("--compare and --overlay need --prediction and --reference")
+    return arguments
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -56,6 +75,10 @@ def main(argv: list[str] | None = None) -> int:
     settings = EvaluationSettings(preset=preset, tolerances=tolerances, resample=arguments.resample)
     check_paths(arguments)
     resolver = OrganNameResolver(preset)
+    ratings = read_ratings(arguments.ratings, resolver) if arguments.ratings else []
+    if not arguments.prediction:
+        write_ratings(arguments, preset, match_organs(ratings, None, resolver))
+        return 0
     references = find_cases(arguments.reference, resolver)
     predictions = {"prediction": find_cases(arguments.prediction, resolver)}
     if arguments.compare:
@@ -64,6 +87,7 @@ def main(argv: list[str] | None = None) -> int:
         require_names(cases.values(), references.values(), resolver)
         require_names(references.values(), cases.values(), resolver)
     pairs = {name: match_cases(cases, references) for name, cases in predictions.items()}
+    ratings = match_ratings(ratings, pairs["prediction"], {**predictions["prediction"], **references}, resolver)
 
     evaluations, failures = {}, {}
     for name, own_pairs in pairs.items():
@@ -78,7 +102,8 @@ def main(argv: list[str] | None = None) -> int:
         if reason := why_nothing_counts(evaluations["prediction"]):
             report_failures(failures, len(references))
             raise UserError(f"nothing to score: {reason}")
-        failures = failures | write_results(arguments, settings, evaluations, pairs["prediction"])
+        ratings = match_organs(ratings, evaluations["prediction"].organs, resolver)
+        failures = failures | write_results(arguments, settings, evaluations, pairs["prediction"], ratings)
     return report_failures(failures, len(references))
 
 
@@ -102,7 +127,10 @@ def check_paths(arguments: argparse.Namespace) -> None:
         UserError: the output cannot be written, or there is no CT folder.
     """
     check_folder(arguments.output)
-    require_own_files(arguments.output, overlays=bool(arguments.overlay))
+    if arguments.prediction:
+        require_own_files(arguments.output, overlays=bool(arguments.overlay))
+    if arguments.ratings:
+        require_own_rating_files(arguments.output, arguments.ratings)
     if arguments.overlay and not arguments.overlay.is_dir():
         raise UserError(f"{arguments.overlay}: no such folder; --overlay expects the folder of the CTs")
 
@@ -112,8 +140,9 @@ def write_results(
     settings: EvaluationSettings,
     evaluations: Mapping[str, Evaluation],
     pairs: Mapping[str, CasePair],
+    ratings: Sequence[Rating],
 ) -> dict[str, CaseFailure]:
-    """Write tables and plots, print the table, and draw the overlays.
+    """Write tables and plots, print the tables, and draw the overlays.
 
     Returns:
         Bugs in the rendering of overlays. Cases whose CT cannot be used are logged as warnings only.
@@ -130,6 +159,10 @@ def write_results(
     scores = {name: evaluation.rows for name, evaluation in evaluations.items()}
     write_box_plots(arguments.output, scores, own.organs)
     print(format_console_report(report))
+    if ratings:
+        write_ratings(arguments, preset, ratings, own)
+    else:
+        remove_rating_files(arguments.output)
     logger.info("scores of every case, tables and plots are in %s", arguments.output)
     if not arguments.overlay:
         return {}
@@ -141,11 +174,31 @@ def write_results(
     return {f"overlay of {case_id}": failure for case_id, failure in failures.items() if failure.traceback}
 
 
+def write_ratings(
+    arguments: argparse.Namespace,
+    preset: Preset | None,
+    ratings: Sequence[Rating],
+    evaluation: Evaluation | None = None,
+) -> None:
+    """Write and print the ratings, beside the scores if there are some."""
+    organs = evaluation.organs if evaluation else preset and preset.organ_names
+    origin = {**describe_paths(arguments), "preset": preset.name if preset else None}
+    report = RatingReport(ratings, evaluation.rows if evaluation else (), organs, origin)
+    write_rating_report(arguments.output, report, markdown=arguments.markdown, latex=arguments.latex)
+    print("\n" * bool(evaluation) + to_text(rating_table(report)))
+    logger.info("ratings by organ, and every rating, are in %s", arguments.output)
+
+
+def describe_paths(arguments: argparse.Namespace) -> dict[str, str]:
+    """The paths that were given."""
+    paths = {name: getattr(arguments, name) for name in ("prediction", "reference", "compare", "ratings")}
+    return {name: " ".join(map(str, given)) for name, given in paths.items() if given}
+
+
 def describe_run(arguments: argparse.Namespace, settings: EvaluationSettings, evaluation: Evaluation) -> dict[str, Any]:
     """Collect the paths and settings of the evaluation for summary.json."""
-    paths = {name: getattr(arguments, name) for name in ("prediction", "reference", "compare")}
     return {
-        **{name: " ".join(map(str, given)) for name, given in paths.items() if given},
+        **describe_paths(arguments),
         "preset": settings.preset.name if settings.preset else None,
         "resample": settings.resample,
         "num_cases": len({row.case_id for row in evaluation.rows}),

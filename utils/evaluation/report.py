@@ -166,7 +166,7 @@ def write_report(folder: Path, report: EvaluationReport, *, markdown: bool = Fal
     for name, table in tables.items():
         texts |= {f"{name}.md": to_markdown(table)} if markdown else {}
         texts |= {f"{name}.tex": to_latex(table)} if latex else {}
-    write_json(folder / RECORD, _json_ready(_summary_json(report)))  # first: by it the others are known as own files
+    write_json(folder / RECORD, json_ready(_summary_json(report)))  # first: by it the others are known as own files
     for name, text in texts.items():
         write_text(folder / name, text)
     for name in TABLES:
@@ -266,12 +266,12 @@ def _summary_json(report: EvaluationReport) -> dict[str, Any]:
     return content
 
 
-def _json_ready(value: object) -> object:
+def json_ready(value: object) -> object:
     """Replace NaN and infinity, which JSON does not have."""
     if isinstance(value, Mapping):
-        return {str(key): _json_ready(item) for key, item in value.items()}
+        return {str(key): json_ready(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_json_ready(item) for item in value]
+        return [json_ready(item) for item in value]
     if isinstance(value, float) and not math.isfinite(value):
         return None if math.isnan(value) else str(value)
     return value
