@@ -15,8 +15,9 @@ from typing import Any
 
 from utils.config.preset import Preset, load_preset
 from utils.errors import CaseFailure, UserError, shorten, shorten_cases
-from utils.evaluation.evaluate import CasePair, Evaluation, EvaluationSettings, evaluate_cases, match_cases
+from utils.evaluation.evaluate import Evaluation, EvaluationSettings, evaluate_cases
 from utils.evaluation.figures import write_box_plots, write_overlays
+from utils.evaluation.matching import CasePair, match_cases
 from utils.evaluation.metrics import COUNTED, Status
 from utils.evaluation.rating_report import (
     RatingReport,

@@ -17,7 +17,8 @@ from typing import NamedTuple
 import numpy as np
 
 from benchmarks.baseline import score_masks
-from utils.evaluation.evaluate import CasePair, EvaluationSettings, evaluate_case, match_cases
+from utils.evaluation.evaluate import EvaluationSettings, evaluate_case
+from utils.evaluation.matching import CasePair, match_cases
 from utils.evaluation.tolerances import Tolerances
 from utils.io.segmentations import OrganNameResolver, find_cases, open_structures
 from utils.io.volumes import read_volume

@@ -28,7 +28,8 @@ from models.int8 import quantize_convolutions
 from models.pretrained import load_model
 from models.sliding_window import OVERLAP
 from utils.config.preset import Preset
-from utils.evaluation.evaluate import CasePair, EvaluationSettings, evaluate_case
+from utils.evaluation.evaluate import EvaluationSettings, evaluate_case
+from utils.evaluation.matching import CasePair
 from utils.evaluation.tolerances import Tolerances
 from utils.io.checkpoint import save_checkpoint
 from utils.io.segmentations import CaseFiles

@@ -1,34 +1,20 @@
 """Scores every organ of every case: pairs the masks, brings them onto one grid and measures them."""
 
-import logging
-import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import NamedTuple
 
 from utils.config.organ_names import organ_key
 from utils.config.preset import Preset
-from utils.errors import CaseFailure, UserError, shorten
+from utils.errors import CaseFailure, UserError
+from utils.evaluation.matching import CasePair
 from utils.evaluation.metrics import ScoreRow, Status
 from utils.evaluation.surface import score_masks
 from utils.evaluation.tolerances import Tolerances
 from utils.imaging.masks import Mask, crop_to_common_box, empty_mask, resample_mask
-from utils.io.segmentations import CaseFiles, OrganNameResolver, Structures, open_structures
+from utils.io.segmentations import OrganNameResolver, Structures, open_structures
 from utils.runtime.process_pool import run_cases
-
-ENDINGS = re.compile(r"(?:_masks|_0000)+$")
-"""Of `inference.py --masks`, and of nnU-Net's images."""
-
-logger = logging.getLogger(__name__)
-
-
-class CasePair(NamedTuple):
-    """The files of a case on both sides."""
-
-    prediction: CaseFiles
-    reference: CaseFiles
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,49 +47,6 @@ class Evaluation:
     """By case id."""
     unmatched_structures: tuple[str, ...]
     """Names that are not in the preset."""
-
-
-def match_cases(predictions: Mapping[str, CaseFiles], references: Mapping[str, CaseFiles]) -> dict[str, CasePair]:
-    """Pair cases by name: equal names first, then names that are equal without `ENDINGS`.
-
-    If both sides have a single case, these two are paired whatever their names.
-
-    Returns:
-        Pairs by the reference's case id.
-
-    Raises:
-        UserError: no case occurs on both sides, or several cases of one side fit the same case of the other.
-    """
-    if len(predictions) == len(references) == 1:
-        partners = dict(zip(references, predictions, strict=True))
-    else:
-        partners = {name: name for name in references if name in predictions}
-        rest = [_by_stem(name for name in side if name not in partners) for side in (predictions, references)]
-        for stem in rest[0].keys() & rest[1].keys():
-            own, other = rest[0][stem], rest[1][stem]
-            if len(own) > 1 or len(other) > 1:
-                raise UserError(
-                    f"predictions {', '.join(own)} and references {', '.join(other)} may all be case {stem}; give both "
-                    "sides the same names, or keep one of them"
-                )
-            partners[other[0]] = own[0]
-    pairs = {name: CasePair(predictions[partners[name]], case) for name, case in references.items() if name in partners}
-    if not pairs:
-        raise UserError(
-            f"no case occurs on both sides: predictions are {shorten(predictions)}, references are "
-            f"{shorten(references)}; give the files or folders of a case the same name"
-        )
-    if renamed := [f"{partners[name]} with {name}" for name in pairs if partners[name] != name]:
-        logger.info("compared under different names: %s", shorten(renamed))
-    return pairs
-
-
-def _by_stem(names: Iterable[str]) -> dict[str, list[str]]:
-    """Name without `ENDINGS` to the names."""
-    stems: dict[str, list[str]] = {}
-    for name in names:
-        stems.setdefault(ENDINGS.sub("", name), []).append(name)
-    return stems
 
 
 def evaluate_case(pair: CasePair, settings: EvaluationSettings) -> CaseResult:

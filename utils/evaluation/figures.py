@@ -11,12 +11,13 @@ from matplotlib.figure import Figure
 
 from utils.errors import CaseFailure, UserError
 from utils.evaluation.aggregate import WorstCase
-from utils.evaluation.evaluate import CasePair, EvaluationSettings, load_aligned_masks
+from utils.evaluation.evaluate import EvaluationSettings, load_aligned_masks
+from utils.evaluation.matching import CasePair, find_cts, missing_ct
 from utils.evaluation.metrics import COUNTED, METRICS, Metric, ScoreRow
 from utils.imaging.geometry import Geometry
 from utils.imaging.masks import Mask, bounding_box, resample_mask
 from utils.io.files import atomic_write
-from utils.io.segmentations import OrganNameResolver, case_ct, open_structures
+from utils.io.segmentations import OrganNameResolver, open_structures
 from utils.io.volumes import read_lps
 from utils.reporting.overlay import RGB, render_case, save_png
 from utils.runtime.process_pool import run_cases
@@ -103,7 +104,7 @@ def write_overlays(
     settings: EvaluationSettings,
     num_workers: int,
 ) -> dict[str, CaseFailure]:
-    """Write <case>_<organ>.png for every worst case, on the CT that `case_ct` finds in `ct_folder`.
+    """Write <case>_<organ>.png for every worst case, on the CT that `find_cts` finds in `ct_folder`.
 
     Returns:
         The cases that failed.
@@ -111,17 +112,19 @@ def write_overlays(
     organs: dict[str, set[str]] = {}
     for case in worst:
         organs.setdefault(case.case_id, set()).add(case.organ)
-    items = {case_id: (pairs[case_id], sorted(names)) for case_id, names in organs.items()}
-    task = partial(_write_case_overlays, folder=folder, ct_folder=ct_folder, settings=settings)
-    return run_cases(task, items, num_workers, "overlays").failures
+    cts = find_cts(ct_folder, pairs)
+    items = {case_id: (pairs[case_id], cts[case_id], sorted(organs[case_id])) for case_id in organs if case_id in cts}
+    task = partial(_write_case_overlays, folder=folder, settings=settings)
+    missing = {case_id: CaseFailure(missing_ct(ct_folder, case_id)) for case_id in organs if case_id not in cts}
+    return missing | run_cases(task, items, num_workers, "overlays").failures
 
 
 def _write_case_overlays(
-    item: tuple[CasePair, Sequence[str]], folder: Path, ct_folder: Path, settings: EvaluationSettings
+    item: tuple[CasePair, Path, Sequence[str]], folder: Path, settings: EvaluationSettings
 ) -> None:
-    pair, organs = item
+    pair, ct_path, organs = item
     case_id = pair.reference.case_id
-    ct = read_lps(case_ct(ct_folder, case_id))
+    ct = read_lps(ct_path)
     resolver = OrganNameResolver(settings.preset)
     prediction, reference = (open_structures(files, resolver) for files in pair)
     for organ in organs:

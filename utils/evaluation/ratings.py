@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from utils.errors import UserError, shorten
-from utils.evaluation.evaluate import ENDINGS, CasePair
+from utils.evaluation.matching import ENDINGS, CasePair
 from utils.io.files import printable, read_text
 from utils.io.segmentations import OrganNameResolver
 

@@ -186,16 +186,14 @@ def require_names(cases: Iterable[CaseFiles], others: Iterable[CaseFiles], resol
         )
 
 
-def case_ct(folder: Path, case_id: str) -> Path:
-    """Find `<folder>/<case>.nii.gz` (or another format), or the only volume in `<folder>/<case>/`."""
-    inner = folder / case_id
-    for path in volumes_in(folder):
-        if volume_stem(path) == case_id:
-            return path
-    volumes = volumes_in(inner) if inner.is_dir() else []
-    if len(volumes) == 1:
-        return volumes[0]
-    raise UserError(f"{folder}: has no CT of {case_id}; expected {case_id}.nii.gz (or another format); add it")
+def case_volumes(folder: Path) -> dict[str, Path]:
+    """The CTs of a folder by case id: `<case>.nii.gz` (or another format), or the only volume in `<case>/`."""
+    volumes = {volume_stem(path): path for path in volumes_in(folder)}
+    for inner in sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith(".")):
+        found = volumes_in(inner)
+        if len(found) == 1:
+            volumes.setdefault(printable(inner.name), found[0])
+    return volumes
 
 
 def _cases_in(path: Path, resolver: OrganNameResolver) -> list[CaseFiles]:

@@ -1,17 +1,15 @@
 """utils/evaluation/evaluate.py: which masks are compared, and the status of absent organs."""
 
-import logging
-
 import numpy as np
 import pytest
 
 from utils.config.preset import load_preset
-from utils.errors import UserError
-from utils.evaluation.evaluate import EvaluationSettings, evaluate_cases, match_cases
+from utils.evaluation.evaluate import EvaluationSettings, evaluate_cases
+from utils.evaluation.matching import match_cases
 from utils.evaluation.metrics import Status
 from utils.evaluation.tolerances import Tolerances
 from utils.imaging.geometry import Geometry
-from utils.io.segmentations import CaseFiles, OrganNameResolver, find_cases
+from utils.io.segmentations import OrganNameResolver, find_cases
 from utils.io.volumes import Volume, write_volume
 
 GRID = Geometry(size_zyx=(6, 8, 10), spacing_zyx_mm=(3.0, 2.0, 1.0))
@@ -130,48 +128,3 @@ def test_label_maps_meet_folders_of_masks(tmp_path):
     write_mask(tmp_path / "ref" / "p1" / "Parotid-Lt.nrrd", 4)
     scored = [row for row in evaluate(tmp_path, preset="pddca").rows if row.status is Status.SCORED]
     assert [(row.organ, row.scores.dice) for row in scored] == [("parotid_left", 1)]
-
-
-def test_cases_match_by_name_and_single_ones_always():
-    assert matched("x", "y") == {"y": "x"}
-    assert matched("ab", "bc") == {"b": "b"}
-    with pytest.raises(ValueError, match=r"predictions are a, b, references are c"):
-        matched("ab", "c")
-
-
-def files(*names):
-    return {name: CaseFiles(case_id=name) for name in names}
-
-
-def matched(predictions, references):
-    pairs = match_cases(files(*predictions), files(*references))
-    return {name: pair.prediction.case_id for name, pair in pairs.items()}
-
-
-def test_folders_of_masks_and_images_of_nnunet_meet_their_case(caplog):
-    with caplog.at_level(logging.INFO):
-        assert matched(("p1_masks", "p2_0000", "p3"), ("p1", "p2", "p3_0000")) == {
-            "p1": "p1_masks",
-            "p2": "p2_0000",
-            "p3_0000": "p3",
-        }
-    assert caplog.messages == ["compared under different names: p1_masks with p1, p2_0000 with p2, p3 with p3_0000"]
-
-
-def test_equal_names_come_first():
-    assert matched(("pt_0000", "pt_0001", "a", "a_0000"), ("pt_0000", "pt_0001", "a")) == {
-        name: name for name in ("pt_0000", "pt_0001", "a")
-    }
-
-
-@pytest.mark.parametrize(
-    ("predictions", "references"),
-    [(("p1_masks", "p1_0000"), ("p1", "p2")), (("p1_masks", "p2"), ("p1", "p1_0000"))],
-)
-def test_several_candidates_for_a_case_are_refused(predictions, references):
-    with pytest.raises(UserError, match="may all be case p1; give both sides the same names"):
-        matched(predictions, references)
-
-
-def test_several_names_of_a_case_that_the_other_side_lacks_are_no_trouble():
-    assert matched(("p1_masks", "p1_0000", "p2"), ("p2", "p3")) == {"p2": "p2"}

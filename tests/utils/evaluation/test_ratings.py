@@ -4,7 +4,7 @@ import pytest
 
 from utils.config.preset import load_preset
 from utils.errors import UserError
-from utils.evaluation.evaluate import CasePair
+from utils.evaluation.matching import CasePair
 from utils.evaluation.ratings import match_organs, match_ratings, read_ratings
 from utils.io.segmentations import CaseFiles, OrganNameResolver
 

@@ -9,7 +9,7 @@ from utils.config.preset import load_preset
 from utils.errors import UserError
 from utils.imaging.geometry import Geometry
 from utils.io.color_table import segment_metadata, write_color_table
-from utils.io.segmentations import OrganNameResolver, case_ct, find_cases, open_structures, require_names
+from utils.io.segmentations import OrganNameResolver, case_volumes, find_cases, open_structures, require_names
 from utils.io.volumes import Volume, write_volume
 
 SHAPE = (4, 5, 6)
@@ -168,10 +168,8 @@ def test_flipped_storage_is_the_same_grid(tmp_path, pddca):
     assert mask.geometry.matches(GRID)
 
 
-def test_the_ct_of_a_case_is_found_by_name(tmp_path):
-    write(tmp_path / "a.nii.gz")
-    write(tmp_path / "b" / "CT_IMAGE.nrrd")
-    assert case_ct(tmp_path, "a").name == "a.nii.gz"
-    assert case_ct(tmp_path, "b").name == "CT_IMAGE.nrrd"
-    with pytest.raises(ValueError, match="has no CT of c"):
-        case_ct(tmp_path, "c")
+def test_cts_are_named_by_their_files_or_by_folders_with_one_volume(tmp_path):
+    for name in ("a.nii.gz", "a/other.nrrd", "b/CT_IMAGE.nrrd", "c/one.mha", "c/two.mha", ".d/x.mha"):
+        write(tmp_path / name)
+    found = {case_id: path.relative_to(tmp_path).as_posix() for case_id, path in case_volumes(tmp_path).items()}
+    assert found == {"a": "a.nii.gz", "b": "b/CT_IMAGE.nrrd"}
