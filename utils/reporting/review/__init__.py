@@ -1,0 +1,1 @@
+"""Pages to look at contours with, and the list of them."""
