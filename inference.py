@@ -5,7 +5,6 @@ all. Finished cases are skipped. A case that fails does not stop the others.
 """
 
 import argparse
-import hashlib
 import logging
 import math
 import sys
@@ -25,10 +24,11 @@ from models.confidence import organ_confidences
 from models.predictor import Prediction
 from models.pretrained import Model, load_model, published_checkpoint
 from models.sliding_window import OVERLAP
-from utils.config.preset import Preset
 from utils.errors import CaseFailure
 from utils.imaging.geometry import Geometry
 from utils.io.color_table import check_color_table, write_color_table
+from utils.io.dicom_labels import OrganNaming
+from utils.io.dicom_seg import require_highdicom, write_dicom_seg
 from utils.io.files import check_folder
 from utils.io.own_files import require_own
 from utils.io.rtstruct import write_rtstruct
@@ -62,6 +62,8 @@ class InferenceSettings:
     format: str
     masks: bool
     rtstruct: bool
+    dicom_seg: bool
+    names: str
     probabilities: bool
     save_overlay: bool
     backbone_only: bool
@@ -119,10 +121,10 @@ def segment(ct: TransformedImage, model: Model) -> Segmentation:
 
 
 def write_case(
-    files: OutputFiles, ct: TransformedImage, segmentation: Segmentation, preset: Preset, settings: InferenceSettings
+    files: OutputFiles, ct: TransformedImage, segmentation: Segmentation, model: Model, settings: InferenceSettings
 ) -> None:
     """Write all files of a case but the report."""
-    transform, label = ct.transform, segmentation.label
+    transform, label, preset = ct.transform, segmentation.label, model.preset
     files.write_label(label, preset)
     if settings.masks:
         files.write_masks(label, preset)
@@ -131,7 +133,9 @@ def write_case(
         files.write_probabilities(probabilities, label.geometry, preset)
     if settings.rtstruct:
         margin = partial(transform.invert_margin, segmentation.prediction.probabilities)
-        write_rtstruct(files.rtstruct, label.array, margin, ct.series, preset)
+        write_rtstruct(files.rtstruct, label.array, margin, ct.series, preset, model.describe(settings.names))
+    if settings.dicom_seg:
+        write_dicom_seg(files.dicom_seg, label, ct.series, preset, model.describe(settings.names))
     if settings.save_overlay:
         style = {"colors": [organ.color for organ in preset.organs], "names": preset.organ_names, "show_all": True}
         spacing = transform.axis_aligned.spacing_zyx_mm
@@ -147,7 +151,7 @@ def segment_case(
     segmentation = segment(ct, model)
     label, prediction = segmentation
     with files.staged() as staged:
-        write_case(staged, ct, segmentation, model.preset, settings)
+        write_case(staged, ct, segmentation, model, settings)
         confidences = organ_confidences(prediction, model, ct.transform.world_mm)
         organs = build_organ_report(label.array, label.geometry, model.preset, confidences)
         report = {
@@ -170,8 +174,8 @@ def require_own_files(files: OutputFiles, settings: InferenceSettings) -> None:
     Raises:
         UserError: one is in the way.
     """
-    optional = {"masks": files.masks, "rtstruct": files.rtstruct, "probabilities": files.probabilities}
-    optional["save_overlay"] = files.overlay
+    optional = {"masks": files.masks, "rtstruct": files.rtstruct, "dicom_seg": files.dicom_seg}
+    optional |= {"probabilities": files.probabilities, "save_overlay": files.overlay}
     asked_for = [path for option, path in optional.items() if getattr(settings, option)]
     require_own([files.report, files.label, *asked_for], files.own_files())
 
@@ -190,7 +194,7 @@ def segment_cohort(
     finished = {case_id: load_if_up_to_date(files[case_id], source) for case_id, source in sources.items()}
     reports, failures = {case_id: report for case_id, report in finished.items() if report}, {}
     logger.info("found %d CTs; %d are already segmented", len(scans), len(reports))
-    options = {"correct_offset": settings.hu_offset == "auto", "require_dicom": settings.rtstruct}
+    options = {"correct_offset": settings.hu_offset == "auto", "require_dicom": settings.rtstruct or settings.dicom_seg}
     read = partial(read_transformed, grid=model.preset.grid, **options)
     todo = [scan for scan in scans if scan.case_id not in reports]
     for scan in todo:
@@ -219,6 +223,9 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     add("--format", choices=FORMATS, default=FORMATS[0], help="file format of label maps, masks and probabilities")
     add("--masks", action="store_true", help="also write one binary mask per organ, in <id>_masks/")
     add("--rtstruct", action="store_true", help="also write <id>.rtstruct.dcm, which refers to the DICOM series given")
+    add("--dicom-seg", action="store_true", help="also write <id>.seg.dcm, a DICOM Segmentation; needs highdicom")
+    naming = "names of the organs in DICOM files: the preset's, or TG-263's (default: %(default)s)"
+    add("--names", choices=get_args(OrganNaming), default="preset", help=naming)
     add("--probabilities", action="store_true", help="also write one volume of probabilities per organ")
     add("--save-overlay", action="store_true", help="also draw <id>.png, slices with the organs' outlines")
     add("--backbone-only", action="store_true", help="use S-Net alone, for comparison")
@@ -246,6 +253,8 @@ def main(argv: list[str] | None = None) -> int:
     """Segment every CT of the input that is not finished yet."""
     arguments = parse_arguments(argv)
     settings = InferenceSettings(**{field.name: getattr(arguments, field.name) for field in fields(InferenceSettings)})
+    if settings.dicom_seg:
+        require_highdicom()
     check_folder(arguments.output)
     scans = arguments.shard.select(list_scans(arguments.input, by_patient=not arguments.no_patient_id))
     compute = choose_compute(arguments.device, arguments.precision)
@@ -260,8 +269,7 @@ def main(argv: list[str] | None = None) -> int:
     summary = arguments.output / f"summary{arguments.shard.suffix}.csv"
     check_color_table(arguments.output, model.preset)
     require_own_summary(summary)
-    sha256 = hashlib.sha256(arguments.checkpoint.read_bytes()).hexdigest()
-    checkpoint = {"checkpoint": str(arguments.checkpoint), "checkpoint_sha256": sha256}
+    checkpoint = {"checkpoint": str(arguments.checkpoint), "checkpoint_sha256": model.sha256}
     checkpoint["precision"] = compute.precision
     reports, failures = segment_cohort(scans, arguments.output, model, settings, checkpoint)
     in_summary = reports if arguments.shard.count > 1 else read_reports(arguments.output) | reports

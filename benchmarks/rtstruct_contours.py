@@ -45,9 +45,10 @@ def write_case(folder: Path, ct: Volume, model: Model) -> None:
     label, prediction = segment(seen, model)
     write_volume(folder / "label.nii.gz", label)
     margin = partial(seen.transform.invert_margin, prediction.probabilities)
+    description = model.describe("preset")
     for kind, trace in KINDS.items():
         with patch.object(rtstruct, "trace_polygons", trace):
-            rtstruct.write_rtstruct(folder / f"{kind}.dcm", label.array, margin, series, model.preset)
+            rtstruct.write_rtstruct(folder / f"{kind}.dcm", label.array, margin, series, model.preset, description)
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -74,7 +74,7 @@ def read_transformed(
     """
     volume, series = scan.read()
     if require_dicom and series is None:
-        raise UserError(f"{scan}: --rtstruct refers to DICOM slices; give the CT as a DICOM folder")
+        raise UserError(f"{scan}: --rtstruct and --dicom-seg refer to DICOM slices; give the CT as a DICOM folder")
     try:
         image = transform_ct(volume, grid, correct_offset=correct_offset)
     except UserError as error:

@@ -1,5 +1,6 @@
 """Loads trained networks from a checkpoint: one of yours, or a published model of this repository."""
 
+import hashlib
 import math
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,10 +23,15 @@ from utils.io.checkpoint import (
     read_checkpoint,
     require_networks,
 )
+from utils.io.dicom_labels import DicomDescription, OrganNaming, displayed_names
 from utils.io.files import validate_file_name
 from utils.runtime.device import Compute, Precision, choose_compute
+from utils.version import VERSION
 
 WEIGHTS_FOLDER = Path(__file__).resolve().parent.parent / "weights"
+
+CHECKSUM_DIGITS = 12
+"""Of a checkpoint's SHA-256 in DICOM objects, whose texts are short."""
 
 
 @dataclass(frozen=True)
@@ -39,6 +45,17 @@ class Model:
     """Measures how plausible a small organ's shape is; None if the checkpoint has none."""
     arrangement: Arrangement = Arrangement(())
     """Of the organs in the training cases."""
+    name: str = ""
+    """Of the checkpoint's file, without its suffix."""
+    sha256: str = ""
+    """Of the checkpoint's file."""
+
+    def describe(self, naming: OrganNaming) -> DicomDescription:
+        """What the DICOM objects of a segmentation by this model say about their organs and origin."""
+        names = displayed_names(self.preset, naming)
+        return DicomDescription(
+            organ_names=names, version=VERSION, model=f"{self.name}, SHA-256 {self.sha256[:CHECKSUM_DIGITS]}"
+        )
 
 
 def load_pretrained(name: str = "openkbp", *, device: str | None = None, precision: Precision | None = None) -> Model:
@@ -107,4 +124,11 @@ def load_model(
     predictor = Predictor(focusnet, autocast=compute.autocast(), overlap=overlap, limit_bytes=limit_bytes)
     with_fallback = OOMFallbackPredictor(predictor, choose_compute("cpu", "fp32"))
     chosen = FlipTTAPredictor(with_fallback) if flip_tta else with_fallback
-    return Model(chosen, preset, autoencoder.eval() if autoencoder else None, checkpoint_arrangement(content))
+    return Model(
+        predictor=chosen,
+        preset=preset,
+        autoencoder=autoencoder.eval() if autoencoder else None,
+        arrangement=checkpoint_arrangement(content),
+        name=checkpoint.stem,
+        sha256=hashlib.sha256(checkpoint.read_bytes()).hexdigest(),
+    )

@@ -21,6 +21,7 @@ from models.focusnet import build_network
 from models.pretrained import load_model
 from models.s_net import SNet
 from tests.dicom_files import ct_slices, save_all
+from utils.config.organ_names import tg263_name
 from utils.config.preset import load_preset
 from utils.errors import UserError
 from utils.imaging.arrangement import Arrangement, OrganOffset
@@ -139,6 +140,7 @@ def test_backbone_only_leaves_small_organs_to_s_net(ct, checkpoint, tmp_path):
 def test_every_output_of_a_dicom_folder(ct, checkpoint, tmp_path, caplog):
     save_all(ct_slices(ct, patient="pt_1"), tmp_path / "pt_1")
     options = ("--format", "seg.nrrd", "--masks", "--rtstruct", "--probabilities", "--tta", "--tile-memory", "0")
+    options += ("--dicom-seg", "--names", "tg263")
     segment_file(tmp_path / "pt_1", checkpoint, tmp_path / "out", *options)
 
     label = read_volume(tmp_path / "out" / "pt_1.seg.nrrd")
@@ -157,10 +159,14 @@ def test_every_output_of_a_dicom_folder(ct, checkpoint, tmp_path, caplog):
         total = total + probability.array
     assert 0.5 < total.max() <= 1.01
     structures = pydicom.dcmread(tmp_path / "out" / "pt_1.rtstruct.dcm")
-    assert [roi.ROIName for roi in structures.StructureSetROISequence] == found
-    for name, roi in read_rois(structures, "").items():
-        drawn = rasterize(roi.contours, label.geometry).mask.dense()
+    standard_names = [tg263_name(name) for name in found]
+    assert [roi.ROIName for roi in structures.StructureSetROISequence] == standard_names
+    rois = read_rois(structures, "")
+    for name, standard_name in zip(found, standard_names, strict=True):
+        drawn = rasterize(rois[standard_name].contours, label.geometry).mask.dense()
         np.testing.assert_array_equal(drawn, label.array == report["organs"][name]["label"])
+    segments = pydicom.dcmread(tmp_path / "out" / "pt_1.seg.dcm").SegmentSequence
+    assert [segment.SegmentLabel for segment in segments] == standard_names
     assert not list(tmp_path.rglob("*.partial*"))
 
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("*.*") if "pt_1" in path.name}

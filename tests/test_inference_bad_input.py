@@ -284,7 +284,7 @@ def test_an_output_that_cannot_be_written_to_is_refused(good, checkpoint, tmp_pa
 def test_rtstruct_requires_dicom(good, checkpoint, tmp_path, caplog):
     status = run("--checkpoint", checkpoint, "--input", good, "--output", tmp_path / "out", "--rtstruct")
     assert status == 2
-    assert "--rtstruct refers to DICOM slices; give the CT as a DICOM folder" in caplog.text
+    assert "--rtstruct and --dicom-seg refer to DICOM slices; give the CT as a DICOM folder" in caplog.text
     assert not (tmp_path / "out" / "good.nii.gz").exists()
 
 

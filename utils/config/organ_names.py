@@ -16,7 +16,7 @@ SYNONYMS = (
     ("Glnd_Submand", "Submandibular", "Submandibular gland", "SMG"),
     ("Glnd_Lacrimal", "Lacrimal", "Lacrimal gland"),
     ("Glnd_Thyroid", "Thyroid", "Thyroid gland"),
-    ("Glnd_Sublingual", "Sublingual", "Sublingual gland"),
+    ("Glnd_Subling", "Glnd_Sublingual", "Sublingual", "Sublingual gland"),
     ("Eye", "Orbit", "Globe", "Eyeball"),
     ("Lens", "Eye lens"),
     ("Cochlea",),
@@ -33,7 +33,7 @@ SYNONYMS = (
     ("Arytenoid", "Arytenoids"),
     ("Trachea",),
     ("Musc_Constrict", "Pharyngeal constrictor", "Pharyngeal constrictors", "Pharynx constrictor"),
-    ("TemporalLobe", "Lobe_Temporal", "Temporal lobe"),
+    ("Lobe_Temporal", "TemporalLobe", "Temporal lobe"),
     ("Hippocampus",),
     ("BrachialPlex", "Brachial plexus"),
     ("Joint_TM", "TMJ", "Temporomandibular joint"),
@@ -62,9 +62,30 @@ def common_key(name: str) -> str:
     return _COMMON.get(rest, rest) + space + side
 
 
+def organ_side(name: str) -> str | None:
+    """The side in an organ's name, "left" or "right"; None if it names none, or both."""
+    side = organ_key(name).partition(" ")[2]
+    return side if side in ("left", "right") else None
+
+
+def without_side(name: str) -> str:
+    """The key of an organ's name without its side: "opticnerve" of "OpticNerve_L"."""
+    return organ_key(name).partition(" ")[0]
+
+
+def tg263_name(name: str) -> str | None:
+    """The name of an organ in TG-263, for example "OpticNrv_L"; None for organs that `SYNONYMS` does not list."""
+    rest, _, side = organ_key(name).partition(" ")
+    standard = _TG_263.get(rest)
+    if standard is None or side not in ("", "left", "right"):
+        return None
+    return f"{standard}_{side[0].upper()}" if side else standard
+
+
 def is_organ_name(name: str) -> bool:
     """Whether the text is a name that `SYNONYMS` lists, on either side or on none."""
-    return organ_key(name).partition(" ")[0] in _COMMON
+    return without_side(name) in _COMMON
 
 
 _COMMON = {organ_key(name): organ_key(names[0]) for names in SYNONYMS for name in names}
+_TG_263 = {organ_key(name): names[0] for names in SYNONYMS for name in names}

@@ -17,13 +17,9 @@ from utils.config.preset import Preset
 from utils.imaging.geometry import Geometry
 from utils.imaging.polygons import trace_polygons
 from utils.io.dicom import CtSeries, read_dataset
+from utils.io.dicom_labels import TYPE_2, DicomDescription
 from utils.io.files import atomic_write
 
-TYPE_2 = (
-    *("PatientName", "PatientID", "PatientBirthDate", "PatientSex", "PositionReferenceIndicator"),
-    *("StudyDate", "StudyTime", "StudyID", "AccessionNumber", "ReferringPhysicianName"),
-)
-"""Attributes of the patient, the study and the frame of reference that must be present; empty if the CT lacks them."""
 OPTIONAL = (
     *("IssuerOfPatientID", "PatientIdentityRemoved", "DeidentificationMethod", "DeidentificationMethodCodeSequence"),
     *("StudyDescription", "PatientAge", "PatientSize", "PatientWeight"),
@@ -38,7 +34,12 @@ DECIMALS = 3
 
 
 def write_rtstruct(
-    path: Path, label: np.ndarray, margin: Callable[[int], np.ndarray], series: CtSeries, preset: Preset
+    path: Path,
+    label: np.ndarray,
+    margin: Callable[[int], np.ndarray],
+    series: CtSeries,
+    preset: Preset,
+    description: DicomDescription,
 ) -> None:
     """Write the organs of a label map.
 
@@ -51,9 +52,10 @@ def write_rtstruct(
             of the same shape, -1..1: see `trace_polygons`.
         series: the CT.
         preset: whose organs they are.
+        description: names of the structures, and what made the label map.
     """
     image = read_dataset(series.paths[0])
-    structures = _header(image)
+    structures = _header(image, description)
     frame_uid = series.frame_of_reference_uid or generate_uid()
     references = [
         _item(ReferencedSOPClassUID=image.SOPClassUID, ReferencedSOPInstanceUID=uid) for uid in series.sop_instance_uids
@@ -63,10 +65,10 @@ def write_rtstruct(
     structures.ROIContourSequence = []
     structures.RTROIObservationsSequence = []
     boxes = ndimage.find_objects(label, max_label=len(preset.organs))
-    for number, (organ, box) in enumerate(zip(preset.organs, boxes, strict=True), 1):
+    for number, (organ, name, box) in enumerate(zip(preset.organs, description.organ_names, boxes, strict=True), 1):
         if box is None and any(boxes):
             continue
-        roi = _item(ROINumber=number, ReferencedFrameOfReferenceUID=frame_uid, ROIName=organ.name)
+        roi = _item(ROINumber=number, ReferencedFrameOfReferenceUID=frame_uid, ROIName=name)
         roi.ROIGenerationAlgorithm = "AUTOMATIC"
         structures.StructureSetROISequence.append(roi)
         drawn = _item(ReferencedROINumber=number, ROIDisplayColor=list(organ.color))
@@ -83,7 +85,7 @@ def write_rtstruct(
         structures.save_as(partial, enforce_file_format=True)
 
 
-def _header(image: Dataset) -> Dataset:
+def _header(image: Dataset, description: DicomDescription) -> Dataset:
     """The modules of the file, patient, study, clinical trial, series, equipment, structure set and approval."""
     now = datetime.now()
     date, time = now.strftime("%Y%m%d"), now.strftime("%H%M%S")
@@ -103,7 +105,9 @@ def _header(image: Dataset) -> Dataset:
         OperatorsName="",
         Manufacturer="FocusNet",
         ManufacturerModelName="FocusNet",
+        SoftwareVersions=description.version,
         StructureSetLabel="FocusNet",
+        StructureSetDescription=description.origin,
         StructureSetDate=date,
         StructureSetTime=time,
         ApprovalStatus="UNAPPROVED",

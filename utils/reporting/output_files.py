@@ -39,6 +39,7 @@ class OutputFiles:
         self.label = folder / f"{case_id}.{format}"
         self.overlay = folder / f"{case_id}.png"
         self.rtstruct = folder / f"{case_id}.rtstruct.dcm"
+        self.dicom_seg = folder / f"{case_id}.seg.dcm"
         self.masks = folder / f"{case_id}_masks"
         self.probabilities = folder / f"{case_id}_probabilities"
 
@@ -48,7 +49,7 @@ class OutputFiles:
         if report is None:
             return {}
         labels = {format: self.folder / f"{self.case_id}.{format}" for format in FORMATS}
-        others = (self.overlay, self.rtstruct, self.masks, self.probabilities)
+        others = (self.overlay, self.rtstruct, self.dicom_seg, self.masks, self.probabilities)
         existing = [file for path in (*labels.values(), *others) for file in files_at(path)]
         if "files" not in report:
             own_label = labels.get(report["settings"].get("format"))
@@ -65,7 +66,8 @@ class OutputFiles:
     @contextmanager
     def staged(self) -> Iterator["OutputFiles"]:
         """A temporary folder for the case's new files, which `replace_by` moves; those of killed runs are removed."""
-        others = (self.report, self.label, self.overlay, self.rtstruct, self.masks, self.probabilities)
+        dicom = (self.rtstruct, self.dicom_seg)
+        others = (self.report, self.label, self.overlay, *dicom, self.masks, self.probabilities)
         for path in (self.folder / self.case_id, *others):
             remove_partials(path)
         with staging_folder(self.folder / self.case_id) as folder:

@@ -12,11 +12,16 @@ from skimage.draw import polygon2mask
 from tests.dicom_files import ct_slices, save_all
 from utils.imaging.geometry import Geometry
 from utils.io.dicom import find_series, read_ct
+from utils.io.dicom_labels import DicomDescription
 from utils.io.rtstruct import write_rtstruct
 from utils.io.volumes import Volume
 
 SIZE = (9, 40, 34)
 TILTED = tuple(Rotation.from_euler("zyx", (20, -10, 5), degrees=True).as_matrix().ravel().tolist())
+
+
+def described(preset):
+    return DicomDescription(organ_names=preset.organ_names, version="1.2.3", model="tiny, SHA-256 0123456789ab")
 
 
 def organs():
@@ -54,7 +59,7 @@ def series(request, tmp_path):
 
 @pytest.fixture
 def structures(series, tiny_preset, tmp_path):
-    write_rtstruct(tmp_path / "out.rtstruct.dcm", organs(), margin, series, tiny_preset)
+    write_rtstruct(tmp_path / "out.rtstruct.dcm", organs(), margin, series, tiny_preset, described(tiny_preset))
     return pydicom.dcmread(tmp_path / "out.rtstruct.dcm")
 
 
@@ -164,6 +169,10 @@ def test_attributes_that_the_standard_asks_for_are_there(structures, series):
     assert not missing_attributes(structures)
     assert structures.FrameOfReferenceUID == ct.FrameOfReferenceUID
     assert structures.ApprovalStatus == "UNAPPROVED"
+    assert structures.SoftwareVersions == "1.2.3"
+    assert structures.StructureSetDescription.startswith(
+        "FocusNet 1.2.3, model tiny, SHA-256 0123456789ab. For research"
+    )
     assert structures.SeriesDate == structures.StructureSetDate
     assert {item.RTROIInterpretedType for item in structures.RTROIObservationsSequence} == {"ORGAN"}
     assert {roi.ROIGenerationAlgorithm for roi in structures.StructureSetROISequence} == {"AUTOMATIC"}
@@ -178,7 +187,7 @@ def write_onto(ct, folder, preset):
     save_all(ct, folder / "ct")
     series = read_ct(find_series(folder / "ct")[0])
     label = np.zeros(series.volume.array.shape, dtype=np.uint8)
-    write_rtstruct(folder / "out.dcm", label, margin, series, preset)
+    write_rtstruct(folder / "out.dcm", label, margin, series, preset, described(preset))
     return pydicom.dcmread(folder / "out.dcm")
 
 
