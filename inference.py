@@ -70,6 +70,7 @@ class InferenceSettings:
     tta: bool
     overlap: float
     hu_offset: str
+    fill_gaps: bool
 
 
 class Segmentation(NamedTuple):
@@ -195,7 +196,7 @@ def segment_cohort(
     reports, failures = {case_id: report for case_id, report in finished.items() if report}, {}
     logger.info("found %d CTs; %d are already segmented", len(scans), len(reports))
     options = {"correct_offset": settings.hu_offset == "auto", "require_dicom": settings.rtstruct or settings.dicom_seg}
-    read = partial(read_transformed, grid=model.preset.grid, **options)
+    read = partial(read_transformed, grid=model.preset.grid, fill_gaps=settings.fill_gaps, **options)
     todo = [scan for scan in scans if scan.case_id not in reports]
     for scan in todo:
         require_own_files(files[scan.case_id], settings)
@@ -235,6 +236,8 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     add("--overlap", type=float, default=OVERLAP, help="fraction of a window that its neighbor also covers")
     offset = "CT stored as HU + 1024: refuse stops with an error, auto subtracts 1024 (default: %(default)s)"
     add("--hu-offset", choices=("refuse", "auto"), default="refuse", help=offset)
+    gaps = "interpolate missing slices of a DICOM series (up to 12 mm) instead of refusing it"
+    add("--fill-gaps", action="store_true", help=gaps)
     without = "name DICOM cases by their folders, and leave the PatientID out of report and summary"
     add("--no-patient-id", action="store_true", help=without)
     add("--shard", type=Shard.parse, default=Shard(), metavar="I/N", help="segment only every N-th case, from the I-th")

@@ -54,25 +54,30 @@ class Scan:
         """Tells the scan apart from every other: the path of a volume, or a series with its UID."""
         return self.source.record if isinstance(self.source, DicomSeries) else str(self.source)
 
-    def read(self) -> ScanContent:
-        """Read the voxels; a `UserError` says why that cannot be done."""
+    def read(self, *, fill_gaps: bool = False) -> ScanContent:
+        """Read the voxels; a `UserError` says why that cannot be done. For `fill_gaps` see `read_ct`."""
         if self.problem is not None:
             raise UserError(self.problem)
         if isinstance(self.source, DicomSeries):
-            series = read_ct(self.source)
+            series = read_ct(self.source, fill_gaps=fill_gaps)
             return ScanContent(series.volume, series)
         return ScanContent(read_volume(self.source))
 
 
 def read_transformed(
-    scan: Scan, grid: GridSettings, *, correct_offset: bool = False, require_dicom: bool = False
+    scan: Scan,
+    grid: GridSettings,
+    *,
+    correct_offset: bool = False,
+    require_dicom: bool = False,
+    fill_gaps: bool = False,
 ) -> TransformedImage:
-    """Read a scan and bring it onto the networks' grid; see `transform_ct`.
+    """Read a scan and bring it onto the networks' grid; see `transform_ct` and `Scan.read`.
 
     Raises:
         UserError: the scan is damaged, not a CT in HU, shows no head and neck, or is not DICOM though that is required.
     """
-    volume, series = scan.read()
+    volume, series = scan.read(fill_gaps=fill_gaps)
     if require_dicom and series is None:
         raise UserError(f"{scan}: --rtstruct and --dicom-seg refer to DICOM slices; give the CT as a DICOM folder")
     try:

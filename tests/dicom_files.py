@@ -1,17 +1,35 @@
 """DICOM files for tests: CT series as a scanner writes them, with changed fields, and structure sets."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
-from pydicom.uid import UID, CTImageStorage, ExplicitVRLittleEndian, RTStructureSetStorage, generate_uid
+from pydicom.uid import (
+    UID,
+    CTImageStorage,
+    EnhancedCTImageStorage,
+    ExplicitVRLittleEndian,
+    RTStructureSetStorage,
+    generate_uid,
+)
+from scipy import ndimage
 from skimage.measure import find_contours
 
 from utils.imaging.geometry import Geometry
 from utils.io.volumes import Volume
 
 INTERCEPT = -1024
+MOVED = {
+    "ImagePositionPatient": "PlanePositionSequence",
+    "ImageOrientationPatient": "PlaneOrientationSequence",
+    "PixelSpacing": "PixelMeasuresSequence",
+    "SliceThickness": "PixelMeasuresSequence",
+    "RescaleSlope": "PixelValueTransformationSequence",
+    "RescaleIntercept": "PixelValueTransformationSequence",
+}
+"""Attributes that are in functional groups of a multi-frame file."""
 
 
 def uid_of(name: str) -> UID:
@@ -123,3 +141,72 @@ def _contour(points: np.ndarray) -> Dataset:
     contour.NumberOfContourPoints = len(points)
     contour.ContourData = [f"{value:.8g}" for value in np.ravel(points)]
     return contour
+
+
+def scan(volume: Volume, table_mm: Sequence[float], tilt_deg: float = 0.0, **names: str) -> list[FileDataset]:
+    """The slices that a scanner with a tilted gantry makes of a volume (axial, HU) at the positions of its table.
+
+    The gantry turns around the patient's left-right axis through the volume's middle. As on a scanner, the table moves
+    along z, and ImagePositionPatient with it.
+    """
+    geometry = volume.geometry
+    _, height, width = geometry.size_zyx
+    cos, sin = np.cos(np.radians(tilt_deg)), np.sin(np.radians(tilt_deg))
+    row, column = np.array([1.0, 0.0, 0.0]), np.array([0.0, cos, sin])
+    middle = np.array(geometry.world_mm((0, (height - 1) / 2, 0)))
+    corners = [
+        middle + (0, 0, z - middle[2]) - column * (height - 1) / 2 * geometry.spacing_zyx_mm[1] for z in table_mm
+    ]
+    y, x = np.mgrid[:height, :width]
+    planes = []
+    for corner in corners:
+        points = corner + np.multiply.outer(y * geometry.spacing_zyx_mm[1], column)
+        points += np.multiply.outer(x * geometry.spacing_zyx_mm[2], row)
+        index = geometry.index_zyx(points.reshape(-1, 3)).T
+        plane = ndimage.map_coordinates(volume.array.astype(np.float32), index, order=1, cval=-1000)
+        planes.append(np.rint(plane).astype(np.int16).reshape(height, width))
+    stacked = Volume(array=np.stack(planes), geometry=replace(geometry, size_zyx=(len(planes), height, width)))
+    slices = ct_slices(stacked, **names)
+    for dataset, corner in zip(slices, corners, strict=True):
+        dataset.ImagePositionPatient = [f"{v:.6f}" for v in corner]
+        dataset.ImageOrientationPatient = [f"{v:.8f}" for v in (*row, *column)]
+        dataset.GantryDetectorTilt = f"{tilt_deg:g}"
+    return slices
+
+
+def enhanced(slices: Sequence[FileDataset], name: str = "enhanced", **of_frames: Sequence[object]) -> FileDataset:
+    """One multi-frame file (Enhanced CT) of single-frame ones; attributes that all share are in the shared groups.
+
+    Args:
+        slices: of one series.
+        name: of the file's UID.
+        of_frames: values for each frame of TemporalPositionIndex, StackID or FrameType.
+    """
+    first = slices[0]
+    dataset = new_dataset(EnhancedCTImageStorage, uid_of(f"{first.SeriesInstanceUID} {name}"))
+    for element in first:
+        if element.keyword not in (*MOVED, "SOPClassUID", "SOPInstanceUID", "PixelData"):
+            dataset[element.keyword] = element
+    dataset.NumberOfFrames = len(slices)
+    dataset.PixelData = b"".join(slice_.PixelData for slice_ in slices)
+    dataset.SharedFunctionalGroupsSequence = [Dataset()]
+    dataset.PerFrameFunctionalGroupsSequence = [Dataset() for _ in slices]
+    for keyword, macro in MOVED.items():
+        values = [slice_.get(keyword) for slice_ in slices]
+        is_shared = keyword != "ImagePositionPatient" and all(value == values[0] for value in values)
+        groups = dataset.SharedFunctionalGroupsSequence if is_shared else dataset.PerFrameFunctionalGroupsSequence
+        for group, value in zip(groups, values, strict=False):
+            _set_in_group(group, macro, keyword, value)
+    for number, group in enumerate(dataset.PerFrameFunctionalGroupsSequence, 1):
+        content = {"StackID": "1", "InStackPositionNumber": number, "FrameAcquisitionNumber": 1}
+        content |= {"DimensionIndexValues": [1, number]}
+        for keyword, value in (content | {key: values[number - 1] for key, values in of_frames.items()}).items():
+            macro = "CTImageFrameTypeSequence" if keyword == "FrameType" else "FrameContentSequence"
+            _set_in_group(group, macro, keyword, value)
+    return dataset
+
+
+def _set_in_group(group: Dataset, macro: str, keyword: str, value: object) -> None:
+    if macro not in group:
+        setattr(group, macro, [Dataset()])
+    setattr(group[macro][0], keyword, value)

@@ -4,115 +4,44 @@ Each organ of the phantom is painted in its own CT number, by which networks wit
 networks answer the same wherever their grid lies; trained ones do not. The published model is therefore tried too.
 """
 
-from contextlib import nullcontext
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import SimpleITK as sitk
-import torch
-import torch.nn.functional as F
-from scipy import ndimage
 from scipy.spatial.transform import Rotation
-from torch import nn
 
 import inference
 from benchmarks.resample_cts import at_spacing
 from data_preprocess.inference_transform import InferenceTransform
 from data_preprocess.scans import list_scans, read_transformed
 from data_preprocess.sources import SOURCES
-from data_preprocess.sources.phantom.source import ORGANS, render_patient, sample_patient
-from models.focusnet import FocusNet
-from models.oom_fallback import OOMFallbackPredictor
-from models.predictor import Predictor
-from models.pretrained import Model, load_pretrained
-from models.s_net import SNetOutput
+from data_preprocess.sources.phantom.source import ORGANS
+from models.pretrained import load_pretrained
 from tests.dicom_files import ct_slices, save_all
+from tests.fixed_networks import PRESET, dice_of, fixed_model, masks_of, painted_patient
 from tests.head_scan import SPACING as HEAD_SPACING
 from tests.head_scan import head_scan
 from tests.reorientation import ALL_48, reoriented
-from utils.config.preset import load_preset, preset_from_table, preset_to_table
+from utils.config.preset import load_preset
 from utils.evaluation.overlap import dice_per_label
 from utils.imaging.geometry import Geometry
-from utils.imaging.masks import crop_mask, crop_to_common_box, resample_mask
+from utils.imaging.masks import crop_mask, crop_to_common_box
 from utils.io.volumes import Volume, write_volume
-from utils.runtime.device import choose_compute
 
 SPACING = (4.0, 3.0, 3.3)
 ROTATED_SPACING = (3.0, 2.5, 2.5)
-LARGE, SMALL = "parotid_right", "submandibular_left"
-CODES_HU = {LARGE: 1000, SMALL: 2900}
-OTHERS_HU = 150
-"""The highest HU of everything else."""
-
-
-def two_organs():
-    """The phantom's preset with nothing but a large and a small organ."""
-    table = preset_to_table(load_preset("phantom"))
-    table["organs"] = {LARGE: table["organs"][LARGE], SMALL: {**table["organs"][SMALL], "small": True}}
-    table["left_right_pairs"] = []
-    table["grid"] |= {"spacing_zyx_mm": [4.0, 3.5, 3.5], "crop_size_vox": [32, 36, 32], "roi_size_vox": [14, 16, 14]}
-    return preset_from_table(table, source="a test")
-
-
-PRESET = two_organs()
-
-
-def excess(image, name):
-    """Normalized intensity above that of a voxel which is half organ; gives borders with subvoxel precision."""
-    half_hu = (CODES_HU[name] + OTHERS_HU) / 2
-    return image - (half_hu + PRESET.intensity.shift_hu) / PRESET.intensity.scale_hu
-
-
-class FixedSNet(nn.Module):
-    """Segments dense voxels as the large organ, except near the small organ."""
-
-    def __init__(self):
-        super().__init__()
-        self.sureness = nn.Parameter(torch.tensor(8.0))
-
-    def forward(self, image):
-        near_small = F.max_pool3d(image, 7, stride=1, padding=3) > 1.8
-        large = torch.where(near_small, -9.0, self.sureness * excess(image, LARGE))
-        logits = torch.cat([torch.zeros_like(image), large, torch.full_like(image, -9.0)], dim=1)
-        return SNetOutput(logits=logits, features=image, stem=image)
-
-
-class FixedSOLNet(nn.Module):
-    """Its heatmap is high in the small organ and highest in its center."""
-
-    def forward(self, features):
-        return F.avg_pool3d(excess(features, SMALL).clamp(0, 1), 5, stride=1, padding=2)
-
-
-class FixedSOSNet(nn.Module):
-    """Segments the small organ by its intensity in the last channel, the image."""
-
-    def forward(self, rois, organ_index):
-        return 4 * excess(rois[:, -1:], SMALL)
 
 
 @pytest.fixture(scope="module")
 def model():
-    network = FocusNet(PRESET, s_net=FixedSNet(), sol_net=FixedSOLNet(), sos_net=FixedSOSNet()).eval()
-    predictor = OOMFallbackPredictor(Predictor(network, autocast=nullcontext()), choose_compute("cpu", "fp32"))
-    return Model(predictor, PRESET, None)
+    return fixed_model()
 
 
 @pytest.fixture(scope="module")
 def patient():
-    """CT and reference label map (D, H, W) of a patient down to the chest.
-
-    The two organs are dilated by 6 to 8 mm, since resampling at this voxel size changes smaller ones.
-    """
-    drawn = sample_patient(np.random.default_rng([4, 0]))
-    image, label = render_patient(drawn, SPACING, np.random.default_rng(1), (520.0, 330.0, 420.0))
-    image = np.minimum(image, OTHERS_HU)
-    for name, code in CODES_HU.items():
-        grown = ndimage.binary_dilation(label == ORGANS.index(name) + 1, iterations=2)
-        label[grown] = ORGANS.index(name) + 1
-        image[grown] = code
-    return image, label
+    """CT and reference label map (D, H, W) of a patient down to the chest; the organs are dilated by 6 to 8 mm."""
+    return painted_patient(SPACING, (520.0, 330.0, 420.0), dilations=2)
 
 
 @pytest.fixture(scope="module")
@@ -153,19 +82,7 @@ def segment(volume, model):
 @pytest.fixture(scope="module")
 def expected(plain, model):
     """The organs' masks in the plain scan."""
-    label = segment(plain, model)
-    values = {name: PRESET.organ_names.index(name) + 1 for name in CODES_HU}
-    return {name: crop_mask(label.array == value, (0, 0, 0), label.geometry) for name, value in values.items()}
-
-
-def dice_of(label, expected):
-    """Per organ, on the grid of the plain scan."""
-    scores = {}
-    for name, reference in expected.items():
-        mask = crop_mask(label.array == PRESET.organ_names.index(name) + 1, (0, 0, 0), label.geometry)
-        one, other = crop_to_common_box(reference, resample_mask(mask, reference.geometry))
-        scores[name] = 2 * np.sum(one & other) / (one.sum() + other.sum())
-    return scores
+    return masks_of(segment(plain, model))
 
 
 def padded(volume, pads):
@@ -313,7 +230,7 @@ def test_what_surrounds_the_head_changes_nothing(change, plain, with_chest, mode
         "chest": lambda: with_chest,
     }[change]()
     assert volume.array.shape != plain.array.shape or (volume.array != plain.array).any()
-    scores = dice_of(segment(volume, model), expected)
+    scores = dice_of(masks_of(segment(volume, model)), expected)
     # without a skull, a table that touches the head moves the anchor of the grid a little
     assert min(scores.values()) >= (0.97 if change == "table" else 0.98), scores
 
@@ -321,7 +238,7 @@ def test_what_surrounds_the_head_changes_nothing(change, plain, with_chest, mode
 @pytest.mark.slow
 @pytest.mark.parametrize("angles_deg", [(8, 0, 6), (25, -10, 12)])
 def test_an_oblique_scan_gets_the_same_organs(angles_deg, plain, model, expected):
-    scores = dice_of(segment(rotated(plain, angles_deg), model), expected)
+    scores = dice_of(masks_of(segment(rotated(plain, angles_deg), model)), expected)
     assert min(scores.values()) >= 0.94, (
         scores
     )  # a phantom without skull: its anchor, and so the grid, moves with the tilt

@@ -19,7 +19,10 @@ from data_preprocess.sources.rtstruct_contours import Rasterized, rasterize
 from data_preprocess.sources.structure_set import Roi, candidate_scans, pick_scan, read_rois
 from utils.config.preset import Preset
 from utils.errors import UserError
-from utils.io.dicom import DicomSeries, find_series, read_ct, read_dataset, select_cts
+from utils.imaging.geometry import Geometry
+from utils.imaging.masks import resample_mask
+from utils.io.dicom import CtSeries, DicomSeries, find_series, read_ct, select_cts
+from utils.io.dicom_dataset import read_dataset
 from utils.io.volumes import to_lps
 
 NOTES = {
@@ -91,12 +94,27 @@ def read_case(handle: RawCaseHandle, preset: Preset | None = None) -> RawCase:
     wanted = {name: roi for name, roi in rois.items() if is_wanted(name, preset)}
     for name, roi in wanted.items():
         with _name_file(path, name):
-            drawn = rasterize(roi.contours, volume.geometry, exclusive_or=roi.exclusive_or)
+            drawn = _rasterize(roi, ct, volume.geometry)
         if drawn.mask.voxels.size:
             masks[name] = drawn.mask
         notes += [f"{name}: {note}" for note in _contour_notes(roi, drawn)]
     unmatched = tuple(name for name in rois if name not in wanted)
     return RawCase.of(handle, volume, RawStructures(masks, unmatched, tuple(notes)), path)
+
+
+def _rasterize(roi: Roi, ct: CtSeries, grid: Geometry) -> Rasterized:
+    """Fill a structure's contours on the slices that they were drawn on.
+
+    Args:
+        roi: the structure.
+        ct: its CT. If its slices do not lie on a grid, the structure's shape is interpolated between them.
+        grid: of the CT in LPS order.
+    """
+    if ct.grid is None:
+        return rasterize(roi.contours, grid, exclusive_or=roi.exclusive_or)
+    contours, slices = ct.grid.straighten(roi.contours)
+    drawn = rasterize(contours, slices, exclusive_or=roi.exclusive_or)
+    return drawn._replace(mask=resample_mask(ct.grid.interpolate_mask(drawn.mask), grid))
 
 
 @contextmanager

@@ -116,30 +116,23 @@ def structures_of(slices):
     return structure_set(slices, {name: list(trace(mask.dense(), GEOMETRY)) for name, mask in raw.masks.items()})
 
 
-def tilt(slices):
-    for i, dataset in enumerate(slices):
-        x, y, z = dataset.ImagePositionPatient
-        dataset.ImagePositionPatient = [x, float(y) + 0.8 * i, z]
-
-
-def spread(slices):
-    for i, dataset in enumerate(slices[8:]):
-        x, y, z = dataset.ImagePositionPatient
-        dataset.ImagePositionPatient = [x, y, float(z) + 0.4 * i]
+def shift(slices):
+    x, y, z = slices[4].ImagePositionPatient
+    slices[4].ImagePositionPatient = [x, float(y) + 4, z]
 
 
 def repeat(slices):
     slices.append(ct_slices(small_case().volume, patient=slices[0].PatientID)[4])
     slices[-1].SOPInstanceUID = uid_of(f"{slices[0].PatientID} again")
+    slices[-1].PixelData = slices[0].PixelData
 
 
 DICOM_FAULTS = {
     "cut_slice": (lambda s: change(s, 3, PixelData=b"\0\1"), "slice003.dcm is truncated"),
     "gap": (lambda s: s.pop(5), "slices are missing: after"),
     "repeated": (repeat, "repeat a position"),
-    "uneven": (spread, "slice distances vary"),
-    "tilted": (tilt, "the gantry was tilted by 14.9 degrees"),
-    "color": (lambda s: change(s, 2, SamplesPerPixel=3), "are color images: slice002.dcm"),
+    "shifted": (shift, "slices are shifted against each other: slice004.dcm by 4.00 mm"),
+    "color": (lambda s: change(s, 2, SamplesPerPixel=3), "left out of it: 1 color image(s)"),
     "no_rescaling": (lambda s: change(s, 2, RescaleIntercept=None), "lack RescaleIntercept: slice002.dcm"),
     "multi_frame": (lambda s: change(s, 2, NumberOfFrames=9), "hold several images each"),
     "other_frame": (

@@ -9,6 +9,7 @@ from data_preprocess.scans import list_scans
 from data_preprocess.sources import SOURCES
 from tests.dicom_files import ct_slices, save_all, structure_set, uid_of
 from tests.posix import ANY_NAME, NOT_UTF8
+from utils.errors import UserError
 from utils.imaging.geometry import Geometry
 from utils.io.volumes import Volume, write_volume
 
@@ -70,7 +71,8 @@ def test_other_modalities_and_series_of_localizers_are_passed_over(volume, tmp_p
     save_all(pet, tmp_path / "all" / "b_pet")
     save_all(scout[:2], tmp_path / "all" / "b_scout")
     assert ids(tmp_path / "all") == ["A", "B"]
-    assert ids(tmp_path / "all" / "b_scout") == ["B"]  # given by its path, it is read, and the error says why
+    with pytest.raises(UserError, match=r"expected a CT, found CT series 'scout' .*: 2 localizer\(s\)\); give the"):
+        ids(tmp_path / "all" / "b_scout")
 
 
 def test_without_patient_ids_a_dicom_tree_is_named_by_its_folders(volume, tmp_path):

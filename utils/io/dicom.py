@@ -1,44 +1,40 @@
 """Find DICOM series in a folder tree, and read a CT series with its exact geometry.
 
-File names are ignored: UIDs separate the series, positions sort the slices.
+File names are ignored: UIDs separate the series, positions sort the slices. `dicom_frames` is the CT as it is stored,
+`dicom_geometry` says how its slices lie to each other, and `dicom_grid` makes a regular grid of those that lie on none.
 """
 
-import logging
-import struct
-import warnings
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import pydicom
-from pydicom.config import disable_value_validation
 from pydicom.dataset import FileDataset
-from pydicom.errors import BytesLengthException
 from pydicom.uid import MediaStorageDirectoryStorage
 
 from utils.errors import UserError, shorten
-from utils.imaging.intensity import AIR_HU
-from utils.io.dicom_geometry import SliceGeometry, check_images, find_localizers, stack_slices
-from utils.io.dicom_padding import declared_padding
+from utils.imaging.geometry import Geometry
+from utils.io.dicom_dataset import DECODE_ERRORS, quiet_pydicom, read_dataset
+from utils.io.dicom_frames import Frame, check_frames, find_localizers, frames_of, slice_geometry, split_kinds
+from utils.io.dicom_geometry import Stack, stack_slices
+from utils.io.dicom_grid import RegularGrid
+from utils.io.dicom_kinds import KIND_TAGS, SLICE_CLASSES, count_kinds, unlike_slice
+from utils.io.dicom_pixels import read_plane
 from utils.io.files import files_below
-from utils.io.volumes import Volume, read_dicom_pixels
+from utils.io.volumes import Volume
 
 DICOM_SUFFIXES = (".dcm", ".dicom", ".ima")
 PREAMBLE_BYTES = 128
 FIRST_GROUPS = (b"\x02\x00", b"\x08\x00")
 """First bytes of a file without preamble: little-endian groups 0002 and 0008."""
 NEEDED_TAGS = ("SOPClassUID", "SOPInstanceUID", "Modality", "SeriesInstanceUID")
-OTHER_TAGS = ("ImageType", "PatientID", "SeriesDescription", "FrameOfReferenceUID", "Rows")
-UNDEFINED_LENGTH = 0xFFFFFFFF
+OTHER_TAGS = ("PatientID", "SeriesDescription", "FrameOfReferenceUID", "Rows", *KIND_TAGS)
+PLACE_DIGITS = 3
 UID_DIGITS = 8
 """The last digits of a UID tell apart the series of a folder."""
-DECODE_ERRORS = (OSError, EOFError, ValueError, TypeError, KeyError, AttributeError, NotImplementedError, RuntimeError)
-DECODE_ERRORS += (OverflowError, struct.error, BytesLengthException)
-"""What pydicom raises for damaged bytes, besides its own errors, which are ValueErrors or OSErrors."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,57 +49,69 @@ class DicomSeries:
     """Shared by all images in one coordinate system."""
     description: str
     paths: tuple[Path, ...]
-    """Sorted by name, without localizers (scouts) that share the series."""
+    """Sorted by name; in a CT only slices, unless there are none."""
     sop_instance_uids: frozenset[str] = frozenset()
     """Of the files in `paths`."""
-    num_localizers: int = 0
-    has_only_localizers: bool = False
+    left_out: tuple[str, ...] = ()
+    """In a CT, the kinds of the images that are no slices, such as "localizer": one for each."""
+    has_slices: bool = True
     damaged: tuple[Path, ...] = ()
     """Unreadable DICOM files in the same folders; they may be slices of this series."""
 
     def __str__(self) -> str:
-        return self._describe(f"...{self.uid[-UID_DIGITS:]}")  # 60 digits would push a message's reason out of sight
+        others = ("; left out of it: " if self.has_slices else ": ") + count_kinds(self.left_out)
+        # 60 digits would push a message's reason out of sight
+        return self._describe(f"...{self.uid[-UID_DIGITS:]}", others if self.left_out else "")
 
     @property
     def record(self) -> str:
         """The same text with the whole UID."""
         return self._describe(self.uid)
 
-    def _describe(self, uid: str) -> str:
+    def _describe(self, uid: str, others: str = "") -> str:
         described = f" {self.description!r}" if self.description else ""
-        return f"{self.modality} series{described} {uid} ({len(self.paths)} files in {self.paths[0].parent})"
+        return f"{self.modality} series{described} {uid} ({len(self.paths)} files in {self.paths[0].parent}{others})"
+
+
+@dataclass(frozen=True, kw_only=True)
+class StoredSlice:
+    """A slice as it is stored."""
+
+    path: Path
+    sop_class_uid: str
+    sop_instance_uid: str
+    frame_number: int | None
+    """From 1, in a multi-frame file; else None."""
+    geometry: Geometry
+    """Of its one plane of pixels."""
 
 
 class CtSeries(NamedTuple):
     """A CT read from DICOM."""
 
     volume: Volume
-    """HU, (slices, rows, columns); int16 where every value is whole, else float32. Axes as stored, slices ascending
-    along the normal of their plane: see `to_lps`."""
-    paths: tuple[Path, ...]
-    """File of each slice, in the order of the array."""
-    sop_instance_uids: tuple[str, ...]
-    """UID of each slice, in the order of the array."""
+    """HU, (slices, rows, columns); int16 where every stored value is whole, else float32. Axes as stored, slices
+    ascending along the normal of their plane: see `to_lps`."""
+    slices: tuple[StoredSlice, ...]
+    """Ascending; those of the volume, unless there is a `grid`."""
+    grid: RegularGrid | None
+    """The way from the slices to the volume, if the slices are tilted or their distances vary."""
     frame_of_reference_uid: str
     notes: tuple[str, ...]
-    """Repairs, for example copies of slices that were left out."""
+    """What was left out, repaired or resampled."""
+
+    @property
+    def paths(self) -> tuple[Path, ...]:
+        """File of each slice."""
+        return tuple(slice_.path for slice_ in self.slices)
+
+    @property
+    def sop_instance_uids(self) -> tuple[str, ...]:
+        """UID of each slice."""
+        return tuple(slice_.sop_instance_uid for slice_ in self.slices)
 
 
-@contextmanager
-def _quiet_pydicom() -> Iterator[None]:
-    """Silence pydicom's own warnings on values that break the standard: our messages say what matters."""
-    log = logging.getLogger("pydicom")
-    level = log.level
-    log.setLevel(logging.CRITICAL)
-    try:
-        with disable_value_validation(), warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        log.setLevel(level)
-
-
-@_quiet_pydicom()
+@quiet_pydicom()
 def find_series(folder: Path) -> list[DicomSeries]:
     """Find every DICOM series below a folder, of images or other objects.
 
@@ -132,110 +140,73 @@ def find_series(folder: Path) -> list[DicomSeries]:
 
 
 def select_cts(series: Iterable[DicomSeries]) -> list[DicomSeries]:
-    """The CTs among series; those that consist of localizers count only if there are no others."""
-    cts = [found for found in series if found.modality == "CT"]
-    return [ct for ct in cts if not ct.has_only_localizers] or cts
+    """The CTs among series. Those that hold nothing but localizers, derived images or screenshots are none."""
+    return [found for found in series if found.modality == "CT" and found.has_slices]
 
 
-def read_ct(series: DicomSeries) -> CtSeries:
+def read_ct(series: DicomSeries, *, fill_gaps: bool = False) -> CtSeries:
     """Read a CT series on the grid that the positions and orientations of its slices give.
 
+    Slices of a tilted gantry or at unequal distances are resampled to a grid, with a note: see `RegularGrid`.
+
+    Args:
+        series: of single-frame or multi-frame (Enhanced CT) files.
+        fill_gaps: interpolate missing slices, with a note, instead of refusing the series.
+
     Raises:
-        UserError: the slices do not form one volume in HU: another modality than CT, color, several images in a file,
-            truncated files, missing fields, different sizes or orientations, missing or repeated slices, unequal
-            distances, a tilted gantry. The message lists all such problems.
+        UserError: the slices do not form one volume in HU: another modality than CT, color, several phases or stacks,
+            truncated files, missing fields, different sizes or orientations, missing, repeated or shifted slices. The
+            message lists all such problems.
     """
     try:
-        return _read_ct(series)
+        return _read_ct(series, fill_gaps=fill_gaps)
     except UserError as error:
         raise UserError(f"{error}: {series}") from error
 
 
-@_quiet_pydicom()
-def read_dataset(path: Path) -> FileDataset:
-    """Read a whole DICOM file, also one without preamble.
-
-    Raises:
-        UserError: it is missing, truncated or not DICOM.
-    """
-    if not path.is_file():
-        raise UserError(f"{path}: no such file; check the path")
-    warnings.filterwarnings("error", message="End of file reached", category=UserWarning)
-    with _explain_decode_errors(path):
-        dataset = pydicom.dcmread(path, force=True)
-    _check_complete(dataset, path)
-    with _explain_decode_errors(path):
-        list(dataset.iterall())  # pydicom parses values only when asked for them
-    if "SOPInstanceUID" not in dataset:
-        raise UserError(f"{path}: has no SOPInstanceUID, so it is truncated or not a DICOM file; copy it again")
-    return dataset
-
-
-@contextmanager
-def _explain_decode_errors(path: Path) -> Iterator[None]:
-    """Raise a `UserError` for what pydicom raises for a damaged file; put around single calls of pydicom."""
-    try:
-        yield
-    except (*DECODE_ERRORS, UserWarning) as error:
-        raise UserError(
-            f"{path}: cannot be read as DICOM: damaged, or of another format ({error}); copy it again"
-        ) from error
-
-
-def _check_complete(dataset: FileDataset, path: Path) -> None:
-    """Refuse a file that ends within an element, of which pydicom silently takes the part that is there."""
-    for tag in dataset.keys():  # noqa: SIM118 - iterating over the data set itself would parse its elements
-        with _explain_decode_errors(path):
-            element = dataset.get_item(tag)
-        length = getattr(element, "length", UNDEFINED_LENGTH)
-        if length != UNDEFINED_LENGTH and element.value is not None and len(element.value) < length:
-            raise UserError(f"{path}: is truncated: it ends within the element {tag}; copy it again")
-
-
-@_quiet_pydicom()
-def _read_ct(series: DicomSeries) -> CtSeries:
+@quiet_pydicom()
+def _read_ct(series: DicomSeries, *, fill_gaps: bool) -> CtSeries:
     if series.damaged:
         names = shorten(path.name for path in series.damaged)
         raise UserError(f"{len(series.damaged)} damaged file(s) beside it may be its slices: {names}; copy them again")
-    datasets, notes = _drop_copies(series.paths)
-    if series.num_localizers:
-        notes.append(f"{series.num_localizers} localizer(s) left out")
-    if scouts := find_localizers(datasets):
-        names = shorten(Path(datasets[i].filename).name for i in scouts)
+    frames, notes = _drop_copies(series.paths)
+    frames, other_kinds = split_kinds(frames)
+    if left_out := [*series.left_out, *other_kinds]:
+        notes.append(f"{count_kinds(left_out)} left out")
+    if scouts := find_localizers(frames):
+        names = shorten(frames[i].name for i in scouts)
         notes.append(f"left out as localizers, since their plane is turned against that of the slices: {names}")
-        datasets = [dataset for i, dataset in enumerate(datasets) if i not in scouts]
-    check_images(datasets)
-    stack = stack_slices([SliceGeometry.of(dataset) for dataset in datasets])
-    ordered = [datasets[i] for i in stack.order]
-    planes, num_padding = [], 0
-    for dataset in ordered:
-        plane = _hounsfield(dataset)
-        padding = declared_padding(dataset, plane)
-        plane[padding] = np.minimum(plane[padding], AIR_HU)
-        num_padding += np.count_nonzero(padding)
-        planes.append(plane)
-    array = np.stack(planes)
+        frames = [frame for i, frame in enumerate(frames) if i not in scouts]
+    if not frames:
+        raise UserError("none of its frames is a slice; export the slices of the CT")
+    check_frames(frames)
+    frames, repeated = _drop_repeated(frames)
+    stack = stack_slices([slice_geometry(frame) for frame in frames], fill_gaps=fill_gaps)
+    ordered = [frames[i] for i in stack.order]
+    planes = [read_plane(frame) for frame in ordered]
+    num_padding = sum(plane.num_padding for plane in planes)
     if num_padding:
-        notes.append(f"{num_padding / array.size:.1%} of the voxels are declared as padding and count as air")
-    if all(np.array_equal(plane, np.rint(plane)) for plane in planes):
-        limits = np.iinfo(np.int16)
-        if array.min() < limits.min or array.max() > limits.max:
-            worst = Path(ordered[int(np.abs(array).max(axis=(1, 2)).argmax())].filename).name
-            raise UserError(
-                f"expected Hounsfield units, got values from {array.min():.0f} to {array.max():.0f}, the largest in "
-                f"{worst}; export the CT again with its RescaleSlope and RescaleIntercept"
-            )
-        array = array.astype(np.int16)
+        share = num_padding / sum(plane.hu.size for plane in planes)
+        notes.append(f"{share:.1%} of the voxels are declared as padding and count as air")
+    hu = [plane.hu for plane in planes]
+    is_whole = all(np.array_equal(plane, np.rint(plane)) for plane in hu)
+    if is_whole:
+        _check_range(hu, ordered)
+    grid = RegularGrid.over(stack)
+    array = np.stack(hu) if stack.is_regular else grid.resample(hu)
+    notes += [*repeated, *stack.notes]
+    if not stack.is_regular:
+        notes.append(f"resampled to straight slices {grid.geometry.spacing_zyx_mm[0]:.2f} mm apart")
     return CtSeries(
-        volume=Volume(array=array, geometry=stack.geometry),
-        paths=tuple(Path(dataset.filename) for dataset in ordered),
-        sop_instance_uids=tuple(str(dataset.SOPInstanceUID) for dataset in ordered),
+        volume=Volume(array=np.rint(array).astype(np.int16) if is_whole else array, geometry=grid.geometry),
+        slices=tuple(_stored_slice(frame, stack, index) for index, frame in enumerate(ordered)),
+        grid=None if stack.is_regular else grid,
         frame_of_reference_uid=series.frame_of_reference_uid,
         notes=tuple(notes),
     )
 
 
-def _drop_copies(paths: Sequence[Path]) -> tuple[list[FileDataset], list[str]]:
+def _drop_copies(paths: Sequence[Path]) -> tuple[list[Frame], list[str]]:
     """Read the files; a second file with the same UID and the same voxels is left out, with a note."""
     by_uid: dict[str, FileDataset] = {}
     notes = []
@@ -244,27 +215,49 @@ def _drop_copies(paths: Sequence[Path]) -> tuple[list[FileDataset], list[str]]:
         first = by_uid.setdefault(str(dataset.SOPInstanceUID), dataset)
         if first is dataset:
             continue
-        if any(first.get(tag) != dataset.get(tag) for tag in ("ImagePositionPatient", "PixelData")):
+        compared = ("ImagePositionPatient", "PerFrameFunctionalGroupsSequence", "PixelData")
+        if any(first.get(tag) != dataset.get(tag) for tag in compared):
             raise UserError(f"{Path(first.filename).name} and {path.name} have one UID but differ; keep one of them")
         notes.append(f"{path.name} is a copy of {Path(first.filename).name} and was left out")
-    return list(by_uid.values()), notes
+    return [frame for dataset in by_uid.values() for frame in frames_of(dataset)], notes
 
 
-def _hounsfield(dataset: FileDataset) -> np.ndarray:
-    """(rows, columns) float32."""
-    path = Path(dataset.filename)
-    with _explain_decode_errors(path):
-        is_compressed = dataset.file_meta.get("TransferSyntaxUID", pydicom.uid.ImplicitVRLittleEndian).is_compressed
-    if is_compressed:
-        return read_dicom_pixels(path)
-    expected = dataset.Rows * dataset.Columns * dataset.BitsAllocated // 8
-    if len(dataset.get("PixelData", b"")) < expected:
-        raise UserError(f"{path.name} is truncated: it holds fewer pixels than its header says; copy it again")
-    with _explain_decode_errors(path):
-        stored = dataset.pixel_array
-    if stored.shape != (dataset.Rows, dataset.Columns):
-        raise UserError(f"{path.name} holds more pixels than its header says; export it again")
-    return (stored * float(dataset.RescaleSlope) + float(dataset.RescaleIntercept)).astype(np.float32)
+def _drop_repeated(frames: Sequence[Frame]) -> tuple[list[Frame], list[str]]:
+    """Leave out frames that show the same as another one at the same place, with a note."""
+    at_place: dict[tuple[float, ...], list[Frame]] = defaultdict(list)
+    kept, notes = [], []
+    for frame in frames:
+        place = np.ravel([*frame.get("ImagePositionPatient"), *frame.get("ImageOrientationPatient")]).astype(float)
+        same = at_place[tuple(np.round(place, PLACE_DIGITS).tolist())]
+        first = next((o for o in same if np.array_equal(read_plane(o).hu, read_plane(frame).hu)), None)
+        if first is not None:
+            notes.append(f"{frame.name} repeats {first.name} and was left out")
+            continue
+        same.append(frame)
+        kept.append(frame)
+    return kept, notes
+
+
+def _check_range(planes: Sequence[np.ndarray], frames: Sequence[Frame]) -> None:
+    """Refuse whole numbers that are no HU."""
+    limits = np.iinfo(np.int16)
+    low, high = min(plane.min() for plane in planes), max(plane.max() for plane in planes)
+    if low < limits.min or high > limits.max:
+        worst = frames[int(np.argmax([np.abs(plane).max() for plane in planes]))].name
+        raise UserError(
+            f"expected Hounsfield units, got values from {low:.0f} to {high:.0f}, the largest in {worst}; export the "
+            "CT again with its RescaleSlope and RescaleIntercept"
+        )
+
+
+def _stored_slice(frame: Frame, stack: Stack, index: int) -> StoredSlice:
+    return StoredSlice(
+        path=frame.path,
+        sop_class_uid=str(frame.get("SOPClassUID")),
+        sop_instance_uid=str(frame.get("SOPInstanceUID")),
+        frame_number=None if frame.index is None else frame.index + 1,
+        geometry=stack.slice_geometry(index),
+    )
 
 
 def _looks_like_dicom(path: Path) -> bool:
@@ -284,7 +277,8 @@ def _read_header(path: Path) -> FileDataset | None:
     try:
         header = pydicom.dcmread(path, force=True, stop_before_pixels=True, specific_tags=[*NEEDED_TAGS, *OTHER_TAGS])
         list(header.iterall())  # pydicom parses values only when asked for them
-        needed = (*NEEDED_TAGS, "Rows") if header.get("Modality") == "CT" else NEEDED_TAGS  # rows come after the UIDs
+        is_slice = header.get("Modality") == "CT" and header.get("SOPClassUID") in SLICE_CLASSES
+        needed = (*NEEDED_TAGS, "Rows") if is_slice else NEEDED_TAGS  # rows come after the UIDs
         return header if _is_index(header) or all(header.get(tag) for tag in needed) else None
     except DECODE_ERRORS:
         return None
@@ -296,8 +290,10 @@ def _is_index(header: FileDataset) -> bool:
 
 
 def _series(headers: Sequence[FileDataset], damaged: Mapping[Path, Sequence[Path]]) -> DicomSeries:
-    others = [header for header in headers if "LOCALIZER" not in (header.get("ImageType") or ())]
-    images = others or headers
+    is_ct = headers[0].get("Modality") == "CT"
+    kinds = [unlike_slice(header) if is_ct else None for header in headers]
+    slices = [header for header, kind in zip(headers, kinds, strict=True) if kind is None]
+    images = slices or headers
     folders = sorted({Path(header.filename).parent for header in headers})
     first = images[0]
     return DicomSeries(
@@ -308,8 +304,8 @@ def _series(headers: Sequence[FileDataset], damaged: Mapping[Path, Sequence[Path
         description=_text(first, "SeriesDescription"),
         paths=tuple(Path(image.filename) for image in images),
         sop_instance_uids=frozenset(_text(image, "SOPInstanceUID") for image in images),
-        num_localizers=len(headers) - len(images),
-        has_only_localizers=not others,
+        left_out=tuple(kind for kind in kinds if kind),
+        has_slices=bool(slices),
         damaged=tuple(path for folder in folders for path in damaged.get(folder, ())),
     )
 

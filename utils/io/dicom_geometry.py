@@ -1,132 +1,115 @@
-"""The voxel grid that DICOM slices form, or why they do not form one."""
+"""How the slices of a CT lie to each other as they are stored, or why they are not slices of one CT."""
 
-import contextlib
-from collections import Counter
-from collections.abc import Iterable, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-from pydicom.dataset import Dataset
 
 from utils.errors import UserError, shorten
 from utils.imaging.geometry import Geometry
 
-SINGLE_VALUES = dict.fromkeys(("Rows", "Columns", "BitsAllocated", "RescaleSlope", "RescaleIntercept"), 1)
-NUM_VALUES = SINGLE_VALUES | {"PixelSpacing": 2, "ImagePositionPatient": 3, "ImageOrientationPatient": 6}
-"""Attributes that every slice needs, and their numbers of values."""
 SAME_POSITION_MM = 1e-3
 OFF_GRID_MM = 0.1
 """Positions are often rounded to 0.1 mm."""
 OFF_LINE_MM = 0.2
 """How far rounding moves an oblique slice in its plane, and with it the line that the slices form."""
 MISSING_SLICE_RATIO = 1.5
-"""A distance is a gap if its ratio to the median distance is larger."""
+"""A distance is a gap if its ratio to the distances beside it is larger."""
 MIN_RUN = 3
 """Distances that repeat this often, one after the other, are a block of a scan and no missing slice."""
+MAX_FILLED_MM = 12.0
+"""The widest gap that is filled on request: about the height of the smallest organs."""
+MAX_BLOCKS = 4
 ORIENTATION_TOLERANCE = 1e-3
 TILT_TOLERANCE_DEG = 0.1
-MAX_LOCALIZERS = 3
-MIN_SLICES_PER_LOCALIZER = 5
-COS_LOCALIZER = np.cos(np.radians(30.0))
-RESAMPLE = "export one reconstruction at equal distances, or resample the series to them"
 MOVE_OUT = "move files that are no slices of this CT out of the folder, or export the series again"
+ADD_FILES = "add their files, export the series again, or interpolate with --fill-gaps of inference.py"
 
 
 class SliceGeometry(NamedTuple):
     """Position, orientation and size of one slice."""
 
     name: str
-    """Of the file, for messages."""
+    """For messages."""
     size_yx: tuple[int, int]
     spacing_yx_mm: tuple[float, float]
     position_mm: np.ndarray
     """(x, y, z) of the first pixel's center, LPS."""
     axes: np.ndarray
     """(2, 3) unit vectors (x, y, z): along a row, and along a column."""
-
-    @classmethod
-    def of(cls, dataset: Dataset) -> "SliceGeometry":
-        """Read it from a file that `check_images` accepts."""
-        return cls(
-            name=Path(dataset.filename).name,
-            size_yx=(int(dataset.Rows), int(dataset.Columns)),
-            spacing_yx_mm=tuple(float(value) for value in dataset.PixelSpacing),
-            position_mm=np.array(dataset.ImagePositionPatient, dtype=float),
-            axes=np.array(dataset.ImageOrientationPatient, dtype=float).reshape(2, 3),
-        )
+    number: tuple[float, float] | None = None
+    """Numbers of acquisition and image, which give the order in which slices were reconstructed."""
 
 
 class Stack(NamedTuple):
-    """Slices in order, and their grid."""
+    """Parallel slices as they are stored, ascending along their normal."""
 
     order: tuple[int, ...]
-    """Indices of the slices, ascending along their normal."""
-    geometry: Geometry
+    """Indices of the slices; those that overlap others are left out."""
+    size_yx: tuple[int, int]
+    spacing_yx_mm: tuple[float, float]
+    axes: np.ndarray
+    """(2, 3) perpendicular unit vectors (x, y, z): along a row, and along a column."""
+    positions_mm: np.ndarray
+    """(N, 3) first pixels' centers (x, y, z), LPS."""
+    tilt_deg: float
+    """Angle between the normal and the line that the slices form; 0 if they lie straight above each other."""
+    is_even: bool
+    """Whether their distances are equal."""
+    notes: tuple[str, ...]
+    """What is unusual about them."""
+
+    @property
+    def normal(self) -> np.ndarray:
+        """(3,) unit vector (x, y, z)."""
+        return np.cross(*self.axes)
+
+    @property
+    def heights_mm(self) -> np.ndarray:
+        """(N,) along the normal, ascending."""
+        return self.positions_mm @ self.normal
+
+    @property
+    def places_mm(self) -> np.ndarray:
+        """(N, 2) of the first pixels in the plane of the slices: along a row, and along a column."""
+        return self.positions_mm @ self.axes.T
+
+    def slice_geometry(self, index: int) -> Geometry:
+        """The one plane of pixels of a stored slice."""
+        return Geometry(
+            size_zyx=(1, *self.size_yx),
+            spacing_zyx_mm=(1.0, *self.spacing_yx_mm),
+            origin_xyz_mm=tuple(self.positions_mm[index].tolist()),
+            direction=self.direction,
+        )
+
+    @property
+    def direction(self) -> tuple[float, ...]:
+        """Of a grid whose slices are parallel to these."""
+        return tuple(np.column_stack([*self.axes, self.normal]).ravel().tolist())
+
+    @property
+    def is_regular(self) -> bool:
+        """Whether the slices are those of a voxel grid."""
+        return self.is_even and not self.tilt_deg
 
 
 class Problem(NamedTuple):
-    """Why slices do not form a grid, and what to do."""
+    """Why slices are not those of one CT, and what to do."""
 
     text: str
     remedy: str
 
 
-def find_localizers(datasets: Sequence[Dataset]) -> list[int]:
-    """Indices of images that are no slices but localizers (scouts) though their ImageType does not say so.
+def stack_slices(slices: Sequence[SliceGeometry], *, fill_gaps: bool = False) -> Stack:
+    """Sort slices and find how they lie to each other.
 
-    Their plane is turned by more than 30 degrees against that of the others. They are few: at most three, and at most
-    one for every five others. An image of another size or spacing alone may be a slice, so it is no localizer.
-    """
-    axes = [_numbers(dataset, "ImageOrientationPatient") for dataset in datasets]
-    known = [i for i, values in enumerate(axes) if len(values) == 6 and any(values)]
-    if not known:
-        return []
-    normals = np.array([np.cross(axes[i][:3], axes[i][3:]) for i in known])
-    usual = normals[_most_common(normals, ORIENTATION_TOLERANCE)]
-    turned = [i for i, normal in zip(known, normals, strict=True) if abs(normal @ usual) < COS_LOCALIZER]
-    limit = min(MAX_LOCALIZERS, (len(datasets) - len(turned)) // MIN_SLICES_PER_LOCALIZER)
-    return turned if len(turned) <= limit else []
-
-
-def check_images(datasets: Sequence[Dataset]) -> None:
-    """Check that files are single-frame gray CT slices of one series.
+    Args:
+        slices: in any order.
+        fill_gaps: accept missing slices, up to `MAX_FILLED_MM`.
 
     Raises:
-        UserError: they are not; the message lists all problems.
-    """
-    problems = []
-    modalities = sorted({str(dataset.get("Modality")) for dataset in datasets} - {"CT"})
-    if modalities:
-        problems.append(f"expected modality CT, got {', '.join(modalities)}")
-    problems += _list("are color images", (d for d in datasets if d.get("SamplesPerPixel", 1) != 1))
-    num_frames = [max(_numbers(dataset, "NumberOfFrames"), default=1) for dataset in datasets]
-    many = [d for d, count in zip(datasets, num_frames, strict=True) if count > 1]
-    problems += _list("hold several images each: convert them to one image per file", many)
-    single = [d for d, count in zip(datasets, num_frames, strict=True) if count <= 1]
-    for tag in (*NUM_VALUES, "PixelData"):
-        problems += _list(f"lack {tag}", (d for d in single if d.get(tag) is None))
-    for tag, count in NUM_VALUES.items():
-        given = [d for d in single if d.get(tag) is not None]
-        wrong = [d for d in given if np.size(d.get(tag)) != count]
-        problems += _list(f"have another number of values of {tag} than {count}", wrong)
-        garbled = [d for d in given if np.size(d.get(tag)) == count != len(_numbers(d, tag))]
-        problems += _list(f"have a {tag} that is no number", garbled)
-    problems += _list("have a RescaleSlope of 0", (d for d in single if 0 in _numbers(d, "RescaleSlope")))
-    frames = Counter(str(dataset.get("FrameOfReferenceUID")) for dataset in datasets)
-    usual = frames.most_common(1)[0][0]
-    odd = [d for d in datasets if str(d.get("FrameOfReferenceUID")) != usual]
-    problems += _list(f"of {len(datasets)} have another FrameOfReferenceUID than the others", odd)
-    if problems:
-        raise UserError(f"{'; '.join(problems)}; {MOVE_OUT}")
-
-
-def stack_slices(slices: Sequence[SliceGeometry]) -> Stack:
-    """Sort slices and find the grid that they form.
-
-    Raises:
-        UserError: they do not form a grid: sizes, spacings or orientations differ, slices are missing or repeated,
-            distances vary, or the gantry was tilted.
+        UserError: sizes, spacings or orientations differ, slices are missing, repeated, or shifted against each other.
     """
     if len(slices) < 2:
         raise UserError("it has one slice, but the slice spacing needs two; add the missing slices")
@@ -135,32 +118,43 @@ def stack_slices(slices: Sequence[SliceGeometry]) -> Stack:
     axes = left @ right  # the perpendicular unit vectors that are closest to the rounded ones
     normal = np.cross(*axes)
     positions = np.stack([slice_.position_mm for slice_ in slices])
+    order = np.argsort(positions @ normal, kind="stable")
+    notes = []
+    if not _are_even(positions[order] @ normal) and (overlapping := _overlap(slices, positions @ normal)):
+        names = shorten(slices[i].name for i in sorted(overlapping))
+        notes.append(f"{len(overlapping)} slice(s) that overlap another block of the scan were left out: {names}")
+        order = np.array([i for i in order if i not in overlapping])
+    positions, names = positions[order], [slices[i].name for i in order]
     heights = positions @ normal
-    order = np.argsort(heights, kind="stable")
-    names = [slices[i].name for i in order]
-    _check_repeated(heights[order], names)
-    problems = [
-        *_sideways_problem(heights[order], (positions @ axes.T)[order], names),
-        *_distance_problem(heights[order], names),
-    ]
-    if problems:
+    _check_repeated(heights, names)
+    tilt_deg, shifted = _sideways(heights, positions @ axes.T, names)
+    missing = None if _are_even(heights) else _missing(heights, names)
+    if problems := [p for p in (shifted, missing and missing.problem(fill_gaps=fill_gaps)) if p]:
         raise UserError("; ".join([", and ".join(p.text for p in problems), *(p.remedy for p in problems)]))
-    geometry = Geometry(
-        size_zyx=(len(slices), *slices[0].size_yx),
-        spacing_zyx_mm=(float(np.ptp(heights)) / (len(slices) - 1), *slices[0].spacing_yx_mm),
-        origin_xyz_mm=tuple(positions[order[0]].tolist()),
-        direction=tuple(np.column_stack([*axes, normal]).ravel().tolist()),
+    if tilt_deg:
+        notes.append(f"the gantry was tilted by {tilt_deg:.1f} degrees")
+    if missing:
+        notes.append(f"{missing.text}; they were interpolated: look at the organs there")
+    elif not _are_even(heights):
+        notes.append(_distances(heights, names))
+    return Stack(
+        order=tuple(order.tolist()),
+        size_yx=slices[0].size_yx,
+        spacing_yx_mm=slices[0].spacing_yx_mm,
+        axes=axes,
+        positions_mm=positions,
+        tilt_deg=tilt_deg,
+        is_even=_are_even(heights),
+        notes=tuple(notes),
     )
-    return Stack(tuple(order.tolist()), geometry)
 
 
-def _numbers(dataset: Dataset, tag: str) -> list[float]:
-    """The values of an attribute that are finite numbers; pydicom leaves garbled ones as text."""
-    numbers = []
-    for value in np.ravel(dataset.get(tag, ())):
-        with contextlib.suppress(TypeError, ValueError):
-            numbers.append(float(value))
-    return [number for number in numbers if np.isfinite(number)]
+def finest_distance_mm(heights_mm: np.ndarray) -> float:
+    """The smallest distance that slices have over several of them; `heights_mm` (N,) ascend."""
+    steps = np.diff(heights_mm)
+    if len(steps) < MIN_RUN:
+        return float(steps.min())
+    return float(np.median(np.lib.stride_tricks.sliding_window_view(steps, MIN_RUN), axis=1).min())
 
 
 def _check_alike(slices: Sequence[SliceGeometry]) -> None:
@@ -186,7 +180,7 @@ def _check_alike(slices: Sequence[SliceGeometry]) -> None:
         raise UserError(f"{'; '.join(filter(None, problems))}; {MOVE_OUT}")
 
 
-def _most_common(values: np.ndarray, tolerance: float) -> int:
+def most_common(values: np.ndarray, tolerance: float) -> int:
     """The first row of (N, k) that the most rows equal, each number to within `tolerance`."""
     return int(np.argmax([(np.abs(values - row).max(axis=1) <= tolerance).sum() for row in values]))
 
@@ -197,7 +191,7 @@ def _odd_ones(
     """Which slices differ from most in `values` (N, k), printed by `form`; None if none does."""
     if np.ptp(values, axis=0).max() <= tolerance:
         return None
-    usual = values[_most_common(values, tolerance)]
+    usual = values[most_common(values, tolerance)]
     odd = np.flatnonzero(np.abs(values - usual).max(axis=1) > tolerance)
     listed = shorten((f"{slices[i].name} ({form.format(*values[i])})" for i in odd), "; ")
     return f"{len(odd)} of {len(slices)} slices have another {what} than {form.format(*usual)}: {listed}"
@@ -213,29 +207,80 @@ def _check_repeated(heights: np.ndarray, names: Sequence[str]) -> None:
         )
 
 
-def _distance_problem(heights: np.ndarray, names: Sequence[str]) -> list[Problem]:
-    """How slices fail to lie at equal distances: blocks of different distances, missing slices, or neither."""
+def _are_even(heights: np.ndarray) -> bool:
+    """Whether heights (N,), which ascend, have equal distances but for rounding."""
+    return bool(np.abs(heights - np.linspace(heights[0], heights[-1], len(heights))).max() <= OFF_GRID_MM)
+
+
+def _overlap(slices: Sequence[SliceGeometry], heights: np.ndarray) -> set[int]:
+    """Indices of slices that lie within a block of the scan that was reconstructed before theirs.
+
+    In the order of their numbers, slices go one way along the patient; a new block begins where they step back. If two
+    blocks overlap by half or more, they are two reconstructions of the same part, and none of their slices is left out.
+    """
+    known = {slice_.number for slice_ in slices}
+    if None in known or len(known) < len(slices):
+        return set()
+    order = np.array(sorted(range(len(slices)), key=lambda i: slices[i].number))
+    steps = np.diff(heights[order])
+    steps = steps * (1 if np.median(steps) > 0 else -1)
+    blocks = np.split(order, np.flatnonzero(steps < SAME_POSITION_MM) + 1)
+    if not 1 < len(blocks) <= MAX_BLOCKS:
+        return set()
+    overlapping: set[int] = set()
+    for number, block in enumerate(blocks):
+        for other in blocks[:number]:
+            low, high = heights[other].min() - SAME_POSITION_MM, heights[other].max() + SAME_POSITION_MM
+            within = [int(i) for i in block if low <= heights[i] <= high]
+            if len(within) < min(len(block), len(other)) / 2:
+                overlapping |= set(within)
+    return overlapping
+
+
+class _Missing(NamedTuple):
+    """Slices that are missing between others."""
+
+    text: str
+    widest_mm: float
+
+    def problem(self, *, fill_gaps: bool) -> Problem | None:
+        if not fill_gaps:
+            return Problem(self.text, ADD_FILES)
+        if self.widest_mm > MAX_FILLED_MM:
+            return Problem(self.text, f"only gaps of up to {MAX_FILLED_MM:.0f} mm are filled; add their files")
+        return None
+
+
+def _missing(heights: np.ndarray, names: Sequence[str]) -> _Missing | None:
+    """Steps that are much longer than those on both of their sides."""
     steps = np.diff(heights)
-    off_grid = heights - np.linspace(heights[0], heights[-1], len(heights))
-    if np.abs(off_grid).max() <= OFF_GRID_MM:
-        return []
+    usual = [
+        max(np.median(side) for side in (steps[max(0, i - MIN_RUN) : i], steps[i + 1 : i + 1 + MIN_RUN]) if len(side))
+        for i in range(len(steps))
+        if len(steps) > 1
+    ]
+    gaps = [i for i, other in enumerate(usual) if steps[i] > MISSING_SLICE_RATIO * other]
+    if not gaps:
+        return None
+    listed = shorten(f"after {names[i]} ({steps[i]:.2f} mm)" for i in gaps)
+    text = f"slices are missing: {listed}; the others are {usual[gaps[0]]:.2f} mm apart"
+    return _Missing(text, float(steps[gaps].max()))
+
+
+def _distances(heights: np.ndarray, names: Sequence[str]) -> str:
+    """How the distances vary: in blocks, or from slice to slice."""
+    steps = np.diff(heights)
     ends = np.append(np.flatnonzero(np.abs(np.diff(steps)) > OFF_GRID_MM) + 1, len(steps))
     runs = [(start, end) for start, end in zip([0, *ends[:-1]], ends, strict=True) if end - start >= MIN_RUN]
     if len(runs) > 1 and np.ptp([steps[start] for start, _ in runs]) > OFF_GRID_MM:
         listed = shorten(f"{steps[a:b].mean():.2f} mm from {names[a]} to {names[b]}" for a, b in runs)
-        return [Problem(f"slice distances vary: {listed}", RESAMPLE)]
-    usual = float(np.median(steps))
-    gaps = [f"after {names[i]} ({steps[i]:.2f} mm)" for i in np.flatnonzero(steps > MISSING_SLICE_RATIO * usual)]
-    if gaps:
-        missing = f"slices are missing: {shorten(gaps)}; the others are {usual:.2f} mm apart"
-        return [Problem(missing, "add their files, or export the series again")]
+        return f"slice distances vary: {listed}"
     widest = names[np.argmax(steps)]
-    varying = f"slice distances vary from {steps.min():.2f} to {steps.max():.2f} mm, most after {widest}"
-    return [Problem(varying, RESAMPLE)]
+    return f"slice distances vary from {steps.min():.2f} to {steps.max():.2f} mm, most after {widest}"
 
 
-def _sideways_problem(heights: np.ndarray, sideways: np.ndarray, names: Sequence[str]) -> list[Problem]:
-    """How slices at `heights` (N,) do not lie straight above each other, by their places (N, 2) in their plane, mm.
+def _sideways(heights: np.ndarray, sideways: np.ndarray, names: Sequence[str]) -> tuple[float, Problem | None]:
+    """The tilt in degrees, or how slices at `heights` (N,) are shifted, by their places (N, 2) in their plane, in mm.
 
     The median over all pairs of slices gives the tilt, so that a few shifted slices do not pass for a tilt.
     """
@@ -246,13 +291,7 @@ def _sideways_problem(heights: np.ndarray, sideways: np.ndarray, names: Sequence
     worst = int(shifts.argmax())
     if shifts[worst] > OFF_LINE_MM:
         shifted = f"slices are shifted against each other: {names[worst]} by {shifts[worst]:.2f} mm"
-        return [Problem(shifted, "export the series again, or resample it")]
+        return 0.0, Problem(shifted, "export the series again, or resample it")
     tilt_deg = float(np.degrees(np.arctan(np.linalg.norm(lean))))
-    if tilt_deg <= TILT_TOLERANCE_DEG or np.linalg.norm(lean) * np.ptp(heights) <= OFF_LINE_MM:
-        return []
-    return [Problem(f"the gantry was tilted by {tilt_deg:.1f} degrees", "resample the series without tilt")]
-
-
-def _list(problem: str, datasets: Iterable[Dataset]) -> list[str]:
-    names = [Path(dataset.filename).name for dataset in datasets]
-    return [f"{len(names)} file(s) {problem}: {shorten(names)}"] if names else []
+    is_straight = tilt_deg <= TILT_TOLERANCE_DEG or np.linalg.norm(lean) * np.ptp(heights) <= OFF_LINE_MM
+    return (0.0 if is_straight else tilt_deg), None

@@ -1,8 +1,7 @@
 """Which pixels of a DICOM image are padding, because its header says so."""
 
 import numpy as np
-from pydicom.dataset import FileDataset
-from pydicom.uid import ExplicitVRBigEndian
+from pydicom.dataset import Dataset
 
 from utils.imaging.intensity import MIN_TISSUE_HU
 
@@ -10,33 +9,28 @@ MAX_TISSUE_HU = 3071
 """The largest HU of 12 bits; denser voxels are metal."""
 
 
-def declared_padding(dataset: FileDataset, plane_hu: np.ndarray) -> np.ndarray:
+def declared_padding(image: Dataset, words: np.ndarray) -> np.ndarray:
     """The pixels from PixelPaddingValue to PixelPaddingRangeLimit; without the latter, those of the former alone.
 
     Writers store both tags as signed or unsigned, not always as the pixels are, and use bits beyond BitsStored, so that
     whole words are compared. A range that holds tissue is ignored: some writers declare 0 HU.
 
     Args:
-        dataset: with its pixels and rescaling.
-        plane_hu: (rows, columns) the rescaled pixels.
+        image: with its rescaling.
+        words: (rows, columns) the stored pixels, not rescaled, of any numeric type.
 
     Returns:
         (rows, columns) bool.
     """
-    kind = f"{'i' if dataset.get('PixelRepresentation') else 'u'}{dataset.BitsAllocated // 8}"
-    limits = [_word(dataset.get(tag), kind) for tag in ("PixelPaddingValue", "PixelPaddingRangeLimit")]
+    kind = f"{'i' if image.get('PixelRepresentation') else 'u'}{image.get('BitsAllocated') // 8}"
+    limits = [_word(image.get(tag), kind) for tag in ("PixelPaddingValue", "PixelPaddingRangeLimit")]
     if limits[0] is None:
-        return np.zeros(plane_hu.shape, dtype=bool)
+        return np.zeros(words.shape, dtype=bool)
     low, high = sorted((limits[0], limits[0] if limits[1] is None else limits[1]))
-    slope, intercept = float(dataset.RescaleSlope), float(dataset.RescaleIntercept)
+    slope, intercept = float(image.get("RescaleSlope")), float(image.get("RescaleIntercept"))
     if slope * low + intercept < MAX_TISSUE_HU and slope * high + intercept > MIN_TISSUE_HU:
-        return np.zeros(plane_hu.shape, dtype=bool)
-    syntax = dataset.file_meta.get("TransferSyntaxUID")
-    if syntax is not None and syntax.is_compressed:
-        words = np.rint((plane_hu - intercept) / slope).astype(np.int64).astype(kind)
-    else:
-        words = np.frombuffer(dataset.PixelData, f"{'>' if syntax == ExplicitVRBigEndian else '<'}{kind}")
-        words = words[: plane_hu.size].reshape(plane_hu.shape)
+        return np.zeros(words.shape, dtype=bool)
+    words = words.astype("i8").astype(kind)
     return (words >= low) & (words <= high)
 
 

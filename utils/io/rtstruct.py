@@ -5,6 +5,7 @@ equal. A reader that fills the pixel centers inside them gets the mask back.
 """
 
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 
@@ -14,9 +15,9 @@ from pydicom.uid import ImplicitVRLittleEndian, RTStructureSetStorage, generate_
 from scipy import ndimage
 
 from utils.config.preset import Preset
-from utils.imaging.geometry import Geometry
 from utils.imaging.polygons import trace_polygons
-from utils.io.dicom import CtSeries, read_dataset
+from utils.io.dicom import CtSeries, StoredSlice
+from utils.io.dicom_dataset import read_dataset
 from utils.io.dicom_labels import TYPE_2, DicomDescription
 from utils.io.files import atomic_write
 
@@ -57,10 +58,7 @@ def write_rtstruct(
     image = read_dataset(series.paths[0])
     structures = _header(image, description)
     frame_uid = series.frame_of_reference_uid or generate_uid()
-    references = [
-        _item(ReferencedSOPClassUID=image.SOPClassUID, ReferencedSOPInstanceUID=uid) for uid in series.sop_instance_uids
-    ]
-    _refer_to_images(structures, image, frame_uid, references)
+    _refer_to_images(structures, image, frame_uid, series.slices)
     structures.StructureSetROISequence = []
     structures.ROIContourSequence = []
     structures.RTROIObservationsSequence = []
@@ -72,11 +70,8 @@ def write_rtstruct(
         roi.ROIGenerationAlgorithm = "AUTOMATIC"
         structures.StructureSetROISequence.append(roi)
         drawn = _item(ReferencedROINumber=number, ROIDisplayColor=list(organ.color))
-        if box is not None:
-            around = _with_neighbors(box, label.shape)
-            polygons = map(trace_polygons, label[around] == number, margin(number)[around])
-            corner = tuple(axis.start for axis in around)
-            drawn.ContourSequence = _contours(polygons, corner, series.volume.geometry, references)
+        if box is not None and (contours := _contours(label == number, box, margin(number), series)):
+            drawn.ContourSequence = contours
         structures.ROIContourSequence.append(drawn)
         structures.RTROIObservationsSequence.append(
             _item(ObservationNumber=number, ReferencedROINumber=number, RTROIInterpretedType="ORGAN", ROIInterpreter="")
@@ -122,8 +117,10 @@ def _header(image: Dataset, description: DicomDescription) -> Dataset:
     return structures
 
 
-def _refer_to_images(structures: Dataset, image: Dataset, frame_uid: str, references: list[Dataset]) -> None:
+def _refer_to_images(structures: Dataset, image: Dataset, frame_uid: str, slices: Iterable[StoredSlice]) -> None:
     """The module Frame of Reference, and the images that the contours lie on."""
+    of_file = {slice_.sop_instance_uid: replace(slice_, frame_number=None) for slice_ in slices}
+    references = [_reference(slice_) for slice_ in of_file.values()]
     series = _item(SeriesInstanceUID=image.SeriesInstanceUID, ContourImageSequence=references)
     study = _item(
         ReferencedSOPClassUID=DETACHED_STUDY_MANAGEMENT,
@@ -136,30 +133,46 @@ def _refer_to_images(structures: Dataset, image: Dataset, frame_uid: str, refere
     ]
 
 
-def _with_neighbors(box: tuple[slice, slice, slice], shape: tuple[int, ...]) -> tuple[slice, slice, slice]:
-    """A box with a pixel more on each side in the plane of the slices."""
-    slices, *plane = box
-    return slices, *(slice(max(a.start - 1, 0), min(a.stop + 1, n)) for a, n in zip(plane, shape[1:], strict=True))
+def _reference(slice_: StoredSlice) -> Dataset:
+    item = _item(ReferencedSOPClassUID=slice_.sop_class_uid, ReferencedSOPInstanceUID=slice_.sop_instance_uid)
+    if slice_.frame_number is not None:
+        item.ReferencedFrameNumber = slice_.frame_number
+    return item
 
 
-def _contours(
-    polygons: Iterable[list[np.ndarray]], corner: tuple[int, int, int], geometry: Geometry, references: list[Dataset]
-) -> list[Dataset]:
-    """The contours of the polygons of each slice, in a part of the grid that begins at `corner`.
+def _contours(mask: np.ndarray, box: tuple[slice, slice, slice], margin: np.ndarray, series: CtSeries) -> list[Dataset]:
+    """The contours of an organ on the slices as they are stored.
 
-    `references` name the image of each slice.
+    Args:
+        mask: bool (D, H, W), on the grid of the CT.
+        box: around it.
+        margin: float (D, H, W).
+        series: whose grid, if its slices do not lie on one, leads back to them: there the organ is where the margin is
+            positive.
     """
+    if series.grid is None:
+        around = _with_neighbors(box, mask.shape)
+        corner, polygons = tuple(axis.start for axis in around), map(trace_polygons, mask[around], margin[around])
+    else:
+        corner, values = series.grid.on_slices(margin)
+        polygons = map(trace_polygons, values > 0, values)
     contours = []
     first_slice, first_row, first_column = corner
-    for index, of_slice in enumerate(polygons, first_slice):
+    for slice_, of_slice in zip(series.slices[first_slice:], polygons, strict=False):
         for polygon in of_slice:
             vertices = (polygon + (first_row, first_column)).tolist()
-            points_mm = [geometry.world_mm((index, row, column)) for row, column in vertices]
-            contour = _item(ContourImageSequence=[references[index]], ContourGeometricType="CLOSED_PLANAR")
+            points_mm = [slice_.geometry.world_mm((0, row, column)) for row, column in vertices]
+            contour = _item(ContourImageSequence=[_reference(slice_)], ContourGeometricType="CLOSED_PLANAR")
             contour.NumberOfContourPoints = len(points_mm)
             contour.ContourData = np.round(points_mm, DECIMALS).ravel().tolist()
             contours.append(contour)
     return contours
+
+
+def _with_neighbors(box: tuple[slice, slice, slice], shape: tuple[int, ...]) -> tuple[slice, slice, slice]:
+    """A box with a pixel more on each side in the plane of the slices."""
+    slices, *plane = box
+    return slices, *(slice(max(a.start - 1, 0), min(a.stop + 1, n)) for a, n in zip(plane, shape[1:], strict=True))
 
 
 def _item(**attributes: object) -> Dataset:

@@ -50,30 +50,89 @@ def tilted_blocks(steps_mm, tilt_deg):
     return slices
 
 
-@pytest.mark.parametrize(
-    ("tilt_deg", "message"),
-    [
-        (
-            0,
-            "slice distances vary: 4.00 mm from slice000.dcm to slice009.dcm, 7.00 mm from slice009.dcm to slice014",
-        ),
-        (
-            15,
-            "the gantry was tilted by 15.0 degrees, and slice distances vary: 4.00 mm from slice000.dcm to slice009.dcm"
-            ", 7.00 mm from slice009.dcm to slice014.dcm; resample the series without tilt; export one reconstruction",
-        ),
-    ],
-)
-def test_blocks_of_two_distances_are_no_missing_slices(tilt_deg, message, tmp_path):
-    assert broken(tmp_path, tilted_blocks([4.0] * 9 + [7.0] * 5, tilt_deg)).startswith(message)
+BLOCKS = "slice distances vary: 4.00 mm from slice000.dcm to slice009.dcm, 7.00 mm from slice009.dcm to slice014.dcm"
+RESAMPLED = "resampled to straight slices 4.00 mm apart"
 
 
-def test_a_tilted_series_with_a_gap_has_both_problems(tmp_path):
-    message = broken(tmp_path, tilted_blocks([4.0] * 5 + [8.0] + [4.0] * 5, 10))
-    assert message.startswith(
-        "the gantry was tilted by 10.0 degrees, and slices are missing: after slice005.dcm (8.00 mm)"
+@pytest.mark.parametrize("tilt_deg", [0, 15])
+def test_blocks_of_two_distances_are_resampled(tilt_deg, tmp_path):
+    found = read_only_series(tmp_path, tilted_blocks([4.0] * 9 + [7.0] * 5, tilt_deg))
+    tilt = [f"the gantry was tilted by {tilt_deg}.0 degrees"] if tilt_deg else []
+    assert found.notes == (*tilt, BLOCKS, RESAMPLED)
+    assert found.volume.geometry.spacing_zyx_mm == pytest.approx((4, 1, 1))
+    assert len(found.slices) == 15
+    np.testing.assert_allclose(np.diff([s.geometry.origin_xyz_mm[2] for s in found.slices]), [4.0] * 9 + [7.0] * 5)
+
+
+def test_varying_distances_are_resampled(tmp_path):
+    found = read_only_series(tmp_path, tilted_blocks([2.5, 2.5, 3.1, 3.1], 0))
+    assert found.notes == (
+        "slice distances vary from 2.50 to 3.10 mm, most after slice002.dcm",
+        "resampled to straight slices 2.50 mm apart",
     )
-    assert "; resample the series without tilt; add their files" in message
+
+
+@pytest.mark.parametrize("tilt_deg", [0, 10])
+def test_missing_slices_are_filled_on_request_only(tilt_deg, tmp_path):
+    slices = tilted_blocks([4.0] * 5 + [8.0] + [4.0] * 5, tilt_deg)
+    message = broken(tmp_path, slices)
+    assert message.startswith("slices are missing: after slice005.dcm (8.00 mm); the others are 4.00 mm apart; add")
+    found = read_ct(find_series(tmp_path)[0], fill_gaps=True)
+    assert len(found.volume.array) == 13
+    assert "after slice005.dcm (8.00 mm); the others are 4.00 mm apart; they were interpolated" in " ".join(found.notes)
+
+
+def test_wide_gaps_are_not_filled(tmp_path):
+    save_all(tilted_blocks([4.0] * 5 + [16.0] + [4.0] * 5, 0), tmp_path)
+    with pytest.raises(UserError, match=r"after slice005.dcm \(16.00 mm\).*only gaps of up to 12 mm are filled"):
+        read_ct(find_series(tmp_path)[0], fill_gaps=True)
+
+
+def test_a_gap_among_blocks_is_missing_slices(tmp_path):
+    message = broken(tmp_path, tilted_blocks([4.0] * 4 + [8.0] + [4.0] * 4 + [7.0] * 5, 0))
+    assert message.startswith("slices are missing: after slice004.dcm (8.00 mm); the others are 4.00 mm apart")
+
+
+def numbered(slices, first, value):
+    """Give slices numbers from `first`, and one value to all of their pixels."""
+    for number, dataset in enumerate(slices, first):
+        dataset.InstanceNumber, dataset.SOPInstanceUID = number, uid_of(f"slice {number}")
+        dataset.PixelData = np.full((dataset.Rows, dataset.Columns), value + 1024, "<u2").tobytes()
+    return slices
+
+
+def test_of_overlapping_blocks_the_first_counts(tmp_path):
+    first = numbered(tilted_blocks([4.0] * 9, 0), 1, 10)
+    second = numbered(tilted_blocks([7.0] * 5, 0), 11, 50)
+    for dataset in second:
+        x, y, z = dataset.ImagePositionPatient
+        dataset.ImagePositionPatient = [x, y, z + 28]
+    found = read_only_series(tmp_path, first + second)
+    assert found.notes[0] == (
+        "2 slice(s) that overlap another block of the scan were left out: slice010.dcm, slice011.dcm"
+    )
+    assert len(found.slices) == 14
+    assert set(np.unique(found.volume.array[:10])) == {10}
+    assert found.volume.array[-1].max() == 50
+
+
+def test_a_second_reconstruction_of_the_same_part_is_refused(tmp_path):
+    first = numbered(tilted_blocks([4.0] * 9, 0), 1, 10)
+    second = numbered(tilted_blocks([4.0] * 9, 0), 11, 50)
+    assert broken(tmp_path, first + second).startswith(
+        "10 slice(s) repeat a position: slice000.dcm and slice010.dcm, slice001.dcm and slice011.dcm"
+    )
+
+
+def test_equal_images_at_one_place_are_one_slice(tmp_path):
+    slices = numbered(tilted_blocks([4.0] * 9, 0), 1, 10)
+    again = numbered(tilted_blocks([4.0] * 9, 0), 11, 10)
+    found = read_only_series(tmp_path, slices + again[3:5])
+    assert found.notes == (
+        "slice010.dcm repeats slice003.dcm and was left out",
+        "slice011.dcm repeats slice004.dcm and was left out",
+    )
+    assert found.grid is None
 
 
 @pytest.mark.parametrize("seed", range(6))
@@ -109,7 +168,7 @@ def scout(slices, name, **fields):
     """A localizer whose ImageType does not say so, in the coronal plane."""
     image = ct_slices(long_ct(1))[0]
     image.SOPInstanceUID = uid_of(name)
-    image.ImageOrientationPatient = [1, 0, 0, 0, 0, -1]
+    image.ImageOrientationPatient, image.ImagePositionPatient = [1, 0, 0, 0, 0, -1], [0, len(slices), 0]
     for key, value in fields.items():
         setattr(image, key, value)
     slices.append(image)
