@@ -44,6 +44,8 @@ from utils.reporting.output_files import (
     write_summary,
 )
 from utils.reporting.overlay import render_case, save_png
+from utils.reporting.review.page import CaseReview, write_review_page
+from utils.reporting.review.rows import report_rows
 from utils.runtime.command_line import Shard, report_failures, run_main
 from utils.runtime.console import show_progress
 from utils.runtime.device import Precision, choose_compute
@@ -66,6 +68,8 @@ class InferenceSettings:
     names: str
     probabilities: bool
     save_overlay: bool
+    review: bool
+    review_names: bool
     backbone_only: bool
     tta: bool
     overlap: float
@@ -144,6 +148,36 @@ def write_case(
         save_png(files.overlay, picture)
 
 
+def review_case(
+    ct: TransformedImage,
+    segmentation: Segmentation,
+    preset: Preset,
+    report: Mapping[str, Any],
+    case_id: str | None,
+) -> CaseReview:
+    """What the review page of a case shows: the region that the networks saw, and the entries of its report.
+
+    Args:
+        ct: as read.
+        segmentation: of this CT.
+        preset: of the model.
+        report: of the case, without a list of its files.
+        case_id: None keeps case and patient out of the page.
+    """
+    heatmaps = segmentation.prediction.heatmaps
+    return CaseReview(
+        case_id=case_id,
+        patient_id=report["patient_id"] if case_id else None,
+        image_hu=ct.region_hu,
+        spacing_zyx_mm=ct.transform.axis_aligned.spacing_zyx_mm,
+        prediction=ct.transform.crop_label(segmentation.label),
+        heatmap=ct.transform.to_region(heatmaps.amax(dim=0)) if len(heatmaps) else None,
+        organs=report_rows(report["organs"], preset),
+        flags=report["case_flags"],
+        notes=report["notes"],
+    )
+
+
 def segment_case(
     files: OutputFiles, ct: TransformedImage, model: Model, settings: InferenceSettings, source: Mapping[str, Any]
 ) -> dict[str, Any]:
@@ -165,6 +199,9 @@ def segment_case(
             "case_flags": case_flags(organs, model.preset, model.arrangement),
             "organs": organs,
         }
+        if settings.review:
+            case_id = files.case_id if settings.review_names else None
+            write_review_page(staged.review, review_case(ct, segmentation, model.preset, report, case_id))
         write_color_table(files.folder, model.preset)
         return files.replace_by(staged, report)
 
@@ -175,7 +212,7 @@ def require_own_files(files: OutputFiles, settings: InferenceSettings) -> None:
     Raises:
         UserError: one is in the way.
     """
-    optional = {"masks": files.masks, "rtstruct": files.rtstruct, "dicom_seg": files.dicom_seg}
+    optional = {"masks": files.masks, "rtstruct": files.rtstruct, "dicom_seg": files.dicom_seg, "review": files.review}
     optional |= {"probabilities": files.probabilities, "save_overlay": files.overlay}
     asked_for = [path for option, path in optional.items() if getattr(settings, option)]
     require_own([files.report, files.label, *asked_for], files.own_files())
@@ -229,6 +266,8 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     add("--names", choices=get_args(OrganNaming), default="preset", help=naming)
     add("--probabilities", action="store_true", help="also write one volume of probabilities per organ")
     add("--save-overlay", action="store_true", help="also draw <id>.png, slices with the organs' outlines")
+    add("--review", action="store_true", help="also write <id>.html, a page to look through the CT and rate the organs")
+    add("--review-names", action="store_true", help="name the case and the patient in the page of --review")
     add("--backbone-only", action="store_true", help="use S-Net alone, for comparison")
     add("--tta", action="store_true", help="also predict the mirrored CT and average both; takes twice the time")
     large = "use a temporary file in TMPDIR if the probability volume exceeds GIB"

@@ -85,9 +85,12 @@ class InferenceTransform:
 
     def invert_probability(self, probability: torch.Tensor) -> np.ndarray:
         """One organ's probability (d, h, w) as float32 on the grid of the CT as read; 0 outside of the region."""
+        return self.to_ct(self.to_region(probability))
+
+    def to_region(self, values: torch.Tensor) -> np.ndarray:
+        """Interpolate values (d, h, w) on the networks' grid onto the voxels of `region_hu`: float32 (d', h', w')."""
         whole = tuple(slice(0, n) for n in self.region.size_zyx)
-        region = resize_linear(probability, whole, self.grid.spacing_ratio, self.grid.offset_vox)
-        return self.to_ct(region.cpu().numpy())
+        return resize_linear(values, whole, self.grid.spacing_ratio, self.grid.offset_vox).cpu().numpy()
 
     def invert_margin(self, probabilities: torch.Tensor, value: int) -> np.ndarray:
         """By how much the probability of the class `value` exceeds that of every other class, -1..1.

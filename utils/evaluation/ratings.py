@@ -14,10 +14,8 @@ from utils.errors import UserError, shorten
 from utils.evaluation.matching import ENDINGS, CasePair
 from utils.io.files import printable, read_text
 from utils.io.segmentations import OrganNameResolver
+from utils.reporting.review.rating_scale import COLUMNS, SCALE
 
-COLUMNS = ("case", "organ", "rating", "comment", "rater", "date")
-SCALE = {1: "unusable", 2: "major edits", 3: "minor edits needed", 4: "stylistic edits only", 5: "use as is"}
-"""As Baroudi et al., Diagnostics 13(4) (2023) 667, describe it."""
 ACCEPTABLE = 4
 """Lowest rating of a contour that can be used without an edit."""
 WHOLE_NUMBER = re.compile(r"(\d+)(?:[.,]0*)?")

@@ -38,6 +38,7 @@ class OutputFiles:
         self.report = folder / f"{case_id}.json"
         self.label = folder / f"{case_id}.{format}"
         self.overlay = folder / f"{case_id}.png"
+        self.review = folder / f"{case_id}.html"
         self.rtstruct = folder / f"{case_id}.rtstruct.dcm"
         self.dicom_seg = folder / f"{case_id}.seg.dcm"
         self.masks = folder / f"{case_id}_masks"
@@ -49,7 +50,8 @@ class OutputFiles:
         if report is None:
             return {}
         labels = {format: self.folder / f"{self.case_id}.{format}" for format in FORMATS}
-        others = (self.overlay, self.rtstruct, self.dicom_seg, self.masks, self.probabilities)
+        pictures, dicom = (self.overlay, self.review), (self.rtstruct, self.dicom_seg)
+        others = (*pictures, *dicom, self.masks, self.probabilities)
         existing = [file for path in (*labels.values(), *others) for file in files_at(path)]
         if "files" not in report:
             own_label = labels.get(report["settings"].get("format"))
@@ -66,8 +68,8 @@ class OutputFiles:
     @contextmanager
     def staged(self) -> Iterator["OutputFiles"]:
         """A temporary folder for the case's new files, which `replace_by` moves; those of killed runs are removed."""
-        dicom = (self.rtstruct, self.dicom_seg)
-        others = (self.report, self.label, self.overlay, *dicom, self.masks, self.probabilities)
+        pictures, dicom = (self.overlay, self.review), (self.rtstruct, self.dicom_seg)
+        others = (self.report, self.label, *pictures, *dicom, self.masks, self.probabilities)
         for path in (self.folder / self.case_id, *others):
             remove_partials(path)
         with staging_folder(self.folder / self.case_id) as folder:

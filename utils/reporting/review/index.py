@@ -1,7 +1,5 @@
 """The list of the review pages of a cohort: one page that opens in any browser, with a row per case."""
 
-import base64
-import hashlib
 import html
 import math
 from collections.abc import Iterable, Mapping, Sequence
@@ -17,6 +15,7 @@ from utils.errors import CaseFailure, UserError
 from utils.io.files import write_text
 from utils.io.own_files import require_own
 from utils.reporting.organ_report import UNUSUAL_VOLUME
+from utils.reporting.review.policy import source_hash
 
 INDEX_NAME = "index.html"
 GENERATOR = "FocusNet review index"
@@ -114,8 +113,8 @@ def write_index(path: Path, title: str, columns: Sequence[str], rows: Iterable[I
         num_flagged=sum(bool(row.flags) for row in ordered),
         style=texts["css"],
         script=texts["js"],
-        style_hash=_csp_hash(texts["css"]),
-        script_hash=_csp_hash(texts["js"]),
+        style_hash=source_hash(texts["css"]),
+        script_hash=source_hash(texts["js"]),
         generator=GENERATOR,
         link=quote,
     )
@@ -142,8 +141,3 @@ def _lowest_confidence(organs: Mapping[str, Mapping[str, Any]]) -> IndexCell:
 def _urgency(row: IndexRow) -> tuple[bool, float, str]:
     order = row.cells[0].order if row.cells else None
     return not row.flags, -math.inf if order is None else order, row.case_id
-
-
-def _csp_hash(text: str) -> str:
-    """The source expression by which a content security policy allows exactly this inline text."""
-    return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
