@@ -151,7 +151,7 @@ def write_case(
 def review_case(
     ct: TransformedImage,
     segmentation: Segmentation,
-    preset: Preset,
+    model: Model,
     report: Mapping[str, Any],
     case_id: str | None,
 ) -> CaseReview:
@@ -160,7 +160,7 @@ def review_case(
     Args:
         ct: as read.
         segmentation: of this CT.
-        preset: of the model.
+        model: that segmented it.
         report: of the case, without a list of its files.
         case_id: None keeps case and patient out of the page.
     """
@@ -172,7 +172,7 @@ def review_case(
         spacing_zyx_mm=ct.transform.axis_aligned.spacing_zyx_mm,
         prediction=ct.transform.crop_label(segmentation.label),
         heatmap=ct.transform.to_region(heatmaps.amax(dim=0)) if len(heatmaps) else None,
-        organs=report_rows(report["organs"], preset),
+        organs=report_rows(report["organs"], model.preset),
         flags=report["case_flags"],
         notes=report["notes"],
     )
@@ -201,7 +201,7 @@ def segment_case(
         }
         if settings.review:
             case_id = files.case_id if settings.review_names else None
-            write_review_page(staged.review, review_case(ct, segmentation, model.preset, report, case_id))
+            write_review_page(staged.review, review_case(ct, segmentation, model, report, case_id))
         write_color_table(files.folder, model.preset)
         return files.replace_by(staged, report)
 
