@@ -20,7 +20,7 @@ from utils.reporting.review.policy import source_hash
 INDEX_NAME = "index.html"
 GENERATOR = "FocusNet review index"
 """By it the page is known as one that this program wrote."""
-FOLDER = Path(__file__).parent
+TEMPLATES = Path(__file__).with_name("template")
 SEGMENTED_COLUMNS = ("lowest confidence", "unusual volumes")
 
 
@@ -59,7 +59,7 @@ def require_own_index(path: Path, case_ids: Iterable[str]) -> None:
 
 
 def segmented_rows(
-    folder: Path, reports: Mapping[str, Mapping[str, Any]], failures: Mapping[str, CaseFailure]
+    folder: Path, reports: Mapping[str, Mapping[str, Any]], failures: Mapping[str, CaseFailure], *, names: bool
 ) -> list[IndexRow]:
     """The rows of segmented cases, whose columns are `SEGMENTED_COLUMNS`.
 
@@ -67,9 +67,13 @@ def segmented_rows(
         folder: of the pages and of the index.
         reports: of the cases, by case id: the JSON reports of `inference.py`.
         failures: cases that failed.
+        names: say why a case failed; the path of its file, which may be a patient's name, is part of the reason.
     """
     blank = (IndexCell(""), IndexCell(""))
-    rows = [IndexRow(case_id=name, page=None, flags=[f"failed: {why}"], cells=blank) for name, why in failures.items()]
+    rows = [
+        IndexRow(case_id=case_id, page=None, flags=[f"failed: {why}" if names else "failed"], cells=blank)
+        for case_id, why in failures.items()
+    ]
     for case_id in reports.keys() - failures.keys():
         organs = reports[case_id]["organs"]
         flags = [*reports[case_id].get("case_flags", ()), *_organ_flags(organs)]
@@ -103,7 +107,7 @@ def write_index(path: Path, title: str, columns: Sequence[str], rows: Iterable[I
         columns: headings of the rows' cells.
         rows: any order.
     """
-    texts = {name: (FOLDER / f"index.{name}").read_text(encoding="utf-8") for name in ("html.j2", "css", "js")}
+    texts = {name: (TEMPLATES / f"index.{name}").read_text(encoding="utf-8") for name in ("html.j2", "css", "js")}
     template = jinja2.Template(texts["html.j2"], autoescape=True, undefined=jinja2.StrictUndefined)
     ordered = sorted(rows, key=_urgency)
     content = template.render(
@@ -117,6 +121,7 @@ def write_index(path: Path, title: str, columns: Sequence[str], rows: Iterable[I
         script_hash=source_hash(texts["js"]),
         generator=GENERATOR,
         link=quote,
+        order=_order_text,
     )
     write_text(path, content)
 
@@ -141,3 +146,8 @@ def _lowest_confidence(organs: Mapping[str, Mapping[str, Any]]) -> IndexCell:
 def _urgency(row: IndexRow) -> tuple[bool, float, str]:
     order = row.cells[0].order if row.cells else None
     return not row.flags, -math.inf if order is None else order, row.case_id
+
+
+def _order_text(order: float | None) -> str:
+    """A number as JavaScript reads it; empty for None."""
+    return "" if order is None else str(order).replace("inf", "Infinity")

@@ -2,6 +2,7 @@
 
 import base64
 import hashlib
+import math
 import re
 from html.parser import HTMLParser
 
@@ -64,7 +65,7 @@ REPORTS = {
 def page(tmp_path):
     for name in ("p1", "p2", "p4"):
         (tmp_path / f"{name}.html").touch()
-    rows = segmented_rows(tmp_path, REPORTS, {"p5": CaseFailure("damaged")})
+    rows = segmented_rows(tmp_path, REPORTS, {"p5": CaseFailure("damaged")}, names=True)
     write_index(tmp_path / "index.html", "Segmented cases", SEGMENTED_COLUMNS, rows)
     return (tmp_path / "index.html").read_text(encoding="utf-8")
 
@@ -84,14 +85,20 @@ def test_flagged_cases_stand_first_with_links_to_their_pages(page):
     assert "<title>Segmented cases: 3 of 5 flagged</title>" in page
 
 
+def test_why_a_case_failed_is_not_said_without_names(tmp_path):
+    (row,) = segmented_rows(tmp_path, {}, {"p5": CaseFailure("/data/Miller_Anna/ct.nii.gz: damaged")}, names=False)
+    assert list(row.flags) == ["failed"]
+
+
 def test_names_from_files_are_text_and_links_lead_to_their_files(tmp_path):
-    row = IndexRow(case_id=HOSTILE, page=f"{HOSTILE}.html", flags=[HOSTILE], cells=[IndexCell(HOSTILE, 1.0)])
+    row = IndexRow(case_id=HOSTILE, page=f"{HOSTILE}.html", flags=[HOSTILE], cells=[IndexCell(HOSTILE, math.inf)])
     write_index(tmp_path / "index.html", HOSTILE, [HOSTILE], [row])
     text = (tmp_path / "index.html").read_text(encoding="utf-8")
     shown = TableReader(text)
     assert shown.rows[1][:3] == [HOSTILE] * 3
     assert shown.links == ["%3Cimg%20src%3Dx%20onerror%3Dalert%281%29%3E%22%27%26.%3F%23%25.html"]
     assert "img" not in shown.elements
+    assert 'data-order="Infinity"' in text  # as the script reads it
 
 
 def test_only_the_style_and_the_script_of_the_page_may_run(page):

@@ -11,9 +11,9 @@ function compare(a, b, direction) {
 
 headings.forEach((heading, column) => {
   heading.querySelector("button").addEventListener("click", () => {
-    const direction = heading.ariaSort === "ascending" ? -1 : 1;
+    const direction = heading.getAttribute("aria-sort") === "ascending" ? -1 : 1;
     headings.forEach((other) => other.removeAttribute("aria-sort"));
-    heading.ariaSort = direction > 0 ? "ascending" : "descending";
+    heading.setAttribute("aria-sort", direction > 0 ? "ascending" : "descending");
     const key = (row) => row.cells[column].dataset.order;
     body.append(...[...body.rows].sort((a, b) => compare(key(a), key(b), direction)));
   });
