@@ -21,6 +21,9 @@ ACCEPTABLE = 4
 WHOLE_NUMBER = re.compile(r"(\d+)(?:[.,]0*)?")
 """Programs that take a column with empty cells for one of decimals write 4 as 4.0."""
 
+GUARD = re.compile(r"'(?=[=+\-@])")
+"""The review page puts it before a text that a spreadsheet would take for a formula."""
+
 logger = logging.getLogger(__name__)
 
 
@@ -164,7 +167,7 @@ def _read_file(path: Path, resolver: OrganNameResolver) -> Iterator[Rating]:
                 f"{place}: expected {len(COLUMNS)} cells, got {len(record.cells)}; put a comment that contains "
                 f"{delimiter!r} in double quotes"
             )
-        if rating := _parse(place, [cell.strip() for cell in record.cells], resolver):
+        if rating := _parse(place, [_plain(cell) for cell in record.cells], resolver):
             yield rating
 
 
@@ -179,6 +182,12 @@ def _records(path: Path, text: str, delimiter: str) -> Iterator[_Record]:
             line = reader.line_num + 1
     except csv.Error as error:
         raise UserError(f"{path} line {line}: not a row of a CSV file ({error}); save the file again") from error
+
+
+def _plain(cell: str) -> str:
+    """The text of a cell as it was entered."""
+    text = cell.strip()
+    return text[1:] if GUARD.match(text) else text
 
 
 def _parse(place: str, cells: Sequence[str], resolver: OrganNameResolver) -> Rating | None:

@@ -41,6 +41,11 @@ def test_a_file_that_excel_saved_in_another_country(tmp_path, encoding, newline)
     assert (rating.value, rating.comment, rating.rater) == (4, "zu groß; unten", "Müller")
 
 
+def test_texts_that_the_page_guards_against_spreadsheets_are_as_entered(tmp_path):
+    (rating,) = read_ratings([write(tmp_path, "'-7,brainstem,4,'=1+1,'A',\n")], ANY)
+    assert (rating.case_id, rating.comment, rating.rater) == ("-7", "=1+1", "'A'")
+
+
 def test_a_folder_of_files_and_a_preset_that_names_organs(tmp_path):
     write(tmp_path, "p1,Brainstem,4.0,,AB,\n", "one.csv")
     write(tmp_path, "p2,brain_stem,5,,ab ,\n", "two.CSV")
