@@ -28,9 +28,12 @@ from utils.evaluation.rating_report import (
 )
 from utils.evaluation.ratings import Rating, match_organs, match_ratings, read_ratings
 from utils.evaluation.report import OVERLAYS, EvaluationReport, format_console_report, require_own_files, write_report
+from utils.evaluation.review import FOLDER as REVIEW
+from utils.evaluation.review import write_reviews
 from utils.evaluation.tolerances import Tolerances
 from utils.io.files import check_folder
 from utils.io.segmentations import OrganNameResolver, find_cases, require_names
+from utils.reporting.review.index import INDEX_NAME, require_own_index
 from utils.reporting.tables import to_text
 from utils.runtime.command_line import positive_int, report_failures, run_main
 
@@ -57,14 +60,20 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
         "--overlay", type=Path, metavar="CT_DIR", help="folder of the CTs; also draw each organ's worst cases"
     )
     parser.add_argument(
+        "--review",
+        type=Path,
+        metavar="CT_DIR",
+        help="folder of the CTs; also write a page per case to look at and rate",
+    )
+    parser.add_argument(
         "--ratings", **paths, help="CSV files of ratings, saved by review pages, or folders of them; tabulated by organ"
     )
     arguments = parser.parse_args(argv)
     if not (arguments.prediction and arguments.reference):
         if arguments.prediction or arguments.reference or not arguments.ratings:
             parser.error("--prediction and --reference are required, or --ratings alone")
-        if arguments.compare or arguments.overlay:
-            parser.error("--compare and --overlay need --prediction and --reference")
+        if arguments.compare or arguments.overlay or arguments.review:
+            parser.error("--compare, --overlay and --review need --prediction and --reference")
     return arguments
 
 
@@ -88,6 +97,8 @@ def main(argv: list[str] | None = None) -> int:
         require_names(cases.values(), references.values(), resolver)
         require_names(references.values(), cases.values(), resolver)
     pairs = {name: match_cases(cases, references) for name, cases in predictions.items()}
+    if arguments.review:
+        require_own_index(arguments.output / REVIEW / INDEX_NAME, pairs["prediction"])
     ratings = match_ratings(ratings, pairs["prediction"], {**predictions["prediction"], **references}, resolver)
 
     evaluations, failures = {}, {}
@@ -129,11 +140,14 @@ def check_paths(arguments: argparse.Namespace) -> None:
     """
     check_folder(arguments.output)
     if arguments.prediction:
-        require_own_files(arguments.output, overlays=bool(arguments.overlay))
+        folders = {OVERLAYS: arguments.overlay, REVIEW: arguments.review}
+        require_own_files(arguments.output, [name for name, ct_folder in folders.items() if ct_folder])
     if arguments.ratings:
         require_own_rating_files(arguments.output, arguments.ratings)
-    if arguments.overlay and not arguments.overlay.is_dir():
-        raise UserError(f"{arguments.overlay}: no such folder; --overlay expects the folder of the CTs")
+    for option in ("overlay", "review"):
+        ct_folder = getattr(arguments, option)
+        if ct_folder and not ct_folder.is_dir():
+            raise UserError(f"{ct_folder}: no such folder; --{option} expects the folder of the CTs")
 
 
 def write_results(
@@ -143,10 +157,10 @@ def write_results(
     pairs: Mapping[str, CasePair],
     ratings: Sequence[Rating],
 ) -> dict[str, CaseFailure]:
-    """Write tables and plots, print the tables, and draw the overlays.
+    """Write tables and plots, print the tables, draw the overlays and write the pages.
 
     Returns:
-        Bugs in the rendering of overlays. Cases whose CT cannot be used are logged as warnings only.
+        Bugs in overlays and pages. Cases whose CT cannot be used are logged as warnings only.
     """
     own, other = evaluations["prediction"], evaluations.get("other prediction")
     for organ in settings.tolerances.unused(own.organs):
@@ -165,14 +179,25 @@ def write_results(
     else:
         remove_rating_files(arguments.output)
     logger.info("scores of every case, tables and plots are in %s", arguments.output)
-    if not arguments.overlay:
-        return {}
-    folder = arguments.output / OVERLAYS
-    failures = write_overlays(folder, arguments.overlay, pairs, report.worst, settings, arguments.workers)
+    bugs = {}
+    if arguments.overlay:
+        folder = arguments.output / OVERLAYS
+        failures = write_overlays(folder, arguments.overlay, pairs, report.worst, settings, arguments.workers)
+        bugs |= log_failures("overlay", failures)
+    if arguments.review:
+        folder = arguments.output / REVIEW
+        failures = write_reviews(folder, arguments.review, pairs, own, report.low_cases, settings, arguments.workers)
+        bugs |= log_failures("page", failures)
+        logger.info("pages of the cases are listed in %s", folder / INDEX_NAME)
+    return bugs
+
+
+def log_failures(what: str, failures: Mapping[str, CaseFailure]) -> dict[str, CaseFailure]:
+    """Log the cases whose CT cannot be used, and return the bugs by a name for `report_failures`."""
     for case_id, failure in failures.items():
         if not failure.traceback:
-            logger.warning("no overlay of %s: %s", case_id, failure)
-    return {f"overlay of {case_id}": failure for case_id, failure in failures.items() if failure.traceback}
+            logger.warning("no %s of %s: %s", what, case_id, failure)
+    return {f"{what} of {case_id}": failure for case_id, failure in failures.items() if failure.traceback}
 
 
 def write_ratings(

@@ -192,6 +192,41 @@ def test_worst_cases_are_rendered_on_their_ct(tmp_path, caplog):
     assert "no overlay of a" in caplog.text
 
 
+def write_review_case(folder):
+    for side in ("ref", "pred", "ct"):
+        write_label(folder / side / "a.mha", {1: (0, 4)})
+
+
+def test_pages_of_the_cases_are_written_beside_the_scores(tmp_path, caplog):
+    write_review_case(tmp_path)
+    for side in ("ref", "pred"):
+        write_label(tmp_path / side / "b.mha", {1: (0, 4)})
+    assert run(tmp_path, "--preset", "phantom", "--review", tmp_path / "ct") == 0
+    assert {path.name for path in (tmp_path / "scores" / "review").iterdir()} == {"a.html", "index.html"}
+    assert "no page of b" in caplog.text
+    (tmp_path / "scores" / "review" / "ratings.csv").write_text("mine")
+    assert run(tmp_path, "--preset", "phantom", "--review", tmp_path / "ct") == 0
+    assert (tmp_path / "scores" / "review" / "ratings.csv").read_text() == "mine"
+    (tmp_path / "scores" / "summary.json").unlink()
+    assert run(tmp_path, "--preset", "phantom", "--review", tmp_path / "ct") == 2
+
+
+def test_a_bug_in_a_page_is_shown_with_file_and_line(tmp_path, monkeypatch, caplog):
+    write_review_case(tmp_path)
+    monkeypatch.setattr("utils.evaluation.review.write_review_page", lambda *_: 1 / 0)
+    assert run(tmp_path, "--preset", "phantom", "--review", tmp_path / "ct") == 1
+    assert "error: page of a: bug: ZeroDivisionError" in caplog.text
+    assert read_scores(tmp_path)
+
+
+def test_a_case_that_is_named_like_the_list_of_pages_is_an_error(tmp_path, capsys):
+    for side in ("ref", "pred", "ct"):
+        write_label(tmp_path / side / "Index.mha", {1: (0, 4)})
+    assert run(tmp_path, "--preset", "phantom", "--review", tmp_path / "ct") == 2
+    assert "case Index: its page would be" in capsys.readouterr().err
+    assert not (tmp_path / "scores").exists()
+
+
 def fail_on_four_voxels(prediction, reference, spacing_zyx_mm):
     return np.zeros(3).reshape(2) if reference.sum() == 4 * 4 * 4 else 0.0  # a bug: ValueError from numpy
 
@@ -239,7 +274,8 @@ MISTAKES = {
     "no names": "its values have no names",
     "nothing matches": "no case occurs on both sides",
     "output is a file": "expected a folder, but a file is in its place",
-    "no CT folder": "no such folder",
+    "no CT folder": "no such folder; --overlay expects",
+    "no folder of CTs for pages": "no such folder; --review expects",
     "tolerance": "expected millimeters",
 }
 
@@ -253,6 +289,7 @@ def test_mistakes_are_one_line_with_status_2_and_write_nothing(mistake, tmp_path
     options = {
         "no names": (),
         "no CT folder": ("--preset", "phantom", "--overlay", tmp_path / "gone"),
+        "no folder of CTs for pages": ("--preset", "phantom", "--review", tmp_path / "gone"),
         "tolerance": ("--preset", "phantom", "--tolerance", "much"),
     }
     if mistake == "output is a file":
@@ -391,7 +428,7 @@ def test_wrong_ratings_are_one_line_and_nothing_is_written(tmp_path, capsys, row
     assert not (tmp_path / "scores").exists()
 
 
-@pytest.mark.parametrize("given", [("--prediction", "pred"), ("--ratings", "r.csv", "--compare", "x"), ()])
+@pytest.mark.parametrize("given", [("--prediction", "pred"), ("--ratings", "r.csv", "--review", "x"), ()])
 def test_one_side_alone_is_an_error(capsys, given):
     with pytest.raises(SystemExit, match="2"):
         evaluate.main([*given, "--output", "scores"])

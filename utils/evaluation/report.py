@@ -91,17 +91,17 @@ class EvaluationReport:
         self.low_cases = find_low_cases(rows)
 
 
-def require_own_files(folder: Path, *, overlays: bool) -> None:
+def require_own_files(folder: Path, folders: Sequence[str] = ()) -> None:
     """Check that a report can be written into a folder: summary.json tells an evaluation's folder from any other.
 
     Args:
         folder: of the report.
-        overlays: whether pictures will be written.
+        folders: names of the folders in it that will be written to.
 
     Raises:
         UserError: a file of somebody else is in the place of one of the report's.
     """
-    names = (RECORD, *TABLES, *(f"{metric.key}.png" for metric in METRICS), *([OVERLAYS] if overlays else ()))
+    names = (RECORD, *TABLES, *(f"{metric.key}.png" for metric in METRICS), *folders)
     is_own = read_record(folder / RECORD, ("origin", "definitions")) is not None
     require_own(() if is_own else (folder / name for name in names))
 
