@@ -1,5 +1,9 @@
 """Write a label map as a DICOM Segmentation (SEG) with coded anatomy, by the library highdicom."""
 
+import logging
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -53,30 +57,45 @@ def write_dicom_seg(path: Path, label: Volume, series: CtSeries, preset: Preset,
     renumbered = np.zeros(len(preset.organs) + 1, dtype=np.uint8)  # segments are numbered without gaps
     renumbered[list(values)] = np.arange(1, len(values) + 1)
     images = _read_headers(series)
-    segmentation = highdicom.seg.Segmentation(
-        source_images=images,
-        pixel_array=highdicom.Volume(
-            renumbered[label.array],
-            np.vstack([label.geometry.index_to_world(), (0, 0, 0, 1)]),
-            coordinate_system="PATIENT",
-            frame_of_reference_uid=images[0].FrameOfReferenceUID,
-        ),
-        segmentation_type=highdicom.seg.SegmentationTypeValues.BINARY,
-        segment_descriptions=_describe_segments(values, preset, description),
-        series_instance_uid=generate_uid(),
-        series_number=1,
-        sop_instance_uid=generate_uid(),
-        instance_number=1,
-        manufacturer="FocusNet",
-        manufacturer_model_name="FocusNet",
-        software_versions=description.version,
-        device_serial_number=description.version,
-        content_label="FOCUSNET",
-        content_description=description.origin[:64],
-        series_description="Organs at risk by FocusNet, not for clinical use",
-    )
+    with _quiet_highdicom():
+        segmentation = highdicom.seg.Segmentation(
+            source_images=images,
+            pixel_array=highdicom.Volume(
+                renumbered[label.array],
+                np.vstack([label.geometry.index_to_world(), (0, 0, 0, 1)]),
+                coordinate_system="PATIENT",
+                frame_of_reference_uid=images[0].FrameOfReferenceUID,
+            ),
+            segmentation_type=highdicom.seg.SegmentationTypeValues.BINARY,
+            segment_descriptions=_describe_segments(values, preset, description),
+            series_instance_uid=generate_uid(),
+            series_number=1,
+            sop_instance_uid=generate_uid(),
+            instance_number=1,
+            manufacturer="FocusNet",
+            manufacturer_model_name="FocusNet",
+            software_versions=description.version,
+            device_serial_number=description.version,
+            content_label="FOCUSNET",
+            content_description=description.origin[:64],
+            series_description="Organs at risk by FocusNet, not for clinical use",
+        )
     with atomic_write(path, suffix=".dcm") as partial:
         segmentation.save_as(partial)
+
+
+@contextmanager
+def _quiet_highdicom() -> Iterator[None]:
+    """Silence what highdicom says about copied attributes and unusual names of patients."""
+    log = logging.getLogger("highdicom")
+    level = log.level
+    log.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        log.setLevel(level)
 
 
 def _read_headers(series: CtSeries) -> list[Dataset]:
