@@ -12,7 +12,7 @@
 """
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -63,6 +63,8 @@ class CaseInfo:
     """False if there are only masks, which serve the shape AutoEncoder alone."""
     notes: tuple[str, ...] = ()
     """Repairs and omissions when the case was read."""
+    structures: dict = field(default_factory=dict)
+    """The name that each organ has in the raw data, by the preset's name."""
     unmatched_structures: tuple[str, ...] = ()
     """Names in the raw data that match no organ of the preset."""
     spacing_zyx_mm: tuple[float, float, float]

@@ -91,6 +91,7 @@ def prepare_case(raw: RawCase, preset: Preset, folder: Path) -> CaseInfo:
         organs=organs,
         has_image=image is not None,
         notes=(*raw.notes, *_losses(masks, region, organs)),
+        structures={preset.organ_names[preset.find_organ(name)]: name for name in raw.masks},
         unmatched_structures=raw.unmatched_structures,
     )
     quality = measure_case({name: region.cut(mask) for name, mask in masks.items()}, ct, body)

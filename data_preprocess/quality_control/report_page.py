@@ -16,7 +16,7 @@ from data_preprocess.quality_control.measurements import CaseQuality, format_ml,
 from data_preprocess.quality_control.outliers import Finding, check_cases, not_compared
 from data_preprocess.splits import read_splits
 from utils.config.preset import Preset
-from utils.errors import CaseFailure
+from utils.errors import CaseFailure, shorten
 from utils.io.files import write_text
 from utils.reporting.tables import Table
 
@@ -52,16 +52,17 @@ def inspect_cases(folder: Path, infos: Sequence[CaseInfo], preset: Preset) -> li
 
 
 def summary_table(cases: Sequence[InspectedCase], preset: Preset) -> Table:
-    """One row per organ: number of cases, voxels and volume as contoured. The notes say what the scans are and what was
-    not compared.
+    """One row per organ: number of cases, voxels and volume as contoured, and its names in the raw data. The notes say what
+    the scans are and what was not compared.
     """
     rows = []
     for name in preset.organ_names:
         organs = [case.quality.organs[name] for case in cases if case.quality and name in case.quality.organs]
         num_contoured = sum(name in case.info.organs for case in cases)
         voxels = _range([organ.num_voxels for organ in organs], "{:.0f}".format)
-        rows.append([name, str(num_contoured), *voxels, *_range([organ.volume_ml for organ in organs], format_ml)])
-    headings = ["organ", "cases", "voxels min", "median", "max", "ml min", "median", "max"]
+        volumes = _range([organ.volume_ml for organ in organs], format_ml)
+        rows.append([name, str(num_contoured), *voxels, *volumes, _raw_names(name, cases)])
+    headings = ["organ", "cases", "voxels min", "median", "max", "ml min", "median", "max", "called in the raw data"]
     qualities = {case.info.case_id: case.quality for case in cases if case.quality}
     return Table(
         headings=headings, rows=rows, notes=[*_scan_notes(cases), *not_compared(qualities, preset.organ_names)]
@@ -101,6 +102,13 @@ def _scan_notes(cases: Sequence[InspectedCase]) -> list[str]:
     if unmeasured:
         notes.append(f"cases of an early version, not measured: {unmeasured}; prepare them again")
     return notes
+
+
+def _raw_names(organ: str, cases: Sequence[InspectedCase]) -> str:
+    """The names under which an organ was found, the most frequent first, with their numbers of cases."""
+    counts = Counter(case.info.structures[organ] for case in cases if organ in case.info.structures)
+    listed = [f"{name} ({count})" for name, count in counts.most_common()]
+    return shorten(listed) if listed else "-"
 
 
 def _extremes(triples: Sequence[tuple[float, float, float]]) -> str:

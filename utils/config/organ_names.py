@@ -3,6 +3,8 @@
 import re
 import unicodedata
 
+from utils.config.organ_translations import translate
+
 SIDES = {"l": "left", "lt": "left", "left": "left", "r": "right", "rt": "right", "right": "right"}
 
 SYNONYMS = (
@@ -57,25 +59,30 @@ def organ_key(name: str) -> str:
 
 
 def common_key(name: str) -> str:
-    """A key that is also the same for all `SYNONYMS`: "Glnd_Submand_L" and "submandibular_left"."""
+    """A key that is also the same for all `SYNONYMS` and their translations: "Glnd_Submand_L", "Submandibular Left" and
+    "Unterkieferdrüse li" have one key.
+    """
     rest, space, side = organ_key(name).partition(" ")
-    return _COMMON.get(rest, rest) + space + side
+    if rest in _COMMON:
+        return _COMMON[rest] + space + side
+    translated = translate(name)
+    return " ".join([_COMMON[organ_key(translated.organ)], *translated.sides]) if translated else rest + space + side
 
 
 def organ_side(name: str) -> str | None:
     """The side in an organ's name, "left" or "right"; None if it names none, or both."""
-    side = organ_key(name).partition(" ")[2]
+    side = common_key(name).partition(" ")[2]
     return side if side in ("left", "right") else None
 
 
 def without_side(name: str) -> str:
-    """The key of an organ's name without its side: "opticnerve" of "OpticNerve_L"."""
-    return organ_key(name).partition(" ")[0]
+    """`common_key` without the side: "opticnrv" of "OpticNerve_L"."""
+    return common_key(name).partition(" ")[0]
 
 
 def tg263_name(name: str) -> str | None:
     """The name of an organ in TG-263, for example "OpticNrv_L"; None for organs that `SYNONYMS` does not list."""
-    rest, _, side = organ_key(name).partition(" ")
+    rest, _, side = common_key(name).partition(" ")
     standard = _TG_263.get(rest)
     if standard is None or side not in ("", "left", "right"):
         return None
@@ -83,9 +90,9 @@ def tg263_name(name: str) -> str | None:
 
 
 def is_organ_name(name: str) -> bool:
-    """Whether the text is a name that `SYNONYMS` lists, on either side or on none."""
-    return without_side(name) in _COMMON
+    """Whether the text is a name that `SYNONYMS` lists, or a translation of one, on either side or on none."""
+    return without_side(name) in _TG_263
 
 
 _COMMON = {organ_key(name): organ_key(names[0]) for names in SYNONYMS for name in names}
-_TG_263 = {organ_key(name): names[0] for names in SYNONYMS for name in names}
+_TG_263 = {organ_key(names[0]): names[0] for names in SYNONYMS}
