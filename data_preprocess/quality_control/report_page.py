@@ -52,8 +52,9 @@ def inspect_cases(folder: Path, infos: Sequence[CaseInfo], preset: Preset) -> li
 
 
 def summary_table(cases: Sequence[InspectedCase], preset: Preset) -> Table:
-    """One row per organ: number of cases, voxels and volume as contoured, and its names in the raw data. The notes say what
-    the scans are and what was not compared.
+    """One row per organ: number of cases, voxels and volume as contoured, and its names in the raw data.
+
+    The notes say what the scans are and what was not compared.
     """
     rows = []
     for name in preset.organ_names:

@@ -26,7 +26,10 @@ def page(tmp_path_factory):
     folder = tmp_path_factory.mktemp("cases")
     write_dataset(folder, PRESET)
     for i in range(9):
-        prepare_case(replace(small_case(), case_id=f"case_{i}", patient=f"patient {i // 2}"), PRESET, folder)
+        raw = small_case()
+        masks = {"Unterkiefer" if name == "mandible" and i < 3 else name: mask for name, mask in raw.masks.items()}
+        raw = replace(raw, case_id=f"case_{i}", patient=f"patient {i // 2}", masks=masks)
+        prepare_case(raw, PRESET, folder)
     raw = small_case()
     moved = np.zeros(GEOMETRY.size_zyx, dtype=bool)
     moved[3:6, 0:2, 0:14] = True
@@ -57,7 +60,7 @@ def test_the_page_says_what_a_person_should_check(page):
     assert "lost: ct.nrrd: 3 &lt; 4 &amp; so on" in text
     assert "10 cases of 6 patients" in text
     assert "raw spacing (z, y, x) 3 x 2 x 2.5 mm; raw size 16 x 28 x 34 voxels" in text
-    assert "<tr><td>mandible<td>10<td>84<td>126<td>126<td>1.26<td>1.89<td>1.89" in text
+    assert "<tr><td>mandible<td>10<td>84<td>126<td>126<td>1.26<td>1.89<td>1.89<td>mandible (7), Unterkiefer (3)" in text
     assert "not compared with known volumes, because there are none: all organs" in text
     assert text.count("<img ") == 10
 
