@@ -44,6 +44,7 @@ from utils.reporting.output_files import (
     write_summary,
 )
 from utils.reporting.overlay import render_case, save_png
+from utils.reporting.review.index import SEGMENTED_COLUMNS, require_own_index, segmented_rows, write_index
 from utils.reporting.review.page import CaseReview, write_review_page
 from utils.reporting.review.rows import report_rows
 from utils.runtime.command_line import Shard, report_failures, run_main
@@ -266,7 +267,11 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     add("--names", choices=get_args(OrganNaming), default="preset", help=naming)
     add("--probabilities", action="store_true", help="also write one volume of probabilities per organ")
     add("--save-overlay", action="store_true", help="also draw <id>.png, slices with the organs' outlines")
-    add("--review", action="store_true", help="also write <id>.html, a page to look through the CT and rate the organs")
+    add(
+        "--review",
+        action="store_true",
+        help="also write <id>.html, a page to look at and rate contours, and index.html",
+    )
     add("--review-names", action="store_true", help="name the case and the patient in the page of --review")
     add("--backbone-only", action="store_true", help="use S-Net alone, for comparison")
     add("--tta", action="store_true", help="also predict the mirrored CT and average both; takes twice the time")
@@ -311,6 +316,9 @@ def main(argv: list[str] | None = None) -> int:
     summary = arguments.output / f"summary{arguments.shard.suffix}.csv"
     check_color_table(arguments.output, model.preset)
     require_own_summary(summary)
+    index = arguments.output / f"index{arguments.shard.suffix}.html"
+    if settings.review:
+        require_own_index(index, [scan.case_id for scan in scans])
     checkpoint = {"checkpoint": str(arguments.checkpoint), "checkpoint_sha256": model.sha256}
     checkpoint["precision"] = compute.precision
     reports, failures = segment_cohort(scans, arguments.output, model, settings, checkpoint)
@@ -318,6 +326,10 @@ def main(argv: list[str] | None = None) -> int:
     write_summary(summary, in_summary, failures)
     log_flags(reports)
     logger.info("%s are listed in %s", "organs and failed cases" if failures else "organs", summary)
+    if settings.review:
+        rows = segmented_rows(arguments.output, in_summary, failures, names=settings.review_names)
+        write_index(index, "Segmented cases", SEGMENTED_COLUMNS, rows)
+        logger.info("pages are listed in %s", index)
     return report_failures(failures, len(scans))
 
 

@@ -3,6 +3,7 @@
 import csv
 import json
 import logging
+import re
 
 import numpy as np
 import pytest
@@ -156,3 +157,30 @@ def test_the_summary_lists_all_cases_of_the_folder(run, tmp_path):
         assert run(tmp_path / "ct" / f"{name}.nii.gz", tmp_path / "out") == 0
     with (tmp_path / "out" / "summary.csv").open() as file:
         assert list(dict.fromkeys(row["case"] for row in csv.DictReader(file))) == ["p1", "p2", "p3"]
+
+
+def test_pages_are_listed_with_those_of_earlier_runs_and_their_list_is_replaced(run, tmp_path):
+    for name in ("a", "b&c"):
+        write_volume(tmp_path / "in" / f"{name}.mha", head())
+    assert run(tmp_path / "in" / "a.mha", tmp_path / "out", "--review") == 0
+    assert run(tmp_path / "in" / "b&c.mha", tmp_path / "out", "--review") == 0
+    (tmp_path / "in" / "d.mha").write_text("not a CT")
+    assert run(tmp_path / "in", tmp_path / "out", "--review") == 1
+    index = (tmp_path / "out" / "index.html").read_text(encoding="utf-8")
+    assert re.findall('href="(.*?)"', index) == ["a.html", "b%26c.html"]
+    assert index.count("failed") == 1
+    assert str(tmp_path) not in index  # the reason names a file
+    assert run(tmp_path / "in", tmp_path / "out", "--review", "--review-names") == 1
+    assert f"failed: {tmp_path / 'in' / 'd.mha'}" in (tmp_path / "out" / "index.html").read_text(encoding="utf-8")
+
+
+def test_an_index_of_somebody_else_is_not_replaced(run, tmp_path, capsys):
+    write_volume(tmp_path / "a.mha", head())
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "index.html").write_text("<title>mine</title>")
+    assert "index.html: not written by this command" in refusal(
+        run, capsys, tmp_path / "a.mha", tmp_path / "out", "--review"
+    )
+    write_volume(tmp_path / "index.mha", head())
+    message = refusal(run, capsys, tmp_path / "index.mha", tmp_path / "new", "--review")
+    assert "case index: its page would be" in message
