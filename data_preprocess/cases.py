@@ -70,7 +70,7 @@ class CaseInfo:
     spacing_zyx_mm: tuple[float, float, float]
     size_zyx: tuple[int, int, int]
     original: Geometry
-    """Grid of the CT as read, in LPS order."""
+    """Grid of the CT as read, in LPS order; of an oblique CT after its rotation to the patient's axes."""
     crop_box: tuple[tuple[float, float], tuple[float, float], tuple[float, float]]
     """The part of the original grid that the case covers, (start, stop) per axis; voxel i extends from i to i + 1. Air
     was added beyond the grid."""

@@ -37,6 +37,7 @@ from data_preprocess.raw_cases import list_raw_cases, load_raw_preset, raw_argum
 from data_preprocess.resample import whole_volume
 from data_preprocess.sources import RawCase, RawCaseHandle
 from data_preprocess.splits import read_splits, write_splits
+from data_preprocess.upright import upright
 from utils.config.preset import Preset
 from utils.errors import CaseFailure, UserError
 from utils.imaging.intensity import AIR_HU
@@ -64,6 +65,7 @@ def prepare_case(raw: RawCase, preset: Preset, folder: Path) -> CaseInfo:
             organ, or the case's id cannot name a folder.
     """
     validate_file_name(raw.case_id, raw.source)
+    raw = upright(raw)
     masks = match_organs(raw.masks, preset)
     if not masks:
         listed = ", ".join(raw.unmatched_structures[:NUM_SHOWN])

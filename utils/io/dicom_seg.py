@@ -99,9 +99,11 @@ def _quiet_highdicom() -> Iterator[None]:
 
 
 def _read_headers(series: CtSeries) -> list[Dataset]:
-    """The CT's slices without pixels; attributes that highdicom copies are empty or new where the CT lacks them."""
+    """The CT's files without pixels; attributes that highdicom copies are empty or new where the CT lacks them."""
     added = {"StudyInstanceUID": generate_uid(), "FrameOfReferenceUID": generate_uid(), **dict.fromkeys(TYPE_2, "")}
-    headers = [pydicom.dcmread(path, stop_before_pixels=True) for path in series.paths]
+    headers = [pydicom.dcmread(path, stop_before_pixels=True) for path in dict.fromkeys(series.paths)]
+    if series.slices[0].frame_number is not None:
+        headers = headers[:1]  # highdicom refers to one multi-frame file only
     for header in headers:
         for keyword, value in added.items():
             if keyword not in header:

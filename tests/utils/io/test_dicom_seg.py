@@ -7,7 +7,7 @@ import pydicom
 import pytest
 from scipy.spatial.transform import Rotation
 
-from tests.dicom_files import ct_slices, save_all
+from tests.dicom_files import ct_slices, enhanced, save_all
 from utils.errors import UserError
 from utils.imaging.geometry import Geometry
 from utils.io.dicom import find_series, read_ct
@@ -21,13 +21,14 @@ SIZE = (6, 20, 18)
 OBLIQUE = tuple(Rotation.from_euler("zyx", (20, -10, 5), degrees=True).as_matrix().ravel().tolist())
 
 
-@pytest.fixture(params=["axial", "oblique"])
+@pytest.fixture(params=["axial", "oblique", "multi-frame"])
 def series(request, tmp_path):
     direction = {"direction": OBLIQUE} if request.param == "oblique" else {}
     geometry = Geometry(
         size_zyx=SIZE, spacing_zyx_mm=(2.5, 1.5, 0.9), origin_xyz_mm=(-100.25, 33.5, -812.5), **direction
     )
-    save_all(ct_slices(Volume(array=np.zeros(SIZE, dtype=np.int16), geometry=geometry)), tmp_path / "ct")
+    slices = ct_slices(Volume(array=np.zeros(SIZE, dtype=np.int16), geometry=geometry))
+    save_all([enhanced(slices)] if request.param == "multi-frame" else slices, tmp_path / "ct")
     return read_ct(find_series(tmp_path / "ct")[0])
 
 
