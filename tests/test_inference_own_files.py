@@ -184,3 +184,19 @@ def test_an_index_of_somebody_else_is_not_replaced(run, tmp_path, capsys):
     write_volume(tmp_path / "index.mha", head())
     message = refusal(run, capsys, tmp_path / "index.mha", tmp_path / "new", "--review")
     assert "case index: its page would be" in message
+
+
+def test_a_review_page_names_the_case_only_if_asked_and_is_replaced(run, tmp_path):
+    write_volume(tmp_path / "in" / "pt_0815.nii.gz", head())
+    out = tmp_path / "out"
+    assert run(tmp_path / "in", out, "--review") == 0
+    page = (out / "pt_0815.html").read_text(encoding="utf-8")
+    assert "pt_0815" not in page
+    assert "parotid_left" in page
+    assert run(tmp_path / "in", out, "--review", "--review-names") == 0
+    assert "<title>pt_0815</title>" in (out / "pt_0815.html").read_text(encoding="utf-8")
+    assert run(tmp_path / "in", out) == 0
+    assert not (out / "pt_0815.html").exists()
+    (out / "pt_0815.html").write_text("of somebody else")
+    assert run(tmp_path / "in", out, "--review") == 2
+    assert (out / "pt_0815.html").read_text() == "of somebody else"

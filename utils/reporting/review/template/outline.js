@@ -1,4 +1,4 @@
-// Outlines of labels in a slice: they run along the edges of voxels, and their corners are rounded.
+// Outlines of labels in a slice: they follow the edges of voxels, smoothed.
 
 /** Edges of every label, as pairs of corners with the label on the right. Corner = row * (width + 1) + column. */
 function labelEdges(labels, width, height) {
@@ -45,19 +45,25 @@ function joinEdges(edges) {
   return loops;
 }
 
-/** A loop as a path in voxels: straight along edges, and a curve from the middle of an edge to that of the next. */
+/**
+ * A loop as a path in voxels: the curve (quadratic B-spline) whose control points are the middles of the edges. It makes
+ * steps of oblique borders straight, and the center of every voxel stays on its side.
+ */
 function addLoop(path, loop, corners) {
-  const points = loop.map((corner) => [corner % corners, (corner / corners) | 0]);
-  const middle = (i) => {
-    const [a, b] = [points[i % points.length], points[(i + 1) % points.length]];
-    return [(a[0] + b[0]) / 2, (a[1] + b[1]) / 2];
-  };
-  path.moveTo(...middle(0));
-  for (let i = 1; i <= points.length; i++) {
-    const [before, corner, after] = [middle(i - 1), points[i % points.length], middle(i)];
-    const isStraight = before[0] === after[0] || before[1] === after[1];
-    if (isStraight) path.lineTo(...after);
-    else path.quadraticCurveTo(...corner, ...after);
+  const middles = loop.map((corner, i) => {
+    const next = loop[(i + 1) % loop.length];
+    return [((corner % corners) + (next % corners)) / 2, (Math.floor(corner / corners) + Math.floor(next / corners)) / 2];
+  });
+  const between = ([a, b], [c, d]) => [(a + c) / 2, (b + d) / 2];
+  let start = between(middles.at(-1), middles[0]);
+  path.moveTo(...start);
+  for (let i = 0; i < middles.length; i++) {
+    const control = middles[i];
+    const end = between(control, middles[(i + 1) % middles.length]);
+    const isStraight = (control[0] - start[0]) * (end[1] - control[1]) === (control[1] - start[1]) * (end[0] - control[0]);
+    if (isStraight) path.lineTo(...end);
+    else path.quadraticCurveTo(...control, ...end);
+    start = end;
   }
   path.closePath();
 }

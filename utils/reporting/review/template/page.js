@@ -52,7 +52,7 @@ class Page {
       view.canvas.addEventListener("focus", () => (this.active = view));
       view.canvas.addEventListener("pointerenter", () => (this.active = view));
     }
-    new ResizeObserver(() => this.change()).observe(byId("planes"));
+    new ResizeObserver(() => this.arrange()).observe(byId("planes"));
     this.showFacts();
     this.connectControls();
     document.addEventListener("keydown", (event) => this.pressKey(event));
@@ -74,6 +74,20 @@ class Page {
       this.form.update();
       this.updateControls();
     });
+  }
+
+  /** Put the axial plane where the planes together are largest: at the left, or across the top. */
+  arrange() {
+    const planes = byId("planes");
+    const { width, height } = planes.getBoundingClientRect();
+    const sizes = { left: [[0.6, 1], [0.4, 0.5]], top: [[1, 0.5], [0.5, 0.5]] };
+    const gain = ([axial, others]) =>
+      this.views.reduce((product, view) => {
+        const [w, h] = view === this.views[0] ? axial : others;
+        return product * Math.min((w * width) / (view.columns * view.columnMm), (h * height) / (view.rows * view.rowMm));
+      }, 1);
+    planes.dataset.axial = gain(sizes.top) > gain(sizes.left) ? "top" : "left";
+    this.change();
   }
 
   point(voxel) {
@@ -258,7 +272,7 @@ class Page {
 
   updateControls() {
     const { center, width } = this.state.window;
-    byId("window-now").textContent = `C ${center}  W ${width}`;
+    byId("window-now").textContent = `center ${center}, width ${width} HU`;
     const press = (button, isPressed) => button.setAttribute("aria-pressed", isPressed);
     for (const button of byId("windows").children) press(button, WINDOWS[button.textContent] === this.state.window);
     for (const button of byId("tools").children) press(button, button.dataset.tool === this.state.tool);

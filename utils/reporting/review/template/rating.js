@@ -77,7 +77,7 @@ class Ratings {
     const name = ["ratings", this.caseName, this.rater].filter(Boolean).join("_");
     const link = document.createElement("a");
     link.href = URL.createObjectURL(new Blob([this.csv()], { type: "text/csv;charset=utf-8" }));
-    link.download = `${name.replace(/[^\p{L}\p{N}._-]+/gu, "_")}.csv`;
+    link.download = `${name.replace(/[^\p{L}\p{N}.-]+/gu, "_")}.csv`;
     link.click();
     setTimeout(() => URL.revokeObjectURL(link.href), 10000);
   }

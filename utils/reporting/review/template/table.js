@@ -33,8 +33,8 @@ class OrganTable {
     this.head.append(element("th", { scope: "col", className: "show", colSpan: 2 }, this.all));
     const columns = [
       ["organ", (organ) => organ.name],
-      ...this.facts.headings.map((heading) => [heading, (organ) => organ.values[heading]]),
       ["rating", (organ) => this.ratings.of(organ).rating],
+      ...this.facts.headings.map((heading) => [heading, (organ) => organ.values[heading]]),
     ];
     for (const [heading, valueOf] of columns) {
       const button = element("button", { type: "button", textContent: heading, title: `Sort by ${heading}` });
@@ -53,12 +53,14 @@ class OrganTable {
     const solo = element("button", { type: "button", className: "solo", textContent: "solo", title: "Show only this organ (s)" });
     solo.setAttribute("aria-label", `show only ${organ.name}`);
     solo.addEventListener("click", () => actions.solo(organ));
-    const name = element("button", { type: "button", className: "name", textContent: organ.name, title: "Go to its center" });
+    const name = element("button", { type: "button", className: "name", title: "Go to its center" });
+    const words = organ.name.split(/(?<=_)/);
+    name.append(...words.flatMap((word) => [word, element("wbr")]));
     name.addEventListener("click", () => actions.select(organ));
     const flags = element("ul", { className: "flags" }, ...organ.flags.map((flag) => element("li", { textContent: flag })));
     const values = this.facts.headings.map((heading) => element("td", { textContent: formatNumber(organ.values[heading]) }));
     const rating = element("td", { className: "rating" });
-    const row = element("tr", {}, element("td", { className: "show" }, shown), element("td", {}, solo), element("th", { scope: "row" }, name, flags), ...values, rating);
+    const row = element("tr", {}, element("td", { className: "show" }, shown), element("td", {}, solo), element("th", { scope: "row" }, name, flags), rating, ...values);
     row.addEventListener("click", (event) => {
       if (!event.target.closest("button, input")) actions.select(organ);
     });

@@ -133,6 +133,7 @@ class PlaneView {
     context.fillStyle = "black";
     context.fillRect(0, 0, canvas.width, canvas.height);
     this.drawPictures();
+    context.setTransform(1, 0, 0, 1, 0, 0); // contours, lines and texts are in pixels
     if (state.show.fill) this.drawContours("prediction", (path, color) => this.fillPath(path, css(color, state.opacity)));
     if (state.show.difference && this.volumes.reference) this.drawDifference();
     if (state.show.reference && this.volumes.reference) this.drawLines("reference");
@@ -189,7 +190,6 @@ class PlaneView {
 
   /** Call `draw` with the path, in pixels, and the color of every organ that is shown. */
   drawContours(name, draw) {
-    this.context.setTransform(1, 0, 0, 1, 0, 0);
     for (const [value, path] of this.outlines(name)) {
       const organ = this.state.byLabel.get(value);
       if (organ && this.state.isShown(organ)) draw(this.onScreen(path), organ.color);
@@ -240,7 +240,6 @@ class PlaneView {
     const [column, row] = this.pointOf(this.state.cursor);
     const { x, y } = new DOMPoint(column, row).matrixTransform(this.matrix);
     const gap = 8 * ratio;
-    context.setTransform(1, 0, 0, 1, 0, 0);
     context.strokeStyle = "rgb(255 255 255 / 0.4)";
     context.lineWidth = ratio;
     context.beginPath();
@@ -255,7 +254,6 @@ class PlaneView {
     const { context, canvas, ratio } = this;
     const [left, right, top, bottom] = this.plane.letters;
     const edge = 8 * ratio;
-    context.setTransform(1, 0, 0, 1, 0, 0);
     const { width, height } = canvas;
     const size = LETTER_PX * ratio;
     this.text(left, edge, height / 2, "left", "middle", size);
@@ -298,7 +296,7 @@ class PlaneView {
       context.lineTo(right, bottom - 5 * ratio);
       context.stroke();
     }
-    this.text(`${length} mm`, (left + right) / 2, bottom - 3 * ratio, "center", "bottom", size);
+    this.text(`${length} mm`, right, bottom - 3 * ratio, "right", "bottom", size);
   }
 }
 
