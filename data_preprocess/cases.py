@@ -75,6 +75,9 @@ class CaseInfo:
     """The part of the original grid that the case covers, (start, stop) per axis; voxel i extends from i to i + 1. Air
     was added beyond the grid."""
     organs: dict
+    excluded: dict = field(default_factory=dict)
+    """Structures that were left out on request, by name, with the reason; like organs that are not contoured, they are
+    not in `organs`."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -28,6 +28,7 @@ from data_preprocess.cases import (
     write_case,
     write_dataset,
 )
+from data_preprocess.exclusions import Exclusions, leave_out, read_exclusions, require_left_out
 from data_preprocess.field_of_view import MARGIN_MM, Region, Triple
 from data_preprocess.label_map import match_organs, merge_masks
 from data_preprocess.network_grid import NetworkGrid, find_field_of_view
@@ -55,10 +56,16 @@ NUM_SHOWN = 20
 logger = logging.getLogger(__name__)
 
 
-def prepare_case(raw: RawCase, preset: Preset, folder: Path) -> CaseInfo:
+def prepare_case(raw: RawCase, preset: Preset, folder: Path, excluded: Mapping[str, str] | None = None) -> CaseInfo:
     """Crop a raw case to inference's field of view, resample it and write it as `folder`/<case id>.
 
     Masks without CT are cropped to themselves.
+
+    Args:
+        raw: CT and masks.
+        preset: organs and grid.
+        folder: of the cases.
+        excluded: organs to leave out, with the reasons.
 
     Raises:
         UserError: the CT shows no head and neck, no structure is an organ of the preset, two structures are the same
@@ -71,6 +78,7 @@ def prepare_case(raw: RawCase, preset: Preset, folder: Path) -> CaseInfo:
         listed = ", ".join(raw.unmatched_structures[:NUM_SHOWN])
         remedy = f"found {listed}. Add such names to the preset's aliases" if listed else "all are empty; contour one"
         raise UserError(f"no structure with voxels matches preset {preset.name}; {remedy}, or leave the case out")
+    masks, excluded, notes = leave_out(masks, excluded or {})
     label = merge_masks(masks, preset, raw.geometry.size_zyx)
     old_spacing, spacing = raw.geometry.spacing_zyx_mm, preset.grid.spacing_zyx_mm
     if raw.volume:
@@ -92,9 +100,10 @@ def prepare_case(raw: RawCase, preset: Preset, folder: Path) -> CaseInfo:
         crop_box=tuple(zip(grid.start_vox, grid.stop_vox, strict=True)),
         organs=organs,
         has_image=image is not None,
-        notes=(*raw.notes, *_losses(masks, region, organs)),
+        notes=(*raw.notes, *notes, *_losses(masks, region, organs)),
         structures={preset.organ_names[preset.find_organ(name)]: name for name in raw.masks},
         unmatched_structures=raw.unmatched_structures,
+        excluded=excluded,
     )
     quality = measure_case({name: region.cut(mask) for name, mask in masks.items()}, ct, body)
     shown = np.full(label.shape, AIR_HU, dtype=np.int16) if image is None else image
@@ -186,23 +195,30 @@ def select_unprepared(folder: Path, handles: Iterable[RawCaseHandle]) -> dict[st
     return todo
 
 
-def _prepare(handle: RawCaseHandle, source: str, preset: Preset, folder: Path) -> None:
-    prepare_case(read_raw_case(handle, source, preset), preset, folder)
+def _prepare(handle: RawCaseHandle, source: str, preset: Preset, folder: Path, exclusions: Exclusions) -> None:
+    prepare_case(read_raw_case(handle, source, preset), preset, folder, exclusions.get(handle.case_id, {}))
 
 
 def main(argv: list[str] | None = None) -> int:
     """Prepare every case that is not finished yet, then write the splits and the report."""
-    arguments = raw_arguments(__doc__).parse_args(argv)
+    parser = raw_arguments(__doc__)
+    parser.add_argument("--exclude", type=Path, help="CSV file of structures to leave out: case,organ,reason")
+    arguments = parser.parse_args(argv)
     folder, preset = arguments.output, load_raw_preset(arguments)
     check_folder(folder)
-    handles = select_raw_cases(list_raw_cases(arguments), arguments)
+    every = list_raw_cases(arguments)
+    handles = select_raw_cases(every, arguments)
     require_own_folder(folder, (handle.case_id for handle in handles))
+    exclusions: Exclusions = {}
+    if arguments.exclude is not None:
+        exclusions = read_exclusions(arguments.exclude, preset, [handle.case_id for handle in every])
+        require_left_out(exclusions, read_case_infos(folder), arguments.exclude, folder)
     if (folder / "splits.json").is_file():
         read_splits(folder)  # a mistake in it is told before the work begins
     write_dataset(folder, preset)
     todo = select_unprepared(folder, handles)
     logger.info("found %d cases; %d are already prepared", len(handles), len(handles) - len(todo))
-    task = partial(_prepare, source=arguments.source, preset=preset, folder=folder)
+    task = partial(_prepare, source=arguments.source, preset=preset, folder=folder, exclusions=exclusions)
     failures = run_cases(task, todo, arguments.workers).failures
     if arguments.shard:
         logger.info("this shard is done; after the last one, run again without --shard to write splits and report")

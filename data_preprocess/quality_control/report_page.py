@@ -98,6 +98,9 @@ def _scan_notes(cases: Sequence[InspectedCase]) -> list[str]:
     ]
     without_ct = sum(not case.info.has_image for case in cases)
     unmeasured = sum(case.quality is None for case in cases)
+    left_out = [case.info.case_id for case in cases for _ in case.info.excluded]
+    if left_out:
+        notes.append(f"structures left out by --exclude: {len(left_out)} in {len(set(left_out))} cases")
     if without_ct:
         notes.append(f"cases without CT: {without_ct}; only train_autoencoder.py can use them")
     if unmeasured:
