@@ -41,7 +41,8 @@ demo: $(INSTALLED)
 
 # Repeats the training of weights/openkbp.pt (docs/model_card.md) from a clone of github.com/ababier/open-kbp into runs/openkbp.
 openkbp: $(INSTALLED)
-	$(BIN)/python -m data_preprocess.prepare --source openkbp --input $(OPENKBP) --output cases/openkbp
+	$(BIN)/python -m data_preprocess.prepare --source openkbp --input $(OPENKBP) --output cases/openkbp \
+		--exclude configs/openkbp_excluded.csv
 	$(BIN)/python train_backbone.py --cases cases/openkbp --run-dir runs/openkbp/backbone --epochs 1
 	$(BIN)/python train_backbone_heatmap.py --cases cases/openkbp --run-dir runs/openkbp/joint --epochs 14 \
 		--init-from runs/openkbp/backbone/best.pt

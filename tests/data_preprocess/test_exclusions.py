@@ -10,7 +10,7 @@ from data_preprocess.cases import read_case_info
 from data_preprocess.exclusions import read_exclusions
 from data_preprocess.quality_control.measurements import read_quality
 from tests.data_preprocess.small_case import write_masks
-from utils.config.preset import load_preset
+from utils.config.preset import CONFIG_FOLDER, load_preset
 from utils.errors import UserError
 from utils.runtime.command_line import run_main
 
@@ -107,3 +107,10 @@ def test_a_case_of_which_nothing_is_left_fails_by_name(raw, tmp_path, caplog):
     assert run(raw, tmp_path / "cases", text) == 1
     assert "p1: --exclude leaves out all of its structures; move the case out" in caplog.text
     assert not (tmp_path / "cases" / "p1").exists()
+
+
+def test_the_list_for_openkbp_names_training_patients_and_its_organs():
+    """The patients of train-pats are 1 to 200; test patients are never left out."""
+    training = [f"pt_{number}" for number in range(1, 201)]
+    excluded = read_exclusions(CONFIG_FOLDER / "openkbp_excluded.csv", load_preset("openkbp"), training)
+    assert excluded["pt_18"]["larynx"] == "outside the body"
