@@ -204,7 +204,14 @@ def _organ_row(row: ScoreRow, label: int, masks: _Masks, preset: Preset | None) 
     scores = row.scores if row.status in COUNTED else None
     values = {metric.heading: getattr(scores, metric.key) if scores else None for metric in (DICE, HD95, SURFACE_DICE)}
     values |= {"ml": volumes_ml[0], "reference ml": volumes_ml[1] if masks.reference.voxels.size else None}
-    return OrganRow(name=row.organ, color=_color(row.organ, label, preset), label=label, values=values, flags=flags)
+    return OrganRow(
+        name=row.organ,
+        color=_color(row.organ, label, preset),
+        label=label,
+        values=values,
+        flags=flags,
+        is_compared=scores is not None,
+    )
 
 
 def _color(organ: str, label: int, preset: Preset | None) -> RGB:

@@ -35,6 +35,8 @@ class OrganRow:
     values: Mapping[str, float | str | None] = field(default_factory=dict)
     """By heading of the column. None is not measured; an infinite number is possible."""
     flags: Sequence[str] = ()
+    is_compared: bool = True
+    """False if the reference does not say where the organ is: then a predicted voxel is no difference."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -160,6 +162,7 @@ def _organ_facts(organ: OrganRow) -> dict[str, Any]:
         "label": organ.label,
         "values": values,
         "flags": list(organ.flags),
+        "compared": organ.is_compared,
     }
 
 

@@ -176,9 +176,10 @@ class Page {
     const { state, volumes, facts } = this;
     if (!volumes.reference) return this.say("there is no reference");
     const organs = state.selected ? [state.selected] : facts.organs.filter((organ) => state.isShown(organ));
-    const voxel = volumes.largestDifference(organs.map((organ) => organ.label));
+    const compared = organs.filter((organ) => organ.compared);
+    const voxel = volumes.largestDifference(compared.map((organ) => organ.label));
     if (voxel) this.visit(voxel);
-    else this.say("prediction and reference are equal");
+    else this.say(compared.length ? "prediction and reference are equal" : "the reference does not have this organ");
   }
 
   fit() {

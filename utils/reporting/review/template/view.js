@@ -219,11 +219,14 @@ class PlaneView {
     context.setLineDash([]);
   }
 
-  /** Fill voxels of shown organs that only one of the two has. */
+  /** Fill voxels of shown organs that only one of the two has; an organ that was not contoured has no difference. */
   drawDifference() {
     const { volumes, plane, state } = this;
     const [prediction, reference] = ["prediction", "reference"].map((name) => volumes.slice(volumes[name], plane, this.index));
-    const shown = (value) => value && state.byLabel.has(value) && state.isShown(state.byLabel.get(value));
+    const shown = (value) => {
+      const organ = value && state.byLabel.get(value);
+      return organ && organ.compared && state.isShown(organ);
+    };
     const only = { 1: new Uint8Array(prediction.length), 2: new Uint8Array(prediction.length) };
     for (let i = 0; i < prediction.length; i++) {
       if (prediction[i] === reference[i]) continue;
