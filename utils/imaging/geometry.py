@@ -1,13 +1,19 @@
 """The position of a voxel grid in the patient."""
 
 import itertools
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import TypeVar
 
 import numpy as np
 
 IDENTITY_DIRECTION = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0)
 SAME_GRID_VOX = 0.1
 """Programs round the numbers of a grid differently; voxels that lie this close to each other are the same."""
+ROUNDING_VOX = 0.01
+"""A grid is sheared if its axes are less perpendicular than rounding explains."""
+EXACT = 1e-9
+ROUNDED_LENGTH = 1e-4
+"""A unit vector in a file is that much longer or shorter, by rounding; a larger difference is meant."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -15,7 +21,7 @@ class Geometry:
     """Size, spacing, origin and direction of a voxel grid.
 
     Sizes and spacings are in array order (z, y, x). Origin and direction keep ITK's order (x, y, z). The columns of
-    `direction` are unit vectors. They are perpendicular, except on a sheared grid, which only NIfTI can store.
+    `direction` are unit vectors. They are perpendicular, except on a sheared grid.
     """
 
     size_zyx: tuple[int, int, int]
@@ -79,3 +85,31 @@ class Geometry:
         origin = ", ".join(f"{o:.2f}" for o in self.origin_xyz_mm)
         direction = ", ".join(f"{d:.4g}" for d in self.direction)
         return f"size {size} (z, y, x), spacing {spacing} mm, origin ({origin}) mm (x, y, z), direction ({direction})"
+
+
+Grid = TypeVar("Grid", bound=Geometry)
+
+
+def settle_axes(grid: Grid) -> tuple[Grid, tuple[str, ...]]:
+    """Make unit vectors of a direction as files give it, and perpendicular ones if rounding explains the difference.
+
+    Voxels keep their places: the lengths of the vectors become a part of the spacing.
+
+    Returns:
+        The grid, and a note if its axes are not perpendicular.
+    """
+    axes = np.reshape(grid.direction, (3, 3))
+    if np.abs(axes.T @ axes - np.eye(3)).max() < EXACT:
+        return grid, ()
+    lengths = np.linalg.norm(axes, axis=0)
+    axes = axes / lengths
+    left, _, right = np.linalg.svd(axes)
+    spacing = np.multiply(grid.spacing_zyx_mm, np.where(np.abs(lengths - 1) < ROUNDED_LENGTH, 1.0, lengths)[::-1])
+    exact, perpendicular = (
+        replace(grid, spacing_zyx_mm=tuple(spacing.tolist()), direction=tuple(direction.ravel().tolist()))
+        for direction in (axes, left @ right)
+    )
+    if perpendicular.matches(exact, ROUNDING_VOX):
+        return perpendicular, ()
+    shear_deg = np.degrees(np.arcsin(np.abs(axes.T @ axes - np.eye(3)).max()))
+    return exact, (f"its axes are not perpendicular, by {shear_deg:.2g} degrees; every voxel keeps its place",)

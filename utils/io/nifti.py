@@ -20,7 +20,7 @@ from nibabel.nifti2 import Nifti2Header
 from nibabel.spatialimages import HeaderDataError, HeaderTypeError
 
 from utils.errors import UserError
-from utils.imaging.geometry import SAME_GRID_VOX, Geometry
+from utils.imaging.geometry import SAME_GRID_VOX, Geometry, settle_axes
 
 NiftiHeader = Nifti1Header | Nifti2Header
 
@@ -53,8 +53,6 @@ MIN_AXES_VOLUME = 0.1
 """Of the parallelepiped that the unit vectors of the axes span: 1 if they are perpendicular, 0 in a plane."""
 QUATERNION_ROUNDING = -1e-4
 """A quaternion whose square is longer than 1 by less than this was rounded; with the sign that nibabel wants."""
-ROUNDING_VOX = 0.01
-"""A grid is sheared if its axes are less perpendicular than rounding explains."""
 SILENT = logging.Logger("nibabel", logging.CRITICAL + 1)
 """nibabel mends small faults of a header, and would log each on stderr."""
 
@@ -202,21 +200,16 @@ def _grid(header: NiftiHeader, size_zyx: tuple[int, int, int]) -> tuple[NiftiGri
     lengths, sizes = np.linalg.norm(affine[:3, :3], axis=0), header["pixdim"][1:4].astype(float)
     axes = np.round(RAS_TO_LPS[:3, :3] @ affine[:3, :3] / lengths, 12)  # ITK stumbles over denormal numbers
     spacing_xyz = np.where(np.isclose(lengths, sizes, rtol=ROUNDING), sizes, lengths) * unit_mm
-    left, _, right = np.linalg.svd(axes)
-    exact, perpendicular = (
+    grid, shear = settle_axes(
         NiftiGrid(
             size_zyx=size_zyx,
             spacing_zyx_mm=tuple(spacing_xyz[::-1].tolist()),
             origin_xyz_mm=tuple((RAS_TO_LPS[:3, :3] @ affine[:3, 3] * unit_mm).tolist()),
-            direction=tuple(direction.ravel().tolist()),
+            direction=tuple(axes.ravel().tolist()),
             header=header,
         )
-        for direction in (axes, left @ right)
     )
-    if perpendicular.matches(exact, ROUNDING_VOX):
-        return perpendicular, tuple(notes)
-    shear_deg = np.degrees(np.arcsin(np.abs(axes.T @ axes - np.eye(3)).max()))
-    return exact, (*notes, f"its axes are not perpendicular, by {shear_deg:.2g} degrees; every voxel keeps its place")
+    return grid, (*notes, *shear)
 
 
 def _to_patient(header: NiftiHeader, shape_xyz: tuple[int, ...]) -> tuple[np.ndarray, list[str]]:

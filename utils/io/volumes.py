@@ -12,9 +12,10 @@ import numpy as np
 import SimpleITK as sitk
 
 from utils.errors import UserError
-from utils.imaging.geometry import Geometry
+from utils.imaging.geometry import Geometry, settle_axes
 from utils.io.files import atomic_write, files_below, is_broken_link, printable
 from utils.io.nifti import NIFTI_SUFFIXES, TRUNCATED, read_nifti, write_nifti
+from utils.io.text_headers import read_lengths
 
 PACKED_HEADERS = (
     re.compile(rb"NRRD.*?\nencoding: *gz(?:ip)?[ \r]*\n(?:.*?\n)?\r?\n", re.DOTALL),
@@ -96,7 +97,24 @@ def read_volume(path: str | Path) -> Volume:
             f"{path}: expected a 3-D volume with one value per voxel, got {image.GetDimension()} dimensions and "
             f"{image.GetNumberOfComponentsPerPixel()} values per voxel; export the volume alone"
         )
-    return from_sitk(image)
+    return _with_unit(from_sitk(image), path)
+
+
+def _with_unit(volume: Volume, path: Path) -> Volume:
+    """The volume in mm; a `UserError` names the path if its header does not give the sizes of the voxels."""
+    with path.open("rb") as file:
+        start = file.read(MAX_HEADER_BYTES)
+    try:
+        unit_mm, notes = read_lengths(start)
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from error
+    grid = volume.geometry
+    scaled = replace(
+        grid,
+        spacing_zyx_mm=tuple(size * unit_mm for size in grid.spacing_zyx_mm),
+        origin_xyz_mm=tuple(place * unit_mm for place in grid.origin_xyz_mm),
+    )
+    return replace(volume, geometry=scaled, notes=(*volume.notes, *notes))
 
 
 def read_lps(path: Path) -> Volume:
@@ -206,8 +224,9 @@ def from_sitk(image: sitk.Image) -> Volume:
         origin_xyz_mm=image.GetOrigin(),
         direction=image.GetDirection(),
     )
+    grid, notes = settle_axes(geometry)
     metadata = {key: image.GetMetaData(key) for key in image.GetMetaDataKeys()}
-    return Volume(array=sitk.GetArrayFromImage(image), geometry=geometry, metadata=metadata)
+    return Volume(array=sitk.GetArrayFromImage(image), geometry=grid, metadata=metadata, notes=notes)
 
 
 def to_sitk(volume: Volume) -> sitk.Image:
