@@ -5,12 +5,18 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-from skimage.measure import grid_points_in_poly
 
 from utils.errors import UserError
 from utils.imaging.geometry import Geometry
 from utils.imaging.masks import Mask, crop_mask, empty_mask
-from utils.imaging.polygons import centers_on_spurs, even_odd_area, perimeter, twofold_area, without_repeated_points
+from utils.imaging.polygons import (
+    centers_on_spurs,
+    even_odd_area,
+    locate_centers,
+    perimeter,
+    twofold_area,
+    without_repeated_points,
+)
 
 OFF_PLANE_VOX = 0.5
 SAME_PLANE_VOX = 0.05
@@ -25,6 +31,8 @@ COVERED = 0.95
 RIM_VOX = 0.5
 """A rim between two contours that is narrower than this is no rim: one contour repeats the other."""
 NO_AREA_VOX = 1e-6
+AREA_DIGITS = 6
+"""Of contours whose areas differ by rounding alone, the one that is stored first is the larger one."""
 STRICTLY = 0.995
 """A contour that shares more of its area than this is enclosed all around. The two bound a rim, such as skin."""
 
@@ -132,7 +140,9 @@ def _nest(polygons: Sequence[np.ndarray], counts: Counter[str]) -> list[_Nested]
         return [_Nested(polygons[0], even_odd_area(polygons[0]), 0)]
     kept: list[_Nested] = []
     holes_vox: list[float] = []
-    for area, polygon in sorted(((even_odd_area(p), p) for p in polygons), key=lambda pair: -pair[0]):
+    for area, polygon in sorted(
+        ((even_odd_area(p), p) for p in polygons), key=lambda pair: -round(pair[0], AREA_DIGITS)
+    ):
         relations = [_relation(outer, polygon, area) for outer in kept]
         if "repeated" in relations:
             counts["repeated"] += 1
@@ -173,9 +183,8 @@ def _fill_slice(
     """Fill a slice, (h, w) bool, in place; a hole does not take the voxels on its edge, which belong to the organ."""
     edge = np.zeros_like(voxels)
     for polygon, _, depth in nested:
-        # 0 outside, 1 inside, 2 vertex, 3 edge
-        vertices = polygon.round(VERTEX_DIGITS) - corner
-        location = grid_points_in_poly(voxels.shape, vertices, binarize=False)
+        vertices = (polygon - corner).round(VERTEX_DIGITS)
+        location = locate_centers(voxels.shape, vertices)
         for row, column in centers_on_spurs(vertices):
             if 0 <= row < voxels.shape[0] and 0 <= column < voxels.shape[1]:
                 location[row, column] = location[row, column] or 3

@@ -8,13 +8,16 @@ from collections.abc import Sequence
 
 import numpy as np
 from scipy import ndimage
-from skimage.measure import find_contours
+from skimage.measure import find_contours, grid_points_in_poly
 
 from utils.imaging.masks import connected_components
 
 MAX_LEVELS = 256
 MIN_DISTANCE = 0.05
 """Of a contour from the centers of pixels, in pixels: coordinates in files are rounded."""
+BAND_ROWS = 4
+CENTER_DIGITS = 9
+"""Coordinates are rounded to these digits, so that a difference of two of them hits a center exactly."""
 ALMOST_ZERO = 1e-3
 """Keeps every vertex strictly between two centers."""
 
@@ -85,12 +88,30 @@ def even_odd_area(*polygons: np.ndarray) -> float:
     rows = ((levels[:-1] + levels[1:]) / 2)[:, None]
     crosses = (starts[:, 0] <= rows) != (ends[:, 0] <= rows)
     run, rise = (ends - starts)[:, 1], (ends - starts)[:, 0]
-    fraction = np.divide(rows - starts[:, 0], rise, out=np.zeros(crosses.shape), where=crosses)
-    columns = np.sort(np.where(crosses, starts[:, 1] + fraction * run, np.inf), axis=1)
-    columns = columns[:, : 2 * (int(crosses.sum(axis=1).max(initial=0)) // 2)]
-    columns[np.isinf(columns)] = 0  # rows with fewer crossings than others; always a whole number of pairs
-    widths = (columns[:, 1::2] - columns[:, ::2]).sum(axis=1)
-    return float((widths * np.diff(levels)).sum())
+    row, edge = np.nonzero(crosses)
+    columns = starts[edge, 1] + (rows[row, 0] - starts[edge, 0]) / rise[edge] * run[edge]
+    order = np.lexsort((columns, row))
+    signs = np.resize((-1.0, 1.0), len(order))  # every row is crossed an even number of times: in, out, in, out
+    return float((signs * columns[order] * np.diff(levels)[row[order]]).sum())
+
+
+def locate_centers(shape: tuple[int, int], polygon: np.ndarray) -> np.ndarray:
+    """How the centers of pixels lie to a polygon of (row, column) vertices.
+
+    It equals `skimage.measure.grid_points_in_poly`, which compares every center with every edge. Here a band of rows is
+    compared with the edges that reach it, so that contours of many thousand points take no minutes.
+
+    Returns:
+        `shape`, (h, w): 0 outside, 1 inside, 2 on a vertex, 3 on an edge.
+    """
+    location = np.zeros(shape, np.uint8)
+    for start in range(max(int(polygon[:, 0].min()), 0), min(int(polygon[:, 0].max()) + 1, shape[0]), BAND_ROWS):
+        band = location[start : start + BAND_ROWS]
+        side = (polygon[:, 0] >= start + len(band)).astype(int) - (polygon[:, 0] < start)
+        kept = (side == 0) | (side != np.roll(side, 1)) | (side != np.roll(side, -1))
+        vertices = (polygon[kept] - (start, 0)).round(CENTER_DIGITS)
+        band[:] = grid_points_in_poly(band.shape, vertices, binarize=False)
+    return location
 
 
 def twofold_area(polygon: np.ndarray) -> float:

@@ -8,8 +8,16 @@ from hypothesis.extra import numpy as hnp
 from matplotlib.path import Path as Polygon
 from skimage.measure import grid_points_in_poly
 
+from utils.imaging import polygons as module
 from utils.imaging.masks import connected_components
-from utils.imaging.polygons import even_odd_area, perimeter, trace_polygons, twofold_area, without_repeated_points
+from utils.imaging.polygons import (
+    even_odd_area,
+    locate_centers,
+    perimeter,
+    trace_polygons,
+    twofold_area,
+    without_repeated_points,
+)
 
 SQUARE = np.array([(1, 2), (1, 6), (5, 6), (5, 2)], dtype=float)
 KEYHOLE = np.array([(1, 2), (2, 3), (4, 3), (4, 5), (2, 5), (2, 3), (1, 2), (1, 6), (5, 6), (5, 2)], dtype=float)
@@ -168,3 +176,29 @@ def test_contours_of_a_smooth_organ_are_smooth():
     (polygon,) = trace_polygons(radius < 9.4, (9.4 - radius) / 20)
     distances = np.hypot(*(polygon - (14.3, 16.8)).T)
     assert np.abs(distances - 9.4).max() < 0.06
+
+
+HALVES = st.integers(-6, 50).map(lambda number: number / 2)
+"""Many vertices and edges go through centers, and some lie outside."""
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.lists(st.tuples(HALVES, HALVES), min_size=1, max_size=40))
+def test_centers_lie_to_a_polygon_as_skimage_says(vertices):
+    shape, polygon = (21, 19), np.array(vertices, dtype=float)
+    np.testing.assert_array_equal(locate_centers(shape, polygon), grid_points_in_poly(shape, polygon, binarize=False))
+
+
+def test_the_work_does_not_grow_with_the_square_of_a_contours_detail(monkeypatch):
+    """Three contours of 20,000 points took minutes, when every center was compared with every edge."""
+    work = []
+
+    def counting(shape, vertices, **options):
+        work.append(shape[0] * shape[1] * len(vertices))
+        return grid_points_in_poly(shape, vertices, **options)
+
+    monkeypatch.setattr(module, "grid_points_in_poly", counting)
+    shape, polygon = (200, 200), circle(90, (100.0, 100.0), num_points=8000).round(2)
+    expected = grid_points_in_poly(shape, polygon, binarize=False)
+    np.testing.assert_array_equal(locate_centers(shape, polygon), expected)
+    assert sum(work) < 200 * 200 * 8000 / 20
