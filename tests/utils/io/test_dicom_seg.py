@@ -7,7 +7,7 @@ import pydicom
 import pytest
 from scipy.spatial.transform import Rotation
 
-from tests.dicom_files import ct_slices, enhanced, save_all
+from tests.dicom_files import ct_slices, enhanced, save_all, scan
 from utils.errors import UserError
 from utils.imaging.geometry import Geometry
 from utils.io.dicom import find_series, read_ct
@@ -21,20 +21,24 @@ SIZE = (6, 20, 18)
 OBLIQUE = tuple(Rotation.from_euler("zyx", (20, -10, 5), degrees=True).as_matrix().ravel().tolist())
 
 
-@pytest.fixture(params=["axial", "oblique", "multi-frame"])
+@pytest.fixture(params=["axial", "oblique", "multi-frame", "tilted gantry"])
 def series(request, tmp_path):
     direction = {"direction": OBLIQUE} if request.param == "oblique" else {}
     geometry = Geometry(
         size_zyx=SIZE, spacing_zyx_mm=(2.5, 1.5, 0.9), origin_xyz_mm=(-100.25, 33.5, -812.5), **direction
     )
-    slices = ct_slices(Volume(array=np.zeros(SIZE, dtype=np.int16), geometry=geometry))
-    save_all([enhanced(slices)] if request.param == "multi-frame" else slices, tmp_path / "ct")
+    ct = Volume(array=np.zeros(SIZE, dtype=np.int16), geometry=geometry)
+    if request.param == "tilted gantry":
+        files = scan(ct, table_mm=[geometry.origin_xyz_mm[2] + 2.5 * i for i in range(SIZE[0])], tilt_deg=15)
+    else:
+        files = ct_slices(ct)
+    save_all([enhanced(files)] if request.param == "multi-frame" else files, tmp_path / "ct")
     return read_ct(find_series(tmp_path / "ct")[0])
 
 
-def label_map(*values):
+def label_map(series, *values):
     """Noise of the organs' values: every voxel counts."""
-    return np.random.default_rng(0).choice([0, *values], size=SIZE).astype(np.uint8)
+    return np.random.default_rng(0).choice([0, *values], size=series.volume.array.shape).astype(np.uint8)
 
 
 def write(path, array, series, preset, naming="preset"):
@@ -46,7 +50,7 @@ def write(path, array, series, preset, naming="preset"):
 
 
 def test_a_reader_gets_the_label_map_back(series, tiny_preset, tmp_path):
-    label = label_map(2, 3, 9)
+    label = label_map(series, 2, 3, 9)
     segmentation = write(tmp_path / "seg.dcm", label, series, tiny_preset)
     affine = np.vstack([series.volume.geometry.index_to_world(), (0, 0, 0, 1)])
     expected = highdicom.Volume(label, affine, coordinate_system="PATIENT")
@@ -58,20 +62,21 @@ def test_a_reader_gets_the_label_map_back(series, tiny_preset, tmp_path):
 
 
 def test_frames_refer_to_the_slices_that_they_lie_on(series, tiny_preset, tmp_path):
-    label = np.zeros(SIZE, dtype=np.uint8)
+    label = np.zeros_like(series.volume.array, dtype=np.uint8)
     label[4, 3, 5] = 1
     write(tmp_path / "seg.dcm", label, series, tiny_preset)
     dataset = pydicom.dcmread(tmp_path / "seg.dcm")
     (frame,) = dataset.PerFrameFunctionalGroupsSequence
-    (source,) = frame.DerivationImageSequence[0].SourceImageSequence
-    assert source.ReferencedSOPInstanceUID == series.sop_instance_uids[4]
+    if series.grid is None:  # the slices of a tilted gantry are not those of the label map
+        (source,) = frame.DerivationImageSequence[0].SourceImageSequence
+        assert source.ReferencedSOPInstanceUID == series.sop_instance_uids[4]
     assert dataset.FrameOfReferenceUID == series.frame_of_reference_uid
     assert dataset.PatientID == "P1"
 
 
 def test_organs_have_codes_sides_and_the_names_asked_for(series, tiny_preset, tmp_path):
     organs = tiny_preset.organ_names
-    label = label_map(organs.index("parotid_left") + 1, organs.index("mandible") + 1)
+    label = label_map(series, organs.index("parotid_left") + 1, organs.index("mandible") + 1)
     segments = write(tmp_path / "seg.dcm", label, series, tiny_preset, naming="tg263").SegmentSequence
     found = {}
     for segment in segments:
@@ -82,7 +87,7 @@ def test_organs_have_codes_sides_and_the_names_asked_for(series, tiny_preset, tm
 
 
 def test_it_says_what_made_it(series, tiny_preset, tmp_path):
-    dataset = write(tmp_path / "seg.dcm", label_map(1), series, tiny_preset)
+    dataset = write(tmp_path / "seg.dcm", label_map(series, 1), series, tiny_preset)
     (algorithm,) = dataset.SegmentSequence[0].SegmentationAlgorithmIdentificationSequence
     assert (algorithm.AlgorithmName, algorithm.AlgorithmVersion) == ("FocusNet", "1.2.3")
     assert algorithm.AlgorithmSource == "tiny, SHA-256 0123456789ab"
@@ -91,7 +96,7 @@ def test_it_says_what_made_it(series, tiny_preset, tmp_path):
 
 
 def test_a_label_map_without_organs_lists_them_all(series, tiny_preset, tmp_path):
-    segmentation = write(tmp_path / "seg.dcm", label_map(), series, tiny_preset)
+    segmentation = write(tmp_path / "seg.dcm", label_map(series), series, tiny_preset)
     assert segmentation.number_of_segments == len(tiny_preset.organs)
     assert not segmentation.pixel_array.any()
 
