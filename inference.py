@@ -122,7 +122,9 @@ def segment_array(image_hu: np.ndarray, spacing_zyx_mm: tuple[float, float, floa
 
 def segment(ct: TransformedImage, model: Model) -> Segmentation:
     """Segment a CT on the networks' grid and bring the labels back onto the CT's own grid."""
-    prediction = model.predictor.predict(torch.from_numpy(ct.image), torch.from_numpy(ct.transform.inside_fov()))
+    images = torch.from_numpy(ct.image), torch.from_numpy(ct.transform.inside_fov())
+    moved = (torch.from_numpy(ct.moved_image()),) if model.tta else ()
+    prediction = model.predictor.predict(*images, *moved)
     return Segmentation(ct.transform.invert(prediction.probabilities), prediction)
 
 
@@ -274,7 +276,8 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     )
     add("--review-names", action="store_true", help="name the case and the patient in the page of --review")
     add("--backbone-only", action="store_true", help="use S-Net alone, for comparison")
-    add("--tta", action="store_true", help="also predict the mirrored CT and average both; takes twice the time")
+    tta = "also predict the mirrored CT on a grid moved by half a voxel, and average both; takes twice the time"
+    add("--tta", action="store_true", help=tta)
     large = "use a temporary file in TMPDIR if the probability volume exceeds GIB"
     add("--tile-memory", type=float, default=math.inf, metavar="GIB", help=large)
     add("--overlap", type=float, default=OVERLAP, help="fraction of a window that its neighbor also covers")
@@ -310,7 +313,7 @@ def main(argv: list[str] | None = None) -> int:
         compute,
         overlap=settings.overlap,
         backbone_only=settings.backbone_only,
-        flip_tta=settings.tta,
+        tta=settings.tta,
         tile_memory_gib=arguments.tile_memory,
     )
     summary = arguments.output / f"summary{arguments.shard.suffix}.csv"

@@ -2,6 +2,7 @@
 
 import functools
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -11,7 +12,7 @@ import torch
 from data_preprocess.field_of_view import Box, Region, Triple
 from data_preprocess.network_grid import NetworkGrid, find_field_of_view
 from data_preprocess.resample import resample_axis_aligned, resample_to
-from utils.config.preset import GridSettings
+from utils.config.preset import TTA_MOVE_VOX, GridSettings
 from utils.imaging.geometry import Geometry
 from utils.imaging.interpolation import resize_linear
 from utils.io.dicom import CtSeries
@@ -33,6 +34,8 @@ class TransformedImage(NamedTuple):
     transform: "InferenceTransform"
     notes: list[str]
     """Changes to the CT that the report mentions."""
+    moved_image: Callable[[], np.ndarray]
+    """Computes `image` on a grid that is moved by `TTA_MOVE_VOX` along each axis."""
     series: CtSeries | None = None
     """Slices and UIDs if the CT came from DICOM."""
 
@@ -64,9 +67,13 @@ class InferenceTransform:
         region = network_grid.region
         if region.cut_mm:
             notes.append(f"the lowest {region.cut_mm:.0f} mm were cropped: the networks segment head and neck only")
-        image = network_grid.resample_image(aligned.array, body)
-        transform = cls(ct=ct.geometry, axis_aligned=aligned.geometry, grid=network_grid)
-        return TransformedImage(image, np.ascontiguousarray(region.crop(aligned.array)), transform, notes)
+        return TransformedImage(
+            image=network_grid.resample_image(aligned.array, body),
+            region_hu=np.ascontiguousarray(region.crop(aligned.array)),
+            transform=cls(ct=ct.geometry, axis_aligned=aligned.geometry, grid=network_grid),
+            notes=notes,
+            moved_image=functools.partial(network_grid.moved(TTA_MOVE_VOX).resample_image, aligned.array, body),
+        )
 
     @property
     def region(self) -> Region:

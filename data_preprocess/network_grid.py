@@ -5,7 +5,7 @@ therefore fixed to the patient, and the box begins and ends at multiples of the 
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -64,6 +64,11 @@ class NetworkGrid:
             network_spacing_zyx_mm=grid.spacing_zyx_mm,
             cut_mm=field.cut_mm,
         )
+
+    def moved(self, fraction: float) -> "NetworkGrid":
+        """The same box, moved by a fraction of the networks' voxels toward the end of each axis."""
+        axes = zip(self.start_vox, self.spacing_ratio, strict=True)
+        return replace(self, start_vox=tuple(start + fraction / ratio for start, ratio in axes))
 
     @property
     def spacing_ratio(self) -> Triple:

@@ -12,7 +12,7 @@ from models.int8 import quantize_convolutions
 from models.oom_fallback import OOMFallbackPredictor
 from models.predictor import Predictor
 from models.sliding_window import OVERLAP, window_starts
-from models.tta import FlipTTAPredictor
+from models.tta import TTAPredictor
 from utils.config.preset import Preset
 from utils.errors import UserError
 from utils.imaging.arrangement import Arrangement
@@ -38,13 +38,15 @@ CHECKSUM_DIGITS = 12
 class Model:
     """A trained FocusNet, ready to segment."""
 
-    predictor: OOMFallbackPredictor | FlipTTAPredictor
+    predictor: OOMFallbackPredictor | TTAPredictor
     preset: Preset
     """Names the organs of labels 1, 2, ... in `organ_names`."""
     autoencoder: nn.Module | None
     """Measures how plausible a small organ's shape is; None if the checkpoint has none."""
     arrangement: Arrangement = Arrangement(())
     """Of the organs in the training cases."""
+    tta: bool = False
+    """Whether `predictor` also takes the CT on a moved grid."""
     name: str = ""
     """Of the checkpoint's file, without its suffix."""
     sha256: str = ""
@@ -90,7 +92,7 @@ def load_model(
     *,
     overlap: float = OVERLAP,
     backbone_only: bool = False,
-    flip_tta: bool = False,
+    tta: bool = False,
     tile_memory_gib: float = math.inf,
 ) -> Model:
     """Rebuild the networks of a checkpoint.
@@ -100,7 +102,7 @@ def load_model(
         compute: device and precision.
         overlap: fraction of a window that its neighbor also covers, 0 to below 1.
         backbone_only: use S-Net alone.
-        flip_tta: average with the prediction for the left/right mirrored CT.
+        tta: average with the prediction for the mirrored CT on a moved grid.
         tile_memory_gib: blended probabilities larger than this are kept in a temporary file.
 
     Raises:
@@ -123,12 +125,13 @@ def load_model(
     limit_bytes = tile_memory_gib * 2**30
     predictor = Predictor(focusnet, autocast=compute.autocast(), overlap=overlap, limit_bytes=limit_bytes)
     with_fallback = OOMFallbackPredictor(predictor, choose_compute("cpu", "fp32"))
-    chosen = FlipTTAPredictor(with_fallback) if flip_tta else with_fallback
+    chosen = TTAPredictor(with_fallback) if tta else with_fallback
     return Model(
         predictor=chosen,
         preset=preset,
         autoencoder=autoencoder.eval() if autoencoder else None,
         arrangement=checkpoint_arrangement(content),
+        tta=tta,
         name=checkpoint.stem,
         sha256=hashlib.sha256(checkpoint.read_bytes()).hexdigest(),
     )

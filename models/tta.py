@@ -1,36 +1,51 @@
-"""Test-time augmentation: the CT and its left/right mirror image are segmented and averaged."""
+"""Test-time augmentation: the CT and its mirror image, on a grid moved by half a voxel, are segmented and averaged."""
 
 import torch
 
 from models.oom_fallback import OOMFallbackPredictor
 from models.predictor import Prediction, SmallOrganResult
 from models.roi import find_peaks
+from utils.config.preset import TTA_MOVE_VOX
+from utils.imaging.interpolation import resize_linear
 
 LEFT_RIGHT_AXIS = -1
 
 
-class FlipTTAPredictor:
-    """Averages a predictor's results for a volume and for its mirror image, in which paired organs are swapped."""
+class TTAPredictor:
+    """Averages a predictor's results for a volume and for a mirror image, in which paired organs are swapped.
+
+    A trained network answers differently if the patient moves by a fraction of a voxel. The mirror image therefore lies
+    on a grid that is moved by half a voxel, if the caller gives it.
+    """
 
     def __init__(self, predictor: OOMFallbackPredictor) -> None:
         self.predictor = predictor
         self.notes = predictor.notes
 
-    def predict(self, image_hu: torch.Tensor, inside_fov: torch.Tensor | None = None) -> Prediction:
-        """Segment one CT; see `Predictor.predict`.
+    def predict(
+        self, image_hu: torch.Tensor, inside_fov: torch.Tensor | None = None, moved_hu: torch.Tensor | None = None
+    ) -> Prediction:
+        """Segment one CT.
 
         The peak of a small organ is that of the averaged heatmaps. The organ counts as localized, or as segmented by
         SOS-Net, if it is in one of the two images.
+
+        Args:
+            image_hu, inside_fov: see `Predictor.predict`.
+            moved_hu: the CT on the same grid, moved by `TTA_MOVE_VOX` toward the end of each axis; None mirrors
+                `image_hu` itself.
         """
         preset, small = self.predictor.preset, self.predictor.preset.small_organs
         own = self.predictor.predict(image_hu, inside_fov)
         flipped_fov = None if inside_fov is None else inside_fov.flip(LEFT_RIGHT_AXIS)
-        mirrored = self.predictor.predict(image_hu.flip(LEFT_RIGHT_AXIS), flipped_fov)
+        second_hu = image_hu if moved_hu is None else moved_hu
+        mirrored = self.predictor.predict(second_hu.flip(LEFT_RIGHT_AXIS), flipped_fov)
+        move_vox = 0.0 if moved_hu is None else TTA_MOVE_VOX
         for label, other in enumerate([0, *(organ + 1 for organ in preset.mirrored_organs)]):
-            _average(own.probabilities[label], mirrored.probabilities[other])
+            _average(own.probabilities[label], mirrored.probabilities[other], move_vox)
         partners = [small.index(preset.mirrored_organs[organ]) for organ in small]
         for heatmap, other in zip(own.heatmaps, partners, strict=False):  # there are none without SOL-Net
-            _average(heatmap, mirrored.heatmaps[other])
+            _average(heatmap, mirrored.heatmaps[other], move_vox)
         small_organs, peaks = [], find_peaks(own.heatmaps[None])
         for k, result in enumerate(own.small_organs):
             other = mirrored.small_organs[partners[k]]
@@ -40,6 +55,8 @@ class FlipTTAPredictor:
         return own._replace(small_organs=small_organs)
 
 
-def _average(own: torch.Tensor, mirrored: torch.Tensor) -> None:
-    """Replace a volume by its mean with a mirrored one."""
-    own.add_(mirrored.flip(LEFT_RIGHT_AXIS)).mul_(0.5)
+def _average(own: torch.Tensor, mirrored: torch.Tensor, move_vox: float) -> None:
+    """Replace a volume by its mean with a mirrored one, whose grid is moved."""
+    whole = tuple(slice(0, n) for n in own.shape)
+    flipped = resize_linear(mirrored.flip(LEFT_RIGHT_AXIS), whole, (1.0, 1.0, 1.0), (move_vox,) * 3)
+    own.add_(flipped).mul_(0.5)

@@ -10,7 +10,7 @@ from models.focusnet import FocusNet
 from models.oom_fallback import OOMFallbackPredictor
 from models.predictor import Predictor
 from models.s_net import SNetOutput
-from models.tta import FlipTTAPredictor
+from models.tta import TTAPredictor
 from utils.runtime.device import choose_compute
 
 SIZE = (9, 18, 13)
@@ -62,8 +62,8 @@ def image():
 
 
 def test_a_mirrored_image_has_the_mirrored_result_with_sides_swapped(image, tiny_preset):
-    flip_tta = FlipTTAPredictor(predictor(tiny_preset))
-    answer, mirrored = flip_tta.predict(image), flip_tta.predict(image.flip(-1))
+    tta = TTAPredictor(predictor(tiny_preset))
+    answer, mirrored = tta.predict(image), tta.predict(image.flip(-1))
     swapped = answer.probabilities.flip(-1)[[0, *(organ + 1 for organ in tiny_preset.mirrored_organs)]]
     torch.testing.assert_close(mirrored.probabilities, swapped)
 
@@ -71,14 +71,28 @@ def test_a_mirrored_image_has_the_mirrored_result_with_sides_swapped(image, tiny
 def test_the_result_is_the_mean_of_two(image, tiny_preset):
     plain = predictor(tiny_preset)
     one, other = plain.predict(image), plain.predict(image.flip(-1))
-    both = FlipTTAPredictor(plain).predict(image)
+    both = TTAPredictor(plain).predict(image)
     expected = (one.probabilities[LEFT] + other.probabilities[RIGHT].flip(-1)) / 2
     torch.testing.assert_close(both.probabilities[LEFT], expected)
     torch.testing.assert_close(both.probabilities.sum(dim=0), torch.ones(SIZE))
 
 
+def test_the_mirror_image_lies_on_a_grid_moved_by_half_a_voxel(image, tiny_preset):
+    plain = predictor(tiny_preset)
+    moved = image.roll((1, 1, 1), (0, 1, 2))
+    one, other = plain.predict(image), plain.predict(moved.flip(-1))
+    both = TTAPredictor(plain).predict(image, None, moved)
+    seen = other.probabilities[RIGHT].flip(-1)
+    at_voxels = seen.clone()  # voxel i lies between the voxels i - 1 and i of the moved grid
+    for axis in range(3):
+        before = torch.cat([at_voxels.narrow(axis, 0, 1), at_voxels.narrow(axis, 0, SIZE[axis] - 1)], dim=axis)
+        at_voxels = (at_voxels + before) / 2
+    torch.testing.assert_close(both.probabilities[LEFT], (one.probabilities[LEFT] + at_voxels) / 2)
+    torch.testing.assert_close(both.probabilities.sum(dim=0), torch.ones(SIZE))
+
+
 def test_peaks_are_those_of_the_mean_heatmap(image, tiny_preset):
-    both = FlipTTAPredictor(predictor(tiny_preset, sol_net=SidedSOLNet(), sos_net=FullSOSNet())).predict(image)
+    both = TTAPredictor(predictor(tiny_preset, sol_net=SidedSOLNet(), sos_net=FullSOSNet())).predict(image)
     nothing, left, right = both.small_organs
     assert left.peak_vox == right.peak_vox == (4, 6, 9)
     assert left.peak_value == pytest.approx(0.6)  # 0.8 as itself, 0.4 as its mirror image
@@ -94,6 +108,4 @@ def test_no_peak_lies_outside_of_the_field_of_view(image, tiny_preset):
     networks = {"sol_net": SidedSOLNet(), "sos_net": FullSOSNet()}
     assert predictor(tiny_preset, **networks).predict(image).small_organs[1].peak_value == pytest.approx(0.8)
     assert predictor(tiny_preset, **networks).predict(image, inside_fov).small_organs[1].peak_value == 0
-    assert (
-        FlipTTAPredictor(predictor(tiny_preset, **networks)).predict(image, inside_fov).small_organs[1].peak_value == 0
-    )
+    assert TTAPredictor(predictor(tiny_preset, **networks)).predict(image, inside_fov).small_organs[1].peak_value == 0

@@ -49,6 +49,8 @@ class Organ:
 
 POOLING_VOX = (2, 4, 4)
 """S-Net pools z once and the plane twice; boxes and windows begin at multiples of these voxels of the networks."""
+TTA_MOVE_VOX = 0.5
+"""Test-time augmentation also sees the CT on a grid that is moved by this fraction of the networks' voxels."""
 
 
 @dataclass(frozen=True, kw_only=True)
