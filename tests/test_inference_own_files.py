@@ -168,7 +168,7 @@ def test_pages_are_listed_with_those_of_earlier_runs_and_their_list_is_replaced(
     assert run(tmp_path / "in", tmp_path / "out", "--review") == 1
     index = (tmp_path / "out" / "index.html").read_text(encoding="utf-8")
     assert re.findall('href="(.*?)"', index) == ["a.html", "b%26c.html"]
-    assert index.count("failed") == 1
+    assert index.count("failed: see the summary") == 1
     assert str(tmp_path) not in index  # the reason names a file
     assert run(tmp_path / "in", tmp_path / "out", "--review", "--review-names") == 1
     assert f"failed: {tmp_path / 'in' / 'd.mha'}" in (tmp_path / "out" / "index.html").read_text(encoding="utf-8")

@@ -203,7 +203,7 @@ def _organ_row(row: ScoreRow, label: int, masks: _Masks, preset: Preset | None) 
         flags.append(UNUSUAL_VOLUME)
     scores = row.scores if row.status in COUNTED else None
     values = {metric.heading: getattr(scores, metric.key) if scores else None for metric in (DICE, HD95, SURFACE_DICE)}
-    values |= {"ml": volumes_ml[0], "reference ml": volumes_ml[1] if masks.reference.voxels.size else None}
+    values |= {"ml": volumes_ml[0], "ref. ml": volumes_ml[1] if masks.reference.voxels.size else None}
     return OrganRow(
         name=row.organ,
         color=_color(row.organ, label, preset),

@@ -88,12 +88,12 @@ def test_organs_to_look_at_first_stand_first_and_have_scores_volumes_and_colors(
     assert list(missed.flags) == ["missed"]
     assert missed.values == {
         **{"Dice": 0, "HD95 (mm)": np.inf, "Surface Dice": 0, "ml": 0},
-        "reference ml": pytest.approx(16 * 0.504),
+        "ref. ml": pytest.approx(16 * 0.504),
     }
     assert (scored.values["Dice"], scored.values["HD95 (mm)"]) == (0.5, pytest.approx(14))
     assert not_contoured.values == {
         **{"Dice": None, "HD95 (mm)": None, "Surface Dice": None},
-        **{"ml": pytest.approx(16 * 0.504), "reference ml": None},
+        **{"ml": pytest.approx(16 * 0.504), "ref. ml": None},
     }
     assert [organ.color for organ in (missed, scored, not_contoured)] == [
         PHANTOM.organs[label - 1].color for label in (MANDIBLE, BRAINSTEM, PAROTID)

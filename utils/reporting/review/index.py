@@ -21,6 +21,7 @@ INDEX_NAME = "index.html"
 GENERATOR = "FocusNet review index"
 """By it the page is known as one that this program wrote."""
 TEMPLATES = Path(__file__).with_name("template")
+UNNAMED = "(not named)"
 SEGMENTED_COLUMNS = ("lowest confidence", "unusual volumes")
 
 
@@ -67,11 +68,17 @@ def segmented_rows(
         folder: of the pages and of the index.
         reports: of the cases, by case id: the JSON reports of `inference.py`.
         failures: cases that failed.
-        names: say why a case failed; the path of its file, which may be a patient's name, is part of the reason.
+        names: name the cases that failed and say why; the path of the file, which may be a patient's name, is part of
+            the reason. The other cases go by the names of their pages.
     """
     blank = (IndexCell(""), IndexCell(""))
     rows = [
-        IndexRow(case_id=case_id, page=None, flags=[f"failed: {why}" if names else "failed"], cells=blank)
+        IndexRow(
+            case_id=case_id if names else UNNAMED,
+            page=None,
+            flags=[f"failed: {why}" if names else "failed: see the summary"],
+            cells=blank,
+        )
         for case_id, why in failures.items()
     ]
     for case_id in reports.keys() - failures.keys():

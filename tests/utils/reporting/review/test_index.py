@@ -85,9 +85,12 @@ def test_flagged_cases_stand_first_with_links_to_their_pages(page):
     assert "<title>Segmented cases: 3 of 5 flagged</title>" in page
 
 
-def test_why_a_case_failed_is_not_said_without_names(tmp_path):
-    (row,) = segmented_rows(tmp_path, {}, {"p5": CaseFailure("/data/Miller_Anna/ct.nii.gz: damaged")}, names=False)
-    assert list(row.flags) == ["failed"]
+def test_a_case_that_failed_is_not_named_without_names(tmp_path):
+    failures = {"Miller_Anna": CaseFailure("/data/Miller_Anna.nii.gz: damaged")}
+    write_index(tmp_path / "index.html", "x", SEGMENTED_COLUMNS, segmented_rows(tmp_path, {}, failures, names=False))
+    text = (tmp_path / "index.html").read_text(encoding="utf-8")
+    assert "Miller" not in text
+    assert TableReader(text).rows[1][:2] == ["(not named)(no page)", "failed: see the summary"]
 
 
 def test_names_from_files_are_text_and_links_lead_to_their_files(tmp_path):
