@@ -23,6 +23,7 @@ from utils.io.volumes import Volume
 INTERCEPT = -1024
 MOVED = {
     "ImagePositionPatient": "PlanePositionSequence",
+    "GantryDetectorTilt": "CTAcquisitionDetailsSequence",
     "ImageOrientationPatient": "PlaneOrientationSequence",
     "PixelSpacing": "PixelMeasuresSequence",
     "SliceThickness": "PixelMeasuresSequence",
@@ -192,7 +193,7 @@ def enhanced(slices: Sequence[FileDataset], name: str = "enhanced", **of_frames:
     dataset.SharedFunctionalGroupsSequence = [Dataset()]
     dataset.PerFrameFunctionalGroupsSequence = [Dataset() for _ in slices]
     for keyword, macro in MOVED.items():
-        values = [slice_.get(keyword) for slice_ in slices]
+        values = [slice_.get(keyword) for slice_ in slices if keyword in slice_]
         is_shared = keyword != "ImagePositionPatient" and all(value == values[0] for value in values)
         groups = dataset.SharedFunctionalGroupsSequence if is_shared else dataset.PerFrameFunctionalGroupsSequence
         for group, value in zip(groups, values, strict=False):

@@ -18,7 +18,7 @@ from pydicom.uid import MediaStorageDirectoryStorage
 from utils.errors import UserError, shorten
 from utils.imaging.geometry import Geometry
 from utils.io.dicom_dataset import DECODE_ERRORS, quiet_pydicom, read_dataset
-from utils.io.dicom_frames import Frame, check_frames, find_localizers, frames_of, slice_geometry, split_kinds
+from utils.io.dicom_frames import Frame, check_frames, find_localizers, frames_of, numbers, slice_geometry, split_kinds
 from utils.io.dicom_geometry import Stack, stack_slices
 from utils.io.dicom_grid import RegularGrid
 from utils.io.dicom_kinds import KIND_TAGS, SLICE_CLASSES, count_kinds, unlike_slice
@@ -33,6 +33,7 @@ FIRST_GROUPS = (b"\x02\x00", b"\x08\x00")
 NEEDED_TAGS = ("SOPClassUID", "SOPInstanceUID", "Modality", "SeriesInstanceUID")
 OTHER_TAGS = ("PatientID", "SeriesDescription", "FrameOfReferenceUID", "Rows", *KIND_TAGS)
 PLACE_DIGITS = 3
+NAMED_TILT_DEG = 1.0
 UID_DIGITS = 8
 """The last digits of a UID tell apart the series of a folder."""
 
@@ -194,7 +195,7 @@ def _read_ct(series: DicomSeries, *, fill_gaps: bool) -> CtSeries:
         _check_range(hu, ordered)
     grid = RegularGrid.over(stack)
     array = np.stack(hu) if stack.is_regular else grid.resample(hu)
-    notes += [*repeated, *stack.notes]
+    notes += [*repeated, *stack.notes, *_tilt_without_shift(ordered, stack)]
     if not stack.is_regular:
         notes.append(f"resampled to straight slices {grid.geometry.spacing_zyx_mm[0]:.2f} mm apart")
     return CtSeries(
@@ -236,6 +237,19 @@ def _drop_repeated(frames: Sequence[Frame]) -> tuple[list[Frame], list[str]]:
         same.append(frame)
         kept.append(frame)
     return kept, notes
+
+
+def _tilt_without_shift(frames: Sequence[Frame], stack: Stack) -> list[str]:
+    """A note if the header names a tilt that the places of the slices do not show; the places count."""
+    named = [angle for frame in frames for angle in numbers(frame, "GantryDetectorTilt")]
+    angle_deg = float(np.median(named)) if named else 0.0
+    is_axial = abs(stack.normal[2]) > np.cos(np.radians(NAMED_TILT_DEG))
+    if abs(angle_deg) < NAMED_TILT_DEG or stack.tilt_deg or not is_axial:
+        return []
+    return [
+        f"its header says that the gantry was tilted by {angle_deg:g} degrees, but its slices lie straight above each "
+        "other; check that it does not look sheared"
+    ]
 
 
 def _check_range(planes: Sequence[np.ndarray], frames: Sequence[Frame]) -> None:

@@ -31,6 +31,7 @@ MACROS = {
     "TemporalPositionIndex": ("FrameContentSequence", "TemporalPositionIndex"),
     "AcquisitionNumber": ("FrameContentSequence", "FrameAcquisitionNumber"),
     "ImageType": ("CTImageFrameTypeSequence", "FrameType"),
+    "GantryDetectorTilt": ("CTAcquisitionDetailsSequence", "GantryDetectorTilt"),
     "VolumeBasedCalculationTechnique": ("CTImageFrameTypeSequence", "VolumeBasedCalculationTechnique"),
 }
 """The functional group of a multi-frame file that holds an attribute, and its name there: DICOM PS3.3, C.7.6.16.2 and

@@ -64,6 +64,17 @@ def test_blocks_of_two_distances_are_resampled(tilt_deg, tmp_path):
     np.testing.assert_allclose(np.diff([s.geometry.origin_xyz_mm[2] for s in found.slices]), [4.0] * 9 + [7.0] * 5)
 
 
+@pytest.mark.parametrize(("named_deg", "tilt_deg", "is_noted"), [(15, 0, True), (0, 0, False), (15, 15, False)])
+def test_a_tilt_that_only_the_header_names_is_noted(named_deg, tilt_deg, is_noted, tmp_path):
+    slices = tilted_blocks([4.0] * 9, tilt_deg)
+    for dataset in slices:
+        dataset.GantryDetectorTilt = str(named_deg)
+    found = read_only_series(tmp_path, slices)
+    assert (found.grid is None) == (tilt_deg == 0)
+    note = "its header says that the gantry was tilted by 15 degrees, but its slices lie straight above each other"
+    assert is_noted == any(text.startswith(note) for text in found.notes)
+
+
 def test_varying_distances_are_resampled(tmp_path):
     found = read_only_series(tmp_path, tilted_blocks([2.5, 2.5, 3.1, 3.1], 0))
     assert found.notes == (

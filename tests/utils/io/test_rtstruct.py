@@ -9,7 +9,7 @@ from scipy import ndimage
 from scipy.spatial.transform import Rotation
 from skimage.draw import polygon2mask
 
-from tests.dicom_files import ct_slices, save_all
+from tests.dicom_files import ct_slices, enhanced, save_all, scan
 from utils.imaging.geometry import Geometry
 from utils.io.dicom import find_series, read_ct
 from utils.io.dicom_labels import DicomDescription
@@ -17,6 +17,7 @@ from utils.io.rtstruct import write_rtstruct
 from utils.io.volumes import Volume
 
 SIZE = (9, 40, 34)
+TABLE_MM = (*range(-10, 30, 2), *range(30, 75, 3))
 TILTED = tuple(Rotation.from_euler("zyx", (20, -10, 5), degrees=True).as_matrix().ravel().tolist())
 
 
@@ -180,6 +181,38 @@ def test_attributes_that_the_standard_asks_for_are_there(structures, series):
         for contour in item.ContourSequence:
             assert contour.ContourGeometricType == "CLOSED_PLANAR"
             assert 3 * contour.NumberOfContourPoints == len(contour.ContourData)
+
+
+@pytest.mark.parametrize("is_multi_frame", [False, True], ids=["single-frame", "multi-frame"])
+@pytest.mark.parametrize("tilt_deg", [0, 20])
+def test_contours_lie_on_tilted_and_uneven_slices(tilt_deg, is_multi_frame, tiny_preset, tmp_path):
+    """A ball of the grid is a ball on the slices, at their own distances."""
+    geometry = Geometry(size_zyx=(30, 40, 34), spacing_zyx_mm=(2.0, 1.5, 1.5))
+    slices = scan(Volume(array=np.zeros(geometry.size_zyx, np.int16), geometry=geometry), TABLE_MM, tilt_deg)
+    save_all([enhanced(slices)] if is_multi_frame else slices, tmp_path / "ct")
+    series = read_ct(find_series(tmp_path / "ct")[0])
+    grid = series.volume.geometry
+    center = np.array([25.0, 30.0, 29.0])
+    index = np.stack([*np.indices(grid.size_zyx), np.ones(grid.size_zyx)], axis=-1)
+    distance = 14 - np.linalg.norm(index @ grid.index_to_world().T - center, axis=-1)
+    label = np.where(distance > 0, 3, 0).astype(np.uint8)
+    write_rtstruct(tmp_path / "out.dcm", label, lambda _: distance, series, tiny_preset, described(tiny_preset))
+    structures = pydicom.dcmread(tmp_path / "out.dcm")
+    assert not missing_attributes(structures)
+    of_slice = {(slice_.sop_instance_uid, slice_.frame_number): slice_ for slice_ in series.slices}
+    (drawn,) = structures.ROIContourSequence
+    heights = []
+    for contour in drawn.ContourSequence:
+        (image,) = contour.ContourImageSequence
+        points = np.reshape([float(value) for value in contour.ContourData], (-1, 3))
+        slice_ = of_slice[image.ReferencedSOPInstanceUID, image.get("ReferencedFrameNumber")]
+        np.testing.assert_allclose(slice_.geometry.index_zyx(points)[:, 0], 0, atol=2e-3)
+        np.testing.assert_allclose(np.linalg.norm(points - center, axis=1), 14, atol=0.4)
+        heights.append(slice_.geometry.origin_xyz_mm[2])
+    assert len(heights) == len(set(heights)) > 8
+    (study,) = structures.ReferencedFrameOfReferenceSequence[0].RTReferencedStudySequence
+    (referenced,) = study.RTReferencedSeriesSequence
+    assert len(referenced.ContourImageSequence) == (1 if is_multi_frame else len(slices))
 
 
 def write_onto(ct, folder, preset):
