@@ -40,6 +40,13 @@ def head(depth=18, radius_mm=60):
     return Volume(array=array, geometry=Geometry(size_zyx=size, spacing_zyx_mm=SPACING))
 
 
+def thin_head():
+    """The same ball with slices of 4 mm."""
+    volume = head(depth=36)
+    geometry = Geometry(size_zyx=(36, 30, 28), spacing_zyx_mm=(4.0, 6.0, 6.5))
+    return Volume(array=np.repeat(volume.array[9:27], 2, axis=0), geometry=geometry)
+
+
 def with_values(change):
     volume = head()
     return Volume(array=change(volume.array), geometry=volume.geometry)
@@ -69,11 +76,20 @@ def one_position_twice(slices):
     return slices
 
 
-def tilted(slices):
-    for index, image in enumerate(slices):
-        x, y, z = image.ImagePositionPatient
-        image.ImagePositionPatient = [x, float(y) + 1.5 * index, z]
+def shifted(slices):
+    x, y, z = slices[6].ImagePositionPatient
+    slices[6].ImagePositionPatient = [x, float(y) + 3, z]
     return slices
+
+
+def reformatted(slices):
+    for image in slices:
+        image.ImageType = ["DERIVED", "SECONDARY", "MPR"]
+    return slices
+
+
+def with_gap(slices):
+    return slices[:7] + slices[8:]
 
 
 def of_modality(modality):
@@ -148,8 +164,12 @@ BAD = {
         "it has one slice, but the slice spacing needs two",
     ),
     "two_in_one": (lambda path: write_dicom(path, one_position_twice), "repeat a position: slice005.dcm and"),
-    "gap": (lambda path: write_dicom(path, lambda slices: slices[:7] + slices[8:]), "slices are missing"),
-    "tilted": (lambda path: write_dicom(path, tilted), "the gantry was tilted by 10.6 degrees"),
+    "gap": (lambda path: write_dicom(path, with_gap), "slices are missing.* interpolate with --fill-gaps"),
+    "shifted": (lambda path: write_dicom(path, shifted), "slices are shifted against each other: slice006.dcm by 3.00"),
+    "mpr": (
+        lambda path: write_dicom(path, reformatted),
+        r"expected a CT, .* \(18 files in .*: 18 derived image \(MPR\)",
+    ),
     "truncated": (cut_short, "slice004.dcm: is truncated"),
     "compressed": (badly_compressed, "slice003.dcm: its pixels cannot be decompressed"),
 }
@@ -203,6 +223,17 @@ def test_the_good_ct_is_segmented_and_no_other_file_is_left(attempt):
     assert len(failed) == len(BAD)
     found = {path.name for path in output.iterdir()}
     assert found == {"good.nii.gz", "good.json", "good_masks", "organs.ctbl", "summary.csv"}
+
+
+def test_missing_slices_are_filled_on_request(checkpoint, tmp_path):
+    write_dicom(tmp_path / "gap", with_gap)
+    arguments = ["--checkpoint", checkpoint, "--input", tmp_path / "gap", "--output", tmp_path / "out"]
+    assert run(*arguments) == 2
+    assert run(*arguments, "--fill-gaps", "--rtstruct") == 2  # 16 mm are more than is filled
+    save_all([*ct_slices(thin_head())[:7], *ct_slices(thin_head())[8:]], tmp_path / "gap")
+    assert run(*arguments, "--fill-gaps", "--rtstruct") == 0
+    report = json.loads((tmp_path / "out" / "P1.json").read_text())
+    assert any("they were interpolated: look at the organs there" in note for note in report["notes"])
 
 
 def refused(capsys, output, *arguments):

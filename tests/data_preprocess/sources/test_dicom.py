@@ -9,7 +9,7 @@ from pydicom.dataset import Dataset
 
 from data_preprocess.sources import dicom
 from tests.data_preprocess.small_case import GEOMETRY, box_of, small_case
-from tests.dicom_files import ct_slices, save_all, structure_set, trace, uid_of
+from tests.dicom_files import ct_slices, enhanced, save_all, scan, structure_set, trace, uid_of
 from utils.config.preset import load_preset
 from utils.io.volumes import Volume, to_lps
 
@@ -281,3 +281,41 @@ def test_folders_without_structure_sets_are_named(slices, tmp_path):
         dicom.list_cases(tmp_path)
     with pytest.raises(ValueError, match="--input is missing; give a folder of DICOM files"):
         dicom.list_cases(None)
+
+
+BALL_MM, RADIUS_MM = np.array([-2.0, 38.0, -276.0]), 12.0
+
+
+def ball_contours(datasets):
+    """The circles in which a ball cuts the planes of slices."""
+    angles = np.linspace(0, 2 * np.pi, 60, endpoint=False)
+    for dataset in datasets:
+        row, column = np.reshape(np.array(dataset.ImageOrientationPatient, dtype=float), (2, 3))
+        normal = np.cross(row, column)
+        height = np.dot(np.array(dataset.ImagePositionPatient, dtype=float) - BALL_MM, normal)
+        if abs(height) < RADIUS_MM:
+            radius = np.sqrt(RADIUS_MM**2 - height**2)
+            circle = np.multiply.outer(np.cos(angles), row) + np.multiply.outer(np.sin(angles), column)
+            yield BALL_MM + height * normal + radius * circle
+
+
+@pytest.mark.parametrize("is_multi_frame", [False, True], ids=["single-frame", "multi-frame"])
+@pytest.mark.parametrize(
+    ("steps_mm", "tilt_deg"),
+    [([3.0] * 17, 15), ([2.0] * 12 + [3.0] * 9, 0), ([2.0] * 12 + [3.0] * 9, -10)],
+    ids=["tilted", "uneven", "both"],
+)
+def test_contours_on_tilted_and_uneven_slices_are_filled_there(steps_mm, tilt_deg, is_multi_frame, tmp_path):
+    volume = small_case().volume
+    datasets = scan(volume, np.cumsum([-302.0, *steps_mm]), tilt_deg)
+    structures = structure_set(datasets, {"Brainstem": ball_contours(datasets)})
+    save_all([*([enhanced(datasets)] if is_multi_frame else datasets), structures], tmp_path)
+    case = read_only_case(tmp_path)
+    mask = case.masks["Brainstem"]
+    assert mask.geometry == case.volume.geometry
+    index = np.stack([*np.indices(mask.geometry.size_zyx), np.ones(mask.geometry.size_zyx)], axis=-1)
+    distance = np.linalg.norm(index @ mask.geometry.index_to_world().T - BALL_MM, axis=-1)
+    found = mask.dense()
+    assert 2 * np.sum(found & (distance < RADIUS_MM)) / (found.sum() + (distance < RADIUS_MM).sum()) > 0.96
+    assert distance[found].max() < RADIUS_MM + 2
+    assert found[distance < RADIUS_MM - 2].all()
