@@ -130,7 +130,7 @@ def stack_slices(slices: Sequence[SliceGeometry], *, fill_gaps: bool = False) ->
     tilt_deg, shifted = _sideways(heights, positions @ axes.T, names)
     missing = None if _are_even(heights) else _missing(heights, names)
     if problems := [p for p in (shifted, missing and missing.problem(fill_gaps=fill_gaps)) if p]:
-        raise UserError("; ".join([", and ".join(p.text for p in problems), *(p.remedy for p in problems)]))
+        raise UserError("; ".join([", and ".join(p.text for p in problems), *notes, *(p.remedy for p in problems)]))
     if tilt_deg:
         notes.append(f"the gantry was tilted by {tilt_deg:.1f} degrees")
     if missing:

@@ -127,6 +127,16 @@ def test_of_overlapping_blocks_the_first_counts(tmp_path):
     assert found.volume.array[-1].max() == 50
 
 
+def test_what_overlaps_is_named_beside_missing_slices(tmp_path):
+    slices = ct_slices(long_ct(12))
+    slices[5].ImagePositionPatient = slices[6].ImagePositionPatient
+    slices[5].PixelData = bytes(len(slices[5].PixelData))
+    assert broken(tmp_path, slices).startswith(
+        "slices are missing: after slice004.dcm (5.00 mm); the others are 2.50 mm apart; 1 slice(s) that overlap "
+        "another block of the scan were left out: slice006.dcm; add their files"
+    )
+
+
 def test_a_second_reconstruction_of_the_same_part_is_refused(tmp_path):
     first = numbered(tilted_blocks([4.0] * 9, 0), 1, 10)
     second = numbered(tilted_blocks([4.0] * 9, 0), 11, 50)
