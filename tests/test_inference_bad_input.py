@@ -72,7 +72,7 @@ def write_dicom(folder, edit=lambda slices: slices):
 
 
 def one_position_twice(slices):
-    change(slices, 5, ImagePositionPatient=slices[12].ImagePositionPatient)
+    change(slices, 5, ImagePositionPatient=slices[11].ImagePositionPatient)
     return slices
 
 
