@@ -49,9 +49,9 @@ def test_keys_do_what_the_help_says(page):
     press(page, "v")
     assert not page.get_by_label("show parotid_left", exact=True).is_checked()
     press(page, "4")
-    assert page.locator("tr.selected .rating").inner_text() == "4"
+    assert page.locator(".selected .rating").inner_text() == "4"
     press(page, "0")
-    assert page.locator("tr.selected .rating").inner_text() == "–"
+    assert page.locator(".selected .rating").inner_text() == "–"
     press(page, "m")
     assert page.locator("#axial").is_hidden()
     press(page, "m", "?")
@@ -59,7 +59,7 @@ def test_keys_do_what_the_help_says(page):
     page.uncheck("#use-keys")
     page.click("#help button")
     press(page, "4")
-    assert page.locator("tr.selected .rating").inner_text() == "–"
+    assert page.locator(".selected .rating").inner_text() == "–"
 
 
 def test_the_mouse_moves_slices_cross_hair_window_and_picture(page):

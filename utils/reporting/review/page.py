@@ -127,8 +127,8 @@ def _check(review: CaseReview) -> None:
     known = {organ.label for organ in review.organs}
     for name in ("prediction", "reference"):
         volume = getattr(review, name)
-        counts = [] if volume is None else np.bincount(volume.ravel())
-        unknown = set(np.flatnonzero(counts).tolist()) - known - {0}
+        labels = [] if volume is None else np.unique(volume[volume > 0]).tolist()
+        unknown = set(labels) - known
         if unknown:
             raise ValueError(f"{name}: the labels {sorted(unknown)} belong to no organ")
 

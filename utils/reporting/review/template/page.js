@@ -63,13 +63,22 @@ class Page {
 
   // What pointer, table and keys do.
 
+  /** Change what is shown, and draw all of it with the next frame. */
   change(apply = () => {}) {
     apply();
+    this.changed = true;
+    this.redraw();
+  }
+
+  /** Draw the planes with the next frame, and table and controls only if they have changed. */
+  redraw() {
     if (this.pending) return;
     this.pending = true;
     requestAnimationFrame(() => {
       this.pending = false;
       for (const view of this.views) view.draw();
+      if (!this.changed) return;
+      this.changed = false;
       this.table.update();
       this.form.update();
       this.updateControls();
@@ -91,10 +100,9 @@ class Page {
   }
 
   point(voxel) {
-    this.change(() => {
-      this.state.cursor = voxel.map((value, axis) => Math.min(this.volumes.size[axis] - 1, Math.max(0, value)));
-    });
+    this.state.cursor = voxel.map((value, axis) => Math.min(this.volumes.size[axis] - 1, Math.max(0, value)));
     this.describe(this.state.cursor);
+    this.redraw();
   }
 
   /** Show the planes through a voxel, wherever the pictures have been moved. */

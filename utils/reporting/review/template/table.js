@@ -20,7 +20,7 @@ class OrganTable {
     Object.assign(this, { facts, state, ratings, actions, sorting: null });
     const table = document.getElementById("organs");
     this.head = table.tHead.rows[0];
-    this.body = table.tBodies[0];
+    this.table = table;
     this.rows = new Map(facts.organs.map((organ) => [organ, this.makeRow(organ)]));
     this.makeHead();
     this.fill();
@@ -57,14 +57,22 @@ class OrganTable {
     const words = organ.name.split(/(?<=_)/);
     name.append(...words.flatMap((word) => [word, element("wbr")]));
     name.addEventListener("click", () => actions.select(organ));
-    const flags = element("ul", { className: "flags" }, ...organ.flags.map((flag) => element("li", { textContent: flag })));
     const values = this.facts.headings.map((heading) => element("td", { textContent: formatNumber(organ.values[heading]) }));
     const rating = element("td", { className: "rating" });
-    const row = element("tr", {}, element("td", { className: "show" }, shown), element("td", {}, solo), element("th", { scope: "row" }, name, flags), rating, ...values);
+    const cells = [element("td", { className: "show" }, shown), element("td", {}, solo), element("th", { scope: "row" }, name), rating, ...values];
+    const row = element("tbody", {}, element("tr", {}, ...cells), ...this.makeFlags(organ, cells.length - 2));
     row.addEventListener("click", (event) => {
       if (!event.target.closest("button, input")) actions.select(organ);
     });
     return Object.assign(row, { parts: { shown, solo, rating } });
+  }
+
+  /** A row below that of the organ, if it has flags. */
+  makeFlags(organ, colSpan) {
+    if (!organ.flags.length) return [];
+    const flags = element("ul", { className: "flags" }, ...organ.flags.map((flag) => element("li", { textContent: flag })));
+    flags.setAttribute("aria-label", `flags of ${organ.name}`);
+    return [element("tr", {}, element("td", { colSpan: 2 }), element("td", { colSpan, className: "flag-cell" }, flags))];
   }
 
   /** Ascending, then descending, then as given: what to look at first. */
@@ -93,7 +101,7 @@ class OrganTable {
   }
 
   fill() {
-    this.body.replaceChildren(...this.organs.map((organ) => this.rows.get(organ)));
+    this.table.append(...this.organs.map((organ) => this.rows.get(organ)));
   }
 
   update() {
