@@ -28,7 +28,7 @@ demo: $(INSTALLED)
 	$(BIN)/python inference.py --checkpoint $(DEMO)/runs/focusnet/best.pt --input $(DEMO)/test/images \
 		--output $(DEMO)/backbone --backbone-only
 	$(BIN)/python inference.py --checkpoint $(DEMO)/runs/focusnet/best.pt --input $(DEMO)/test/images \
-		--output $(DEMO)/focusnet --save-overlay
+		--output $(DEMO)/focusnet --save-overlay --review
 	@echo "S-Net alone:"
 	$(BIN)/python evaluate.py --prediction $(DEMO)/backbone --reference $(DEMO)/test/labels --preset phantom \
 		--output $(DEMO)/scores_backbone
@@ -37,6 +37,7 @@ demo: $(INSTALLED)
 		--output $(DEMO)/scores_focusnet
 	@echo "The published model on 33 test patients (docs/model_card.md):"
 	@sed -n '/^## Results on the 33/,/^## Independent/{/^|/p}' docs/model_card.md
+	@echo "Look at the segmented phantoms in a browser: $(DEMO)/focusnet/index.html"
 	@echo "Pictures: $(DEMO)/focusnet/*.png   Scores: $(DEMO)/scores_focusnet   Training: tensorboard --logdir $(DEMO)/runs"
 
 # Repeats the training of weights/openkbp.pt (docs/model_card.md) from a clone of github.com/ababier/open-kbp into runs/openkbp.
