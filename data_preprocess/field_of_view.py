@@ -1,5 +1,6 @@
 """The networks' field of view: head and neck, found in the CT alone, so that it does not depend on contours."""
 
+import math
 from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple
@@ -7,9 +8,10 @@ from typing import NamedTuple
 import numpy as np
 from scipy import ndimage
 
+from data_preprocess.patient_components import patient_components
 from utils.errors import UserError
 from utils.imaging.intensity import AIR_HU, MIN_TISSUE_HU
-from utils.imaging.masks import Mask, bounding_box, connected_components, crop_mask, empty_mask, largest_component
+from utils.imaging.masks import Mask, bounding_box, connected_components, crop_mask, empty_mask
 
 COARSE_MM = 4.0
 """Body and lungs are segmented on a grid of about this spacing; boxes need no finer one."""
@@ -28,6 +30,8 @@ PAD_VOX = 2
 """Voxels of the coarse grid around the body: it is dilated by one, and the outermost lies outside."""
 FLAT_END_MM2 = 2500.0
 """A body whose last slice has a larger area continues beyond the scan."""
+MAX_TIP = 0.1
+"""Slices beyond a cut end have at most this share of the area of the last one; the vertex tapers more slowly."""
 
 Box = tuple[slice, slice, slice]
 Triple = tuple[float, float, float]
@@ -58,6 +62,19 @@ class CoarseGrid(NamedTuple):
     def to_voxel(self, index: int, axis: int) -> int:
         """The CT's voxel index of a sample."""
         return int(self.first_vox[axis] + index * self.stride_vox[axis])
+
+    def margin_vox(self, axis: int) -> int:
+        """The CT's voxels between the body's outermost samples and the end of the field of view.
+
+        They are half the way to the next sample and the margin, on either side: a mirrored patient gets the mirrored
+        field of view.
+        """
+        return math.ceil(MARGIN_MM / self.ct_spacing_zyx_mm[axis]) + self.stride_vox[axis] // 2
+
+    def spare_vox(self, axis: int) -> int:
+        """The CT's outermost voxels of this margin in which `Body.shows_patient` is never true."""
+        stride = self.stride_vox[axis]
+        return max(0, self.margin_vox(axis) - stride - (stride - 1) // 2)
 
 
 @dataclass(frozen=True)
@@ -171,7 +188,7 @@ class Region(NamedTuple):
 
 
 def segment_body(image: np.ndarray, grid: CoarseGrid, below_lung_apex_mm: float) -> Body:
-    """Segment the largest object denser than air, down to a fixed distance below the lung apex.
+    """Segment the patient (`patient_components`), down to a fixed distance below the lung apex.
 
     Args:
         image: (D, H, W), HU, axes in LPS order.
@@ -192,17 +209,16 @@ def segment_body(image: np.ndarray, grid: CoarseGrid, below_lung_apex_mm: float)
     occupied = box[0]  # without empty slices, which say nothing about the patient
     first = _first_slice(dense[occupied], sample[occupied], grid.spacing_zyx_mm, below_lung_apex_mm)
     lowest = occupied.start + first
-    opened = morphological_opening(dense[lowest : occupied.stop], grid.spacing_zyx_mm, OPENING_RADIUS_MM)
+    inside = _open_patient(dense[lowest : occupied.stop], grid.spacing_zyx_mm)
     first_vox = (grid.to_voxel(lowest, 0), *grid.first_vox[1:])
-    return Body(largest_component(opened, connectivity=1), grid._replace(first_vox=first_vox), is_cut=first > 0)
+    return Body(inside, grid._replace(first_vox=first_vox), is_cut=first > 0)
 
 
 def region_around(body: Body, image: np.ndarray) -> Region:
     """The body's bounding box in its CT (D, H, W) with a margin; where the body continues beyond the CT, its end."""
     grid, spacing = body.grid, body.grid.ct_spacing_zyx_mm
     box = bounding_box(body.inside)
-    # half the way to the next sample and the margin, on either side: a mirrored patient gets the mirrored box
-    margins = [int(np.ceil(MARGIN_MM / mm)) + n // 2 for n, mm in zip(grid.stride_vox, spacing, strict=True)]
+    margins = [grid.margin_vox(axis) for axis in range(3)]
     start = [grid.to_voxel(occupied.start, axis) - margins[axis] for axis, occupied in enumerate(box)]
     stop = [grid.to_voxel(occupied.stop - 1, axis) + 1 + margins[axis] for axis, occupied in enumerate(box)]
     lowest, highest = body.inside[box[0].start], body.inside[box[0].stop - 1]
@@ -249,6 +265,25 @@ def find_lung_apex(dense: np.ndarray, spacing_zyx_mm: Triple, image: np.ndarray 
     lungs = components.select(is_lung)
     areas_mm2 = lungs.sum(axis=(1, 2)) * (spacing_zyx_mm[1] * spacing_zyx_mm[2])
     return int(np.flatnonzero(areas_mm2 >= MIN_APEX_AREA_MM2)[-1])
+
+
+def _open_patient(dense: np.ndarray, spacing_zyx_mm: Triple) -> np.ndarray:
+    """What the opening leaves of the patient in a mask of everything dense, (d, h, w) bool.
+
+    Where the patient ends and a couch or holder goes on, the ball of the opening reaches beyond the end with its tip.
+    These slices, which hold next to nothing of the body and more of other objects, are left out.
+    """
+    inside = patient_components(morphological_opening(dense, spacing_zyx_mm, OPENING_RADIUS_MM))
+    areas = inside.sum(axis=(1, 2))
+    large = np.flatnonzero(areas * (spacing_zyx_mm[1] * spacing_zyx_mm[2]) > FLAT_END_MM2)
+    if len(large):
+        reach = int(OPENING_RADIUS_MM // spacing_zyx_mm[0])
+        for end, tail in ((large[0], slice(0, large[0])), (large[-1], slice(large[-1] + 1, None))):
+            is_short = np.count_nonzero(areas[tail]) <= reach
+            is_thin = areas[tail].max(initial=0) <= MAX_TIP * areas[end]
+            if is_short and is_thin and areas[tail].sum() < 0.5 * dense[tail][areas[tail] > 0].sum():
+                inside[tail] = False
+    return inside
 
 
 def _ball(spacing_zyx_mm: Triple, radius_mm: float) -> np.ndarray:

@@ -17,7 +17,8 @@ from utils.config.preset import POOLING_VOX, GridSettings
 from utils.imaging.intensity import AIR_HU
 
 TRIM_VOX = 1
-"""In plane the box may leave out this much of the air on either side, so that it fits into fewer windows."""
+"""In plane the box may be smaller than the field of view by this much on either side, so that it fits into fewer
+windows."""
 TOLERANCE_VOX = 0.05
 """The box leaves out this much of a voxel at its ends rather than to grow by a pooled one."""
 
@@ -40,9 +41,11 @@ class NetworkGrid:
     def around(cls, field: Region, anchor_vox: Triple, spacing_zyx_mm: Triple, grid: GridSettings) -> "NetworkGrid":
         """The box of the lattice through an anchor that shows a field of view.
 
-        In plane it is as large as a window at least and centered on the field of view, up to half a pooled voxel.
+        In plane it is as large as a window at least and centered on the field of view, up to half a pooled voxel. It
+        may leave out some of the margin around the body, but nothing that shows the patient.
         """
         starts, sizes = [], []
+        samples = CoarseGrid.through(anchor_vox, spacing_zyx_mm)
         for axis, pooling in enumerate(POOLING_VOX):
             ratio = _ratio(spacing_zyx_mm[axis], grid.spacing_zyx_mm[axis])
             anchor = round(anchor_vox[axis]) if ratio == 1 else anchor_vox[axis]  # equal voxels are not interpolated
@@ -54,7 +57,10 @@ class NetworkGrid:
                 size = max(
                     grid.crop_size_vox[axis], 2 * pooling * math.ceil((high - low - 2 * TRIM_VOX) / (2 * pooling))
                 )
-                first = pooling * round(((low + high) / 2 - size / 2) / pooling)
+                first = _centered(low, high, size, pooling)
+                while max(first - low, high - first - size) > samples.spare_vox(axis) * ratio:
+                    size += 2 * pooling
+                    first = _centered(low, high, size, pooling)
             starts.append(anchor + first / ratio)
             sizes.append(size)
         return cls(
@@ -134,6 +140,11 @@ def find_field_of_view(image: np.ndarray, spacing_zyx_mm: Triple, grid: GridSett
     anchor = find_anchor(image, spacing_zyx_mm)
     body = segment_body(image, CoarseGrid.through(anchor, spacing_zyx_mm), grid.below_lung_apex_mm)
     return FieldOfView(body, NetworkGrid.around(region_around(body, image), anchor, spacing_zyx_mm, grid))
+
+
+def _centered(low: float, high: float, size: int, pooling: int) -> int:
+    """The first voxel of a box at multiples of the pooled voxels, whose center is nearest to that of an interval."""
+    return pooling * round(((low + high) / 2 - size / 2) / pooling)
 
 
 def _ratio(spacing_mm: float, network_mm: float) -> float:

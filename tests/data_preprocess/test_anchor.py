@@ -63,10 +63,31 @@ def test_that_of_a_mirrored_scan_is_mirrored(image, anchor):
 def test_a_patient_without_bone_has_one_that_air_does_not_move():
     image = np.minimum(head_scan(), 100)
     z, y, x = find_anchor(image, SPACING)
-    assert z == np.flatnonzero((image > -300).any(axis=(1, 2)))[-1] + 0.5
+    assert z == np.flatnonzero((image > -300).any(axis=(1, 2)))[-1] + 1  # the upper edge of the topmost voxel
     assert abs((x - 0.5) * SPACING[2] - CENTER_MM[2]) < 1
     padded = np.pad(image, ((2, 4), (7, 1), (3, 5)), constant_values=-1000)
     assert np.subtract(find_anchor(padded, SPACING), (2, 7, 3)).tolist() == [z, y, x]
+
+
+@pytest.mark.parametrize("change", ["table", "table above the vertex", "holder", "holder with foam"])
+def test_a_couch_that_touches_a_patient_without_bone_hardly_moves_it(change):
+    image = np.pad(np.minimum(head_scan(), 100), ((0, 6), (0, 0), (0, 0)), constant_values=-1000)
+    table = with_table(image, first_row=100)
+    changed = {
+        "table": np.concatenate([table[:80], image[80:]]),
+        "table above the vertex": table,
+        "holder": with_holder(image, 0, 4),
+        "holder with foam": with_holder(image, 2, 4, foam=True),
+    }[change]
+    assert (changed != image).sum() > 1000
+    moved_mm = np.multiply(np.subtract(find_anchor(changed, SPACING), find_anchor(image, SPACING)), SPACING)
+    assert np.abs(moved_mm).max() <= 0.5
+
+
+def test_blank_slices_do_not_hide_the_bone_above_them(image, anchor):
+    blank = image.copy()
+    blank[6:14] = -1000  # the shoulders below are the largest fragment's equals
+    assert find_anchor(blank, SPACING) == anchor
 
 
 def test_nothing_but_air_has_one_too():

@@ -202,6 +202,34 @@ def test_air_table_and_a_cut_out_do_not_move_the_region():
     assert narrow.stop_zyx[2] + 15 == bare.stop_zyx[2]
 
 
+def test_a_thin_couch_that_goes_on_beyond_a_cut_end_does_not_lengthen_the_region():
+    image = np.full(
+        (60, 100, 120), -1000, dtype=np.int16
+    )  # voxels of 3 x 1.5 x 1.5 mm, of which samples are 3 mm apart
+    z, y, x = np.ogrid[:60, :100, :120]
+    radius_mm = 1.5 * np.hypot(y - 45, x - 60)
+    image[np.broadcast_to((radius_mm < 60) & (z >= 20) & (z < 50), image.shape)] = 40
+    spacing = (3.0, 1.5, 1.5)
+    bare = find_region(image, spacing, 0)
+    assert (bare.start_zyx[0], bare.stop_zyx[0]) == (20, 50)
+    for gap_mm in (0, 1.5, 3):
+        couch = (radius_mm >= 60 + gap_mm) & (radius_mm < 66 + gap_mm) & (y > 60)
+        held = np.where(np.broadcast_to(couch, image.shape), 60, image).astype(np.int16)
+        moved = find_region(held, spacing, 0)
+        assert (moved.start_zyx[0], moved.stop_zyx[0]) == (20, 50), gap_mm
+
+
+def test_fragments_of_a_patient_in_line_belong_to_the_body_and_a_couch_does_not():
+    image = trunk(lungs=False)
+    whole = region_of(image)
+    image[60:64] = -1000  # between head and trunk
+    image[:, 66:, 20:80] = 60  # a solid couch, 12 mm thick, 3 cm behind the neck
+    image[20:, :4, 45:55] = 60  # a rail in front of it
+    fragments = region_of(image)
+    assert fragments.stop_zyx == whole.stop_zyx
+    assert fragments.start_zyx == whole.start_zyx
+
+
 def test_cropping_adds_air_and_pasting_leaves_it_out():
     image = np.ascontiguousarray(trunk()[:, 7:63, 15:85])
     region = region_of(image)

@@ -1,11 +1,12 @@
 """network_grid.py: the networks' voxels lie at the same places of the patient, whatever surrounds the patient."""
 
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
 import pytest
 
-from data_preprocess.field_of_view import Region
+from data_preprocess.field_of_view import CoarseGrid, Region, region_around
 from data_preprocess.network_grid import NetworkGrid, find_field_of_view
 from tests.head_scan import SPACING, head_scan, with_holder, with_table
 from utils.config.preset import GridSettings
@@ -52,6 +53,39 @@ def test_a_field_of_view_by_hand():
     assert all(float(start).is_integer() for start in same.start_vox)
     assert same.spacing_ratio == (1, 1, 1)
     assert same.offset_vox == (0, 0, 0)
+
+
+@pytest.mark.parametrize("spacing", [(4.0, 4.0, 4.0), (2.0, 2.0, 2.0), (3.0, 1.0, 1.3)])
+def test_the_box_leaves_out_margin_only(spacing):
+    """At every place of the anchor and every width, all that can show the patient lies inside."""
+    for width in range(40, 72):
+        for anchor in np.linspace(0, 16, 9):
+            samples = CoarseGrid.through((0, anchor, anchor), spacing)
+            margin, spare = samples.margin_vox(1), samples.spare_vox(1)
+            field = Region((0, -margin, 0), (10, width + margin, 10))
+            grid = NetworkGrid.around(field, (0, anchor, anchor), spacing, GRID)
+            assert grid.start_vox[1] <= spare - margin + 1e-9
+            assert grid.stop_vox[1] >= width + margin - spare - 1e-9
+            assert grid.size_zyx[1] % 8 == 0
+
+
+def test_what_shows_the_patient_ends_before_the_spare_margin():
+    for spacing in ((3.0, 2.0, 2.0), (5.0, 4.0, 1.0), (3.0, 1.3, 0.7)):
+        size = tuple(int(n / s) for n, s in zip((90, 120, 150), spacing, strict=True))
+        middle = [(n - 1) / 2 for n in size]
+        axes = np.ogrid[: size[0], : size[1], : size[2]]
+        image = np.full(size, 40, dtype=np.int16)
+        image[sum(((i - c) * s / 40) ** 2 for i, c, s in zip(axes, middle, spacing, strict=True)) > 1] = -290
+        body, _ = find_field_of_view(image, spacing, GRID)
+        samples = body.grid
+        inside = np.zeros_like(body.inside)
+        inside[len(inside) // 2, inside.shape[1] // 2, inside.shape[2] // 2] = True
+        small = replace(body, inside=inside)
+        field = region_around(small, image)
+        shown = np.nonzero(small.shows_patient(image, (0, 0, 0)))
+        for axis in (1, 2):
+            assert shown[axis].min() >= field.start_zyx[axis] + samples.spare_vox(axis)
+            assert shown[axis].max() < field.stop_zyx[axis] - samples.spare_vox(axis)
 
 
 @pytest.mark.parametrize("axis", [0, 1, 2])
