@@ -30,7 +30,7 @@ class BackboneStage(Stage):
     def training_step(self, batch: Batch) -> Iterator[Objective]:
         """Segment the crops."""
         logits = self.wrapped["s_net"](batch.image).logits
-        terms = self.segmentation_loss(logits, batch.label, batch.present)
+        terms = self.segmentation_loss(logits, batch.label, batch.labeled)
         yield Objective(terms.total, self.trained, {"focal": terms.focal, "dice_loss": terms.dice})
 
     def build_dataset(self, cases: CaseFolder) -> CaseDataset:

@@ -34,7 +34,7 @@ class BackboneHeatmapStage(Stage):
         settings = self.preset.loss
         output = self.wrapped["s_net"](batch.image)
         heatmaps = self.wrapped["sol_net"](output.features)
-        terms = self.segmentation_loss(output.logits, batch.label, batch.present)
+        terms = self.segmentation_loss(output.logits, batch.label, batch.labeled)
         targets, known = heatmap_targets(batch, self.preset)
         heatmap = heatmap_loss(heatmaps, targets, known, peak_weight=settings.heatmap_peak_weight)
         loss = terms.total + settings.heatmap_weight * heatmap

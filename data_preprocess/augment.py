@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from data_preprocess.dataset import CropSample, ShapeSample
 from utils.config.preset import AugmentationSettings, Preset
 from utils.imaging.intensity import normalize
+from utils.imaging.masks import UNKNOWN_LABEL
 
 Size = tuple[int, int, int]
 
@@ -42,9 +43,11 @@ class Batch(NamedTuple):
     image: torch.Tensor
     """(B, 1, D, H, W) float32, normalized."""
     label: torch.Tensor
-    """(B, D, H, W) uint8."""
+    """(B, D, H, W) uint8; with pseudo-labels, also `UNKNOWN_LABEL`."""
     present: torch.Tensor
     """(B, N) bool: organs contoured."""
+    labeled: torch.Tensor
+    """(B, N) bool: organs that are contoured or have a pseudo-label in `label`."""
     centers_vox: torch.Tensor
     """(B, N, 3) float32 in voxels of the crop; NaN where not contoured."""
     roi_jitter: torch.Tensor
@@ -132,7 +135,7 @@ def resample_affine(volume: torch.Tensor, matrices: torch.Tensor, size: Size, mo
 def apply_augmentation(sample: CropSample, draw: AugmentationDraw, preset: Preset) -> Batch:
     """Apply a draw to a collated batch of crops with boxes of `padded_patch_size`, on the crops' device.
 
-    In mirrored crops the left and right organs are swapped in labels, `present` and centers.
+    In mirrored crops the left and right organs are swapped in labels, `present`, `labeled` and centers.
     """
     device, size = sample.image_hu.device, preset.grid.crop_size_vox
     matrices = voxel_matrices(draw, preset.grid.spacing_zyx_mm).to(device)
@@ -141,12 +144,14 @@ def apply_augmentation(sample: CropSample, draw: AugmentationDraw, preset: Prese
     centers = _transform_centers(sample.centers_vox, matrices, sample.label.shape[1:], size)
     mirrored = draw.mirrored.to(device)
     partner = torch.tensor(preset.mirrored_organs, device=device)
-    label_partner = torch.cat([partner.new_zeros(1), partner + 1]).byte()
+    label_partner = torch.arange(UNKNOWN_LABEL + 1, device=device, dtype=torch.uint8)
+    label_partner[1 : len(partner) + 1] = (partner + 1).byte()
     swapped = label_partner[label.long()]
     return Batch(
         image=_change_intensity(image_hu, draw, preset),
         label=torch.where(mirrored[:, None, None, None], swapped, label),
         present=torch.where(mirrored[:, None], sample.present[:, partner], sample.present),
+        labeled=torch.where(mirrored[:, None], sample.labeled[:, partner], sample.labeled),
         centers_vox=torch.where(mirrored[:, None, None], centers[:, partner], centers),
         roi_jitter=draw.roi_jitter.to(device),
     )

@@ -26,12 +26,17 @@ class IndexEntry(NamedTuple):
     """Contoured organs."""
     has_image: bool
     """False if there are only masks."""
+    pseudo_organs: frozenset[str] = frozenset()
+    """Organs with a pseudo-label instead of a contour."""
 
 
 def write_index(folder: Path, infos: Iterable[CaseInfo]) -> None:
     """Write the entries of all cases in a folder."""
     entries = {info.case_id: _entry_of(info) for info in infos}
-    cases = {case_id: {**entry._asdict(), "organs": sorted(entry.organs)} for case_id, entry in entries.items()}
+    cases = {
+        case_id: {**entry._asdict(), "organs": sorted(entry.organs), "pseudo_organs": sorted(entry.pseudo_organs)}
+        for case_id, entry in entries.items()
+    }
     write_json(folder / INDEX_NAME, {"format_version": INDEX_VERSION, "cases": cases})
 
 
@@ -72,7 +77,12 @@ def _read_entries(path: Path) -> dict[str, IndexEntry]:
         raise UserError(f"{path}: expected an index of format {INDEX_VERSION}, got {found}; {remedy}")
     try:
         return {
-            case_id: IndexEntry(str(entry["patient"]), frozenset(entry["organs"]), bool(entry["has_image"]))
+            case_id: IndexEntry(
+                patient=str(entry["patient"]),
+                organs=frozenset(entry["organs"]),
+                has_image=bool(entry["has_image"]),
+                pseudo_organs=frozenset(entry.get("pseudo_organs", [])),
+            )
             for case_id, entry in content["cases"].items()
         }
     except (KeyError, TypeError, AttributeError) as error:
@@ -80,4 +90,9 @@ def _read_entries(path: Path) -> dict[str, IndexEntry]:
 
 
 def _entry_of(info: CaseInfo) -> IndexEntry:
-    return IndexEntry(info.patient or info.case_id, frozenset(info.organs), info.has_image)
+    return IndexEntry(
+        patient=info.patient or info.case_id,
+        organs=frozenset(info.organs),
+        has_image=info.has_image,
+        pseudo_organs=frozenset(info.pseudo_organs),
+    )

@@ -6,14 +6,16 @@
 <cases>/report.html             findings to review before training
 <cases>/<id>/image.npy          int16 HU (D, H, W); missing if there are only masks, for the shape AutoEncoder
 <cases>/<id>/label.npy          uint8, same grid
+<cases>/<id>/pseudo.npy         uint8, same grid, only with pseudo-labels (pseudo_labels.py)
 <cases>/<id>/case.json          `CaseInfo`
 <cases>/<id>/quality.json       measurements of data_preprocess.quality_control
 <cases>/<id>/preview.png
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -25,6 +27,7 @@ from utils.io.files import read_json, write_json
 
 FORMAT_VERSION = 1
 DATASET_NAME, DATASET_KEYS = "dataset.json", ("format_version", "preset")
+PSEUDO_NAME = "pseudo.npy"
 HELD_OUT = "held_out"
 """Split of cases that the raw data set reserves: they are used neither for training nor for testing."""
 OLD_HELD_OUT = "apart"
@@ -78,36 +81,47 @@ class CaseInfo:
     excluded: dict = field(default_factory=dict)
     """Structures that were left out on request, by name, with the reason; like organs that are not contoured, they are
     not in `organs`."""
+    pseudo_organs: dict = field(default_factory=dict)
+    """As `organs`, for organs that have a pseudo-label instead of a contour; they are not in `organs`."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Case:
     """A case opened for reading; its arrays are memory-mapped."""
 
+    folder: Path
     info: CaseInfo
     organ_names: tuple[str, ...]
     image: np.ndarray | None
     """(D, H, W) int16 HU; None if there are only masks."""
     label: np.ndarray
-    """(D, H, W) uint8."""
+    """(D, H, W) uint8: the contours."""
+    pseudo: np.ndarray | None
+    """(D, H, W) uint8: pseudo-labels of organs without contour and `UNKNOWN_LABEL`, 0 elsewhere; None without any."""
 
     @property
     def contoured(self) -> list[bool]:
         """For each organ of the preset, whether it was contoured."""
         return [name in self.info.organs for name in self.organ_names]
 
+    @property
+    def labeled(self) -> list[bool]:
+        """For each organ of the preset, whether it has a contour or a pseudo-label."""
+        return [name in self.info.organs or name in self.info.pseudo_organs for name in self.organ_names]
+
     def organ(self, name: str) -> OrganInfo:
-        """The entry of an organ that is contoured according to index.json.
+        """The entry of an organ that has a contour or a pseudo-label according to index.json.
 
         Raises:
             UserError: case.json has no such entry.
         """
-        if name not in self.info.organs:
+        organs = {**self.info.pseudo_organs, **self.info.organs}
+        if name not in organs:
             raise UserError(
                 f"case {self.info.case_id}: case.json lacks {name}, which index.json lists; run "
                 "data_preprocess.prepare again to update the index"
             )
-        return self.info.organs[name]
+        return organs[name]
 
     @property
     def inside_fov(self) -> np.ndarray:
@@ -169,16 +183,21 @@ def read_case_info(folder: Path) -> CaseInfo:
     if content.get("split") == OLD_HELD_OUT:
         content["split"] = HELD_OUT
     info = build(CaseInfo, content, problems)
-    organs = {}
-    if info is not None:
-        tables = {name: organ if isinstance(organ, dict) else {} for name, organ in info.organs.items()}
-        organs = {name: build(OrganInfo, table, problems, f"organs.{name}.") for name, table in tables.items()}
+    tables = {"organs": {}, "pseudo_organs": {}} if info is None else vars(info)
+    organs, pseudo_organs = (_read_organs(tables[key], problems, key) for key in ("organs", "pseudo_organs"))
     if problems:
         found = "; ".join(problems)
         raise UserError(
             f"{path}: is not a case of format {FORMAT_VERSION} ({found}); delete its folder and prepare it again"
         )
-    return replace(info, organs=organs)
+    return replace(info, organs=organs, pseudo_organs=pseudo_organs)
+
+
+def _read_organs(tables: Mapping[str, Any], problems: list[str], where: str) -> dict[str, OrganInfo]:
+    return {
+        name: build(OrganInfo, table if isinstance(table, dict) else {}, problems, f"{where}.{name}.")
+        for name, table in tables.items()
+    }
 
 
 def read_case_infos(folder: Path) -> list[CaseInfo]:
@@ -192,8 +211,10 @@ def open_case(folder: Path, info: CaseInfo, organ_names: tuple[str, ...]) -> Cas
     Raises:
         UserError: an array is missing, truncated or does not have the shape in case.json.
     """
-    arrays = {"image": None}
-    for name, dtype in (("image", np.int16), ("label", np.uint8)) if info.has_image else (("label", np.uint8),):
+    arrays = {"image": None, "pseudo": None}
+    dtypes = {"image": np.int16} if info.has_image else {}
+    dtypes |= {"label": np.uint8, "pseudo": np.uint8} if info.pseudo_organs else {"label": np.uint8}
+    for name, dtype in dtypes.items():
         path = folder / f"{name}.npy"
         try:
             arrays[name] = np.load(path, mmap_mode="r", allow_pickle=False)
@@ -206,7 +227,7 @@ def open_case(folder: Path, info: CaseInfo, organ_names: tuple[str, ...]) -> Cas
                 f"{path}: expected {np.dtype(dtype)} {info.size_zyx} as in case.json, got {arrays[name].dtype} "
                 f"{arrays[name].shape}; delete the folder and prepare the case again"
             )
-    return Case(info=info, organ_names=organ_names, **arrays)
+    return Case(folder=folder, info=info, organ_names=organ_names, **arrays)
 
 
 def write_dataset(folder: Path, preset: Preset) -> None:

@@ -73,13 +73,24 @@ def choose_splits(run: TrainingRun) -> Splits:
 
 
 def crop_dataset(cases: CaseFolder, preset: Preset, seed: int, *, of_small_organs: bool = False) -> CaseDataset:
-    """Training crops, with the margin that augmentation needs; of all organs or of small ones only."""
+    """Training crops, with the margin that augmentation needs; of all organs or of contoured small ones only.
+
+    Only crops of all organs, which train S-Net, have pseudo-labels.
+    """
     sampling, grid = preset.sampling, preset.grid
     organs, fraction = range(len(preset.organs)), sampling.organ_fraction
     if of_small_organs:
         organs, fraction = preset.small_organs, sampling.small_organ_fraction
     size = padded_patch_size(grid.crop_size_vox, preset.augmentation, grid.spacing_zyx_mm)
-    return CaseDataset(cases, preset, box_size_vox=size, organs=organs, organ_fraction=fraction, seed=seed)
+    return CaseDataset(
+        cases,
+        preset,
+        box_size_vox=size,
+        organs=organs,
+        organ_fraction=fraction,
+        seed=seed,
+        with_pseudo_labels=not of_small_organs,
+    )
 
 
 def shape_dataset(cases: CaseFolder, preset: Preset, seed: int) -> ShapeDataset:

@@ -39,9 +39,11 @@ class CropSample(NamedTuple):
     image_hu: torch.Tensor
     """(D, H, W) int16."""
     label: torch.Tensor
-    """(D, H, W) uint8."""
+    """(D, H, W) uint8; with pseudo-labels, also `UNKNOWN_LABEL`."""
     present: torch.Tensor
     """(N,) bool: organs contoured in this case."""
+    labeled: torch.Tensor
+    """(N,) bool: organs that are contoured or have a pseudo-label in `label`."""
     centers_vox: torch.Tensor
     """(N, 3) float32 centroids (z, y, x) in voxels of this box, possibly outside of it; NaN where not contoured."""
     case_id: str
@@ -68,6 +70,7 @@ class CaseFolder:
 
     Attributes:
         contoured: (cases, organs) bool.
+        labeled: the same, and True for organs with a pseudo-label.
         without_image: ids of the cases that have only masks.
 
     Raises:
@@ -82,6 +85,8 @@ class CaseFolder:
         self.organ_names = organ_names
         entries = read_index(folder, self.case_ids)
         self.contoured = np.array([[name in entry.organs for name in organ_names] for entry in entries])
+        pseudo = np.array([[name in entry.pseudo_organs for name in organ_names] for entry in entries])
+        self.labeled = self.contoured | pseudo
         self.without_image = [name for name, entry in zip(self.case_ids, entries, strict=True) if not entry.has_image]
         for index in {i * len(self) // NUM_CHECKED for i in range(NUM_CHECKED)}:
             self[index]
@@ -117,12 +122,17 @@ class _OrganDataset(Dataset):
     """
 
     def __init__(
-        self, cases: CaseFolder, box_size_vox: tuple[int, int, int], organ_names: Sequence[str], seed: int
+        self,
+        cases: CaseFolder,
+        box_size_vox: tuple[int, int, int],
+        organ_names: Sequence[str],
+        seed: int,
+        known: np.ndarray,
     ) -> None:
         self.cases = cases
         self.box_size_vox = np.asarray(box_size_vox)
         self.seed = seed
-        columns = {name: cases.contoured[:, cases.organ_names.index(name)] for name in organ_names}
+        columns = {name: known[:, cases.organ_names.index(name)] for name in organ_names}
         self.cases_with = {name: np.flatnonzero(column) for name, column in columns.items() if column.any()}
         if not self.cases_with:
             raise UserError(
@@ -161,6 +171,7 @@ class CaseDataset(_OrganDataset):
         organs: indices of the organs to center on.
         organ_fraction: fraction of crops centered on an organ, in 0..1.
         seed: of all random draws.
+        with_pseudo_labels: take pseudo-labels for contours; otherwise they are not seen.
 
     Raises:
         UserError: none of `organs` is contoured in any case, or a case has no CT.
@@ -175,13 +186,16 @@ class CaseDataset(_OrganDataset):
         organs: Sequence[int],
         organ_fraction: float,
         seed: int,
+        with_pseudo_labels: bool = False,
     ) -> None:
         if cases.without_image:
             raise UserError(
                 f"{cases.folder}: {len(cases.without_image)} cases have no CT, for example {cases.without_image[0]}; "
                 "only train_autoencoder.py can use them; remove them from splits.json, or prepare them with their CTs"
             )
-        super().__init__(cases, box_size_vox, [preset.organ_names[organ] for organ in organs], seed)
+        known = cases.labeled if with_pseudo_labels else cases.contoured
+        super().__init__(cases, box_size_vox, [preset.organ_names[organ] for organ in organs], seed, known)
+        self.with_pseudo_labels = with_pseudo_labels
         self.crop_size_vox = np.asarray(preset.grid.crop_size_vox)
         self.jitter_vox = self.crop_size_vox * CENTER_JITTER
         self.organ_fraction = organ_fraction
@@ -197,10 +211,14 @@ class CaseDataset(_OrganDataset):
             center = rng.uniform(0, case.info.size_zyx)
         size = self.box_size_vox
         start = _inside(center, self.crop_size_vox, np.asarray(case.info.size_zyx)) - (size - self.crop_size_vox) // 2
+        label = read_box(case.label, start, size, fill=0)
+        if self.with_pseudo_labels and case.pseudo is not None:
+            label = np.where(label > 0, label, read_box(case.pseudo, start, size, fill=0))
         return CropSample(
             image_hu=torch.from_numpy(read_box(case.image, start, size, fill=AIR_HU)),
-            label=torch.from_numpy(read_box(case.label, start, size, fill=0)),
+            label=torch.from_numpy(label),
             present=torch.tensor(case.contoured),
+            labeled=torch.tensor(case.labeled if self.with_pseudo_labels else case.contoured),
             centers_vox=torch.from_numpy(case.centers_vox - start.astype(np.float32)),
             case_id=case.info.case_id,
             index=index,
@@ -212,7 +230,7 @@ class ShapeDataset(_OrganDataset):
 
     def __init__(self, cases: CaseFolder, preset: Preset, *, box_size_vox: tuple[int, int, int], seed: int) -> None:
         self.labels = {preset.organ_names[organ]: organ + 1 for organ in preset.small_organs}
-        super().__init__(cases, box_size_vox, list(self.labels), seed)
+        super().__init__(cases, box_size_vox, list(self.labels), seed, cases.contoured)
         self.jitter_vox = np.asarray(preset.roi.jitter_vox)
 
     def _draw(self, rng: np.random.Generator, index: int) -> ShapeSample:

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from utils.config.preset import Preset
+from utils.imaging.masks import UNKNOWN_LABEL
 from utils.runtime.distributed import mean_count, sum_over_ranks
 
 MissingContours = Literal["marginal", "zero_weight"]
@@ -30,6 +31,8 @@ class SegmentationLoss(nn.Module):
     The focal loss is the mean over the voxels of the batch. Dice sums over batch and space, then averages over classes,
     including background. Classes without a reference voxel in the batch are left out: their Dice is constant with zero
     gradient, and the focal loss already penalizes their false positives. The batch comprises all ranks.
+
+    Voxels labeled `UNKNOWN_LABEL`, where a pseudo-label is not sure, do not count.
 
     An organ that is not contoured lies somewhere in the background. Neither its label nor background's is then known:
 
@@ -79,9 +82,9 @@ class SegmentationLoss(nn.Module):
 
         Args:
             logits: (B, C, D, H, W), before softmax, background first.
-            label: (B, D, H, W), any integer dtype, 0 = background, organ i = i + 1. Voxels of an organ that is not
-                present count as background.
-            present: (B, C - 1) bool, which organs are contoured.
+            label: (B, D, H, W), any integer dtype, 0 = background, organ i = i + 1, or `UNKNOWN_LABEL`. Voxels of an
+                organ that is not present count as background.
+            present: (B, C - 1) bool, which organs are contoured, or have a pseudo-label.
 
         Returns:
             The total and its unweighted terms, all at least 0.
@@ -92,6 +95,8 @@ class SegmentationLoss(nn.Module):
         self._check_shapes(logits, label, present)
         known = F.pad(present, (1, 0), value=True)  # (B, C)
         label = label.long()
+        counts = (label != UNKNOWN_LABEL).float()  # (B, D, H, W)
+        label = label.masked_fill(label == UNKNOWN_LABEL, 0)
         label = label * known.gather(1, label.flatten(1)).view_as(label)
         logits = logits.float()
         if self.missing_contours == "marginal":
@@ -102,12 +107,12 @@ class SegmentationLoss(nn.Module):
         log_probability = logits.log_softmax(1)
         log_target = log_probability.gather(1, label.unsqueeze(1)).squeeze(1)  # (B, D, H, W): of the voxel's own class
         alpha = (self.focal_alpha * known).gather(1, label.flatten(1)).view_as(log_target)
-        focal = (alpha * _focal_terms(log_target, self.focal_gamma)).mean()
+        focal = (counts * alpha * _focal_terms(log_target, self.focal_gamma)).mean()
 
         dice = _adaptive_dice_loss(
-            overlap=(_sum_by_class(log_target.exp(), label, known.shape[1]) * known).sum(0),
-            predicted=(log_probability.exp().sum((2, 3, 4)) * known).sum(0),
-            reference=(_sum_by_class(torch.ones_like(log_target), label, known.shape[1]) * known).sum(0),
+            overlap=(_sum_by_class(counts * log_target.exp(), label, known.shape[1]) * known).sum(0),
+            predicted=((log_probability.exp() * counts[:, None]).sum((2, 3, 4)) * known).sum(0),
+            reference=(_sum_by_class(counts, label, known.shape[1]) * known).sum(0),
         )
         return SegmentationTerms(focal + self.dice_weight * dice, focal, dice)
 

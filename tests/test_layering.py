@@ -43,7 +43,14 @@ SIMPLEITK_USERS = ("utils/io/volumes.py", "data_preprocess/resample.py", "data_p
 IMPORT_NAMES = {"pillow": "PIL", "scikit-image": "skimage", "surface-distance": "surface_distance", "ruff": None}
 """Of packages that are imported under another name than they are installed, or not at all."""
 
-COMMANDS = ("inference", "evaluate", "data_preprocess.prepare", "data_preprocess.export", "models.publish")
+COMMANDS = (
+    "inference",
+    "evaluate",
+    "pseudo_labels",
+    "data_preprocess.prepare",
+    "data_preprocess.export",
+    "models.publish",
+)
 SOURCES = sorted(path for package in MAY_IMPORT for path in (ROOT / package).rglob("*.py"))
 UTILS_SOURCES = [path for path in SOURCES if path.is_relative_to(ROOT / "utils") and path.name != "__init__.py"]
 MIRRORING_TESTS = sorted(path for package in MAY_IMPORT for path in (ROOT / "tests" / package).rglob("test_*.py"))

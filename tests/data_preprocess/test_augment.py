@@ -20,6 +20,7 @@ from data_preprocess.augment import (
 )
 from data_preprocess.dataset import CropSample, ShapeSample
 from utils.config.preset import AugmentationSettings
+from utils.imaging.masks import UNKNOWN_LABEL
 
 NUM_ORGANS = 9
 PAROTID_LEFT, PAROTID_RIGHT = 5, 6
@@ -56,6 +57,7 @@ def random_sample(size, batch=2, seed=0):
         image_hu=torch.from_numpy(rng.integers(-900, 900, (batch, *size)).astype(np.int16)),
         label=torch.from_numpy(rng.integers(0, NUM_ORGANS + 1, (batch, *size)).astype(np.uint8)),
         present=torch.from_numpy(rng.random((batch, NUM_ORGANS)) < 0.7),
+        labeled=torch.from_numpy(rng.random((batch, NUM_ORGANS)) < 0.8),
         centers_vox=torch.from_numpy(rng.uniform(0, size, (batch, NUM_ORGANS, 3)).astype(np.float32)),
         case_id=[f"case_{i}" for i in range(batch)],
         index=torch.arange(batch),
@@ -123,6 +125,19 @@ def test_mirroring_swaps_sides_everywhere(tiny_preset):
     torch.testing.assert_close(batch.centers_vox[1, PAROTID_LEFT], torch.tensor([2.0, 3.0, 10.0]))
     assert batch.centers_vox[1, PAROTID_RIGHT].isnan().all()
     torch.testing.assert_close(batch.image[1, 0], (sample.image_hu[1].flip(-1) + 100) / 1000, atol=1e-5, rtol=0)
+
+
+def test_mirroring_swaps_pseudo_labels_and_keeps_unknown_voxels(tiny_preset):
+    crop = tiny_preset.grid.crop_size_vox
+    label = torch.zeros(2, *crop, dtype=torch.uint8)
+    label[:, 2, 3, 1], label[:, 2, 3, 2] = PAROTID_RIGHT + 1, UNKNOWN_LABEL
+    labeled = torch.zeros(2, NUM_ORGANS, dtype=torch.bool)
+    labeled[:, PAROTID_RIGHT] = True
+    sample = random_sample(crop)._replace(label=label, labeled=labeled)
+    batch = apply_augmentation(sample, draw(mirrored=(False, True)), tiny_preset)
+    assert batch.label[0, 2, 3, 1:3].tolist() == [PAROTID_RIGHT + 1, UNKNOWN_LABEL]
+    assert batch.label[1, 2, 3, 9:11].tolist() == [UNKNOWN_LABEL, PAROTID_LEFT + 1]
+    assert batch.labeled.nonzero().tolist() == [[0, PAROTID_RIGHT], [1, PAROTID_LEFT]]
 
 
 def test_mirroring_twice_changes_nothing(tiny_preset):

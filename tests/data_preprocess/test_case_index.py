@@ -7,7 +7,7 @@ import pytest
 
 from data_preprocess.case_index import read_index, write_index
 from data_preprocess.cases import read_case_info
-from utils.io.files import write_json
+from utils.io.files import read_json, write_json
 
 IDS = ["case_0", "case_2", "case_3"]
 
@@ -48,3 +48,14 @@ def test_a_damaged_index_is_refused(content, cases):
         ValueError, match=r"index\.json: (expected an index of format 1, got|is damaged).*; delete it and run"
     ):
         read_index(cases, IDS)
+
+
+def test_an_index_without_pseudo_labels_is_read(cases):
+    """As earlier versions wrote it."""
+    content = read_json(cases / "index.json")
+    for entry in content["cases"].values():
+        assert entry.pop("pseudo_organs") == []
+    write_json(cases / "index.json", content)
+    (entry,) = read_index(cases, ["case_3"])
+    assert entry.organs == {"brainstem", "optic_nerve_left"}
+    assert entry.pseudo_organs == frozenset()

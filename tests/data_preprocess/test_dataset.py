@@ -1,17 +1,24 @@
 """dataset.py: where crops lie, what they hold, and that an item depends on the seed and its index only."""
 
-from dataclasses import replace
+import shutil
+from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
 import torch
 
+from data_preprocess.case_index import write_index
+from data_preprocess.cases import measure_organs, read_case_info, read_case_infos
+from data_preprocess.dataloaders import crop_dataset
 from data_preprocess.dataset import CaseDataset, CaseFolder, ShapeDataset, read_box
+from tests.conftest import TINY
+from utils.config.preset import load_preset
+from utils.imaging.masks import UNKNOWN_LABEL
 from utils.io.files import write_json
 
 CROP = (8, 16, 12)
 ALL_ORGANS = range(9)
-CHIASM, MANDIBLE, OPTIC_NERVE_LEFT = 1, 2, 3
+CHIASM, MANDIBLE, OPTIC_NERVE_LEFT, PAROTID_LEFT = 1, 2, 3, 5
 
 
 @pytest.fixture
@@ -184,3 +191,67 @@ def test_empty_split_is_an_error(tmp_path, tiny_preset):
     write_json(tmp_path / "splits.json", {"train": [], "val": [], "test": []})
     with pytest.raises(ValueError, match="the train split is empty"):
         CaseFolder(tmp_path, "train", tiny_preset.organ_names)
+
+
+@pytest.fixture
+def filled(case_folder, tiny_preset, tmp_path):
+    """The train split, in which case_3 has a pseudo-label: parotid_left where there is no contour, beside a rim."""
+    folder = tmp_path / "cases"
+    shutil.copytree(case_folder, folder)
+    info = read_case_info(folder / "case_3")
+    label = np.load(folder / "case_3" / "label.npy")
+    pseudo = np.full_like(label, UNKNOWN_LABEL)
+    pseudo[:, 2:9] = PAROTID_LEFT + 1
+    np.save(folder / "case_3" / "pseudo.npy", pseudo)
+    organs = measure_organs(pseudo, tiny_preset.organ_names, ["parotid_left"])
+    write_json(folder / "case_3" / "case.json", asdict(replace(info, pseudo_organs=organs)))
+    write_index(folder, read_case_infos(folder))
+    return CaseFolder(folder, "train", tiny_preset.organ_names)
+
+
+def test_pseudo_labels_fill_crops_and_override_no_contour(filled, tiny_preset):
+    case = filled[3]
+    assert case.labeled[PAROTID_LEFT]
+    assert not case.contoured[PAROTID_LEFT]
+    dataset = CaseDataset(
+        filled, tiny_preset, box_size_vox=(6, 13, 26), organs=[0], organ_fraction=0, seed=0, with_pseudo_labels=True
+    )
+    sample = next(sample for sample in map(dataset.__getitem__, range(50)) if sample.case_id == "case_3")
+    contour = torch.from_numpy(np.array(read_box(case.label, *_box_of(sample, case), fill=0)))
+    pseudo = torch.from_numpy(np.array(read_box(case.pseudo, *_box_of(sample, case), fill=0)))
+    assert set(contour.unique().tolist()) == {0, 1, OPTIC_NERVE_LEFT + 1}
+    assert torch.equal(sample.label[contour > 0], contour[contour > 0])
+    assert torch.equal(sample.label[contour == 0], pseudo[contour == 0])
+    assert sample.present.tolist() == case.contoured
+    assert sample.labeled.tolist() == case.labeled
+    assert sample.centers_vox[PAROTID_LEFT].isnan().all()
+
+
+def _box_of(sample, case):
+    """Corner and size of a sample's box."""
+    corner = case.centers_vox[0] - sample.centers_vox[0].numpy()
+    return corner.round().astype(int), sample.label.shape
+
+
+def test_only_crops_of_all_organs_have_pseudo_labels(filled, tiny_preset):
+    references = [
+        crops(filled, tiny_preset, organs=[PAROTID_LEFT]),
+        crop_dataset(filled, tiny_preset, 0, of_small_organs=True),
+    ]
+    for dataset in references:
+        samples = [dataset[i] for i in range(30)]
+        assert all(torch.equal(sample.labeled, sample.present) for sample in samples)
+        assert all(sample.label.max() <= len(tiny_preset.organs) for sample in samples)
+    assert all(references[0][i].case_id != "case_3" for i in range(30))
+    for_s_net = crop_dataset(filled, tiny_preset, 1)
+    assert any(
+        sample.labeled[PAROTID_LEFT] and not sample.present[PAROTID_LEFT]
+        for sample in map(for_s_net.__getitem__, range(200))
+    )
+    assert not filled.contoured[3, PAROTID_LEFT]  # by which validation and the AutoEncoder choose
+
+
+def test_the_autoencoder_never_sees_pseudo_labels(filled, tiny_preset):
+    preset = load_preset("phantom", [*TINY, "organs.parotid_left.small=true", "organs.parotid_right.small=true"])
+    shapes = ShapeDataset(filled, preset, box_size_vox=(4, 12, 8), seed=0)
+    assert 3 not in shapes.cases_with["parotid_left"]

@@ -75,6 +75,7 @@ def test_targets_are_those_of_small_organs(tiny_preset):
         image=torch.zeros(2, 1, 8, 16, 12),
         label=label,
         present=present,
+        labeled=torch.ones_like(present),
         centers_vox=centers,
         roi_jitter=torch.zeros(2, 9, 3),
     )

@@ -11,6 +11,7 @@ from losses.segmentation import (
     binary_focal_loss,
     merge_missing_into_background,
 )
+from utils.imaging.masks import UNKNOWN_LABEL
 
 MODES = ("marginal", "zero_weight")
 ALPHA = (0.5, 1.0, 8.0, 2.0)
@@ -281,3 +282,31 @@ def test_binary_losses_of_degenerate_rows(loss):
     assert extreme.grad.isfinite().all()
     nothing_true = loss(torch.full((1, 1, 1, 1, 2), -40.0), torch.zeros(1, 1, 1, 1, 2))
     assert nothing_true.item() == pytest.approx(0, abs=1e-6)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_unknown_voxels_do_not_count(mode):
+    """Whatever is predicted there, the loss and its gradient are those of the other voxels."""
+    loss = SegmentationLoss(focal_alpha=ALPHA, missing_contours=mode)
+    logits, label, present = random_batch()
+    unknown = torch.zeros_like(label, dtype=torch.bool)
+    unknown[0, 1], unknown[1, :, 4] = True, True
+    label[unknown] = UNKNOWN_LABEL
+    changed = torch.where(unknown[:, None], 3 * logits.flip(1), logits)
+    results = []
+    for values in (logits, changed):
+        values = values.clone().requires_grad_()
+        terms = loss(values, label, present)
+        terms.total.backward()
+        assert not values.grad.movedim(1, -1)[unknown].any()
+        results.append(terms)
+    assert torch.equal(torch.stack(results[0]), torch.stack(results[1]))
+
+
+def test_loss_beside_an_unknown_voxel_by_hand():
+    """Two voxels, one of them unknown: its share of the mean is 0, and Dice is that of the other."""
+    loss = SegmentationLoss(focal_alpha=(0.5, 2.0), missing_contours="marginal")
+    terms = loss(logits_of([0.2, 0.8], [0.4, 0.6]), row(1, UNKNOWN_LABEL), torch.tensor([[True]]))
+    assert terms.focal.item() == pytest.approx(2.0 * 0.2**2 * -math.log(0.8) / 2, rel=1e-5)
+    false_negative, weight = 0.2, 0.2
+    assert terms.dice.item() == pytest.approx(1 - 0.8 / (0.8 + (1 - weight) * false_negative), rel=1e-5)

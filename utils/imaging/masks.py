@@ -8,6 +8,9 @@ from scipy import ndimage
 
 from utils.imaging.geometry import Geometry
 
+UNKNOWN_LABEL = 255
+"""In a label map, a voxel of which nobody knows whether it belongs to an organ."""
+
 
 class Mask(NamedTuple):
     """A binary mask, stored cropped to its bounding box, since most organs fill a thousandth of the scan."""
