@@ -1,6 +1,7 @@
 // One plane: a canvas with a slice of the CT, the contours on it, and how voxels map to pixels.
 
 const LETTER_PX = 14;
+const FAINT_HEAT = 13; // 0.05 of 1
 const MAX_CACHED_SLICES = 48;
 const SCALE_BARS_MM = [200, 100, 50, 20, 10, 5, 2, 1];
 
@@ -14,11 +15,11 @@ function grayTable({ center, width }) {
   return table;
 }
 
-/** From transparent through red to yellow. */
+/** From transparent through red to yellow; the networks give small values nearly everywhere. */
 function heatTable() {
   const table = new Uint32Array(256);
-  for (let i = 0; i < 256; i++) {
-    const opacity = Math.round(255 * 0.7 * Math.sqrt(i / 255));
+  for (let i = FAINT_HEAT; i < 256; i++) {
+    const opacity = Math.round(255 * 0.7 * Math.sqrt((i - FAINT_HEAT) / (255 - FAINT_HEAT)));
     table[i] = (opacity << 24) | (Math.round(0.9 * i) << 8) | 255;
   }
   return table;
