@@ -191,7 +191,7 @@ def segment_case(
     with files.staged() as staged:
         write_case(staged, ct, segmentation, model, settings)
         confidences = organ_confidences(prediction, model, ct.transform.world_mm)
-        organs = build_organ_report(label.array, label.geometry, model.preset, confidences)
+        organs = build_organ_report(label.array, label.geometry, model.preset, confidences, model.arrangement)
         report = {
             **source,
             "preset": model.preset.name,

@@ -88,7 +88,8 @@ def doubts(
         rule: lowest confidence.
     """
     geometry = Geometry(size_zyx=label.shape, spacing_zyx_mm=preset.grid.spacing_zyx_mm, origin_xyz_mm=(0.0, 0.0, 0.0))
-    found = build_organ_report(label, geometry, preset, confidences)
+    no_places = Arrangement(())  # places are compared with contours below, which are surer than other predictions
+    found = build_organ_report(label, geometry, preset, confidences, no_places)
     return {
         name: _doubt(name, organ, contoured_centers_mm, arrangement, volumes, rule) for name, organ in found.items()
     }

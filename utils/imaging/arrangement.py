@@ -1,5 +1,6 @@
 """Where organs lie relative to each other in most patients. Masks that lie otherwise are most likely wrong."""
 
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
@@ -76,13 +77,8 @@ class Arrangement:
             ends_at_scan: organs that the scan may cut off; their heights are not compared.
         """
         worst = []
-        for offset in self.offsets:
-            if offset.organ not in centers_mm or offset.other not in centers_mm:
-                continue
-            between = np.subtract(centers_mm[offset.organ], centers_mm[offset.other])
-            deviations = np.abs(between - offset.median_mm) / offset.deviation_mm
-            if offset.organ in ends_at_scan or offset.other in ends_at_scan:
-                deviations[0] = 0
+        for offset in self._offsets_between(centers_mm):
+            between, deviations = _compare(offset, centers_mm, ends_at_scan)
             axis = int(deviations.argmax())
             if deviations[axis] > MAX_DEVIATIONS:
                 reach = MAX_DEVIATIONS * offset.deviation_mm[axis]
@@ -90,6 +86,38 @@ class Arrangement:
                 place = f"{abs(between[axis]):.0f} mm {_direction(between[axis], axis)} {offset.other}"
                 worst.append((-deviations[axis], f"{offset.organ} lies {place}, expected {expected}"))
         return [text for _, text in sorted(worst)[:NUM_NAMED]]
+
+    def displacements(self, centers_mm: Mapping[str, Triple], ends_at_scan: Sequence[str] = ()) -> dict[str, float]:
+        """How far every organ lies from its usual place: the median over the other organs, in standard deviations.
+
+        The median tells one organ in a wrong place from the others, whose offsets to it are wrong too.
+
+        Args:
+            centers_mm, ends_at_scan: see `contradictions`.
+
+        Returns:
+            By organ; without those that no other organ can be compared with.
+        """
+        of_organ = defaultdict(list)
+        for offset in self._offsets_between(centers_mm):
+            _, deviations = _compare(offset, centers_mm, ends_at_scan)
+            for name in (offset.organ, offset.other):
+                of_organ[name].append(float(deviations.max()))
+        return {name: float(np.median(values)) for name, values in of_organ.items()}
+
+    def _offsets_between(self, centers_mm: Mapping[str, Triple]) -> list[OrganOffset]:
+        return [offset for offset in self.offsets if offset.organ in centers_mm and offset.other in centers_mm]
+
+
+def _compare(
+    offset: OrganOffset, centers_mm: Mapping[str, Triple], ends_at_scan: Sequence[str]
+) -> tuple[np.ndarray, np.ndarray]:
+    """The offset (z, y, x) in mm in a patient, and by how many standard deviations it differs from the median."""
+    between = np.subtract(centers_mm[offset.organ], centers_mm[offset.other])
+    deviations = np.abs(between - offset.median_mm) / offset.deviation_mm
+    if offset.organ in ends_at_scan or offset.other in ends_at_scan:
+        deviations[0] = 0
+    return between, deviations
 
 
 def robust_deviation(values: np.ndarray) -> np.ndarray:

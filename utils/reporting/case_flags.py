@@ -6,7 +6,7 @@ from typing import Any
 from utils.config.organ_volumes import known_volume
 from utils.config.preset import Preset
 from utils.imaging.arrangement import Arrangement
-from utils.reporting.organ_report import TOUCHES_BORDER, UNUSUAL_VOLUME
+from utils.reporting.organ_report import UNUSUAL_VOLUME, centers_and_cut_off
 
 
 def case_flags(organs: Mapping[str, Mapping[str, Any]], preset: Preset, arrangement: Arrangement) -> list[str]:
@@ -21,9 +21,7 @@ def case_flags(organs: Mapping[str, Mapping[str, Any]], preset: Preset, arrangem
     flags = []
     if 2 * len(found) < len(organs):
         flags.append(f"only {len(found)} of {len(organs)} organs were found; the CT may show little of head and neck")
-    centers_mm = {name: tuple(organ["center_xyz_mm"][::-1]) for name, organ in found.items()}
-    cut_off = [name for name, organ in found.items() if TOUCHES_BORDER in organ["flags"]]
-    impossible = arrangement.contradictions(centers_mm, cut_off)
+    impossible = arrangement.contradictions(*centers_and_cut_off(organs))
     if impossible:
         flags.append("impossible arrangement: " + ", ".join(impossible))
     unusual = [name for name, organ in found.items() if UNUSUAL_VOLUME in organ["flags"]]

@@ -9,6 +9,7 @@ from scipy import ndimage
 
 from utils.config.organ_volumes import known_volume
 from utils.config.preset import Preset
+from utils.imaging.arrangement import Arrangement, Triple
 from utils.imaging.geometry import Geometry
 from utils.imaging.masks import connected_components
 
@@ -16,9 +17,12 @@ LOW_CONFIDENCE = 0.6
 """Mean probability of an organ's voxels. It is about 0.5 where the organ barely wins against the background."""
 IMPLAUSIBLE_DICE = 0.6
 """Dice between a mask and its reconstruction by the shape autoencoder."""
+MAX_DISPLACEMENT = 3.0
+"""Standard deviations from an organ's usual place, see `Arrangement.displacements`; chosen in docs/experiments.md."""
 
 TOUCHES_BORDER = "touches the border of the scan"
 UNUSUAL_VOLUME = "unusual volume"
+UNUSUAL_PLACE = "unusual place"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,7 +44,11 @@ class OrganConfidence:
 
 
 def build_organ_report(
-    label: np.ndarray, geometry: Geometry, preset: Preset, confidences: Mapping[str, OrganConfidence]
+    label: np.ndarray,
+    geometry: Geometry,
+    preset: Preset,
+    confidences: Mapping[str, OrganConfidence],
+    arrangement: Arrangement,
 ) -> dict[str, dict[str, Any]]:
     """Measure every organ of the preset and flag those that someone should check.
 
@@ -49,6 +57,7 @@ def build_organ_report(
         geometry: of the CT.
         preset: organs and left/right pairs.
         confidences: by organ name; an organ may be missing.
+        arrangement: of the organs in the model's training cases.
 
     Returns:
         By organ name, the entry of the JSON report; coordinates are (x, y, z) in mm, LPS.
@@ -61,12 +70,28 @@ def build_organ_report(
         organs[name]["flags"] = _flags(confidence, box, label.shape)
         if _has_unusual_volume(name, organs[name]):
             organs[name]["flags"].append(UNUSUAL_VOLUME)
+    _add_displacements(organs, arrangement)
     for names in preset.left_right_pairs:
         left, right = pair = [organs[name] for name in names]
         if all("center_xyz_mm" in organ for organ in pair) and left["center_xyz_mm"][0] < right["center_xyz_mm"][0]:
             for organ in pair:  # in LPS the left organ has the larger x
                 organ["flags"].append("left and right swapped")
     return organs
+
+
+def centers_and_cut_off(organs: Mapping[str, Mapping[str, Any]]) -> tuple[dict[str, Triple], list[str]]:
+    """The centroids (z, y, x) in mm of the organs that were found, and those that the scan may cut off."""
+    found = {name: organ for name, organ in organs.items() if organ["num_voxels"]}
+    centers_mm = {name: tuple(organ["center_xyz_mm"][::-1]) for name, organ in found.items()}
+    return centers_mm, [name for name, organ in found.items() if TOUCHES_BORDER in organ["flags"]]
+
+
+def _add_displacements(organs: Mapping[str, dict[str, Any]], arrangement: Arrangement) -> None:
+    """Add each organ's distance from its usual place to its entry, and a flag if that is large."""
+    for name, deviations in arrangement.displacements(*centers_and_cut_off(organs)).items():
+        organs[name]["displacement"] = round(deviations, 2)
+        if deviations > MAX_DISPLACEMENT:
+            organs[name]["flags"].append(UNUSUAL_PLACE)
 
 
 def _measure(

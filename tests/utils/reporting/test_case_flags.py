@@ -28,7 +28,7 @@ def flags_of(**changed):
     for value, name in enumerate(PRESET.organ_names, 1):
         if box := (BLOCKS | changed)[name]:
             label[tuple(slice(*limits) for limits in box)] = value
-    organs = build_organ_report(label, GEOMETRY, PRESET, {})
+    organs = build_organ_report(label, GEOMETRY, PRESET, {}, Arrangement(()))
     return case_flags(organs, PRESET, ARRANGEMENT), organs
 
 
