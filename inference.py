@@ -254,9 +254,8 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
     which = parser.add_mutually_exclusive_group()
-    which.add_argument(
-        "--checkpoint", type=Path, help="best.pt of your own training: of adv_train.py or an earlier stage"
-    )
+    own = "best.pt of your own training, of adv_train.py or an earlier stage; give it again for each model to average"
+    which.add_argument("--checkpoint", type=Path, action="append", help=own)
     which.add_argument("--model", default="openkbp", help="a published model, for research only: docs/model_card.md")
     kinds = "a CT (NIfTI, NRRD, MHA), a folder of them, a DICOM folder, a tree of these, or a .txt list of paths"
     add("--input", type=Path, required=True, help=kinds)
@@ -295,7 +294,7 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
         help="by default bf16 where the hardware computes in it, else fp32; int8 is for CPUs",
     )
     arguments = parser.parse_args(argv)
-    arguments.checkpoint = arguments.checkpoint or published_checkpoint(arguments.model)
+    arguments.checkpoint = arguments.checkpoint or [published_checkpoint(arguments.model)]
     return arguments
 
 
@@ -308,9 +307,11 @@ def main(argv: list[str] | None = None) -> int:
     check_folder(arguments.output)
     scans = arguments.shard.select(list_scans(arguments.input, by_patient=not arguments.no_patient_id))
     compute = choose_compute(arguments.device, arguments.precision)
+    first, *others = arguments.checkpoint
     model = load_model(
-        arguments.checkpoint,
+        first,
         compute,
+        others=others,
         overlap=settings.overlap,
         backbone_only=settings.backbone_only,
         tta=settings.tta,
@@ -322,7 +323,7 @@ def main(argv: list[str] | None = None) -> int:
     index = arguments.output / f"index{arguments.shard.suffix}.html"
     if settings.review:
         require_own_index(index, [scan.case_id for scan in scans])
-    checkpoint = {"checkpoint": str(arguments.checkpoint), "checkpoint_sha256": model.sha256}
+    checkpoint = {"checkpoint": ", ".join(map(str, arguments.checkpoint)), "checkpoint_sha256": model.sha256}
     checkpoint["precision"] = compute.precision
     reports, failures = segment_cohort(scans, arguments.output, model, settings, checkpoint)
     in_summary = reports if arguments.shard.count > 1 else read_reports(arguments.output) | reports

@@ -2,11 +2,13 @@
 
 import hashlib
 import math
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from torch import nn
 
+from models.ensemble import EnsemblePredictor, ensemble_difference
 from models.focusnet import NETWORK_NAMES, FocusNet, build_network
 from models.int8 import quantize_convolutions
 from models.oom_fallback import OOMFallbackPredictor
@@ -38,7 +40,7 @@ CHECKSUM_DIGITS = 12
 class Model:
     """A trained FocusNet, ready to segment."""
 
-    predictor: OOMFallbackPredictor | TTAPredictor
+    predictor: OOMFallbackPredictor | EnsemblePredictor | TTAPredictor
     preset: Preset
     """Names the organs of labels 1, 2, ... in `organ_names`."""
     autoencoder: nn.Module | None
@@ -48,9 +50,9 @@ class Model:
     tta: bool = False
     """Whether `predictor` also takes the CT on a moved grid."""
     name: str = ""
-    """Of the checkpoint's file, without its suffix."""
+    """Of the checkpoint's file, without its suffix; of an ensemble, that of the first and the number of others."""
     sha256: str = ""
-    """Of the checkpoint's file."""
+    """Of the checkpoint's file; of an ensemble, the SHA-256 of its members' checksums, one after the other."""
 
     def describe(self, naming: OrganNaming) -> DicomDescription:
         """What the DICOM objects of a segmentation by this model say about their organs and origin."""
@@ -94,21 +96,41 @@ def load_model(
     backbone_only: bool = False,
     tta: bool = False,
     tile_memory_gib: float = math.inf,
+    others: Sequence[Path] = (),
 ) -> Model:
-    """Rebuild the networks of a checkpoint.
+    """Rebuild the networks of a checkpoint, or of several as an ensemble.
 
     Args:
-        checkpoint: of any stage but the autoencoder's.
+        checkpoint: of any stage but the autoencoder's. Its AutoEncoder and arrangement serve for an ensemble too.
         compute: device and precision.
         overlap: fraction of a window that its neighbor also covers, 0 to below 1.
         backbone_only: use S-Net alone.
         tta: average with the prediction for the mirrored CT on a moved grid.
         tile_memory_gib: blended probabilities larger than this are kept in a temporary file.
+        others: further checkpoints of the same organs, grid and networks, whose results are averaged with the first's.
 
     Raises:
-        UserError: the file is not a checkpoint, has no S-Net, or an organ's name cannot name a file.
+        UserError: a file is not a checkpoint, has no S-Net, or an organ's name cannot name a file; or the checkpoints
+            of an ensemble differ.
     """
     window_starts(1, 1, overlap)  # checks the overlap before any CT is read
+    options = {"overlap": overlap, "backbone_only": backbone_only, "limit_bytes": tile_memory_gib * 2**30}
+    first, *rest = models = [_load_one(path, compute, **options) for path in (checkpoint, *others)]
+    for path, other in zip(others, rest, strict=True):
+        if difference := ensemble_difference(first.predictor, other.predictor):
+            raise UserError(f"{path}: cannot be averaged with {checkpoint}, {difference}; leave it out")
+    if rest:
+        checksums = "".join(model.sha256 for model in models)
+        first = replace(
+            first,
+            predictor=EnsemblePredictor([model.predictor for model in models]),
+            name=f"{first.name} and {len(rest)} more",
+            sha256=hashlib.sha256(checksums.encode()).hexdigest(),
+        )
+    return replace(first, predictor=TTAPredictor(first.predictor), tta=True) if tta else first
+
+
+def _load_one(checkpoint: Path, compute: Compute, *, overlap: float, backbone_only: bool, limit_bytes: float) -> Model:
     content = read_checkpoint(checkpoint)
     preset = checkpoint_preset(content, checkpoint)
     remedy = "give one of train_backbone.py, adv_train.py or a stage between them"
@@ -122,16 +144,12 @@ def load_model(
     focusnet = compute.place(FocusNet(preset, **networks)).eval()
     if compute.precision == "int8":
         quantize_convolutions(focusnet)
-    limit_bytes = tile_memory_gib * 2**30
     predictor = Predictor(focusnet, autocast=compute.autocast(), overlap=overlap, limit_bytes=limit_bytes)
-    with_fallback = OOMFallbackPredictor(predictor, choose_compute("cpu", "fp32"))
-    chosen = TTAPredictor(with_fallback) if tta else with_fallback
     return Model(
-        predictor=chosen,
+        predictor=OOMFallbackPredictor(predictor, choose_compute("cpu", "fp32")),
         preset=preset,
         autoencoder=autoencoder.eval() if autoencoder else None,
         arrangement=checkpoint_arrangement(content),
-        tta=tta,
         name=checkpoint.stem,
         sha256=hashlib.sha256(checkpoint.read_bytes()).hexdigest(),
     )

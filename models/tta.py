@@ -2,9 +2,9 @@
 
 import torch
 
+from models.ensemble import EnsemblePredictor, average_small_organs
 from models.oom_fallback import OOMFallbackPredictor
-from models.predictor import Prediction, SmallOrganResult
-from models.roi import find_peaks
+from models.predictor import Prediction
 from utils.config.preset import TTA_MOVE_VOX
 from utils.imaging.interpolation import resize_linear
 
@@ -18,9 +18,13 @@ class TTAPredictor:
     on a grid that is moved by half a voxel, if the caller gives it.
     """
 
-    def __init__(self, predictor: OOMFallbackPredictor) -> None:
+    def __init__(self, predictor: OOMFallbackPredictor | EnsemblePredictor) -> None:
         self.predictor = predictor
-        self.notes = predictor.notes
+
+    @property
+    def notes(self) -> list[str]:
+        """Changes made so far, for the reports."""
+        return self.predictor.notes
 
     def predict(
         self, image_hu: torch.Tensor, inside_fov: torch.Tensor | None = None, moved_hu: torch.Tensor | None = None
@@ -46,12 +50,8 @@ class TTAPredictor:
         partners = [small.index(preset.mirrored_organs[organ]) for organ in small]
         for heatmap, other in zip(own.heatmaps, partners, strict=False):  # there are none without SOL-Net
             _average(heatmap, mirrored.heatmaps[other], move_vox)
-        small_organs, peaks = [], find_peaks(own.heatmaps[None])
-        for k, result in enumerate(own.small_organs):
-            other = mirrored.small_organs[partners[k]]
-            position, value = tuple(peaks.position[0, k].tolist()), float(peaks.value[0, k])
-            localized, segmented = result.localized or other.localized, result.segmented or other.segmented
-            small_organs.append(SmallOrganResult(result.organ, position, value, localized, segmented))
+        in_order = [mirrored.small_organs[k] for k in partners] if mirrored.small_organs else []
+        small_organs = average_small_organs(own.heatmaps, [own.small_organs, in_order])
         return own._replace(small_organs=small_organs)
 
 
