@@ -10,6 +10,7 @@ import torch
 from data_preprocess.augment import Batch, augment_crops
 from data_preprocess.dataloaders import crop_dataset, open_training_cases
 from data_preprocess.dataset import CaseDataset, CaseFolder
+from data_preprocess.roi_fit import warn_of_large_organs
 from losses.shape import discriminator_loss, segmentor_loss
 from models.autoencoder import ShapeEncoding
 from models.focusnet import NETWORK_NAMES, SEGMENTATION_NETWORKS, FocusNet, build_network
@@ -69,6 +70,7 @@ class AdversarialStage(Stage):
 
     def build_dataset(self, cases: CaseFolder) -> CaseDataset:
         """Crops of the cases with small organs."""
+        warn_of_large_organs(cases, self.preset)
         return crop_dataset(cases, self.preset, self.seed, of_small_organs=True)
 
     def build_validation(self, cases: CaseFolder) -> CaseValidation:

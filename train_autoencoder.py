@@ -8,6 +8,7 @@ import torch
 from data_preprocess.augment import augment_shapes
 from data_preprocess.dataloaders import open_training_cases, shape_dataset
 from data_preprocess.dataset import CaseFolder, ShapeDataset
+from data_preprocess.roi_fit import warn_of_large_organs
 from losses.shape import mean_squared_error, soft_dice_loss
 from models.focusnet import build_network
 from models.validation import ShapeValidation
@@ -37,6 +38,7 @@ class AutoEncoderStage(Stage):
 
     def build_dataset(self, cases: CaseFolder) -> ShapeDataset:
         """Masks of the small organs."""
+        warn_of_large_organs(cases, self.preset)
         return shape_dataset(cases, self.preset, self.seed)
 
     def build_validation(self, cases: CaseFolder) -> ShapeValidation:
