@@ -108,5 +108,5 @@ def read_raw_case(handle: RawCaseHandle, source: str, preset: Preset) -> RawCase
     try:
         checked = validate_hounsfield(raw.volume.array, correct_offset=False)
     except UserError as error:
-        raise UserError(f"CT of {raw.source}: {error}") from error
+        raise UserError(str(error), f"CT of {raw.source}") from error
     return replace(raw, volume=replace(raw.volume, array=checked.array), notes=(*raw.notes, *checked.notes))

@@ -79,11 +79,11 @@ def read_transformed(
     """
     volume, series = scan.read(fill_gaps=fill_gaps)
     if require_dicom and series is None:
-        raise UserError(f"{scan}: --rtstruct and --dicom-seg refer to DICOM slices; give the CT as a DICOM folder")
+        raise UserError("--rtstruct and --dicom-seg refer to DICOM slices; give the CT as a DICOM folder", scan)
     try:
         image = transform_ct(volume, grid, correct_offset=correct_offset)
     except UserError as error:
-        raise UserError(f"{error}: {scan}") from error
+        raise UserError(str(error), scan) from error
     notes = [*volume.notes, *(series.notes if series else ()), *image.notes]
     return image._replace(notes=notes, series=series)
 

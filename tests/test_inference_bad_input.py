@@ -133,7 +133,7 @@ def write_half(path):
 
 
 BAD = {
-    "gone.nii.gz": (lambda path: None, "gone.nii.gz: no such file; check the path"),
+    "gone.nii.gz": (lambda path: None, "no such file; check the path: .*gone.nii.gz"),
     "nan.nii.gz": (
         lambda path: write_volume(path, with_values(with_nan)),
         "1 of 15120 voxels are NaN or infinite; export the CT again: .*nan.nii.gz",
@@ -153,7 +153,7 @@ BAD = {
     ),
     "chest.mha": (lambda path: write_volume(path, chest()), "expected head and neck, but the lungs begin 24 mm below"),
     "garbage.nrrd": (lambda path: path.write_bytes(b"not a volume"), "cannot be read as a volume: damaged"),
-    "half.nii.gz": (write_half, "half.nii.gz: is truncated"),
+    "half.nii.gz": (write_half, "is truncated: it holds fewer voxels"),
     "color.mha": (write_color, "expected a 3-D volume with one value per voxel, got 3 dimensions and 3 values"),
     "series.nii.gz": (write_4d, "expected a 3-D volume with one value per voxel, got 4 dimensions"),
     "scan.pdf": (lambda path: path.write_bytes(b"%PDF-1.7"), "cannot be read as a volume"),
@@ -170,8 +170,8 @@ BAD = {
         lambda path: write_dicom(path, reformatted),
         r"expected a CT, .* \(18 files in .*: 18 derived image \(MPR\)",
     ),
-    "truncated": (cut_short, "slice004.dcm: is truncated"),
-    "compressed": (badly_compressed, "slice003.dcm: its pixels cannot be decompressed"),
+    "truncated": (cut_short, "is truncated: it ends within"),
+    "compressed": (badly_compressed, "its pixels cannot be decompressed .*: slice003.dcm"),
 }
 """Name in the list: the function that writes the file, and a pattern of the message."""
 
@@ -342,4 +342,4 @@ def test_a_name_that_is_not_utf8_does_not_end_the_run(checkpoint, tmp_path):
     assert {path.name for path in output.glob("*.nrrd")} == {"M%FCller.nrrd", "good.nrrd"}
     rows = list(csv.DictReader((output / "summary.csv").open(encoding="utf-8")))
     assert {row["case"] for row in rows} == {"M%FCller", "M%FCller2", "good"}
-    assert "M%FCller2.mha: cannot be read as a volume" in next(r for r in rows if r["case"] == "M%FCller2")["flags"]
+    assert "cannot be read as a volume" in next(r for r in rows if r["case"] == "M%FCller2")["flags"]

@@ -36,7 +36,15 @@ class UserError(ValueError):
     """The user's input cannot be used. The message names the problem, the file, expected and found, and the remedy.
 
     A script prints it as one line and ends with status 2. Every other exception is a bug and shows its traceback.
+
+    Args:
+        reason: what is wrong and what to do.
+        where: the file or series of a case that is wrong. It ends the message, because its path can be long and the
+            case's id stands before the reason. Messages about options, settings and folders begin with their name.
     """
+
+    def __init__(self, reason: str, where: object = None) -> None:
+        super().__init__(reason if where is None else f"{reason}: {where}")
 
 
 def shorten(items: Iterable[object], separator: str = ", ") -> str:

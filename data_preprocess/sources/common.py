@@ -84,10 +84,10 @@ def only_ct(found: Sequence[Path], where: Path, expected: str) -> Path:
         UserError: there is none, or several.
     """
     if not found:
-        raise UserError(f"{where}: has no CT; add it as {expected}")
+        raise UserError(f"has no CT; add it as {expected}", where)
     if len(found) > 1:
         names = ", ".join(path.name for path in found)
-        raise UserError(f"{where}: has {len(found)} CTs ({names}); keep one and move the others out of the folder")
+        raise UserError(f"has {len(found)} CTs ({names}); keep one and move the others out of the folder", where)
     return found[0]
 
 
@@ -161,6 +161,6 @@ def _move_to_grid(mask: Mask, grid: Geometry, path: Path, owner: str) -> Mask:
     offset = own.offset_on(grid)
     if offset is None or min(offset) < 0 or np.any(np.add(offset, own.size_zyx) > grid.size_zyx):
         raise UserError(
-            f"{path}: lies on another grid than {owner}; resample it. Expected {grid} or a part of it, got {own}"
+            f"lies on another grid than {owner}; resample it. Expected {grid} or a part of it, got {own}", path
         )
     return Mask(mask.voxels, tuple(np.add(mask.corner_zyx, offset).tolist()), grid)

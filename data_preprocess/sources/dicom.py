@@ -123,7 +123,7 @@ def _name_file(path: Path, structure: str = "") -> Iterator[None]:
     try:
         yield
     except UserError as error:
-        raise UserError(f"{structure} {error}: {path}".strip()) from error
+        raise UserError(f"{structure} {error}".strip(), path) from error
 
 
 def _contour_notes(roi: Roi, drawn: Rasterized) -> list[str]:

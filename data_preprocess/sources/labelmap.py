@@ -65,7 +65,7 @@ def find_image(label: Path) -> Path:
     labels = _label_maps_in(label.parent)
     if len(labels) > 1:
         names = ", ".join(path.name for path in labels)
-        raise UserError(f"{label.parent}: holds {len(labels)} label maps ({names}); keep one")
+        raise UserError(f"holds {len(labels)} label maps ({names}); keep one", label.parent)
     found = likely_cts(path for path in volumes_in(label.parent) if path not in labels)
     return only_ct(found, label, f"one more volume in {label.parent}")
 

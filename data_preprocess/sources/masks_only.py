@@ -14,7 +14,8 @@ def read_case(handle: RawCaseHandle, preset: Preset | None = None) -> RawCase:
     structures = read_mask_files(find_masks(handle.location), None, preset)
     if not structures.masks:
         raise UserError(
-            f"{handle.location}: expected a mask of an organ of the preset with a voxel, found none; add the names "
-            "of the masks to the preset's aliases"
+            "expected a mask of an organ of the preset with a voxel, found none; add the names "
+            "of the masks to the preset's aliases",
+            handle.location,
         )
     return RawCase.of(handle, None, structures, handle.location)

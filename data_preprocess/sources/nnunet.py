@@ -59,7 +59,7 @@ def read_case(handle: RawCaseHandle, preset: Preset | None = None) -> RawCase:
     files = CaseFiles(case_id=handle.case_id, label_map=label, label_names=dataset.names)
     structures = read_label_file(files, volume.geometry, preset)
     if IGNORE in structures.unmatched_structures:
-        raise UserError(f"{label}: has voxels with the label {IGNORE!r}, whose organ is unknown; leave the case out")
+        raise UserError(f"has voxels with the label {IGNORE!r}, whose organ is unknown; leave the case out", label)
     return RawCase.of(handle, volume, structures, image)
 
 

@@ -59,7 +59,7 @@ def read_case(handle: RawCaseHandle, preset: Preset | None = None) -> RawCase:
     spacing_yxz = _load(tables, "voxel_dimensions", path)
     if spacing_yxz.shape != (3,) or not (spacing_yxz > 0).all():
         raise UserError(
-            f"{path}: voxel_dimensions.csv: expected three positive numbers in mm, got {spacing_yxz}; download it again"
+            f"voxel_dimensions.csv: expected three positive numbers in mm, got {spacing_yxz}; download it again", path
         )
     y, x, z = spacing_yxz.tolist()
     geometry = Geometry(size_zyx=GRID, spacing_zyx_mm=(z, y, x))
@@ -77,18 +77,18 @@ def _read_archive(path: Path) -> dict[str, bytes]:
             tables = [path for path in files if path.suffix == ".csv" and not path.name.startswith(".")]
             return {path.stem: archive.extractfile(files[path]).read() for path in tables}
     except (tarfile.TarError, lzma.LZMAError, EOFError) as error:
-        raise UserError(f"{path}: cannot be unpacked because it is damaged ({error}); download it again") from error
+        raise UserError(f"cannot be unpacked because it is damaged ({error}); download it again", path) from error
 
 
 def _load(tables: dict[str, bytes], name: str, path: Path, **options: Any) -> np.ndarray:
     if name not in tables:
-        raise UserError(f"{path}: holds no {name}.csv; download the patient again")
+        raise UserError(f"holds no {name}.csv; download the patient again", path)
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="loadtxt: input contained no data")
             return np.loadtxt(io.BytesIO(tables[name]), **options)
     except ValueError as error:
-        raise UserError(f"{path}: {name}.csv is damaged ({error}); download the patient again") from error
+        raise UserError(f"{name}.csv is damaged ({error}); download the patient again", path) from error
 
 
 def _dense(tables: dict[str, bytes], name: str, path: Path, value_column: int | None = None) -> np.ndarray:
@@ -103,8 +103,8 @@ def _dense(tables: dict[str, bytes], name: str, path: Path, value_column: int | 
     index = table[:, 0].astype(np.int64)
     outside = index[(index < 0) | (index >= dense.size)]
     if outside.size:
-        raise UserError(f"{path}: {name}.csv: index {outside[0]} is out of bounds; download the patient again")
+        raise UserError(f"{name}.csv: index {outside[0]} is out of bounds; download the patient again", path)
     if name == "ct" and not index.size:
-        raise UserError(f"{path}: ct.csv lists no voxel, so it is truncated; download the patient again")
+        raise UserError("ct.csv lists no voxel, so it is truncated; download the patient again", path)
     dense[index] = 1 if value_column is None else table[:, 1]
     return np.ascontiguousarray(dense.reshape(GRID).transpose(2, 0, 1)[::-1])

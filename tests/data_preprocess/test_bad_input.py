@@ -54,15 +54,15 @@ MASK_FAULTS = {
     "two_cts": (lambda f: write_volume(f / "image.nrrd", small_case().volume), r"has 2 CTs (ct.nrrd, image.nrrd)"),
     "other_grid": (
         lambda f: rewrite(f / "segmentations" / "mandible.nrrd", spacing_zyx_mm=(3.0, 2.0, 2.4)),
-        "mandible.nrrd: lies on another grid than its CT",
+        "lies on another grid than its CT",
     ),
     "shifted_grid": (
         lambda f: rewrite(f / "segmentations" / "mandible.nrrd", origin_xyz_mm=(-39.0, 12.5, -300.0)),
-        "mandible.nrrd: lies on another grid than its CT",
+        "lies on another grid than its CT",
     ),
     "nan": (
         lambda f: rewrite(f / "ct.nrrd", with_nan),
-        "raw/nan: 1 of 15232 voxels are NaN or infinite",
+        "1 of 15232 voxels are NaN or infinite",
     ),
     "stored_values": (
         lambda f: rewrite(f / "ct.nrrd", lambda a: (a + 1024).astype(np.uint16)),
@@ -76,9 +76,9 @@ MASK_FAULTS = {
         lambda f: rewrite(f / "ct.nrrd", lambda a: np.full_like(a, -1000)),
         "values are not HU: 98 % of them lie",
     ),
-    "cut_nrrd": (lambda f: cut(f / "ct.nrrd", 0.5), "ct.nrrd: is truncated"),
-    "cut_mask": (lambda f: cut(f / "segmentations" / "mandible.nrrd", 0.7), "mandible.nrrd: cannot be read"),
-    "text": (lambda f: (f / "ct.nrrd").write_text("my notes"), "ct.nrrd: cannot be read as a volume"),
+    "cut_nrrd": (lambda f: cut(f / "ct.nrrd", 0.5), "is truncated"),
+    "cut_mask": (lambda f: cut(f / "segmentations" / "mandible.nrrd", 0.7), "cannot be read as a volume"),
+    "text": (lambda f: (f / "ct.nrrd").write_text("my notes"), "cannot be read as a volume"),
     "color": (
         lambda f: sitk.WriteImage(sitk.Image(8, 7, 6, sitk.sitkVectorUInt8), str(f / "ct.nrrd")),
         "expected a 3-D volume with one value per voxel",
@@ -87,7 +87,7 @@ MASK_FAULTS = {
         lambda f: rewrite(
             f / "segmentations" / "mandible.nrrd", lambda a: a * (1 + np.arange(34) % 3).astype(np.uint8)
         ),
-        "mandible.nrrd: expected a binary mask, got values from 1 to 3",
+        "expected a binary mask, got values from 1 to 3",
     ),
     "all_empty": (
         lambda f: [rewrite(p, np.zeros_like) for p in (f / "segmentations").iterdir()],
@@ -329,7 +329,7 @@ def test_a_full_disk_leaves_no_half_case(module, tmp_path, caplog):
 @pytest.mark.parametrize("suffix", [".nii.gz", ".nii", ".nrrd", ".mha"])
 def test_a_volume_that_does_not_fit_the_disk_is_no_file(suffix, tmp_path):
     noise = np.random.default_rng(0).integers(-900, 900, SIZE).astype(np.int16)
-    with limited_file_size(9000), pytest.raises(UserError, match=f"ct{suffix}: cannot be written completely"):
+    with limited_file_size(9000), pytest.raises(UserError, match=f"^cannot be written completely.*: .*ct{suffix}$"):
         write_volume(tmp_path / f"ct{suffix}", Volume(array=noise, geometry=GEOMETRY))
     assert list(tmp_path.iterdir()) == []
 

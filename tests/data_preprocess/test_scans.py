@@ -147,7 +147,7 @@ def test_a_list_gives_paths_and_names(volume, tmp_path):
     found = list_scans(tmp_path / "cohort.txt")
     assert [scan.case_id for scan in found] == ["one", "two", "three", "four", "missing"]
     assert found[3].read().series is not None
-    with pytest.raises(ValueError, match=r"missing\.mha: no such file"):
+    with pytest.raises(ValueError, match=r"no such file; check the path: .*missing\.mha"):
         found[4].read()
 
 

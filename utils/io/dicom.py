@@ -162,7 +162,7 @@ def read_ct(series: DicomSeries, *, fill_gaps: bool = False) -> CtSeries:
     try:
         return _read_ct(series, fill_gaps=fill_gaps)
     except UserError as error:
-        raise UserError(f"{error}: {series}") from error
+        raise UserError(str(error), series) from error
 
 
 @quiet_pydicom()

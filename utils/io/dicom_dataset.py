@@ -42,7 +42,7 @@ def read_dataset(path: Path) -> FileDataset:
         UserError: it is missing, truncated or not DICOM.
     """
     if not path.is_file():
-        raise UserError(f"{path}: no such file; check the path")
+        raise UserError("no such file; check the path", path)
     warnings.filterwarnings("error", message="End of file reached", category=UserWarning)
     with explain_decode_errors(path):
         dataset = pydicom.dcmread(path, force=True)
@@ -50,7 +50,7 @@ def read_dataset(path: Path) -> FileDataset:
     with explain_decode_errors(path):
         list(dataset.iterall())  # pydicom parses values only when asked for them
     if "SOPInstanceUID" not in dataset:
-        raise UserError(f"{path}: has no SOPInstanceUID, so it is truncated or not a DICOM file; copy it again")
+        raise UserError("has no SOPInstanceUID, so it is truncated or not a DICOM file; copy it again", path)
     return dataset
 
 
@@ -61,7 +61,7 @@ def explain_decode_errors(path: Path) -> Iterator[None]:
         yield
     except (*DECODE_ERRORS, UserWarning) as error:
         raise UserError(
-            f"{path}: cannot be read as DICOM: damaged, or of another format ({error}); copy it again"
+            f"cannot be read as DICOM: damaged, or of another format ({error}); copy it again", path
         ) from error
 
 
@@ -72,4 +72,4 @@ def _check_complete(dataset: FileDataset, path: Path) -> None:
             element = dataset.get_item(tag)
         length = getattr(element, "length", UNDEFINED_LENGTH)
         if length != UNDEFINED_LENGTH and element.value is not None and len(element.value) < length:
-            raise UserError(f"{path}: is truncated: it ends within the element {tag}; copy it again")
+            raise UserError(f"is truncated: it ends within the element {tag}; copy it again", path)

@@ -84,7 +84,7 @@ def read_nifti(path: Path) -> NiftiImage:
         start = file.read(16)
     other = next((kind for first, kind in OTHER_CONTENTS.items() if start.startswith(first)), None)
     if other:
-        raise UserError(f"{path}: {other}")
+        raise UserError(other, path)
     is_gzip = start.startswith(GZIP)
     with gzip.open(path) if is_gzip else path.open("rb") as stream, _explain_damage(path):
         header = _read_header(stream, path)
@@ -94,14 +94,15 @@ def read_nifti(path: Path) -> NiftiImage:
         num_values = len(dtype.names or "x")
         if len(shape) != 3 or num_values != 1 or dtype.kind not in "iuf":
             raise UserError(
-                f"{path}: expected a 3-D volume with one value per voxel, got {len(shape)} dimensions and {num_values} "
-                f"values per voxel ({header.get_value_label('datatype')}); export the volume alone"
+                f"expected a 3-D volume with one value per voxel, got {len(shape)} dimensions and {num_values} "
+                f"values per voxel ({header.get_value_label('datatype')}); export the volume alone",
+                path,
             )
         if min(shape) < 1:
             raise HeaderDataError(f"its size is {shape}")
         num_bytes = header.get_data_offset() + math.prod(shape) * dtype.itemsize
         if num_bytes > path.stat().st_size * (MAX_GZIP_RATIO if is_gzip else 1):
-            raise UserError(f"{path}: {TRUNCATED}")
+            raise UserError(TRUNCATED, path)
         array = _read_voxels(stream, header, shape)
         while stream.read(1 << 20):  # the checksum comes last
             pass
@@ -149,10 +150,10 @@ def _explain_damage(path: Path) -> Iterator[None]:
     try:
         yield
     except EOFError as error:
-        raise UserError(f"{path}: {TRUNCATED}") from error
+        raise UserError(TRUNCATED, path) from error
     except (HeaderDataError, HeaderTypeError, gzip.BadGzipFile, zlib.error) as error:
         raise UserError(
-            f"{path}: cannot be read as a volume: damaged, or of another format ({error}); copy or export it again"
+            f"cannot be read as a volume: damaged, or of another format ({error}); copy or export it again", path
         ) from error
 
 
@@ -175,8 +176,9 @@ def _read_header(stream: BinaryIO, path: Path) -> NiftiHeader:
                 raise HeaderDataError("no voxels follow its header")
             return header
     raise UserError(
-        f"{path}: cannot be read as a volume: damaged, or of another format (it does not begin with a NIfTI header); "
-        "copy or export it again"
+        "cannot be read as a volume: damaged, or of another format (it does not begin with a NIfTI header); "
+        "copy or export it again",
+        path,
     )
 
 

@@ -127,8 +127,9 @@ def read_mask(path: Path) -> Mask:
         inside = volume.array[mask.box][mask.voxels]
         if inside.min() != inside.max():
             raise UserError(
-                f"{path}: expected a binary mask, got values from {inside.min()} to {inside.max()}; give a label map "
-                "as <case>.nii.gz, not in a folder of masks"
+                f"expected a binary mask, got values from {inside.min()} to {inside.max()}; give a label map "
+                "as <case>.nii.gz, not in a folder of masks",
+                path,
             )
     return mask
 
@@ -146,7 +147,7 @@ def value_names(path: Path, metadata: Mapping[str, str], preset: Preset | None) 
     for segment in [key.removesuffix("_Name") for key in metadata if re.fullmatch(r"Segment\d+_Name", key)]:
         value = metadata.get(f"{segment}_LabelValue", "")
         if not value.isdecimal():
-            raise UserError(f"{path}: {segment}_LabelValue: expected a number, got {value!r}; save the file again")
+            raise UserError(f"{segment}_LabelValue: expected a number, got {value!r}; save the file again", path)
         own[int(value)] = metadata[f"{segment}_Name"]
     if own:
         return own
@@ -231,7 +232,7 @@ def _unique_keys(names: Sequence[str], resolver: OrganNameResolver, where: str) 
     for name in names:
         key = resolver.key(name)
         if key in keys:
-            raise UserError(f"{where}: {keys[key]!r} and {name!r} are the same organ; keep one of them")
+            raise UserError(f"{keys[key]!r} and {name!r} are the same organ; keep one of them", where)
         keys[key] = name
     return keys
 
@@ -241,7 +242,8 @@ def _as_labels(array: np.ndarray, path: Path) -> np.ndarray:
         array = array.astype(np.int64)
     if not np.issubdtype(array.dtype, np.integer) or array.min(initial=0) < 0 or array.max(initial=0) > MAX_LABEL:
         raise UserError(
-            f"{path}: expected a label map of whole numbers from 0 to {MAX_LABEL}, got {array.dtype} values from "
-            f"{array.min()} to {array.max()}; give a label map, not an image"
+            f"expected a label map of whole numbers from 0 to {MAX_LABEL}, got {array.dtype} values from "
+            f"{array.min()} to {array.max()}; give a label map, not an image",
+            path,
         )
     return array

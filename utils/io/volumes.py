@@ -75,9 +75,9 @@ def read_volume(path: str | Path) -> Volume:
     """
     path = Path(path)
     if is_broken_link(path):
-        raise UserError(f"{path}: is a link to a file that is missing; fetch the file or remove the link")
+        raise UserError("is a link to a file that is missing; fetch the file or remove the link", path)
     if not path.is_file():
-        raise UserError(f"{path}: no such file; check the path")
+        raise UserError("no such file; check the path", path)
     path.open("rb").close()  # says "permission denied" where ITK says that the file is damaged
     if volume_suffix(path) in NIFTI_SUFFIXES:
         found = read_nifti(path)
@@ -89,13 +89,14 @@ def read_volume(path: str | Path) -> Volume:
             image = sitk.ReadImage(readable, imageIO=image_io)
     except RuntimeError as error:
         raise UserError(
-            f"{path}: cannot be read as a volume: damaged, or of another format ({_reason(error)}); copy or export it "
-            "again"
+            f"cannot be read as a volume: damaged, or of another format ({_reason(error)}); copy or export it again",
+            path,
         ) from error
     if image.GetDimension() != 3 or image.GetNumberOfComponentsPerPixel() != 1:
         raise UserError(
-            f"{path}: expected a 3-D volume with one value per voxel, got {image.GetDimension()} dimensions and "
-            f"{image.GetNumberOfComponentsPerPixel()} values per voxel; export the volume alone"
+            f"expected a 3-D volume with one value per voxel, got {image.GetDimension()} dimensions and "
+            f"{image.GetNumberOfComponentsPerPixel()} values per voxel; export the volume alone",
+            path,
         )
     return _with_unit(from_sitk(image), path)
 
@@ -107,7 +108,7 @@ def _with_unit(volume: Volume, path: Path) -> Volume:
     try:
         unit_mm, notes = read_lengths(start)
     except UserError as error:
-        raise UserError(f"{path}: {error}") from error
+        raise UserError(str(error), path) from error
     grid = volume.geometry
     scaled = replace(
         grid,
@@ -147,7 +148,7 @@ def write_volume(path: str | Path, volume: Volume, metadata: Mapping[str, str] |
                 sitk.WriteImage(image, writable, useCompression=True)
                 sitk.ReadImage(writable)  # on a full disk ITK stops half-way and says nothing
         except (OSError, RuntimeError) as error:
-            raise UserError(f"{path}: {NOT_WRITTEN} ({_reason(error)})") from error
+            raise UserError(f"{NOT_WRITTEN} ({_reason(error)})", path) from error
 
 
 def read_dicom_pixels(path: Path) -> np.ndarray:
@@ -160,7 +161,7 @@ def read_dicom_pixels(path: Path) -> np.ndarray:
         with _itk_path(path) as readable:
             image = sitk.ReadImage(readable)
     except RuntimeError as error:
-        raise UserError(f"{path.name}: its pixels cannot be decompressed ({_reason(error)}); copy it again") from error
+        raise UserError(f"its pixels cannot be decompressed ({_reason(error)}); copy it again", path.name) from error
     return sitk.GetArrayFromImage(image)[0].astype(np.float32)
 
 
@@ -194,9 +195,9 @@ def _check_packed_voxels(path: Path) -> None:
         for start in range(header.end(), len(content), CHUNK_BYTES):
             unpacker.decompress(content[start : start + CHUNK_BYTES])
     except zlib.error as error:
-        raise UserError(f"{path}: cannot be read as a volume: damaged ({error}); copy or export it again") from error
+        raise UserError(f"cannot be read as a volume: damaged ({error}); copy or export it again", path) from error
     if not unpacker.eof:
-        raise UserError(f"{path}: {TRUNCATED}")
+        raise UserError(TRUNCATED, path)
 
 
 @contextmanager

@@ -133,7 +133,9 @@ def test_a_link_to_a_missing_file_is_not_passed_over(source, name, tmp_path):
     path = next(path for path in tmp_path.rglob(name) if path.parent.name != "images")
     path.unlink()
     path.symlink_to(tmp_path / "nowhere")
-    with pytest.raises(UserError, match=f"{name}: is a link to a file that is missing; fetch the file or remove"):
+    with pytest.raises(
+        UserError, match=f"is a link to a file that is missing; fetch the file or remove the link: .*{name}"
+    ):
         read_all(source, tmp_path)
 
 
@@ -184,7 +186,7 @@ def test_masks_without_a_ct_are_compared_with_the_first(tmp_path):
     grid = replace(GEOMETRY, size_zyx=coarse.shape, spacing_zyx_mm=(3.0, 4.0, 2.5))
     write_volume(path, Volume(array=coarse, geometry=grid))
     with pytest.raises(
-        UserError, match=r"mandible\.nrrd: lies on another grid than brainstem\.nrrd; resample it\. Expec"
+        UserError, match=r"^lies on another grid than brainstem\.nrrd; resample it\. Expected .*: .*mandible\.nrrd$"
     ):
         read_all("shapes", tmp_path)
 
@@ -229,7 +231,9 @@ def test_the_folder_of_nnunets_data_sets_is_not_one_of_them(tmp_path):
 
 def test_nnunets_label_map_without_ct_says_where_it_belongs(tmp_path):
     (write_nnunet(tmp_path) / "imagesTr" / "p7_0000.nii.gz").unlink()
-    with pytest.raises(UserError, match=r"labelsTr/p7\.nii\.gz: has no CT; add it as .*imagesTr/p7_0000\.nii\.gz"):
+    with pytest.raises(
+        UserError, match=r"^has no CT; add it as .*imagesTr/p7_0000\.nii\.gz.*: .*labelsTr/p7\.nii\.gz$"
+    ):
         read_all("nnunet", tmp_path)
 
 

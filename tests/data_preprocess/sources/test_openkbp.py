@@ -63,7 +63,9 @@ def test_files_that_macos_adds_are_no_structures(form, patient, tmp_path):
 
 def test_a_ct_without_voxels_is_truncated(patient):
     (patient / "ct.csv").write_text("")
-    with pytest.raises(UserError, match="pt_1: ct.csv lists no voxel, so it is truncated; download the patient again"):
+    with pytest.raises(
+        UserError, match="ct.csv lists no voxel, so it is truncated; download the patient again: .*pt_1"
+    ):
         read_case(handle(patient))
 
 
@@ -115,9 +117,9 @@ def test_missing_structure_is_no_entry_and_doses_are_none(openkbp):
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("Brainstem.csv", ",data\n17,\nnonsense,\n", r"pt_1: Brainstem\.csv is damaged.*could not convert"),
+        ("Brainstem.csv", ",data\n17,\nnonsense,\n", r"^Brainstem\.csv is damaged.*could not convert.*: .*pt_1$"),
         ("Brainstem.csv", f",data\n{128**3},\n", r"Brainstem\.csv: index 2097152 is out of bounds"),
-        ("ct.csv", ",data\n17,1000\n18\n", r"pt_1: ct\.csv is damaged"),
+        ("ct.csv", ",data\n17,1000\n18\n", r"^ct\.csv is damaged.*: .*pt_1$"),
         ("voxel_dimensions.csv", "4.0\n4.0\n", "expected three positive numbers in mm"),
         ("voxel_dimensions.csv", "4.0\n-4.0\n2.5\n", "expected three positive numbers in mm"),
     ],
@@ -131,7 +133,7 @@ def test_damaged_csv_is_an_error(name, content, message, patient):
 @pytest.mark.parametrize("name", ["ct", "voxel_dimensions"])
 def test_missing_csv_is_an_error(name, patient):
     (patient / f"{name}.csv").unlink()
-    with pytest.raises(ValueError, match=rf"pt_1: holds no {name}\.csv; download the patient again"):
+    with pytest.raises(ValueError, match=rf"holds no {name}\.csv; download the patient again: .*pt_1"):
         read_case(handle(patient))
 
 
@@ -147,7 +149,7 @@ def test_damaged_archive_is_an_error_of_one_line(damage, patient, tmp_path):
         "text": b"version https://git-lfs.github.com/spec/v1\n",
     }
     path.write_bytes(damaged[damage])
-    with pytest.raises(ValueError, match=r"pt_1\.tar\.xz: cannot be unpacked because it is damaged") as caught:
+    with pytest.raises(ValueError, match=r"^cannot be unpacked because it is damaged.*: .*pt_1\.tar\.xz$") as caught:
         read_case(handle(path))
     assert "\n" not in str(caught.value)
 

@@ -83,7 +83,9 @@ def test_the_fields_of_an_nrrd_may_have_any_capitals(tmp_path):
 
 @pytest.mark.parametrize("units", ['"inch" "inch" "inch"', '"mm" "mm" "cm"', '"mm" "mm" "s"'])
 def test_units_that_are_no_length_or_differ_are_refused(units, tmp_path):
-    with pytest.raises(UserError, match=r"ct.nrrd: its lengths are in .*; expected mm, cm, m or um; export it again"):
+    with pytest.raises(
+        UserError, match=r"its lengths are in .*; expected mm, cm, m or um; export it again in mm: .*ct\.nrrd"
+    ):
         read_volume(nrrd(tmp_path, "space: LPS", DIRECTIONS, f"space units: {units}"))
 
 

@@ -105,7 +105,7 @@ def test_truncated_files_are_refused(suffix, compressed, fraction, tmp_path):
     sitk.WriteImage(sitk.GetImageFromArray(noise), str(path), useCompression=compressed)
     np.testing.assert_array_equal(read_volume(path).array, noise)
     path.write_bytes(path.read_bytes()[: int(fraction * path.stat().st_size)])
-    with pytest.raises(ValueError, match=f"ct{suffix}: (cannot be read|is truncated)"):
+    with pytest.raises(ValueError, match=f"(cannot be read|is truncated).*: .*ct{suffix}$"):
         read_volume(path)
 
 
@@ -113,7 +113,7 @@ def test_truncated_files_are_refused(suffix, compressed, fraction, tmp_path):
 def test_files_of_other_formats_are_refused(suffix, tmp_path):
     path = tmp_path / f"ct{suffix}"
     path.write_text("this is not a CT")
-    with pytest.raises(ValueError, match=f"ct{suffix}: cannot be read as a volume"):
+    with pytest.raises(ValueError, match=f"^cannot be read as a volume.*: .*ct{suffix}$"):
         read_volume(path)
 
 
@@ -130,12 +130,12 @@ def test_only_three_dimensional_scalar_volumes_are_read(tmp_path):
     }
     for name, image in images.items():
         sitk.WriteImage(image, str(tmp_path / name))
-        with pytest.raises(ValueError, match=f"{name}: expected a 3-D volume .*{messages[name]}"):
+        with pytest.raises(ValueError, match=f"^expected a 3-D volume .*{messages[name]}.*: .*{name}$"):
             read_volume(tmp_path / name)
 
 
 def test_a_missing_file_is_named(tmp_path):
-    with pytest.raises(ValueError, match=r"ct\.mha: no such file"):
+    with pytest.raises(ValueError, match=r"no such file; check the path: .*ct\.mha"):
         read_volume(tmp_path / "ct.mha")
 
 
@@ -185,5 +185,5 @@ def test_compressed_voxels_with_a_wrong_byte_are_refused(suffix, fraction, tmp_p
     content = bytearray(path.read_bytes())
     content[int(len(content) * fraction)] ^= 0x55
     path.write_bytes(content)
-    with pytest.raises(ValueError, match=f"ct{suffix}: cannot be read as a volume: damaged"):
+    with pytest.raises(ValueError, match=f"^cannot be read as a volume: damaged.*: .*ct{suffix}$"):
         read_volume(path)
