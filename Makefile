@@ -54,13 +54,13 @@ openkbp: $(INSTALLED)
 		--init-from runs/openkbp/joint2/best.pt --autoencoder runs/openkbp/autoencoder/best.pt
 	$(BIN)/python -m models.publish --checkpoint runs/openkbp/focusnet/best.pt --output runs/openkbp/openkbp.pt
 
-# A process per core, each with one thread: the arrays of the tests are too small for more.
+# A process per core. Tests of a file stay in one process, since they share fixtures.
 test: $(INSTALLED)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n auto --dist loadfile
+	$(BIN)/python -m pytest -q -n auto --dist loadfile
 
 # Leaves out the tests that take seconds each.
 test-fast: $(INSTALLED)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n auto --dist loadfile -m "not slow"
+	$(BIN)/python -m pytest -q -n auto --dist loadfile -m "not slow"
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .

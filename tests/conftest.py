@@ -4,7 +4,7 @@ import os
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported; tensors of tests are too small for threads
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -48,6 +48,14 @@ SPLITS = {
 """Case id to size and contoured organs. No case has submandibular glands, the chiasm is rare, and case_3 is short."""
 
 WriteCase = Callable[[Path, str, np.ndarray, np.ndarray], CaseInfo]
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport() -> Iterator[None]:
+    """Write bytes of file names that are not UTF-8 as escapes: pytest-xdist cannot send them to its main process."""
+    report = yield
+    report.sections = [(name, text.encode(errors="backslashreplace").decode()) for name, text in report.sections]
+    return report
 
 
 @pytest.fixture(scope="session")
