@@ -46,7 +46,7 @@ def test_prepared_case_by_hand(raw, tmp_path):
     assert info.spacing_zyx_mm == PRESET.grid.spacing_zyx_mm
     assert info.split == "train"
     (z0, z1), (y0, y1), (x0, x1) = info.crop_box
-    assert (z0, z1) == (127 - 67 - 4, 127 - 33 + 4 + 2)  # 35 slices, 10 mm on either side, and one for an even number
+    assert (z0, z1) == (127 - 67 - 4 - 1, 127 - 33 + 4 + 1)  # one for an even number, 35 slices, 10 mm on either side
     assert info.size_zyx == (z1 - z0, *PRESET.grid.crop_size_vox[1:])  # the patient is narrower than a window
     assert (y1 - y0, x1 - x0) == pytest.approx((72 * 3.906 / 3.5, 56 * 3.906 / 3.5))
     assert (y0 + y1) / 2 == pytest.approx(64, abs=3)
