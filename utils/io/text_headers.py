@@ -1,12 +1,14 @@
 """What the text headers of NRRD and MHA say about sizes: ITK takes 1 mm in silence for what it does not find there."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
 
 from utils.errors import UserError
+from utils.imaging.geometry import Geometry
 
 UNIT_MM = {
     **dict.fromkeys(("m", "meter", "meters", "metre", "metres"), 1000.0),
@@ -19,6 +21,7 @@ ANATOMICAL_SPACE = re.compile(
     r"(?:[rl][ap][si]t?|(?:right|left)-(?:anterior|posterior)-(?:superior|inferior)(?:-time)?)"
 )
 """NRRD's spaces whose axes are those of the patient, in lower case."""
+MIN_MM, MAX_MM = 1e-6, 1e7
 NRRD_MAGIC = "NRRD"
 WITHOUT_SPACE = (
     "its header names no space of the patient, so its axes were taken to point to the left, back and head; check that "
@@ -32,7 +35,30 @@ class Lengths(NamedTuple):
 
     unit_mm: float
     """Millimeters per unit of spacing and origin."""
+    spacing_xyz: tuple[float, ...] | None = None
+    """Of MHA: ITK stops at a line that it does not understand, and takes 1 for what stands behind it."""
     notes: tuple[str, ...] = ()
+
+    def apply(self, grid: Geometry, read_spacing_xyz: Sequence[float]) -> Geometry:
+        """The grid in mm.
+
+        Args:
+            grid: as ITK read it.
+            read_spacing_xyz: the spacing that ITK read.
+
+        Raises:
+            UserError: ITK read another spacing than the header gives, or no patient has such lengths.
+        """
+        if self.spacing_xyz and not np.allclose(np.abs(self.spacing_xyz), read_spacing_xyz, rtol=1e-6, atol=0):
+            raise UserError("its header is damaged: a line before `ElementSpacing` cannot be read; export it again")
+        spacing = np.multiply(grid.spacing_zyx_mm, self.unit_mm)
+        origin = np.multiply(grid.origin_xyz_mm, self.unit_mm)
+        if spacing.min() < MIN_MM or max(spacing.max(), np.abs(origin).max()) > MAX_MM:
+            raise UserError(
+                f"its voxels measure {' x '.join(f'{size:.3g}' for size in spacing)} mm (z, y, x) and its origin is "
+                f"{', '.join(f'{place:.3g}' for place in origin)} mm: no patient has such lengths; export it again"
+            )
+        return replace(grid, spacing_zyx_mm=tuple(spacing.tolist()), origin_xyz_mm=tuple(origin.tolist()))
 
 
 def read_lengths(start: bytes) -> Lengths:
@@ -62,7 +88,7 @@ def _nrrd_lengths(text: str) -> Lengths:
         raise UserError(NO_SIZES.format(f"three numbers as `spacings`, got {spacings}"))
     names = re.findall(r'"([^"]*)"', fields.get("spaceunits" if vectors is not None else "units", ""))
     is_placed = vectors is not None and ANATOMICAL_SPACE.fullmatch(fields.get("space", "").lower())
-    return Lengths(_unit_mm(names), () if is_placed else (WITHOUT_SPACE,))
+    return Lengths(_unit_mm(names), notes=() if is_placed else (WITHOUT_SPACE,))
 
 
 def _mha_lengths(text: str) -> Lengths:
@@ -78,7 +104,7 @@ def _mha_lengths(text: str) -> Lengths:
             "its header asks to scale the voxels (ElementToIntensityFunction), which programs do not agree on; save "
             "the scaled voxels without these fields"
         )
-    return Lengths(_unit_mm([fields.get("DistanceUnits", "")]))
+    return Lengths(_unit_mm([fields.get("DistanceUnits", "")]), tuple(_numbers(spacing)))
 
 
 def _mha_fields(text: str) -> Mapping[str, str]:

@@ -1,5 +1,6 @@
 """Read and write CT volumes and label maps (NIfTI, NRRD, MHA) with their geometry."""
 
+import math
 import re
 import tempfile
 import zlib
@@ -14,14 +15,16 @@ import SimpleITK as sitk
 from utils.errors import UserError
 from utils.imaging.geometry import Geometry, settle_axes
 from utils.io.files import atomic_write, files_below, is_broken_link, printable
-from utils.io.nifti import NIFTI_SUFFIXES, TRUNCATED, read_nifti, write_nifti
+from utils.io.nifti import MAX_GZIP_RATIO, NIFTI_SUFFIXES, TRUNCATED, read_nifti, write_nifti
 from utils.io.text_headers import read_lengths
 
 PACKED_HEADERS = (
     re.compile(rb"NRRD.*?\nencoding: *gz(?:ip)?[ \r]*\n(?:.*?\n)?\r?\n", re.DOTALL),
-    re.compile(rb"ObjectType.*?\nCompressedData *= *True.*?\nElementDataFile *= *LOCAL[ \r]*\n", re.DOTALL),
+    re.compile(rb"(?!NRRD).*?CompressedData *= *[Tt1].*?\nElementDataFile *= *LOCAL[ \r]*\n", re.DOTALL),
 )
 """Headers of files with compressed voxels behind them."""
+DIMENSIONS = re.compile(rb"^NDims *=(.*)$", re.MULTILINE)
+"""In MHA. ITK ends the program if the number is negative."""
 MAX_HEADER_BYTES = CHUNK_BYTES = 1 << 20
 NOT_WRITTEN = "cannot be written completely: is the disk full, or the folder write-protected?"
 SUFFIXES = (*NIFTI_SUFFIXES, ".seg.nrrd", ".nrrd", ".mha")
@@ -82,11 +85,17 @@ def read_volume(path: str | Path) -> Volume:
     if volume_suffix(path) in NIFTI_SUFFIXES:
         found = read_nifti(path)
         return Volume(array=found.array, geometry=found.grid, notes=found.notes)
-    image_io = "MetaImageIO" if path.suffix.lower() == ".mha" != path.suffix else ""  # ITK does not know .MHA
-    _check_packed_voxels(path)
+    _check_text_header(path)
     try:
         with _itk_path(path) as readable:
-            image = sitk.ReadImage(readable, imageIO=image_io)
+            reader = sitk.ImageFileReader()
+            reader.SetImageIO(
+                "MetaImageIO" if path.suffix.lower() == ".mha" != path.suffix else ""
+            )  # ITK knows no .MHA
+            reader.SetFileName(readable)
+            reader.ReadImageInformation()
+            _require_voxels(reader, path)
+            image = reader.Execute()
     except RuntimeError as error:
         raise UserError(
             f"cannot be read as a volume: damaged, or of another format ({_reason(error)}); copy or export it again",
@@ -98,24 +107,33 @@ def read_volume(path: str | Path) -> Volume:
             f"{image.GetNumberOfComponentsPerPixel()} values per voxel; export the volume alone",
             path,
         )
-    return _with_unit(from_sitk(image), path)
+    return _with_unit(image, path)
 
 
-def _with_unit(volume: Volume, path: Path) -> Volume:
+def _with_unit(image: sitk.Image, path: Path) -> Volume:
     """The volume in mm; a `UserError` names the path if its header does not give the sizes of the voxels."""
-    with path.open("rb") as file:
-        start = file.read(MAX_HEADER_BYTES)
+    volume = from_sitk(image)
     try:
-        unit_mm, notes = read_lengths(start)
+        lengths = read_lengths(_start_of(path))
+        grid = lengths.apply(volume.geometry, image.GetSpacing())
     except UserError as error:
         raise UserError(str(error), path) from error
-    grid = volume.geometry
-    scaled = replace(
-        grid,
-        spacing_zyx_mm=tuple(size * unit_mm for size in grid.spacing_zyx_mm),
-        origin_xyz_mm=tuple(place * unit_mm for place in grid.origin_xyz_mm),
-    )
-    return replace(volume, geometry=scaled, notes=(*volume.notes, *notes))
+    return replace(volume, geometry=grid, notes=(*volume.notes, *lengths.notes))
+
+
+def _require_voxels(reader: sitk.ImageFileReader, path: Path) -> None:
+    """Refuse a header of more voxels than the file can hold, before ITK reserves memory for them."""
+    size_bytes = sitk.Image([1, 1], reader.GetPixelID()).GetSizeOfPixelComponent()
+    num_bytes = math.prod(reader.GetSize()) * reader.GetNumberOfComponents() * size_bytes
+    is_packed = any(pattern.match(_start_of(path)) for pattern in PACKED_HEADERS)
+    if num_bytes > path.stat().st_size * (MAX_GZIP_RATIO if is_packed else 1):
+        raise UserError(TRUNCATED, path)
+
+
+def _start_of(path: Path) -> bytes:
+    """The part of a file that holds its header."""
+    with path.open("rb") as file:
+        return file.read(MAX_HEADER_BYTES)
 
 
 def read_lps(path: Path) -> Volume:
@@ -180,13 +198,17 @@ def match_orientation(volume: Volume, like: Geometry) -> Volume:
     return from_sitk(sitk.DICOMOrient(to_sitk(volume), code))
 
 
-def _check_packed_voxels(path: Path) -> None:
-    """Refuse compressed voxels of NRRD and MHA that are damaged: ITK reads others in their place.
+def _check_text_header(path: Path) -> None:
+    """Refuse what ITK does not survive, and compressed voxels of NRRD and MHA in whose place it reads others.
 
     Raises:
-        UserError: they do not fit their checksum, or end too early.
+        UserError: the number of dimensions is none, or voxels do not fit their checksum or end too early.
     """
     content = path.read_bytes()
+    dimensions = DIMENSIONS.search(content[:MAX_HEADER_BYTES].partition(b"ElementDataFile")[0])
+    if dimensions and not dimensions[1].strip().isdigit():
+        found = dimensions[1].decode("utf-8", "replace").strip()
+        raise UserError(f"cannot be read as a volume: damaged (NDims is {found}); copy or export it again", path)
     header = next(filter(None, (pattern.match(content[:MAX_HEADER_BYTES]) for pattern in PACKED_HEADERS)), None)
     if header is None:
         return

@@ -156,3 +156,53 @@ def test_what_is_written_needs_no_note(tmp_path):
         write_volume(path, Volume(array=ARRAY, geometry=grid))
         assert read_volume(path).notes == ()
         assert read_volume(path).geometry == grid
+
+
+@pytest.mark.parametrize("number", ["-3", "3.0", "x", ""])
+def test_a_number_of_dimensions_that_is_none_is_refused(number, tmp_path):
+    """ITK ends the program at a negative one."""
+    path = mha(tmp_path, "ElementSpacing = 2 2 3")
+    path.write_bytes(path.read_bytes().replace(b"NDims = 3", b"NDims = " + number.encode()))
+    with pytest.raises(UserError, match=rf"damaged \(NDims is {number}\); copy or export it again: .*ct\.mha"):
+        read_volume(path)
+
+
+@pytest.mark.parametrize("write", [nrrd, mha])
+def test_a_header_of_more_voxels_than_the_file_holds_is_refused_before_they_are_reserved(write, tmp_path):
+    """ITK asks for the memory first: 24 TB here."""
+    path = write(tmp_path, *(["space: LPS", DIRECTIONS] if write is nrrd else ["ElementSpacing = 2 2 3"]))
+    path.write_bytes(path.read_bytes().replace(b" 4 3 2\n", b" 4 3 1000000000000\n"))
+    with pytest.raises(UserError, match=r"^is truncated: it holds fewer voxels than its header says.*: .*ct\."):
+        read_volume(path)
+
+
+@pytest.mark.parametrize("field", ["CompressedData = True", "CompressedData = 1", "CompressedData = true"])
+@pytest.mark.parametrize("has_type", [True, False])
+def test_voxels_that_are_not_compressed_as_the_header_says_are_refused(field, has_type, tmp_path):
+    """ITK reads other voxels in their place."""
+    path = mha(tmp_path, "ElementSpacing = 2 2 3", field)
+    if not has_type:
+        path.write_bytes(path.read_bytes().removeprefix(b"ObjectType = Image\n"))
+    with pytest.raises(UserError, match=r"^cannot be read as a volume: damaged .*: .*ct\.mha"):
+        read_volume(path)
+
+
+def test_a_line_that_hides_the_voxel_sizes_from_itk_is_refused(tmp_path):
+    """ITK would take 1 mm."""
+    path = mha(tmp_path, "AnatomicalOrientation \u0663 RAI", "ElementSpacing = 2 2 3")
+    with pytest.raises(UserError, match="a line before `ElementSpacing` cannot be read"):
+        read_volume(path)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        ("ElementSpacing = 1e-40 1 1",),
+        ("ElementSpacing = 1 1 1e9",),
+        ("ElementSpacing = 1 1 1", "Offset = 1e300 0 0"),
+        ("ElementSpacing = 1 1 1", "TransformMatrix = 1e-9 0 0 0 1 0 0 0 1"),
+    ],
+)
+def test_lengths_that_no_patient_has_are_refused(fields, tmp_path):
+    with pytest.raises(UserError, match="no patient has such lengths"):
+        read_volume(mha(tmp_path, *fields))
