@@ -75,6 +75,22 @@ def read_lengths(start: bytes) -> Lengths:
     return _nrrd_lengths(text) if text.startswith(NRRD_MAGIC) else _mha_lengths(text)
 
 
+def num_raw_bytes(start: bytes, file_bytes: int) -> int | None:
+    """How many bytes follow the header of an NRRD or MHA file, or None if they are not voxels as they are in memory.
+
+    Args:
+        start: of the file, with the whole header.
+        file_bytes: size of the file.
+    """
+    if start.startswith(NRRD_MAGIC.encode()):
+        header = re.match(rb".*?\n\r?\n", start, re.DOTALL)
+        is_raw = header and re.search(rb"\nencoding: *raw", header[0]) and not re.search(rb"skip:|file:", header[0])
+    else:
+        header = re.match(rb".*?^ElementDataFile *= *LOCAL[ \r]*\n", start, re.DOTALL | re.MULTILINE)
+        is_raw = header and not re.search(rb"BinaryData *= *[Ff0]|CompressedData *= *[Tt1]|HeaderSize", header[0])
+    return file_bytes - header.end() if is_raw else None
+
+
 def _nrrd_lengths(text: str) -> Lengths:
     lines = re.split(r"\r?\n\r?\n", text, maxsplit=1)[0].splitlines()
     pairs = [line.split(":", 1) for line in lines if ":" in line and ":=" not in line and line[0] != "#"]

@@ -16,7 +16,7 @@ from utils.errors import UserError
 from utils.imaging.geometry import Geometry, settle_axes
 from utils.io.files import atomic_write, files_below, is_broken_link, printable
 from utils.io.nifti import MAX_GZIP_RATIO, NIFTI_SUFFIXES, TRUNCATED, read_nifti, write_nifti
-from utils.io.text_headers import read_lengths
+from utils.io.text_headers import num_raw_bytes, read_lengths
 
 PACKED_HEADERS = (
     re.compile(rb"NRRD.*?\nencoding: *gz(?:ip)?[ \r]*\n(?:.*?\n)?\r?\n", re.DOTALL),
@@ -122,12 +122,15 @@ def _with_unit(image: sitk.Image, path: Path) -> Volume:
 
 
 def _require_voxels(reader: sitk.ImageFileReader, path: Path) -> None:
-    """Refuse a header of more voxels than the file can hold, before ITK reserves memory for them."""
+    """Refuse a header of more voxels than the file can hold, before ITK reserves memory for them, or of fewer."""
     size_bytes = sitk.Image([1, 1], reader.GetPixelID()).GetSizeOfPixelComponent()
     num_bytes = math.prod(reader.GetSize()) * reader.GetNumberOfComponents() * size_bytes
     is_packed = any(pattern.match(_start_of(path)) for pattern in PACKED_HEADERS)
     if num_bytes > path.stat().st_size * (MAX_GZIP_RATIO if is_packed else 1):
         raise UserError(TRUNCATED, path)
+    num_raw = num_raw_bytes(_start_of(path), path.stat().st_size)
+    if num_raw is not None and num_raw - num_bytes >= num_bytes // reader.GetSize()[-1]:  # a slice or more
+        raise UserError("holds more voxels than its header says; copy or export it again", path)
 
 
 def _start_of(path: Path) -> bytes:

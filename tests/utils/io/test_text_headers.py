@@ -206,3 +206,21 @@ def test_a_line_that_hides_the_voxel_sizes_from_itk_is_refused(tmp_path):
 def test_lengths_that_no_patient_has_are_refused(fields, tmp_path):
     with pytest.raises(UserError, match="no patient has such lengths"):
         read_volume(mha(tmp_path, *fields))
+
+
+@pytest.mark.parametrize(
+    ("write", "before", "after"),
+    [
+        (nrrd, b"type: short", b"type: unsigned char"),
+        (nrrd, b"sizes: 4 3 2", b"sizes: 4 3 1"),
+        (mha, b"MET_SHORT", b"MET_UCHAR"),
+        (mha, b"DimSize = 4 3 2", b"DimSize = 4 3 1"),
+    ],
+)
+def test_a_header_of_fewer_voxels_than_the_file_holds_is_refused(write, before, after, tmp_path):
+    path = write(tmp_path, *(["space: LPS", DIRECTIONS] if write is nrrd else ["ElementSpacing = 2 2 3"]))
+    path.write_bytes(path.read_bytes() + b"\n")
+    np.testing.assert_array_equal(read_volume(path).array, ARRAY)
+    path.write_bytes(path.read_bytes().replace(before, after))
+    with pytest.raises(UserError, match=r"^holds more voxels than its header says; copy or export it again: .*ct\."):
+        read_volume(path)
