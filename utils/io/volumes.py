@@ -209,7 +209,7 @@ def _check_text_header(path: Path) -> None:
     """
     content = path.read_bytes()
     dimensions = DIMENSIONS.search(content[:MAX_HEADER_BYTES].partition(b"ElementDataFile")[0])
-    if dimensions and not dimensions[1].strip().isdigit():
+    if dimensions and not re.fullmatch(rb"\s*[1-9]\s*", dimensions[1]):
         found = dimensions[1].decode("utf-8", "replace").strip()
         raise UserError(f"cannot be read as a volume: damaged (NDims is {found}); copy or export it again", path)
     header = next(filter(None, (pattern.match(content[:MAX_HEADER_BYTES]) for pattern in PACKED_HEADERS)), None)

@@ -158,7 +158,7 @@ def test_what_is_written_needs_no_note(tmp_path):
         assert read_volume(path).geometry == grid
 
 
-@pytest.mark.parametrize("number", ["-3", "3.0", "x", ""])
+@pytest.mark.parametrize("number", ["-3", "0", "3.0", "x", ""])
 def test_a_number_of_dimensions_that_is_none_is_refused(number, tmp_path):
     """ITK ends the program at a negative one."""
     path = mha(tmp_path, "ElementSpacing = 2 2 3")
