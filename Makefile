@@ -54,13 +54,13 @@ openkbp: $(INSTALLED)
 		--init-from runs/openkbp/joint2/best.pt --autoencoder runs/openkbp/autoencoder/best.pt
 	$(BIN)/python -m models.publish --checkpoint runs/openkbp/focusnet/best.pt --output runs/openkbp/openkbp.pt
 
-# A process per core. Tests of a file stay in one process, since they share fixtures.
+# A process per core. One that is done takes tests from another.
 test: $(INSTALLED)
-	$(BIN)/python -m pytest -q -n auto --dist loadfile
+	$(BIN)/python -m pytest -q -n auto --dist worksteal
 
 # Leaves out the tests that take seconds each.
 test-fast: $(INSTALLED)
-	$(BIN)/python -m pytest -q -n auto --dist loadfile -m "not slow"
+	$(BIN)/python -m pytest -q -n auto --dist worksteal -m "not slow"
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .

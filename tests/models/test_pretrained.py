@@ -12,7 +12,7 @@ from data_preprocess.sources.phantom.source import generate_phantom
 from models.pretrained import load_pretrained
 from utils.config.preset import load_preset
 from utils.evaluation.overlap import dice_per_label
-from utils.runtime.device import computes_int8
+from utils.runtime.device import computes_bf16, computes_int8
 
 pytestmark = pytest.mark.slow
 
@@ -49,8 +49,8 @@ def test_skipping_windows_without_tissue_does_not_change_the_label_map(ct, in_fl
 
 @pytest.mark.parametrize("precision", ["bf16", "int8"])
 def test_lower_precision_gives_nearly_the_same_label_map(ct, in_float32, precision):
-    if precision == "int8" and not computes_int8():
-        pytest.skip("this CPU has no VNNI instructions")
+    if not (computes_int8() if precision == "int8" else computes_bf16()):
+        pytest.skip(f"this CPU has no instructions for {precision}")
     prediction = predict(ct, precision)
     assert (prediction.label == in_float32.label).float().mean() >= 0.999
     num_organs = len(prediction.probabilities) - 1

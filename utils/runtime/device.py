@@ -68,7 +68,12 @@ def choose_compute(device: str | None, precision: Precision | None, local_rank: 
 def _best_float_precision(device: torch.device) -> Precision:
     if device.type == "cuda":
         return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
-    return "bf16" if _cpu_has("avx512_bf16", "amx_bf16") else "fp32"
+    return "bf16" if computes_bf16() else "fp32"
+
+
+def computes_bf16() -> bool:
+    """Whether the CPU multiplies bf16 matrices; without that, convolutions in bf16 take minutes."""
+    return _cpu_has("avx512_bf16", "amx_bf16")
 
 
 def computes_int8() -> bool:
