@@ -136,7 +136,7 @@ def check_paths(arguments: argparse.Namespace) -> None:
     """Check the paths before anything is computed.
 
     Raises:
-        UserError: the output cannot be written, or there is no CT folder.
+        UserError: the output cannot be written, or the folder of CTs does not exist.
     """
     check_folder(arguments.output)
     if arguments.prediction:

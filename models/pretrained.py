@@ -28,7 +28,7 @@ from utils.io.checkpoint import (
 from utils.io.dicom_labels import DicomDescription, OrganNaming, displayed_names
 from utils.io.files import validate_file_name
 from utils.runtime.device import Compute, Precision, choose_compute
-from utils.version import VERSION
+from utils.runtime.version import VERSION
 
 WEIGHTS_FOLDER = Path(__file__).resolve().parent.parent / "weights"
 

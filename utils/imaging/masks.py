@@ -9,7 +9,7 @@ from scipy import ndimage
 from utils.imaging.geometry import Geometry
 
 UNKNOWN_LABEL = 255
-"""In a label map, a voxel of which nobody knows whether it belongs to an organ."""
+"""Ignore label: the loss leaves out voxels of a label map with this value."""
 
 
 class Mask(NamedTuple):

@@ -1,6 +1,5 @@
 """DICOM files: read a whole one, and explain what is wrong with a damaged one."""
 
-import logging
 import struct
 import warnings
 from collections.abc import Iterator
@@ -13,6 +12,7 @@ from pydicom.dataset import FileDataset
 from pydicom.errors import BytesLengthException
 
 from utils.errors import UserError
+from utils.runtime.console import silenced
 
 UNDEFINED_LENGTH = 0xFFFFFFFF
 DECODE_ERRORS = (OSError, EOFError, ValueError, TypeError, KeyError, AttributeError, NotImplementedError, RuntimeError)
@@ -23,15 +23,8 @@ DECODE_ERRORS += (OverflowError, struct.error, BytesLengthException)
 @contextmanager
 def quiet_pydicom() -> Iterator[None]:
     """Silence pydicom's own warnings on values that break the standard: our messages say what matters."""
-    log = logging.getLogger("pydicom")
-    level = log.level
-    log.setLevel(logging.CRITICAL)
-    try:
-        with disable_value_validation(), warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        log.setLevel(level)
+    with disable_value_validation(), silenced("pydicom"):
+        yield
 
 
 @quiet_pydicom()

@@ -1,9 +1,5 @@
 """Write a label map as a DICOM Segmentation (SEG) with coded anatomy, by the library highdicom."""
 
-import logging
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,6 +15,7 @@ from utils.io.dicom import CtSeries
 from utils.io.dicom_labels import TYPE_2, DicomDescription, anatomy_code, laterality_code
 from utils.io.files import atomic_write
 from utils.io.volumes import Volume
+from utils.runtime.console import silenced
 
 if TYPE_CHECKING:
     from highdicom.seg import SegmentDescription
@@ -57,7 +54,7 @@ def write_dicom_seg(path: Path, label: Volume, series: CtSeries, preset: Preset,
     renumbered = np.zeros(len(preset.organs) + 1, dtype=np.uint8)  # segments are numbered without gaps
     renumbered[list(values)] = np.arange(1, len(values) + 1)
     images = _read_headers(series)
-    with _quiet_highdicom():
+    with silenced("highdicom"):  # it tells of copied attributes and unusual names of patients
         segmentation = highdicom.seg.Segmentation(
             source_images=images,
             pixel_array=highdicom.Volume(
@@ -82,20 +79,6 @@ def write_dicom_seg(path: Path, label: Volume, series: CtSeries, preset: Preset,
         )
     with atomic_write(path, suffix=".dcm") as partial:
         segmentation.save_as(partial)
-
-
-@contextmanager
-def _quiet_highdicom() -> Iterator[None]:
-    """Silence what highdicom says about copied attributes and unusual names of patients."""
-    log = logging.getLogger("highdicom")
-    level = log.level
-    log.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        log.setLevel(level)
 
 
 def _read_headers(series: CtSeries) -> list[Dataset]:

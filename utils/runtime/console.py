@@ -5,6 +5,7 @@ import logging
 import os
 import sys
 import time
+import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import timedelta
@@ -21,6 +22,20 @@ READER_GONE = {errno.EPIPE, errno.EBADF, errno.EIO, errno.EINVAL}
 Item = TypeVar("Item")
 
 logger = logging.getLogger(__name__)
+
+
+@contextmanager
+def silenced(library: str) -> Iterator[None]:
+    """A context in which a library's log, below critical errors, and all Python warnings are dropped."""
+    log = logging.getLogger(library)
+    level = log.level
+    log.setLevel(logging.CRITICAL)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        log.setLevel(level)
 
 
 @contextmanager

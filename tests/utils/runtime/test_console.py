@@ -5,12 +5,13 @@ import logging
 import os
 import subprocess
 import sys
+import warnings
 
 import pytest
 
 from utils.runtime import console
 from utils.runtime.command_line import run_main
-from utils.runtime.console import Progress, show_progress
+from utils.runtime.console import Progress, show_progress, silenced
 
 SCRIPT = """
 import contextlib, logging, os, sys, time
@@ -142,3 +143,16 @@ def test_a_terminal_shows_a_bar_and_no_lines(monkeypatch, caplog):
     assert "backbone: 100%" in terminal.getvalue()
     assert "loss 0.25" in terminal.getvalue()
     assert caplog.messages == []
+
+
+def test_a_silenced_library_speaks_again_afterwards(caplog):
+    library = logging.getLogger("chatty")
+    with warnings.catch_warnings(record=True) as seen:
+        warnings.simplefilter("always")
+        with silenced("chatty"):
+            library.error("lost")
+            warnings.warn("lost", stacklevel=1)
+        library.error("kept")
+        warnings.warn("kept", stacklevel=1)
+    assert caplog.messages == ["kept"]
+    assert [str(warning.message) for warning in seen] == ["kept"]
