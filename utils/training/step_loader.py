@@ -104,7 +104,7 @@ class StepLoader:
         own = range(first + self.ranks.rank, first + num_samples, self.ranks.world_size)
         self.indices[:] = own[num_read * self.batch_size :]
         batches = iter(self.loader)
-        if self.num_workers:
+        if self.num_workers and hasattr(signal, "SIGCHLD"):  # Windows has none
             # torch's handler would raise in the middle of a step. torch also notices a dead worker between steps.
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         return batches

@@ -7,6 +7,7 @@ import re
 import signal
 import time
 import traceback
+from types import SimpleNamespace
 from typing import NamedTuple
 
 import pytest
@@ -59,6 +60,12 @@ def test_an_epoch_goes_on_at_any_step(workers, tmp_path):
     assert values(source.steps(0, 0)) == [[[0, 1], [2, 3], [4, 5]], [[6, 7], [8, 9], [10, 11]]]
     assert values(source.steps(1, 1)) == [[[18, 19], [20, 21], [22, 23]]]
     assert values(source.steps(1, 2)) == []
+
+
+def test_workers_read_where_no_signal_tells_of_their_end(tmp_path, monkeypatch):
+    windows = SimpleNamespace(**{name: value for name, value in vars(signal).items() if name != "SIGCHLD"})
+    monkeypatch.setattr("utils.training.step_loader.signal", windows)
+    assert len(list(loader_of(tmp_path, workers=1).steps(0, 0))) == NUM_SAMPLES // 2
 
 
 def test_an_epoch_left_in_its_middle_does_not_disturb_the_next(tmp_path):
