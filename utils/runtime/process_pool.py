@@ -69,7 +69,7 @@ def _run_in_pool(
                     made = CaseFailure.of(error)
                 yield futures[future], made
         finally:  # after Ctrl-C, do not begin with the cases that wait
-            pool.shutdown(wait=False, cancel_futures=True)
+            pool.shutdown(cancel_futures=True)  # not to wait would race with Python's own end of the pool
 
 
 def _start_worker() -> None:
