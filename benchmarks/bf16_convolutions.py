@@ -1,7 +1,7 @@
 """Check for which numbers of slices 3D convolutions are correct in bfloat16 on this machine's CPU.
 
     python -m benchmarks.bf16_convolutions                     # torch's weight gradient
-    python -m benchmarks.bf16_convolutions --of layers         # the weight gradient of models/layers.py
+    python -m benchmarks.bf16_convolutions --of layers         # the weight gradient of models/convolution.py
     python -m benchmarks.bf16_convolutions --of input          # torch's input gradient
     python -m benchmarks.bf16_convolutions --of output         # torch's output
 
@@ -21,7 +21,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from models.layers import ConvParams, weight_gradient
+from models.convolution import ConvParams, weight_gradient
 from utils.runtime.command_line import run_main
 
 M_PERTURB = -6

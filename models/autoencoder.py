@@ -6,7 +6,8 @@ from typing import NamedTuple
 from torch import Tensor, nn
 
 from models.blocks import make_divisible
-from models.layers import Conv3d, Triple, conv3d_he_init, upsample_to
+from models.convolution import Conv3d, Triple, conv3d_he_init
+from models.layers import upsample_to
 
 KERNEL_SIZE = (5, 5, 5)
 

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from models.activation_checkpointing import checkpoint_activations
-from models.layers import Conv3d, InPlaceReLU, MaxPoolBy2, Triple, conv3d_he_init, global_avg_pool, upsample_to
+from models.convolution import Conv3d, Triple, conv3d_he_init
+from models.layers import InPlaceReLU, MaxPoolBy2, global_avg_pool, upsample_to
 
 CHANNEL_STEP = 8
 

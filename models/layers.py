@@ -1,11 +1,11 @@
-"""Layers that compute the same as torch's, but faster and in less memory, and correctly in bfloat16 on CPUs.
+"""Layers other than convolutions that compute the same as torch's, but faster and in less memory.
 
 docs/performance.md tells how much each of them gains. Under torch.compile they fall back to torch's own operations.
 """
 
 import math
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -13,143 +13,6 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from models.activation_checkpointing import checkpoint_activations
-
-Triple = tuple[int, int, int]
-
-
-class ConvParams(NamedTuple):
-    """Parameters of a 3D convolution besides its weights; each is (z, y, x), in voxels."""
-
-    stride: Triple
-    padding: Triple
-    dilation: Triple
-
-
-class Conv3d(nn.Conv3d):
-    """`nn.Conv3d` that assembles its weight gradient from 2D convolutions in bfloat16 on CPUs.
-
-    The 3D weight gradient of torch 2.13 (oneDNN 3.12) is wrong there. On CPUs with AMX it writes past its buffers when
-    a volume has few slices for their size: training crashes, hangs or learns from noise. On CPUs without AMX it adds
-    uninitialized memory when the volume has at least two slices, but fewer than the kernel. The 2D gradient is correct
-    in all of these cases and as fast: docs/performance.md. Under torch.compile the 3D gradient is used, which
-    utils/training/run.py therefore refuses in bfloat16 on CPUs.
-    """
-
-    def forward(self, features: Tensor) -> Tensor:
-        """Map (B, in_channels, D, H, W), floating point, to (B, out_channels, D', H', W')."""
-        if torch.compiler.is_compiling() or not torch.is_grad_enabled() or not _computes_bf16_on_cpu(features):
-            return super().forward(features)
-        params = ConvParams(self.stride, self.padding, self.dilation)
-        features, weight = features.bfloat16(), self.weight.bfloat16()
-        bias = None if self.bias is None else self.bias.bfloat16()
-        weight_path = _WeightPath.apply(features.detach(), weight, bias, params)
-        constant_bias = None if bias is None else bias.detach()
-        convolved = F.conv3d(features, weight.detach(), constant_bias, *params)
-        return _JoinPaths.apply(convolved, weight_path)
-
-
-def _computes_bf16_on_cpu(features: Tensor) -> bool:
-    autocast = torch.is_autocast_enabled("cpu")
-    dtype = torch.get_autocast_dtype("cpu") if autocast else features.dtype
-    return features.device.type == "cpu" and dtype == torch.bfloat16
-
-
-class _WeightPath(torch.autograd.Function):
-    """Zeros in the shape of a convolution's output, whose gradient becomes that of the weights and the bias.
-
-    They take no memory. They are computed before the convolution: a checkpoint stops its recomputation as soon as it
-    has the tensors saved here, so that the convolution is not computed twice.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, features: Tensor, weight: Tensor, bias: Tensor | None, params: ConvParams) -> Tensor:
-        ctx.save_for_backward(features, weight)
-        ctx.params, ctx.has_bias = params, bias is not None
-        extents = zip(features.shape[2:], weight.shape[2:], *params, strict=True)
-        size = [(n + 2 * pad - dilation * (k - 1) - 1) // stride + 1 for n, k, stride, pad, dilation in extents]
-        return features.new_zeros(()).expand(len(features), len(weight), *size)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        features, weight = ctx.saved_tensors
-        # The gradient of one input of a concatenation is not contiguous.
-        gradient = gradient.contiguous(memory_format=torch.channels_last_3d)
-        bias_gradient = gradient.sum(dim=(0, 2, 3, 4)) if ctx.has_bias else None
-        return None, weight_gradient(features, gradient, weight, ctx.params), bias_gradient, None
-
-
-class _JoinPaths(torch.autograd.Function):
-    """Returns a convolution's output; its gradient goes both to the features and to `_WeightPath`."""
-
-    @staticmethod
-    def forward(ctx: Any, convolved: Tensor, weight_path: Tensor) -> Tensor:
-        ctx.mark_dirty(convolved)
-        return convolved
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor]:
-        return gradient, gradient
-
-
-def weight_gradient(features: Tensor, gradient: Tensor, weight: Tensor, params: ConvParams) -> Tensor:
-    """Weight gradient of a 3D convolution; each z position of the kernel takes one 2D convolution over slices.
-
-    Args:
-        features: (B, C, D, H, W), the convolution's input.
-        gradient: (B, C', D', H', W'), of its output.
-        weight: (C', C, d, h, w), as the result; only its shape and dtype are used.
-        params: of the convolution.
-    """
-    (stride, *in_plane_stride), (padding, *in_plane_padding), (dilation, *in_plane_dilation) = params
-    kernel = weight[:, :, 0]  # (C', C, h, w)
-    num_input_slices, num_output_slices = features.shape[2], gradient.shape[2]
-    slices = []
-    for tap in range(weight.shape[2]):
-        shift = tap * dilation - padding  # output slice i reads input slice i * stride + shift
-        first = max(0, -(shift // stride))
-        stop = min(num_output_slices, (num_input_slices - 1 - shift) // stride + 1)
-        if first >= stop:
-            slices.append(torch.zeros_like(kernel))
-            continue
-        read = features[:, :, first * stride + shift : (stop - 1) * stride + shift + 1 : stride]
-        pair = volumes_to_slices(gradient[:, :, first:stop]), volumes_to_slices(read)
-        in_plane = (in_plane_stride, in_plane_padding, in_plane_dilation, False, [0, 0], 1)
-        weight_only = [False, True, False]
-        slices.append(torch.ops.aten.convolution_backward(*pair, kernel, None, *in_plane, weight_only)[1])
-    return torch.stack(slices, dim=2)
-
-
-def volumes_to_slices(volumes: Tensor) -> Tensor:
-    """Reshape (B, C, D, H, W) to (B * D, C, H, W), channels-last; a single channels-last volume is not copied."""
-    return volumes.permute(0, 2, 3, 4, 1).flatten(0, 1).permute(0, 3, 1, 2)
-
-
-def conv3d_he_init(
-    in_channels: int,
-    out_channels: int,
-    kernel_size: Triple,
-    *,
-    stride: int = 1,
-    dilation: Triple = (1, 1, 1),
-    bias: bool = False,
-) -> Conv3d:
-    """Build a padded convolution with He initialization, for convolutions that feed a ReLU.
-
-    Args:
-        in_channels, out_channels: of the convolution.
-        kernel_size: odd extents (z, y, x).
-        stride: along all axes; 1 keeps the size, 2 halves it and rounds up.
-        dilation: spacing of the kernel's taps (z, y, x), in voxels.
-        bias: whether to add one, initially zero.
-    """
-    padding = tuple(d * (k // 2) for d, k in zip(dilation, kernel_size, strict=True))
-    conv = Conv3d(in_channels, out_channels, kernel_size, stride=stride, padding=padding, dilation=dilation, bias=bias)
-    nn.init.kaiming_normal_(conv.weight, nonlinearity="relu")
-    if conv.bias is not None:
-        nn.init.zeros_(conv.bias)
-    return conv
 
 
 class InPlaceReLU(nn.ReLU):

@@ -6,7 +6,8 @@ from torch import Tensor, nn
 
 from models.activation_checkpointing import checkpoint_activations
 from models.blocks import DenseASPP, DownBlock, SEResidualBlock, UpBlock, make_divisible
-from models.layers import Conv3d, InPlaceReLU, conv3d_he_init
+from models.convolution import Conv3d, conv3d_he_init
+from models.layers import InPlaceReLU
 from utils.config.preset import Preset
 
 

@@ -5,7 +5,7 @@ import math
 from torch import Tensor, nn
 
 from models.blocks import PreActConv3d
-from models.layers import Conv3d
+from models.convolution import Conv3d
 from utils.config.preset import Preset
 
 PRIOR_PROBABILITY = 0.01

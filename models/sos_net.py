@@ -4,7 +4,8 @@ import torch
 from torch import Tensor, nn
 
 from models.blocks import DenseASPP, DownBlock, SEResidualBlock, UpBlock, make_divisible
-from models.layers import Conv3d, InPlaceReLU, conv3d_he_init
+from models.convolution import Conv3d, conv3d_he_init
+from models.layers import InPlaceReLU
 from utils.config.preset import Preset
 from utils.runtime.distributed import found_on_any_rank
 from utils.runtime.sync_batchnorm import uses_sync_batchnorm

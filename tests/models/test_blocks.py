@@ -63,7 +63,8 @@ def test_pre_act_convolution_saves_its_input_only_and_convolves_once(dtype, save
         convolved.sum().backward()
 
     assert [x.shape for x in saved if x.numel() >= volume.numel() and x is not volume] == []
-    assert calls.counts["convolution"] == 1
+    convolutions = sum(calls.counts.get(name, 0) for name in ("convolution", "mkldnn_convolution"))
+    assert convolutions == (2 if dtype == torch.float32 else 1)  # in float32 the volume's gradient is one too
     assert calls.counts["native_batch_norm"] == 2
 
 
