@@ -22,11 +22,10 @@ class ConvParams(NamedTuple):
 
 
 class Conv3d(nn.Conv3d):
-    """`nn.Conv3d` that always computes with oneDNN on CPUs, and assembles its weight gradient from 2D convolutions.
+    """`nn.Conv3d` that computes with oneDNN on CPUs and assembles its weight gradient from 2D convolutions.
 
-    In float32, torch 2.13 leaves small feature maps and 1x1x1 convolutions of one thread to loops of its own, which
-    take 4 to 14 times as long. It has no kernel of oneDNN's for channels-last 3D weight gradients on CPUs without
-    AVX-512 that is as fast as the 2D ones.
+    In float32, torch 2.13 computes small feature maps, and 1x1x1 kernels with one thread, in loops of its own. oneDNN
+    is 4 to 14 times as fast. Its 3D weight gradient takes up to 1.4 times as long as the 2D ones without AVX-512.
 
     In bfloat16, the 3D weight gradient (oneDNN 3.12) is wrong. On CPUs with AMX it writes past its buffers when
     a volume has few slices for their size: training crashes, hangs or learns from noise. On CPUs without AMX it adds
