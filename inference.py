@@ -287,7 +287,7 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     without = "name DICOM cases by their folders, and leave the PatientID out of report and summary"
     add("--no-patient-id", action="store_true", help=without)
     add("--shard", type=Shard.parse, default=Shard(), metavar="I/N", help="segment only every N-th case, from the I-th")
-    add("--device", help="cpu, cuda or cuda:N; by default a GPU if there is one")
+    add("--device", help="cpu, cuda, cuda:N or mps (Apple); by default a GPU if there is one")
     add(
         "--precision",
         choices=get_args(Precision),

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
+from utils.config.file_names import is_portable_name
 from utils.io.dicom import DicomSeries
 from utils.io.files import printable
 
@@ -22,8 +23,12 @@ def dicom_name(series: DicomSeries, folder: Path, *, by_patient: bool = True) ->
 
 
 def fit_for_file(text: str) -> str:
-    """A text with `_` in the place of all but letters, digits, `.`, `_` and `-`, without dots and `_` at its ends."""
-    return re.sub(r"[^\w.-]+", "_", text).strip("._")
+    """A text with `_` in the place of all but letters, digits, `.`, `_` and `-`, without dots and `_` at its ends.
+
+    A name that Windows keeps for a device gets a `_`: the outputs may be copied to another system.
+    """
+    name = re.sub(r"[^\w.-]+", "_", text).strip("._")
+    return name if not name or is_portable_name(name) else f"_{name}"
 
 
 def path_name(path: Path, folder: Path) -> str:

@@ -18,7 +18,6 @@ if not __package__:  # run by its path: Python then searches modules beside this
 
 import argparse
 import logging
-import os
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -34,7 +33,7 @@ from data_preprocess.splits import assign_splits, read_splits
 from utils.config.preset import Preset
 from utils.errors import UserError
 from utils.io.color_table import NNUNET_DATASET, check_color_table, write_color_table
-from utils.io.files import check_folder, make_folder, read_json, remove_partials, staging_folder, write_json
+from utils.io.files import check_folder, make_folder, move_all, read_json, remove_partials, staging_folder, write_json
 from utils.io.own_files import files_at, require_own
 from utils.io.volumes import Volume, write_volume
 from utils.runtime.command_line import report_failures, run_main
@@ -91,8 +90,7 @@ def export_case(raw: RawCase, preset: Preset, files: ExportedFiles) -> ExportedC
         staged = ExportedFiles(folder / "image.nii.gz", folder / "label.nii.gz")
         write_volume(staged.label, Volume(array=label, geometry=raw.geometry))
         write_volume(staged.image, raw.volume)
-        for path, final in zip(staged, files, strict=True):
-            os.replace(path, final)
+        move_all(zip(staged, files, strict=True))
     return ExportedCase([name for name in preset.organ_names if name not in masks], raw.notes)
 
 

@@ -1,7 +1,9 @@
 """Sliding windows over a volume, and the blending of their results."""
 
+import errno
 import math
 import os
+import shutil
 import tempfile
 from collections.abc import Callable, Sequence
 
@@ -131,4 +133,6 @@ def allocate_zeros(shape: Sequence[int], device: torch.device, limit_bytes: floa
     with tempfile.TemporaryFile() as file:
         if hasattr(os, "posix_fallocate"):  # a full disk then fails here, not in the middle of the prediction
             os.posix_fallocate(file.fileno(), 0, num_bytes)
+        elif num_bytes > shutil.disk_usage(tempfile.gettempdir()).free:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), tempfile.gettempdir())
         return torch.from_numpy(np.memmap(file, dtype=np.float32, shape=tuple(shape)))

@@ -1,6 +1,8 @@
 """Tells errors that the user can fix from bugs."""
 
 import errno
+import math
+import os
 import traceback
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
@@ -25,6 +27,9 @@ SYSTEM_ERRORS = {
 }
 """Errors of the operating system that are no bugs, and what to do about them."""
 REMEDIES = {getattr(errno, name): remedy for name, remedy in SYSTEM_ERRORS.items() if hasattr(errno, name)}
+MAX_PATH_LENGTH = 260 if os.name == "nt" else math.inf
+"""Characters from which on Windows finds no file, unless long paths are enabled."""
+SHORTER_PATH = "choose a folder with a shorter path, or enable long paths in Windows (docs/inference.md)"
 OUT_OF_MEMORY = "out of memory; close other programs or use a machine with more memory"
 MAX_NAMES = 4
 """Shown of many in a message."""
@@ -75,6 +80,8 @@ def user_message(error: BaseException) -> str | None:
         return str(error)
     if is_out_of_memory(error):
         return OUT_OF_MEMORY
+    if isinstance(error, FileNotFoundError) and len(os.path.abspath(str(error.filename or ""))) >= MAX_PATH_LENGTH:
+        return f"{error.filename}: the path is too long for Windows; {SHORTER_PATH}"
     if isinstance(error, OSError) and error.errno in REMEDIES:
         where = f"{error.filename}: " if error.filename else ""
         return f"{where}{error.strerror}; {REMEDIES[error.errno]}"

@@ -161,6 +161,13 @@ def test_a_volume_is_zeros_that_can_be_computed_with(limit_bytes, can_reserve, f
         assert list(folder.iterdir()) == []
 
 
+def test_a_full_disk_is_noticed_where_no_space_can_be_reserved(folder, monkeypatch):
+    monkeypatch.delattr(os, "posix_fallocate", raising=False)
+    with pytest.raises(OSError, match="No space left"):
+        allocate_zeros((1 << 20, 1 << 20, 1 << 10), CPU, 0)
+    assert list(folder.iterdir()) == []
+
+
 def test_a_full_disk_is_an_error_and_leaves_no_file(folder):
     with pytest.raises(OSError, match=r"No space left|File too large|Invalid argument"):
         allocate_zeros((1 << 20, 1 << 20, 1 << 10), CPU, 0)

@@ -1,7 +1,6 @@
 """The preset of a data set: its organs, grid, networks, losses and schedules, read from configs/*.toml."""
 
 import copy
-import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,6 +9,7 @@ from operator import attrgetter
 from pathlib import Path
 from typing import Annotated, Literal
 
+from utils.config.file_names import is_portable_name
 from utils.config.organ_names import common_key, organ_key
 from utils.config.toml_dataclass import Range, Table, apply_overrides, build, read_toml, to_table
 from utils.errors import UserError
@@ -281,9 +281,6 @@ def load_preset(name_or_path: str, overrides: Sequence[str] = ()) -> Preset:
     return preset_from_table(table, source=str(path), overrides=overrides)
 
 
-UNSAFE = re.compile(r'[\x00-\x1f/\\<>:"|?*]')
-"""Characters that an organ's name must not have, since masks are called like their organ, on any system."""
-
 RENAMED_KEYS = {
     ("grid", "below_lung_tops_mm"): "below_lung_apex_mm",
     ("heatmap", "floor"): "zero_below",
@@ -358,7 +355,7 @@ def _contradictions(preset: Preset) -> list[str]:
     problems += [
         f"organs.{name}: cannot name a file; use letters, digits, blanks, _ and -"
         for name in names
-        if not name.strip() or name.startswith(".") or UNSAFE.search(name)
+        if not is_portable_name(name)  # masks are called like their organ
     ]
     paired = [name for pair in preset.left_right_pairs for name in pair]
     problems += [f"left_right_pairs: {name} is not among the organs" for name in paired if name not in names]

@@ -14,7 +14,7 @@ from utils.evaluation.agreement import Agreement, rater_agreement
 from utils.evaluation.metrics import COUNTED, OrganScores, ScoreRow
 from utils.evaluation.ratings import ACCEPTABLE, SCALE, Rating
 from utils.evaluation.report import json_ready
-from utils.io.files import write_json, write_text
+from utils.io.files import remove_file, write_json, write_text
 from utils.io.own_files import read_record, require_own
 from utils.reporting.tables import Table, format_number, to_csv, to_latex, to_markdown
 
@@ -150,7 +150,7 @@ def remove_rating_files(folder: Path) -> None:
     """Remove the files of an earlier evaluation with ratings, of which the record goes last."""
     if read_record(folder / RECORD, ("origin", "definitions", "raters")) is not None:
         for name in reversed(FILES):
-            (folder / name).unlink(missing_ok=True)
+            remove_file(folder / name)
 
 
 def _table_row(summary: RatingSummary, has_scores: bool) -> list[str]:

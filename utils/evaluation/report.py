@@ -22,7 +22,7 @@ from utils.evaluation.aggregate import (
 from utils.evaluation.evaluate import Evaluation
 from utils.evaluation.metrics import COMPARED_METRICS, DICE, HD95, METRICS, SURFACE_DICE, Metric, OrganScores, Status
 from utils.evaluation.significance import CONFIDENCE, NUM_RESAMPLES
-from utils.io.files import write_json, write_text
+from utils.io.files import remove_file, write_json, write_text
 from utils.io.own_files import read_record, require_own
 from utils.reporting.tables import Table, format_mean, format_number, to_csv, to_latex, to_markdown, to_text
 
@@ -171,7 +171,7 @@ def write_report(folder: Path, report: EvaluationReport, *, markdown: bool = Fal
         write_text(folder / name, text)
     for name in TABLES:
         if name not in texts:
-            (folder / name).unlink(missing_ok=True)
+            remove_file(folder / name)
 
 
 def _score_row(summary: OrganSummary, metrics: Sequence[Metric]) -> list[str]:

@@ -20,6 +20,7 @@ from utils.imaging.geometry import Geometry
 from utils.imaging.intensity import AIR_HU
 from utils.imaging.masks import Mask, empty_mask, resample_mask
 from utils.imaging.resampling import Box, extent_on, resample_box
+from utils.io.files import remove_file
 from utils.io.segmentations import OrganNameResolver, open_structures
 from utils.io.volumes import Volume, read_lps
 from utils.reporting.organ_report import UNUSUAL_VOLUME
@@ -88,7 +89,7 @@ def write_reviews(
     missing = {case_id: CaseFailure(missing_ct(ct_folder, case_id)) for case_id in rows if case_id not in cts}
     items = {name: _Item(pairs[name], cts[name], rows[name], flags[name]) for name in rows if name in cts}
     for case_id in rows:
-        (folder / f"{case_id}.html").unlink(missing_ok=True)
+        remove_file(folder / f"{case_id}.html")
     outcome = run_cases(partial(_write_case, folder=folder, settings=settings), items, num_workers, "pages")
     without_page = missing | outcome.failures
     listed = [

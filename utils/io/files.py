@@ -1,17 +1,24 @@
 """Files and folders that appear complete or not at all."""
 
 import codecs
+import errno
 import json
 import logging
 import os
 import re
 import shutil
+import time
 from collections import deque
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from utils.config.file_names import is_portable_name
 from utils.errors import UserError
+
+WAITS_S = (0.05, 0.1, 0.2, 0.4, 0.8, 1.6)
+"""Between attempts to rename or delete a file that another program has open: virus scanners and indexers of Windows
+open new files, but soon close them."""
 
 logger = logging.getLogger(__name__)
 
@@ -32,13 +39,76 @@ def atomic_write(path: Path, suffix: str | None = None, *, durable: bool = False
         if durable:
             with partial.open("rb+") as file:
                 os.fsync(file.fileno())
-        os.replace(partial, path)
+        _replace(partial, path, str(path))
     except OSError as error:  # a failed write does not name its file, and others name the temporary one
         if error.errno is not None:
             error.filename = str(error.filename or path).replace(str(partial), str(path))
         raise
     finally:
-        _remove(partial)
+        _clean_up(partial)
+
+
+class FileInUseError(UserError):
+    """The system refuses for seconds to replace or delete a file."""
+
+
+def replace_file(source: Path, target: Path) -> None:
+    """Rename a file or a folder; an existing target is replaced, unless it is a folder with files.
+
+    Raises:
+        FileInUseError: another program has one of them open, on Windows. Nothing has changed.
+    """
+    _replace(source, target, f"{target}, {source.name}" if target.exists() else str(source))
+
+
+def move_all(moves: Iterable[tuple[Path, Path]]) -> None:
+    """Rename files, each from its first path to its second one: all of them, or none if one cannot be renamed.
+
+    Raises:
+        FileInUseError: as `replace_file`.
+    """
+    done: list[tuple[Path, Path]] = []
+    try:
+        for source, target in moves:
+            replace_file(source, target)
+            done.append((source, target))
+    except (OSError, FileInUseError):
+        for source, target in reversed(done):
+            source.parent.mkdir(exist_ok=True)  # it may have been an empty folder that another one replaced
+            replace_file(target, source)
+        raise
+
+
+def remove_file(path: Path) -> None:
+    """Delete a file that may be missing, or a folder with all of its files.
+
+    Raises:
+        FileInUseError: another program has it open, on Windows.
+    """
+    _retry((lambda: shutil.rmtree(path)) if path.is_dir() else (lambda: path.unlink(missing_ok=True)), str(path))
+
+
+def _replace(source: Path, target: Path, where: str) -> None:
+    if source.is_dir() and target.is_dir():
+        target.rmdir()  # Windows renames no folder onto an empty one
+    elif target.is_dir():
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(target))  # Windows: permission denied
+    _retry(lambda: os.replace(source, target), where)
+
+
+def _retry(action: Callable[[], None], where: str) -> None:
+    for wait_s in WAITS_S:
+        try:
+            return action()
+        except PermissionError:
+            time.sleep(wait_s)
+    try:
+        return action()
+    except PermissionError as error:
+        raise FileInUseError(
+            f"{where}: cannot be replaced or deleted ({error.strerror}): another program has it open, or it is "
+            "write-protected; close that program or change the permissions, then run again"
+        ) from error
 
 
 @contextmanager
@@ -50,7 +120,7 @@ def staging_folder(path: Path) -> Iterator[Path]:
     try:
         yield folder
     finally:
-        _remove(folder)
+        _clean_up(folder)
 
 
 def remove_partials(path: Path) -> None:
@@ -58,14 +128,14 @@ def remove_partials(path: Path) -> None:
     of_path = re.compile(rf"\.{re.escape(path.name)}\.\d+\.partial(\..+)?")
     for partial in path.parent.glob(".*.partial*"):
         if of_path.fullmatch(partial.name):
-            _remove(partial)
+            _clean_up(partial)
 
 
 def remove_all_partials(folder: Path) -> None:
     """Remove the temporary files of a folder that killed processes left; no process may be writing in it."""
     for partial in folder.glob(".*.partial*"):
         if partial.is_file():
-            partial.unlink()
+            _clean_up(partial)
 
 
 def folders_below(folder: Path) -> list[Path]:
@@ -100,11 +170,12 @@ def is_broken_link(path: Path) -> bool:
     return path.is_symlink() and not path.exists()
 
 
-def _remove(path: Path) -> None:
-    if path.is_dir():
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)
+def _clean_up(partial: Path) -> None:
+    """Remove a temporary file or folder; if that fails, it is no reason to fail: a later run removes it."""
+    try:
+        remove_file(partial)
+    except FileInUseError as error:
+        logger.warning("%s", error)
 
 
 def check_folder(folder: Path) -> None:
@@ -130,13 +201,12 @@ def make_folder(folder: Path) -> None:
 
 def fsync_dir(folder: Path) -> None:
     """Wait until a folder's renamed files are on the disk under their new names; Windows cannot wait for that."""
-    if os.name == "nt":
-        return
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+    with suppress(PermissionError):  # Windows opens no folder
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
 
 
 def printable(name: str) -> str:
@@ -148,9 +218,9 @@ def printable(name: str) -> str:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a text file atomically, in UTF-8."""
+    """Write a text file atomically, in UTF-8 and with the line ends of `text`: the same bytes on all systems."""
     with atomic_write(path) as partial:
-        partial.write_text(printable(text), encoding="utf-8")
+        partial.write_text(printable(text), encoding="utf-8", newline="")
 
 
 def read_text(path: Path) -> str:
@@ -191,8 +261,13 @@ def read_json(path: Path) -> dict:
     return content
 
 
-UNSAFE = re.compile(r'[\x00-\x1f/\\<>:"|?*]' if os.name == "nt" else r"[\x00-\x1f/\\]")
-"""Characters that lead to another folder, break a line of a report, or are forbidden by the system."""
+def is_safe_name(name: str) -> bool:
+    """Whether a name can name a file on a system with POSIX's rules, leads to no other folder and breaks no line."""
+    return bool(name.strip()) and not name.startswith(".") and not re.search(r"[\x00-\x1f/\\]", name)
+
+
+IS_ALLOWED = is_portable_name if os.name == "nt" else is_safe_name
+"""Names of files and folders on this system are taken as they are, also if another system would refuse them."""
 
 
 def validate_file_name(name: object, where: object) -> str:
@@ -203,11 +278,13 @@ def validate_file_name(name: object, where: object) -> str:
         where: begins the message: the file that holds the name, and the case or organ.
 
     Raises:
-        UserError: it is not text, blank, hidden, or holds a slash, a backslash or a control character.
+        UserError: it is not text, blank, hidden, or holds a slash, a backslash or a control character; on Windows, also
+            if it holds one of <>:"|?*, ends with a dot or a blank, or is a device, for example NUL.
     """
-    if not isinstance(name, str) or not name.strip() or name.startswith(".") or UNSAFE.search(name):
+    if not isinstance(name, str) or not IS_ALLOWED(name):
+        also = ', <>:"|?*, a dot or a blank at its end; and no device such as NUL' if os.name == "nt" else ""
         raise UserError(
             f"{where}: {name!r} cannot name a file; rename it to text without slashes, control characters or a leading "
-            "dot"
+            f"dot{also}"
         )
     return name

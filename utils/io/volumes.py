@@ -1,7 +1,9 @@
 """Read and write CT volumes and label maps (NIfTI, NRRD, MHA) with their geometry."""
 
 import math
+import os
 import re
+import shutil
 import tempfile
 import zlib
 from collections.abc import Iterator, Mapping
@@ -165,7 +167,7 @@ def write_volume(path: str | Path, volume: Volume, metadata: Mapping[str, str] |
             image = to_sitk(volume)
             for key, value in (metadata or {}).items():
                 image.SetMetaData(key, value)
-            with _itk_path(partial) as writable:
+            with _itk_path(partial, is_output=True) as writable:
                 sitk.WriteImage(image, writable, useCompression=True)
                 sitk.ReadImage(writable)  # on a full disk ITK stops half-way and says nothing
         except (OSError, RuntimeError) as error:
@@ -225,16 +227,30 @@ def _check_text_header(path: Path) -> None:
         raise UserError(TRUNCATED, path)
 
 
+ITK_OPENS = str.isascii if os.name == "nt" else (lambda path: printable(path) == path)
+"""Which paths ITK can open. On Windows it knows only the characters of the country (github.com/SimpleITK/SimpleITK/
+issues/795). Elsewhere, a name that is not UTF-8 would abort the program."""
+
+
 @contextmanager
-def _itk_path(path: Path) -> Iterator[str]:
-    """A path that ITK can open: a name that is not UTF-8 would abort the program, so a link stands for it."""
-    if printable(str(path)) == str(path):
+def _itk_path(path: Path, *, is_output: bool = False) -> Iterator[str]:
+    """A path that ITK can open for a file that exists, or that it is to write: of the file itself, or of a copy."""
+    if ITK_OPENS(str(path)):
         yield str(path)
         return
-    with tempfile.TemporaryDirectory() as folder:
-        link = Path(folder) / f"volume{volume_suffix(path) or ''}"
-        link.symlink_to(path.absolute())
-        yield str(link)
+    with tempfile.TemporaryDirectory(dir=_plain_folder()) as folder:
+        copy = Path(folder) / f"volume{volume_suffix(path) or ''}"
+        if not is_output:
+            shutil.copyfile(path, copy)
+        yield str(copy)
+        if is_output:
+            shutil.copyfile(copy, path)
+
+
+def _plain_folder() -> str | None:
+    """Where copies for ITK can lie: None for the usual temporary folder, which on Windows has the user's name."""
+    usual = tempfile.gettempdir()
+    return None if ITK_OPENS(usual) else os.environ.get("PROGRAMDATA", usual)
 
 
 def _reason(error: Exception) -> str:

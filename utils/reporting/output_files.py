@@ -1,6 +1,5 @@
 """The output files of a segmented case, which appear together or not at all, and the summary of a cohort."""
 
-import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -13,7 +12,7 @@ from utils.config.preset import Preset
 from utils.errors import CaseFailure
 from utils.imaging.geometry import Geometry
 from utils.io.color_table import segment_metadata
-from utils.io.files import remove_partials, staging_folder, write_json, write_text
+from utils.io.files import move_all, remove_partials, staging_folder, write_json, write_text
 from utils.io.own_files import checksum, files_at, read_record, require_own
 from utils.io.volumes import Volume, volume_stem, write_volume
 from utils.reporting.tables import to_csv
@@ -78,25 +77,29 @@ class OutputFiles:
     def replace_by(self, staged: "OutputFiles", report: Mapping[str, Any]) -> dict[str, Any]:
         """Replace the case's own files by those of `staged`, and return the report, completed by their checksums.
 
-        The report comes first: if the process is killed in between, its list still says which files are own.
+        The old report goes last and the new one comes first: if the process is killed in between, a report still says
+        which files are own.
 
         Raises:
-            UserError: a file that is not the case's own is in the way.
+            UserError: a file that is not the case's own is in the way, or another program has one open: nothing is
+                replaced then.
         """
         written = files_at(staged.folder)
         checksums = {path.relative_to(staged.folder).as_posix(): checksum(path) for path in written}
         report = {**report, "files": checksums}
         write_json(staged.report, report)
         own = self.own_files()
-        require_own((self.folder / path.name for path in staged.folder.iterdir()), own)
-        for path in own - {self.report}:
-            path.unlink()
+        others = [path for path in staged.folder.iterdir() if path != staged.report]
+        require_own((self.report, *(self.folder / path.name for path in others)), own)
+        replaced = staged.folder / ".replaced"
+        replaced.mkdir()
+        old = sorted(own, key=lambda path: path == self.report)
+        moves = [(path, replaced / str(number)) for number, path in enumerate(old)]
+        moves += [(path, self.folder / path.name) for path in (staged.report, *others)]
+        move_all(moves)
         for folder in (self.masks, self.probabilities):
             if folder.is_dir() and not any(folder.iterdir()):
                 folder.rmdir()
-        os.replace(staged.report, self.report)
-        for path in staged.folder.iterdir():
-            os.replace(path, self.folder / path.name)
         return report
 
     def write_label(self, label: Volume, preset: Preset) -> None:

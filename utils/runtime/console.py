@@ -41,6 +41,7 @@ def silenced(library: str) -> Iterator[None]:
 @contextmanager
 def tolerant_streams() -> Iterator[None]:
     """A context in which standard output and error may be closed, or close at any time: what is written is dropped.
+    Characters that they cannot show are written as escapes, for example `\\u60a3`.
 
     Streams that the process was started without (`2>&-`, pythonw) are opened first. Otherwise, the next file that is
     opened would get their descriptor, and with it what C libraries print.
@@ -59,7 +60,7 @@ def tolerant_streams() -> Iterator[None]:
 
 
 class _TolerantStream:
-    """A text stream that no longer raises an exception when its reader has gone."""
+    """A text stream that raises no exception when its reader has gone or when it cannot show a character."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
@@ -68,7 +69,11 @@ class _TolerantStream:
         return getattr(self._stream, name)
 
     def write(self, text: str) -> int:
-        self._attempt(lambda: self._stream.write(text))
+        try:
+            self._attempt(lambda: self._stream.write(text))
+        except UnicodeEncodeError:  # redirected on Windows, a stream has only the characters of the country
+            known = text.encode(self._stream.encoding, "backslashreplace").decode(self._stream.encoding)
+            self._attempt(lambda: self._stream.write(known))
         return len(text)
 
     def flush(self) -> None:

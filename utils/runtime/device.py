@@ -37,7 +37,7 @@ def choose_compute(device: str | None, precision: Precision | None, local_rank: 
     """Choose what the command line left open: a GPU if there is one, bf16 where the hardware supports it.
 
     Args:
-        device: "cpu", "cuda:N", "cuda" for this process's GPU, or None.
+        device: "cpu", "cuda:N", "cuda" for this process's GPU, "mps" for the GPU of an Apple computer, or None.
         precision: one of `Precision`, or None.
         local_rank: index of this process's GPU, when torchrun started several processes.
 
@@ -48,9 +48,11 @@ def choose_compute(device: str | None, precision: Precision | None, local_rank: 
     try:
         chosen = torch.device(name)
     except RuntimeError as error:
-        raise UserError(f"--device {name}: no such device; use cpu, cuda or cuda:N") from error
-    if chosen.type not in ("cpu", "cuda"):
-        raise UserError(f"--device {name}: expected cpu, cuda or cuda:N")
+        raise UserError(f"--device {name}: no such device; use cpu, cuda, cuda:N or mps") from error
+    if chosen.type == "mps" and not torch.backends.mps.is_available():
+        raise UserError("--device mps: torch finds no GPU of Apple on this machine; use cpu, cuda or cuda:N")
+    if chosen.type not in ("cpu", "cuda", "mps"):
+        raise UserError(f"--device {name}: expected cpu, cuda, cuda:N or mps")
     if chosen == torch.device("cuda"):
         chosen = torch.device("cuda", local_rank)
     if chosen.type == "cuda" and chosen.index >= torch.cuda.device_count():
@@ -58,7 +60,7 @@ def choose_compute(device: str | None, precision: Precision | None, local_rank: 
             f"--device {chosen}: torch finds {torch.cuda.device_count()} GPUs on this machine; use a smaller "
             "number, or cpu"
         )
-    if precision == "int8" and (chosen.type == "cuda" or not computes_int8()):
+    if precision == "int8" and (chosen.type != "cpu" or not computes_int8()):
         raise UserError(
             f"--precision int8: expected a CPU with VNNI instructions, got {chosen} without them; leave the option out"
         )
@@ -68,6 +70,8 @@ def choose_compute(device: str | None, precision: Precision | None, local_rank: 
 def _best_float_precision(device: torch.device) -> Precision:
     if device.type == "cuda":
         return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
+    if device.type == "mps":
+        return "fp32"
     return "bf16" if computes_bf16() else "fp32"
 
 

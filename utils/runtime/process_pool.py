@@ -1,5 +1,6 @@
 """Runs a task on many cases in worker processes; a case that fails does not stop the others."""
 
+import math
 import os
 import signal
 import sys
@@ -19,6 +20,8 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 FEWER_WORKERS = "run again with fewer --workers"
+MAX_POOL_WORKERS = 61 if os.name == "nt" else math.inf
+"""Windows cannot wait for more processes at once."""
 WORKER_KILLED = f"not done: a worker process was killed, most likely for lack of memory; {FEWER_WORKERS}"
 
 
@@ -57,7 +60,7 @@ def run_cases(
 def _run_in_pool(
     attempt: Callable[[Item], Result | CaseFailure], items: Mapping[str, Item], num_workers: int
 ) -> Iterator[tuple[str, Result | CaseFailure]]:
-    with ProcessPoolExecutor(num_workers, initializer=_start_worker) as pool:
+    with ProcessPoolExecutor(min(num_workers, MAX_POOL_WORKERS), initializer=_start_worker) as pool:
         try:
             futures = {pool.submit(_in_worker, attempt, item): case_id for case_id, item in items.items()}
             for future in as_completed(futures):

@@ -1,7 +1,6 @@
 """The last checkpoint of a run, and older ones in case it is damaged."""
 
 import logging
-import os
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -10,7 +9,7 @@ from typing import Any
 
 from utils.errors import UserError
 from utils.io.checkpoint import read_checkpoint
-from utils.io.files import atomic_write, fsync_dir
+from utils.io.files import atomic_write, fsync_dir, replace_file
 
 NOTHING_TO_RESUME = "{}: has no last.pt to resume from; run the command without --resume"
 NUM_KEPT_CHECKPOINTS = 2
@@ -73,11 +72,11 @@ class CheckpointRotation:
     def _shift(self) -> None:
         for path in self.damaged:
             if path.is_file():
-                os.replace(path, path.with_suffix(".damaged"))
+                replace_file(path, path.with_suffix(".damaged"))
         self.damaged = []
         free = next((age for age, path in enumerate(self.paths) if not path.is_file()), len(self.paths) - 1)
         for age in range(free, 0, -1):
-            os.replace(self.paths[age - 1], self.paths[age])
+            replace_file(self.paths[age - 1], self.paths[age])
 
 
 def _age(path: Path) -> int:
@@ -94,7 +93,8 @@ def reraise_write_failure(path: Path) -> Iterator[None]:
         if isinstance(error, RuntimeError) and TORCH_WRITER not in str(error):
             raise
         free_mib = shutil.disk_usage(path.parent).free / 2**20
-        kept = "the previous checkpoint is intact" if path.is_file() else "there is no previous one"
+        has_previous = any(path.parent.glob(f"{path.stem}*.pt"))  # last.pt may be last.1.pt already
+        kept = "the previous checkpoint is intact" if has_previous else "there is no previous one"
         reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error).splitlines()[0]
         raise UserError(
             f"{path}: could not be written ({reason}; {free_mib:.0f} MiB free); {kept}. Free some "

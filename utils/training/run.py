@@ -93,7 +93,7 @@ def parse_training_options(
     add(
         "--no-sync-batchnorm", action="store_true", help="normalize each rank's crops alone, not the crops of all ranks"
     )
-    add("--device", help="cpu, cuda or cuda:N; by default a GPU if there is one")
+    add("--device", help="cpu, cuda, cuda:N or mps (Apple); by default a GPU if there is one")
     add("--precision", choices=("fp32", "bf16", "fp16"), help="by default bf16 where the hardware supports it")
     add("--compile", action="store_true", help="use torch.compile on the networks")
     add("--deterministic", action="store_true", help="use deterministic algorithms only; slower on a GPU")

@@ -3,8 +3,10 @@
 import csv
 import io
 import json
+import logging
 import platform
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +18,13 @@ from torch.utils.tensorboard import SummaryWriter
 from utils.config.preset import Preset, preset_to_table
 from utils.errors import UserError
 from utils.io.checkpoint import git_commit
-from utils.io.files import atomic_write, read_json, write_json, write_text
+from utils.io.files import FileInUseError, atomic_write, read_json, write_json, write_text
 
 RUN_FILES = ("config.json", "status.json", "metrics.csv", "timing.csv", "validation.png", "best.pt")
 """Files of a run folder that have no number in their name, the record of the run first."""
 CONFIGURATION_KEYS = ("options", "splits", "preset")
+
+logger = logging.getLogger(__name__)
 
 
 class RunLog:
@@ -46,12 +50,21 @@ class RunLog:
     def add_picture(self, epoch: int, picture: np.ndarray) -> None:
         """Record the picture of a validation, (h, w, 3) uint8; validation.png is the newest one."""
         self.writer.add_image("validation", picture, epoch, dataformats="HWC")
-        with atomic_write(self.folder / "validation.png", suffix=".png") as partial:
+        with _next_time_if_in_use(), atomic_write(self.folder / "validation.png", suffix=".png") as partial:
             Image.fromarray(picture).save(partial)
 
     def close(self) -> None:
         """Write buffered events."""
         self.writer.close()
+
+
+@contextmanager
+def _next_time_if_in_use() -> Iterator[None]:
+    """Train on if a file cannot be replaced because it is looked at: Excel locks the tables that it shows."""
+    try:
+        yield
+    except FileInUseError as error:
+        logger.warning("%s. The training goes on; the next epoch writes the file with all rows", error)
 
 
 class _Table:
@@ -68,7 +81,8 @@ class _Table:
         table = csv.DictWriter(text, columns, lineterminator="\n")
         table.writeheader()
         table.writerows(self.rows)
-        write_text(self.path, text.getvalue())
+        with _next_time_if_in_use():
+            write_text(self.path, text.getvalue())
 
 
 def _read_rows(path: Path) -> list[dict[str, str]]:

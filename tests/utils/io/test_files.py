@@ -5,17 +5,24 @@ import os
 
 import pytest
 
-from tests.posix import ANY_NAME, NOT_UTF8
+from tests.posix import ANY_NAME, NOT_UTF8, held_by_another_program
+from utils.config.file_names import is_portable_name
 from utils.errors import UserError, user_message
+from utils.io import files
 from utils.io.files import (
+    FileInUseError,
     atomic_write,
     check_folder,
     files_below,
     folders_below,
+    fsync_dir,
     make_folder,
+    move_all,
     printable,
     read_json,
     read_text,
+    remove_file,
+    replace_file,
     staging_folder,
     validate_file_name,
     write_json,
@@ -67,6 +74,75 @@ def test_a_folder_with_files_is_not_replaced(is_folder, tmp_path):
         write()
     assert names_in(path) == ["old.npy"]
     assert names_in(tmp_path) == ["case"]
+
+
+def write_over(path):
+    with atomic_write(path) as partial:
+        partial.write_text("new")
+
+
+def test_a_file_that_is_open_for_a_moment_is_waited_for(tmp_path):
+    path = tmp_path / "a.json"
+    for change in (write_over, remove_file):
+        path.write_text("old")
+        with held_by_another_program([path], num_attempts=2):
+            change(path)
+        assert names_in(tmp_path) == (["a.json"] if change is write_over else [])
+
+
+@pytest.mark.parametrize("change", [write_over, remove_file, lambda path: replace_file(path, path.with_name("b"))])
+def test_a_file_that_stays_open_is_named_and_unchanged(change, tmp_path):
+    path = tmp_path / "a.json"
+    path.write_text("old")
+    message = r"a\.json: cannot be replaced or deleted \(Access is denied\): another program has it open.*run again"
+    with held_by_another_program([path]), pytest.raises(FileInUseError, match=message):
+        change(path)
+    assert path.read_text() == "old"
+    assert names_in(tmp_path) == ["a.json"]
+
+
+def test_a_temporary_file_that_cannot_be_removed_hides_no_error(tmp_path, caplog):
+    partial = tmp_path / f".a.txt.{os.getpid()}.partial"
+
+    def write_half():
+        with atomic_write(tmp_path / "a.txt") as path:
+            path.write_text("half")
+            raise KeyError("a bug")
+
+    with held_by_another_program([partial]), pytest.raises(KeyError, match="a bug"):
+        write_half()
+    assert "partial: cannot be replaced or deleted" in caplog.text
+
+
+@pytest.mark.parametrize("held", ["new_2", "old_2"])
+def test_all_files_are_moved_or_none(held, tmp_path):
+    new, old = [[tmp_path / f"{age}_{number}" for number in range(4)] for age in ("new", "old")]
+    (new[0] / "inner").mkdir(parents=True)
+    old[0].mkdir()  # an empty folder is replaced
+    for path in (*new[1:], *old[1:]):
+        path.write_text(path.name)
+    moves = [(path, tmp_path / f"aside_{path.name}") for path in old] + list(zip(new, old, strict=True))
+    before = names_in(tmp_path)
+    with held_by_another_program([tmp_path / held]), pytest.raises(FileInUseError, match=f"/{held}.*: cannot be"):
+        move_all(moves)
+    assert names_in(tmp_path) == before
+    assert all(path.read_text() == path.name for path in (*new[1:], *old[1:]))
+    move_all(moves)
+    assert (old[0] / "inner").is_dir()
+    assert [path.read_text() for path in old[1:]] == ["new_1", "new_2", "new_3"]
+
+
+def test_a_system_that_opens_no_folders_cannot_wait_for_them(tmp_path, monkeypatch):
+    def refuse(path, flags):
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+    monkeypatch.setattr(os, "open", refuse)
+    fsync_dir(tmp_path)
+
+
+def test_lines_end_alike_on_all_systems(tmp_path):
+    write_text(tmp_path / "a.csv", "a,b\n1,2\n")
+    assert (tmp_path / "a.csv").read_bytes() == b"a,b\n1,2\n"
 
 
 def test_files_are_moved_out_of_a_staging_folder_and_the_rest_is_removed(tmp_path):
@@ -142,6 +218,13 @@ def test_names_of_files_are_taken_as_they_are(name):
 @pytest.mark.skipif(os.name == "nt", reason="Windows forbids a colon in file names")
 def test_a_ct_named_by_the_time_of_day_is_taken():
     assert validate_file_name("2024-01-31T12:30", "case id") == "2024-01-31T12:30"
+
+
+@pytest.mark.parametrize("name", [*UNSAFE, "12:30", "a<b", "pt.", "pt ", "NUL", "com1.nii.gz"])
+def test_windows_refuses_more_names(name, monkeypatch):
+    monkeypatch.setattr(files, "IS_ALLOWED", is_portable_name)
+    with pytest.raises(UserError, match=r"splits\.json: .* cannot name a file; rename it"):
+        validate_file_name(name, "splits.json")
 
 
 @pytest.mark.parametrize("name", UNSAFE)

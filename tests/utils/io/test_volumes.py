@@ -1,11 +1,15 @@
 """utils/io/volumes.py: round trips, orientation and damaged files."""
 
+import tempfile
+
 import numpy as np
 import pytest
 import SimpleITK as sitk
 
 from tests.posix import ANY_NAME, NOT_UTF8
 from utils.imaging.geometry import Geometry
+from utils.io import volumes
+from utils.io.nifti import NIFTI_SUFFIXES
 from utils.io.volumes import (
     SUFFIXES,
     Volume,
@@ -159,6 +163,37 @@ def test_nan_in_a_nifti_file_is_not_read_as_zero(name, dtype, tmp_path):
     geometry = Geometry(size_zyx=(3, 4, 5), spacing_zyx_mm=(1.0, 1.0, 1.0))
     write_volume(tmp_path / name, Volume(array=array, geometry=geometry))
     np.testing.assert_array_equal(read_volume(tmp_path / name).array, array)
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_a_path_that_itk_cannot_open_on_windows_is_read_and_written(suffix, tmp_path, monkeypatch):
+    opened = []
+    monkeypatch.setattr(volumes, "ITK_OPENS", lambda path: opened.append(path) or "M\xfcller" not in path)
+    (tmp_path / "public").mkdir()
+    (tmp_path / "M\xfcller").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "M\xfcller"))
+    monkeypatch.setenv("PROGRAMDATA", str(tmp_path / "public"))
+    for name in ("WriteImage", "ReadImage"):
+        usual = getattr(sitk, name)
+        monkeypatch.setattr(
+            sitk, name, lambda *given, usual=usual, **more: refuse_umlauts(given) or usual(*given, **more)
+        )
+    volume, path = numbered_volume(), tmp_path / "M\xfcller" / f"ct{suffix}"
+    write_volume(path, volume)
+    np.testing.assert_array_equal(read_volume(path).array, volume.array)
+    assert [left.name for left in sorted(tmp_path.rglob("*"))] == ["M\xfcller", path.name, "public"]
+    assert suffix in NIFTI_SUFFIXES or opened
+
+
+def without_umlauts(function):
+    """A function of ITK as on Windows: it does not find a file whose path has other characters than ASCII."""
+
+    def call(*arguments, **options):
+        if any("\xfc" in argument for argument in arguments if isinstance(argument, str)):
+            raise RuntimeError("the file does not exist")
+        return function(*arguments, **options)
+
+    return call
 
 
 @ANY_NAME

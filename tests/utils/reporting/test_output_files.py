@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tests.posix import held_by_another_program
 from utils.errors import CaseFailure, UserError
 from utils.imaging.geometry import Geometry
 from utils.io.files import write_json
@@ -144,6 +145,19 @@ def test_a_process_killed_while_it_moves_files_can_be_repeated(num_moved, files,
     assert load_if_up_to_date(files, SOURCE) == report
     assert names_in(tmp_path) == {"pt.json", "pt.nii.gz", "pt.png", "pt_masks/chiasm.nii.gz"}
     assert files.label.read_text() == (files.masks / "chiasm.nii.gz").read_text() == "second"
+
+
+@pytest.mark.parametrize("held", ["pt.nii.gz", "pt.png", "pt.json", "pt_masks/chiasm.nii.gz"])
+def test_nothing_is_replaced_while_a_viewer_has_a_file_open(held, files, tmp_path):
+    first = write(files, {"label": "first", "masks": "first", "overlay": "first"})
+    with held_by_another_program([tmp_path / held]), pytest.raises(UserError, match=f"/{held}: cannot be replaced"):
+        write(files, {"label": "second", "masks": "second"})
+    assert load_if_up_to_date(files, SOURCE) == first
+    assert files.own_files() == {tmp_path / name for name in names_in(tmp_path)}
+    assert files.overlay.read_text() == (files.masks / "chiasm.nii.gz").read_text() == "first"
+    write(files, {"label": "second"})
+    assert names_in(tmp_path) == {"pt.json", "pt.nii.gz"}
+    assert not files.masks.exists()
 
 
 @pytest.mark.parametrize("case_id", ["pt", "HN [1]", "a*", "p?"])

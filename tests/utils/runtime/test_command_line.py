@@ -10,6 +10,7 @@ import sys
 import pytest
 import torch
 
+from utils import errors
 from utils.errors import CaseFailure, UserError
 from utils.runtime.command_line import Shard, nonnegative_int, positive_int, report_failures, run_main
 
@@ -49,6 +50,14 @@ def test_the_status_is_that_of_main_or_0():
 def test_errors_that_the_user_can_fix_are_one_line_and_status_2(error, message, capsys):
     assert run_main(raising(error), []) == 2
     assert capsys.readouterr().err == f"error: {message}\n"
+
+
+@pytest.mark.parametrize(("length", "told"), [(259, False), (260, True)])
+def test_a_path_that_is_too_long_for_windows_is_told_from_a_missing_file(length, told, monkeypatch):
+    monkeypatch.setattr(errors, "MAX_PATH_LENGTH", 260)
+    path = os.path.abspath("a").ljust(length, "a")
+    message = errors.user_message(FileNotFoundError(errno.ENOENT, "No such file or directory", path))
+    assert message == (f"{path}: the path is too long for Windows; {errors.SHORTER_PATH}" if told else None)
 
 
 def test_an_interrupt_has_the_shells_status(capsys):

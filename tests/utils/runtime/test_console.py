@@ -90,6 +90,16 @@ def test_a_program_without_streams_is_none_the_worse(monkeypatch, tmp_path):
     assert run_main(main, []) == 3
 
 
+@pytest.mark.parametrize(
+    ("encoding", "shown"), [("cp1252", "M\xfcller \\u60a3 \xb1 \\u2264"), ("cp437", "M\xfcller \\u60a3 \xb1 \u2264")]
+)
+def test_characters_that_a_console_cannot_show_are_escaped(encoding, shown, monkeypatch):
+    written = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(written, encoding=encoding, errors="strict"))
+    assert run_main(lambda argv: print("Müller 患 ± ≤"), []) == 0
+    assert written.getvalue().decode(encoding).strip() == shown
+
+
 def test_a_full_disk_is_still_an_error(monkeypatch, capsys):
     class Full(io.StringIO):
         def write(self, text):

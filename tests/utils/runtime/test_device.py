@@ -30,15 +30,24 @@ def test_a_gpu_that_is_named_is_taken(two_gpus):
     assert choose_compute("cuda:0", "fp16", local_rank=1).device == torch.device("cuda:0")
 
 
+def test_the_gpu_of_an_apple_computer_is_taken_when_it_is_named(monkeypatch):
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+    assert choose_compute("mps", None) == Compute(device=torch.device("mps"), precision="fp32")
+    with pytest.raises(ValueError, match="--precision int8: expected a CPU with VNNI"):
+        choose_compute("mps", "int8")
+
+
 @pytest.mark.parametrize(
     ("device", "message"),
     [
         ("gpu", "--device gpu: no such device"),
-        ("mps", "--device mps: expected cpu, cuda"),
+        ("mps", "--device mps: torch finds no GPU of Apple on this machine"),
+        ("meta", "--device meta: expected cpu, cuda, cuda:N or mps"),
         ("cuda:7", "--device cuda:7: torch finds 2 GPUs"),
     ],
 )
-def test_impossible_devices_are_refused(device, message, two_gpus):
+def test_impossible_devices_are_refused(device, message, two_gpus, monkeypatch):
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
     with pytest.raises(ValueError, match=message):
         choose_compute(device, None)
 

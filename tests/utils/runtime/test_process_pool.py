@@ -11,6 +11,7 @@ import pytest
 
 from tests.posix import POSIX_ONLY
 from utils.errors import CaseFailure, UserError
+from utils.runtime import process_pool
 from utils.runtime.process_pool import WORKER_KILLED, run_cases
 
 
@@ -37,6 +38,17 @@ def task(item):
 
 def run(*items, num_workers):
     return run_cases(task, {f"case_{item}": item for item in items}, num_workers)
+
+
+def test_more_workers_than_windows_allows_are_not_started(monkeypatch):
+    monkeypatch.setattr(process_pool, "MAX_POOL_WORKERS", 1)
+    asked = []
+    pool = process_pool.ProcessPoolExecutor
+    monkeypatch.setattr(
+        process_pool, "ProcessPoolExecutor", lambda count, **options: asked.append(count) or pool(count, **options)
+    )
+    assert run("a", "b", num_workers=62).results == {"case_a": "A", "case_b": "B"}
+    assert asked == [1]
 
 
 @pytest.mark.parametrize("num_workers", [1, 2])

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import nn
 
+from tests.posix import held_by_another_program
 from utils.config.preset import load_preset
 from utils.errors import UserError
 from utils.io.checkpoint import save_checkpoint
@@ -113,6 +114,25 @@ def test_dying_between_two_renames_loses_nothing_but_the_new_one(renames_done, r
     assert CheckpointRotation(run, 3).read()[1]["state"]["step"] == 4
     CheckpointRotation(run, 3).write(save(5))
     assert CheckpointRotation(run, 3).read()[1]["state"]["step"] == 5
+
+
+@pytest.mark.parametrize("held", ["last.pt", "last.1.pt", "last.2.pt"])
+def test_a_checkpoint_that_a_program_has_open_is_named_and_nothing_is_lost(held, run):
+    with held_by_another_program([run / held]), pytest.raises(UserError, match=rf"{held}.*: cannot be replaced"):
+        CheckpointRotation(run, 3).write(save(5))
+    assert CheckpointRotation(run, 3).read()[1]["state"]["step"] == 4
+    CheckpointRotation(run, 3).write(save(5))
+    assert list(steps_of(run).values()).count(5) == 1
+    assert steps_of(run)["last.pt"] == 5
+
+
+def test_the_previous_checkpoint_may_have_the_next_number_already(tmp_path):
+    (tmp_path / "last.1.pt").touch()
+    with (
+        pytest.raises(UserError, match="the previous checkpoint is intact"),
+        reraise_write_failure(tmp_path / "last.pt"),
+    ):
+        raise OSError(errno.ENOSPC, "No space left on device")
 
 
 @pytest.mark.parametrize("kept", [False, True])

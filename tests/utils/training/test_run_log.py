@@ -8,6 +8,7 @@ import numpy as np
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from tests.posix import held_by_another_program
 from utils.config.preset import load_preset, preset_from_table
 from utils.training.run import TrainingOptions
 from utils.training.run_log import RunLog, write_configuration
@@ -44,6 +45,22 @@ def test_resuming_drops_what_the_interrupted_run_recorded_later(tmp_path):
     ]
     events = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
     assert [(event.step, round(event.value, 6)) for event in events.Scalars("loss")] == [(0, 0.5), (1, 0.25)]
+
+
+def test_training_goes_on_while_its_tables_and_pictures_are_looked_at(tmp_path, caplog):
+    log = RunLog(tmp_path)
+    picture = np.zeros((4, 6, 3), dtype=np.uint8)
+    log.add_epoch(0, {"loss": 0.5}, seconds=1)
+    log.add_picture(0, picture)
+    with held_by_another_program([tmp_path / "metrics.csv", tmp_path / "validation.png"]):
+        log.add_epoch(1, {"loss": 0.25}, seconds=1)
+        log.add_picture(1, picture + 200)
+    assert [row["epoch"] for row in read_rows(tmp_path)] == ["0"]
+    assert "metrics.csv: cannot be replaced" in caplog.text
+    assert "validation.png: cannot be replaced" in caplog.text
+    log.add_epoch(2, {"loss": 0.125}, seconds=1)
+    log.close()
+    assert [row["loss"] for row in read_rows(tmp_path)] == ["0.5", "0.25", "0.125"]
 
 
 def test_the_newest_picture_lies_in_the_folder(tmp_path):
