@@ -1,14 +1,20 @@
-"""What the text headers of NRRD and MHA say about sizes: ITK takes 1 mm in silence for what it does not find there."""
+"""What NRRD and MetaImage files have in common: a text header, and behind it voxels as they are in memory, or packed.
 
-import re
-from collections.abc import Mapping, Sequence
+No part of a header is passed over: a program that ignores a line which it does not understand places the voxels
+elsewhere, in silence.
+"""
+
+import math
+import zlib
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
 
 from utils.errors import UserError
-from utils.imaging.geometry import Geometry
+from utils.imaging.geometry import Geometry, settle_axes
+from utils.io.nifti import MAX_GZIP_RATIO, TRUNCATED
 
 UNIT_MM = {
     **dict.fromkeys(("m", "meter", "meters", "metre", "metres"), 1000.0),
@@ -17,121 +23,53 @@ UNIT_MM = {
     **dict.fromkeys(("um", "µm", "micron", "microns", "micrometer", "micrometers"), 0.001),
 }
 """Names of units; without one, lengths are in mm."""
-ANATOMICAL_SPACE = re.compile(
-    r"(?:[rl][ap][si]t?|(?:right|left)-(?:anterior|posterior)-(?:superior|inferior)(?:-time)?)"
-)
-"""NRRD's spaces whose axes are those of the patient, in lower case."""
 MIN_MM, MAX_MM = 1e-6, 1e7
-NRRD_MAGIC = "NRRD"
-WITHOUT_SPACE = (
-    "its header names no space of the patient, so its axes were taken to point to the left, back and head; check that "
-    "left and right are correct"
-)
+MAX_HEADER_BYTES = 1 << 20
 NO_SIZES = "its header does not say how large the voxels are: expected {}; export it again with its voxel sizes"
+EXTRA_VOXELS = "holds more voxels than its header says; copy or export it again"
+NOT_ONE_FILE = "its voxels do not follow its header in the same file; save it as one file"
 
 
-class Lengths(NamedTuple):
-    """How to read the lengths in a header."""
+class TextVolume(NamedTuple):
+    """The content of a file with a text header."""
 
-    unit_mm: float
-    """Millimeters per unit of spacing and origin."""
-    spacing_xyz: tuple[float, ...] | None = None
-    """Of MHA: ITK stops at a line that it does not understand, and takes 1 for what stands behind it."""
-    notes: tuple[str, ...] = ()
-
-    def apply(self, grid: Geometry, read_spacing_xyz: Sequence[float]) -> Geometry:
-        """The grid in mm.
-
-        Args:
-            grid: as ITK read it.
-            read_spacing_xyz: the spacing that ITK read.
-
-        Raises:
-            UserError: ITK read another spacing than the header gives, or no patient has such lengths.
-        """
-        if self.spacing_xyz and not np.allclose(np.abs(self.spacing_xyz), read_spacing_xyz, rtol=1e-6, atol=0):
-            raise UserError("its header is damaged: a line before `ElementSpacing` cannot be read; export it again")
-        spacing = np.multiply(grid.spacing_zyx_mm, self.unit_mm)
-        origin = np.multiply(grid.origin_xyz_mm, self.unit_mm)
-        if spacing.min() < MIN_MM or max(spacing.max(), np.abs(origin).max()) > MAX_MM:
-            raise UserError(
-                f"its voxels measure {' x '.join(f'{size:.3g}' for size in spacing)} mm (z, y, x) and its origin is "
-                f"{', '.join(f'{place:.3g}' for place in origin)} mm: no patient has such lengths; export it again"
-            )
-        return replace(grid, spacing_zyx_mm=tuple(spacing.tolist()), origin_xyz_mm=tuple(origin.tolist()))
+    array: np.ndarray
+    """(D, H, W) as stored, in the byte order of the computer."""
+    geometry: Geometry
+    metadata: Mapping[str, str]
+    """Fields of the header that the format does not define."""
+    notes: tuple[str, ...]
+    """What is unusual about the geometry."""
 
 
-def read_lengths(start: bytes) -> Lengths:
-    """Check that a header gives the sizes of the voxels of a 3-D volume, and find their unit.
+def damaged(reason: object) -> UserError:
+    """The error for a file that does not follow its format."""
+    return UserError(f"cannot be read as a volume: damaged, or of another format ({reason}); copy or export it again")
 
-    Args:
-        start: of an NRRD or MHA file, with the whole header.
+
+def not_scalar(dimensions: int, values_per_voxel: int) -> UserError:
+    """The error for an image that is not a 3-D volume with one value per voxel."""
+    return UserError(
+        f"expected a 3-D volume with one value per voxel, got {dimensions} dimensions and {values_per_voxel} values "
+        "per voxel; export the volume alone"
+    )
+
+
+def unique_fields(pairs: Iterable[tuple[str, str]]) -> dict[str, str]:
+    """The fields of a header by name.
 
     Raises:
-        UserError: it does not give them, or in a unit that is no length; the origin is not a number; or it asks to
-            scale the voxels.
+        UserError: two of them have the same name but other values.
     """
-    text = start.decode("utf-8", "replace")
-    return _nrrd_lengths(text) if text.startswith(NRRD_MAGIC) else _mha_lengths(text)
+    fields: dict[str, str] = {}
+    for name, value in pairs:
+        if fields.setdefault(name, value) != value:
+            raise damaged(f"its header gives `{name}` twice: {fields[name][:40]} and {value[:40]}")
+    return fields
 
 
-def num_raw_bytes(start: bytes, file_bytes: int) -> int | None:
-    """How many bytes follow the header of an NRRD or MHA file, or None if they are not voxels as they are in memory.
-
-    Args:
-        start: of the file, with the whole header.
-        file_bytes: size of the file.
-    """
-    if start.startswith(NRRD_MAGIC.encode()):
-        header = re.match(rb".*?\n\r?\n", start, re.DOTALL)
-        is_raw = header and re.search(rb"\nencoding: *raw", header[0]) and not re.search(rb"skip:|file:", header[0])
-    else:
-        header = re.match(rb".*?^ElementDataFile *= *LOCAL[ \r]*\n", start, re.DOTALL | re.MULTILINE)
-        is_raw = header and not re.search(rb"BinaryData *= *[Ff0]|CompressedData *= *[Tt1]|HeaderSize", header[0])
-    return file_bytes - header.end() if is_raw else None
-
-
-def _nrrd_lengths(text: str) -> Lengths:
-    lines = re.split(r"\r?\n\r?\n", text, maxsplit=1)[0].splitlines()
-    pairs = [line.split(":", 1) for line in lines if ":" in line and ":=" not in line and line[0] != "#"]
-    fields = {key.replace(" ", "").lower(): value.strip() for key, value in pairs}
-    vectors, spacings = fields.get("spacedirections"), fields.get("spacings")
-    if vectors is None and spacings is None:
-        raise UserError(NO_SIZES.format("`space directions`, found none"))
-    if vectors is not None and "none" in vectors.lower():
-        raise UserError(NO_SIZES.format(f"three vectors as `space directions`, got {vectors}"))
-    if vectors is None and len(_numbers(spacings)) != 3:
-        raise UserError(NO_SIZES.format(f"three numbers as `spacings`, got {spacings}"))
-    names = re.findall(r'"([^"]*)"', fields.get("spaceunits" if vectors is not None else "units", ""))
-    is_placed = vectors is not None and ANATOMICAL_SPACE.fullmatch(fields.get("space", "").lower())
-    return Lengths(_unit_mm(names), notes=() if is_placed else (WITHOUT_SPACE,))
-
-
-def _mha_lengths(text: str) -> Lengths:
-    fields = _mha_fields(text)
-    spacing = fields.get("ElementSpacing", fields.get("ElementSize", ""))
-    if len(_numbers(spacing)) != 3:
-        raise UserError(NO_SIZES.format(f"three numbers as `ElementSpacing`, got {spacing or 'none'}"))
-    if any(len(_numbers(fields.get(name, "0 0 0"))) != 3 for name in ("Offset", "Position", "Origin")):
-        raise UserError("its origin is not three numbers; export it again")
-    slope, offset = (fields.get(f"ElementToIntensityFunction{name}") for name in ("Slope", "Offset"))
-    if _numbers(slope or "1") != [1.0] or _numbers(offset or "0") != [0.0]:
-        raise UserError(
-            "its header asks to scale the voxels (ElementToIntensityFunction), which programs do not agree on; save "
-            "the scaled voxels without these fields"
-        )
-    return Lengths(_unit_mm([fields.get("DistanceUnits", "")]), tuple(_numbers(spacing)))
-
-
-def _mha_fields(text: str) -> Mapping[str, str]:
-    """As MetaIO reads them: capitals count."""
-    header = text.partition("ElementDataFile")[0]
-    pairs = (line.partition("=") for line in header.splitlines())
-    return {key.strip(): value.strip() for key, _, value in pairs}
-
-
-def _numbers(text: str) -> list[float]:
-    """The finite numbers in a text; none if a part of it is no finite number."""
+def finite_numbers(text: str) -> list[float]:
+    """The numbers in a text; none if a part of it is no finite number."""
     try:
         numbers = [float(part) for part in text.split()]
     except ValueError:
@@ -139,7 +77,66 @@ def _numbers(text: str) -> list[float]:
     return numbers if np.isfinite(numbers).all() else []
 
 
-def _unit_mm(names: list[str]) -> float:
+def positive_integers(name: str, text: str) -> list[int]:
+    """The numbers that a field gives for voxels, or the like.
+
+    Args:
+        name: of the field, for messages.
+        text: its value.
+
+    Raises:
+        UserError: a part of it is no positive whole number.
+    """
+    parts = text.split()
+    if not parts or not all(part.isascii() and part.isdigit() and int(part) for part in parts):
+        raise damaged(f"{name} is {text[:40]}")
+    return [int(part) for part in parts]
+
+
+def read_voxels(content: bytes, dtype: np.dtype, size_zyx: tuple[int, int, int], *, is_packed: bool) -> np.ndarray:
+    """Read what follows a header.
+
+    Args:
+        content: from the first byte behind the header to the end of the file.
+        dtype: as stored, with its byte order.
+        size_zyx: the numbers of voxels (D, H, W).
+        is_packed: by zlib or gzip.
+
+    Raises:
+        UserError: there are fewer voxels, or more by a slice or more, or the packed ones are damaged.
+    """
+    num_bytes = math.prod(size_zyx) * dtype.itemsize
+    slice_bytes = num_bytes // size_zyx[0]
+    if num_bytes > len(content) * (MAX_GZIP_RATIO if is_packed else 1):  # before memory is reserved for them
+        raise UserError(TRUNCATED)
+    if is_packed:
+        content = _unpack(content, num_bytes + slice_bytes)
+    if len(content) < num_bytes:
+        raise UserError(TRUNCATED)
+    if len(content) >= num_bytes + slice_bytes:
+        raise UserError(EXTRA_VOXELS)
+    stored = np.frombuffer(content, dtype, math.prod(size_zyx)).reshape(size_zyx)
+    return stored.astype(dtype.newbyteorder("="))
+
+
+def _unpack(content: bytes, limit: int) -> bytes:
+    """Unpack by zlib or gzip, not more than `limit` bytes."""
+    unpacker = zlib.decompressobj(wbits=zlib.MAX_WBITS | 32)
+    try:
+        unpacked = unpacker.decompress(content, limit)
+    except zlib.error as error:
+        raise damaged(error) from error
+    if not unpacker.eof and len(unpacked) < limit:
+        raise UserError(TRUNCATED)
+    return unpacked
+
+
+def unit_mm(names: Iterable[str]) -> float:
+    """Millimeters per unit, of the units that a header gives for its axes.
+
+    Raises:
+        UserError: they differ, or one is no length.
+    """
     found = {name.strip().lower() for name in names}
     sizes = {UNIT_MM.get(name) for name in found} or {1.0}
     if len(sizes) > 1 or None in sizes:
@@ -147,3 +144,24 @@ def _unit_mm(names: list[str]) -> float:
             f"its lengths are in {', '.join(sorted(found))}; expected mm, cm, m or um; export it again in mm"
         )
     return sizes.pop()
+
+
+def grid_in_mm(grid: Geometry, unit: float) -> tuple[Geometry, tuple[str, ...]]:
+    """The grid whose lengths a header gives in another unit, with unit vectors as axes, and notes.
+
+    Args:
+        grid: as stored.
+        unit: in mm.
+
+    Raises:
+        UserError: no patient has such lengths.
+    """
+    grid, notes = settle_axes(grid)
+    spacing = np.multiply(grid.spacing_zyx_mm, unit)
+    origin = np.multiply(grid.origin_xyz_mm, unit)
+    if not (spacing.min() >= MIN_MM and max(spacing.max(), np.abs(origin).max()) <= MAX_MM):
+        raise UserError(
+            f"its voxels measure {' x '.join(f'{size:.3g}' for size in spacing)} mm (z, y, x) and its origin is "
+            f"{', '.join(f'{place:.3g}' for place in origin)} mm: no patient has such lengths; export it again"
+        )
+    return replace(grid, spacing_zyx_mm=tuple(spacing.tolist()), origin_xyz_mm=tuple(origin.tolist())), notes

@@ -1,11 +1,8 @@
 """Read and write CT volumes and label maps (NIfTI, NRRD, MHA) with their geometry."""
 
-import math
 import os
-import re
 import shutil
 import tempfile
-import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -17,17 +14,10 @@ import SimpleITK as sitk
 from utils.errors import UserError
 from utils.imaging.geometry import Geometry, settle_axes
 from utils.io.files import atomic_write, files_below, is_broken_link, printable
-from utils.io.nifti import MAX_GZIP_RATIO, NIFTI_SUFFIXES, TRUNCATED, read_nifti, write_nifti
-from utils.io.text_headers import num_raw_bytes, read_lengths
+from utils.io.metaimage import read_metaimage
+from utils.io.nifti import NIFTI_SUFFIXES, read_nifti, write_nifti
+from utils.io.nrrd import read_nrrd
 
-PACKED_HEADERS = (
-    re.compile(rb"NRRD.*?\nencoding: *gz(?:ip)?[ \r]*\n(?:.*?\n)?\r?\n", re.DOTALL),
-    re.compile(rb"(?!NRRD).*?CompressedData *= *[Tt1].*?\nElementDataFile *= *LOCAL[ \r]*\n", re.DOTALL),
-)
-"""Headers of files with compressed voxels behind them."""
-DIMENSIONS = re.compile(rb"^NDims *=(.*)$", re.MULTILINE)
-"""In MHA. ITK ends the program if the number is negative."""
-MAX_HEADER_BYTES = CHUNK_BYTES = 1 << 20
 NOT_WRITTEN = "cannot be written completely: is the disk full, or the folder write-protected?"
 SUFFIXES = (*NIFTI_SUFFIXES, ".seg.nrrd", ".nrrd", ".mha")
 """Not .mhd: its voxels lie in a second file, which can be truncated or left behind unnoticed."""
@@ -83,62 +73,14 @@ def read_volume(path: str | Path) -> Volume:
         raise UserError("is a link to a file that is missing; fetch the file or remove the link", path)
     if not path.is_file():
         raise UserError("no such file; check the path", path)
-    path.open("rb").close()  # says "permission denied" where ITK says that the file is damaged
     if volume_suffix(path) in NIFTI_SUFFIXES:
         found = read_nifti(path)
         return Volume(array=found.array, geometry=found.grid, notes=found.notes)
-    _check_text_header(path)
+    read = read_metaimage if path.suffix.lower() == ".mha" else read_nrrd
     try:
-        with _itk_path(path) as readable:
-            reader = sitk.ImageFileReader()
-            reader.SetImageIO(
-                "MetaImageIO" if path.suffix.lower() == ".mha" != path.suffix else ""
-            )  # ITK knows no .MHA
-            reader.SetFileName(readable)
-            reader.ReadImageInformation()
-            _require_voxels(reader, path)
-            image = reader.Execute()
-    except RuntimeError as error:
-        raise UserError(
-            f"cannot be read as a volume: damaged, or of another format ({_reason(error)}); copy or export it again",
-            path,
-        ) from error
-    if image.GetDimension() != 3 or image.GetNumberOfComponentsPerPixel() != 1:
-        raise UserError(
-            f"expected a 3-D volume with one value per voxel, got {image.GetDimension()} dimensions and "
-            f"{image.GetNumberOfComponentsPerPixel()} values per voxel; export the volume alone",
-            path,
-        )
-    return _with_unit(image, path)
-
-
-def _with_unit(image: sitk.Image, path: Path) -> Volume:
-    """The volume in mm; a `UserError` names the path if its header does not give the sizes of the voxels."""
-    volume = from_sitk(image)
-    try:
-        lengths = read_lengths(_start_of(path))
-        grid = lengths.apply(volume.geometry, image.GetSpacing())
+        return Volume(**read(path.read_bytes())._asdict())
     except UserError as error:
         raise UserError(str(error), path) from error
-    return replace(volume, geometry=grid, notes=(*volume.notes, *lengths.notes))
-
-
-def _require_voxels(reader: sitk.ImageFileReader, path: Path) -> None:
-    """Refuse a header of more voxels than the file can hold, before ITK reserves memory for them, or of fewer."""
-    size_bytes = sitk.Image([1, 1], reader.GetPixelID()).GetSizeOfPixelComponent()
-    num_bytes = math.prod(reader.GetSize()) * reader.GetNumberOfComponents() * size_bytes
-    is_packed = any(pattern.match(_start_of(path)) for pattern in PACKED_HEADERS)
-    if num_bytes > path.stat().st_size * (MAX_GZIP_RATIO if is_packed else 1):
-        raise UserError(TRUNCATED, path)
-    num_raw = num_raw_bytes(_start_of(path), path.stat().st_size)
-    if num_raw is not None and num_raw - num_bytes >= num_bytes // reader.GetSize()[-1]:  # a slice or more
-        raise UserError("holds more voxels than its header says; copy or export it again", path)
-
-
-def _start_of(path: Path) -> bytes:
-    """The part of a file that holds its header."""
-    with path.open("rb") as file:
-        return file.read(MAX_HEADER_BYTES)
 
 
 def read_lps(path: Path) -> Volume:
@@ -201,30 +143,6 @@ def match_orientation(volume: Volume, like: Geometry) -> Volume:
     """Undo `to_lps`: permute and flip the axes of `volume` to those of the grid `like`."""
     code = sitk.DICOMOrientImageFilter.GetOrientationFromDirectionCosines(like.direction)
     return from_sitk(sitk.DICOMOrient(to_sitk(volume), code))
-
-
-def _check_text_header(path: Path) -> None:
-    """Refuse what ITK does not survive, and compressed voxels of NRRD and MHA in whose place it reads others.
-
-    Raises:
-        UserError: the number of dimensions is none, or voxels do not fit their checksum or end too early.
-    """
-    content = path.read_bytes()
-    dimensions = DIMENSIONS.search(content[:MAX_HEADER_BYTES].partition(b"ElementDataFile")[0])
-    if dimensions and not re.fullmatch(rb"\s*[1-9]\s*", dimensions[1]):
-        found = dimensions[1].decode("utf-8", "replace").strip()
-        raise UserError(f"cannot be read as a volume: damaged (NDims is {found}); copy or export it again", path)
-    header = next(filter(None, (pattern.match(content[:MAX_HEADER_BYTES]) for pattern in PACKED_HEADERS)), None)
-    if header is None:
-        return
-    unpacker = zlib.decompressobj(wbits=zlib.MAX_WBITS | 32)  # gzip or zlib
-    try:
-        for start in range(header.end(), len(content), CHUNK_BYTES):
-            unpacker.decompress(content[start : start + CHUNK_BYTES])
-    except zlib.error as error:
-        raise UserError(f"cannot be read as a volume: damaged ({error}); copy or export it again", path) from error
-    if not unpacker.eof:
-        raise UserError(TRUNCATED, path)
 
 
 ITK_OPENS = str.isascii if os.name == "nt" else (lambda path: printable(path) == path)

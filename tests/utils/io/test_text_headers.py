@@ -1,11 +1,20 @@
-"""utils/io/text_headers.py: sizes, units and scaling in the headers of NRRD and MHA."""
+"""Files with text headers: utils/io/text_headers.py, utils/io/nrrd.py and utils/io/metaimage.py."""
+
+import contextlib
+import gzip
+import tempfile
+import zlib
+from pathlib import Path
 
 import numpy as np
 import pytest
+import SimpleITK as sitk
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from utils.errors import UserError
 from utils.imaging.geometry import Geometry
-from utils.io.volumes import Volume, read_volume, write_volume
+from utils.io.volumes import Volume, from_sitk, read_volume, write_volume
 
 SIZE = (2, 3, 4)
 ARRAY = np.arange(24, dtype=np.int16).reshape(SIZE)
@@ -48,7 +57,10 @@ def test_an_nrrd_without_voxel_sizes_is_refused(fields, found, tmp_path):
 
 @pytest.mark.parametrize("fields", [[], ["elementspacing = 2 2 3"]])
 def test_an_mha_without_voxel_sizes_is_refused(fields, tmp_path):
-    with pytest.raises(UserError, match="expected three numbers as `ElementSpacing`, got none; export it again"):
+    found = (
+        "how large the voxels are" if not fields else "expected `ElementSpacing` in its header, got `elementspacing`"
+    )
+    with pytest.raises(UserError, match=f"{found}.*; (copy or )?export it again"):
         read_volume(mha(tmp_path, *fields))
 
 
@@ -163,7 +175,7 @@ def test_a_number_of_dimensions_that_is_none_is_refused(number, tmp_path):
     """ITK ends the program at a negative one."""
     path = mha(tmp_path, "ElementSpacing = 2 2 3")
     path.write_bytes(path.read_bytes().replace(b"NDims = 3", b"NDims = " + number.encode()))
-    with pytest.raises(UserError, match=rf"damaged \(NDims is {number}\); copy or export it again: .*ct\.mha"):
+    with pytest.raises(UserError, match=rf"damaged, .*\(NDims is {number}\); copy or export it again: .*ct\.mha"):
         read_volume(path)
 
 
@@ -183,15 +195,150 @@ def test_voxels_that_are_not_compressed_as_the_header_says_are_refused(field, ha
     path = mha(tmp_path, "ElementSpacing = 2 2 3", field)
     if not has_type:
         path.write_bytes(path.read_bytes().removeprefix(b"ObjectType = Image\n"))
-    with pytest.raises(UserError, match=r"^cannot be read as a volume: damaged .*: .*ct\.mha"):
+    with pytest.raises(UserError, match=r"^cannot be read as a volume: damaged, .*: .*ct\.mha"):
         read_volume(path)
 
 
-def test_a_line_that_hides_the_voxel_sizes_from_itk_is_refused(tmp_path):
-    """ITK would take 1 mm."""
-    path = mha(tmp_path, "AnatomicalOrientation \u0663 RAI", "ElementSpacing = 2 2 3")
-    with pytest.raises(UserError, match="a line before `ElementSpacing` cannot be read"):
+@pytest.mark.parametrize(
+    ("write", "field", "found"),
+    [
+        (mha, "AnatomicalOrientation \u0663 RAI", "a line of its header has no `=`"),  # ITK takes a spacing of 1 mm
+        (mha, "OFFSET = 1 2 3", "expected `Offset` in its header, got `OFFSET`"),  # ITK takes 0
+        (mha, "Origin = 1 2 3\nPosition = 4 5 6", "Position and Origin differ"),  # ITK takes the first
+        (mha, "ElementSpacing = 4 4 4", "its header gives `ElementSpacing` twice"),  # ITK takes the last
+        (mha, "TransformMatrix = 1 0 0 0 1 0 0 0", "its axes are 1 0 0 0 1 0 0 0"),
+        (mha, "TransformMatrix = 1 0 0 0 1 0 0 0 0", "its axes are"),
+        (mha, "CompressedData = maybe", "CompressedData is maybe"),
+        (nrrd, "space origins: (1,2,3)", "no field of NRRD: space origins"),
+        (nrrd, "space: LPS", "gives `space` twice: RAS and LPS"),
+        (nrrd, "hello", "no field of NRRD: hello"),
+        (nrrd, "kinds: domain domain", "its kinds are domain domain, but it has 3 sizes"),
+        (nrrd, "space origin: (1,2)", "got \\(1,2\\)"),
+        (nrrd, "space origin: (1,2,nan)", "got \\(1,2,nan\\)"),
+    ],
+)
+def test_a_line_that_programs_pass_over_is_refused(write, field, found, tmp_path):
+    needed = ["space: RAS", DIRECTIONS] if write is nrrd else ["ElementSpacing = 2 2 3"]
+    with pytest.raises(UserError, match=f"{found}.*: .*ct\\."):
+        read_volume(write(tmp_path, *needed, field))
+
+
+@pytest.mark.parametrize(
+    ("write", "before", "after", "found"),
+    [
+        (mha, "LOCAL", "ct.raw", "do not follow its header"),
+        (mha, "LOCAL", "LIST", "do not follow its header"),
+        (mha, "NDims", "HeaderSize = 12\nNDims", "do not follow its header"),
+        (mha, "NDims", "HeaderSize = -1\nNDims", "do not follow its header"),
+        (nrrd, "sizes", "data file: ct.raw\nsizes", "do not follow its header"),
+        (nrrd, "sizes", "byte skip: 4\nsizes", "do not follow its header"),
+        (mha, "BinaryData = True", "BinaryData = False", "stored as text"),
+        (nrrd, "raw", "ascii", "its encoding is ascii; expected raw or gzip"),
+        (mha, "MET_SHORT", "MET_STRING", "ElementType is MET_STRING"),
+        (nrrd, "short", "block", "its type is block"),
+        (nrrd, "little", "middle", "its endian is middle"),
+        (nrrd, "sizes: 4 3 2", "sizes: 4 -3 2", "sizes is 4 -3 2"),
+        (nrrd, "sizes: 4 3 2", "sizes: 4 3", "its dimension is 3, but it has 2 sizes"),
+        (mha, "DimSize = 4 3 2", "DimSize = 4 3 0", "DimSize is 4 3 0"),
+        (nrrd, "NRRD0004", "NRRD0009", "no header of NRRD"),
+        (mha, "ElementDataFile", "ElementFile", "no ElementDataFile"),
+    ],
+)
+def test_voxels_of_another_kind_or_place_are_refused(write, before, after, found, tmp_path):
+    path = write(tmp_path, *(["space: LPS", DIRECTIONS] if write is nrrd else ["ElementSpacing = 2 2 3"]))
+    path.write_bytes(path.read_bytes().replace(before.encode(), after.encode()))
+    with pytest.raises(UserError, match=f"{found}.*: .*ct\\."):
         read_volume(path)
+
+
+@pytest.mark.parametrize("space", ["RAS", "right-anterior-superior", "LAS", "LPS", "scanner-xyz"])
+def test_nrrd_files_are_read_as_itk_reads_them(space, tmp_path):
+    fields = ("space directions: (0.6,1.6,0) (1.6,-0.6,0) (0,0,-3)", "space origin: (10,-20.5,3e1)")
+    check_as_itk(nrrd(tmp_path, f"space: {space}", *fields))
+
+
+@pytest.mark.parametrize("encoding", ["gzip", "gz"])
+@pytest.mark.parametrize(
+    ("kind", "numpy"), [("short", "i2"), ("unsigned char", "u1"), ("double", "f8"), ("int64", "i8")]
+)
+def test_types_and_byte_orders_of_nrrd_are_read_as_itk_reads_them(kind, numpy, encoding, tmp_path):
+    for order, endian in (("<", "little"), (">", "big")):
+        path = nrrd(tmp_path, "space: LPS", DIRECTIONS)
+        header = path.read_bytes().partition(b"\n\n")[0].decode()
+        for old, new in (("short", kind), ("raw", encoding), ("little", endian)):
+            header = header.replace(old, new)
+        path.write_bytes(f"{header}\n\n".encode() + gzip.compress(ARRAY.astype(order + numpy).tobytes()))
+        check_as_itk(path)
+        assert read_volume(path).array.dtype == np.dtype(numpy)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        ("TransformMatrix = 0.6 0.8 0 0.8 -0.6 0 0 0 1", "Offset = 1 2 3", "ElementSize = 9 9 9"),
+        ("Rotation = 0 1 0 1 0 0 0 0 -1", "Origin = 1e1 -2 3.5"),
+        ("Orientation = 0 0 1 0 1 0 1 0 0", "Position = 1 2 3", "CenterOfRotation = 5 5 5"),
+        ("BinaryDataByteOrderMSB = True",),
+        ("ElementByteOrderMSB = True", "Comment = a = b: c", "AnatomicalOrientation = RAI", "Name = x"),
+    ],
+)
+def test_mha_files_are_read_as_itk_reads_them(fields, tmp_path):
+    path = mha(tmp_path, *fields, "ElementSpacing = 1.5 2 3")
+    if "MSB" in fields[0]:
+        path.write_bytes(path.read_bytes().replace(b"BinaryDataByteOrderMSB = False\n", b""))
+    check_as_itk(path)
+
+
+def test_compressed_mha_files_are_read_as_itk_reads_them(tmp_path):
+    voxels = zlib.compress(ARRAY.tobytes())
+    fields = ("CompressedData = True", f"CompressedDataSize = {len(voxels)}", "ElementSpacing = 1.5 2 3")
+    path = mha(tmp_path, *fields)
+    header, end, _ = path.read_bytes().partition(b"LOCAL\n")
+    path.write_bytes(header + end + voxels)
+    check_as_itk(path)
+
+
+@pytest.mark.parametrize(
+    ("numpy", "kind"),
+    [("i1", "CHAR"), ("u2", "USHORT"), ("i4", "LONG"), ("u4", "UINT"), ("f4", "FLOAT"), ("i8", "LONG_LONG")],
+)
+def test_types_of_mha_are_read_as_itk_reads_them(numpy, kind, tmp_path):
+    path = mha(tmp_path, "ElementSpacing = 1 2 3")
+    header = path.read_bytes().partition(b"LOCAL\n")[0].replace(b"MET_SHORT", f"MET_{kind}".encode())
+    path.write_bytes(header + b"LOCAL\n" + ARRAY.astype(numpy).tobytes())
+    check_as_itk(path)
+    assert read_volume(path).array.dtype == np.dtype(numpy)
+
+
+def check_as_itk(path):
+    found, expected = read_volume(path), from_sitk(sitk.ReadImage(str(path)))
+    assert found.geometry.matches(expected.geometry, tolerance_vox=1e-9), (found.geometry, expected.geometry)
+    np.testing.assert_array_equal(found.array, expected.array)
+
+
+def test_names_of_segments_may_have_any_letters(tmp_path):
+    found = read_volume(nrrd(tmp_path, "space: LPS", DIRECTIONS, "Segment0_Name:=\u00d6sophagus: oben"))
+    assert found.metadata == {"Segment0_Name": "\u00d6sophagus: oben"}
+
+
+@settings(max_examples=300, deadline=None, derandomize=True)
+@given(data=st.data())
+def test_any_damage_to_a_header_is_refused_or_leaves_a_volume(data):
+    """ITK ended the program at some of them."""
+    with tempfile.TemporaryDirectory() as folder:
+        write = data.draw(st.sampled_from([nrrd, mha]))
+        needed = ["space: LPS", DIRECTIONS, "space origin: (1,2,3)"]
+        path = write(Path(folder), *(needed if write is nrrd else ["ElementSpacing = 2 2 3", "Offset = 1 2 3"]))
+        content = bytearray(path.read_bytes())
+        for _ in range(data.draw(st.integers(1, 4))):
+            start = data.draw(st.integers(0, len(content) - 48))
+            stop = start + data.draw(st.integers(0, 6))
+            piece = st.sampled_from([b"-", b"0", b"9999999999", b"\n", b"=", b":", b" ", b"(", b"1e400", b"\xff"])
+            content[start:stop] = data.draw(st.one_of(piece, st.binary(max_size=4)))
+        path.write_bytes(content)
+        with contextlib.suppress(UserError):
+            found = read_volume(path)
+            assert found.array.shape == found.geometry.size_zyx
 
 
 @pytest.mark.parametrize(
