@@ -3,7 +3,7 @@
 import functools
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -15,6 +15,8 @@ from data_preprocess.resample import resample_axis_aligned, resample_to
 from utils.config.preset import TTA_MOVE_VOX, GridSettings
 from utils.imaging.geometry import Geometry
 from utils.imaging.interpolation import resize_linear
+from utils.imaging.masks import bounding_box
+from utils.imaging.resampling import extent_on, resample_box
 from utils.io.dicom import CtSeries
 from utils.io.volumes import Volume, match_orientation, to_lps
 
@@ -80,18 +82,37 @@ class InferenceTransform:
         """The part of `axis_aligned` that the networks see."""
         return self.grid.region
 
+    @property
+    def network_geometry(self) -> Geometry:
+        """The networks' grid in the patient."""
+        axes = zip(self.axis_aligned.spacing_zyx_mm, self.grid.spacing_ratio, strict=True)
+        return Geometry(
+            size_zyx=self.grid.size_zyx,
+            spacing_zyx_mm=tuple(spacing / ratio for spacing, ratio in axes),
+            origin_xyz_mm=self.world_mm((0, 0, 0)),
+            direction=self.axis_aligned.direction,
+        )
+
     def invert(self, probabilities: torch.Tensor) -> Volume:
         """The label map (uint8) on the grid of the CT as read; 0 outside of the region.
+
+        Probabilities are interpolated once, also onto an oblique CT: labels that are resampled again lose their edges.
 
         Args:
             probabilities: (num_classes, d, h, w) on the networks' grid.
         """
+        if _is_oblique(self.ct):
+            label = rotate_to_label_map(probabilities, self.network_geometry, self.ct)
+            return Volume(array=label.numpy(), geometry=self.ct)
         ratio, offset = self.grid.spacing_ratio, self.grid.offset_vox
         label = resample_to_label_map(probabilities, self.region.size_zyx, ratio, offset)
         return Volume(array=self.to_ct(label.cpu().numpy()), geometry=self.ct)
 
     def invert_probability(self, probability: torch.Tensor) -> np.ndarray:
         """One organ's probability (d, h, w) as float32 on the grid of the CT as read; 0 outside of the region."""
+        if _is_oblique(self.ct):
+            whole = tuple(slice(0, n) for n in self.ct.size_zyx)
+            return _rotate(probability, self.network_geometry, self.ct, whole)
         return self.to_ct(self.to_region(probability))
 
     def to_region(self, values: torch.Tensor) -> np.ndarray:
@@ -113,10 +134,8 @@ class InferenceTransform:
         return self.invert_probability(probabilities[value] - functools.reduce(torch.maximum, others))
 
     def to_ct(self, values: np.ndarray) -> np.ndarray:
-        """Bring labels (uint8) or probabilities (float32) of the region, at the CT's spacing, onto the CT as read."""
+        """Bring values of the region, at the CT's spacing, onto the CT as read, which is not oblique."""
         whole = Volume(array=self.region.paste(values, self.axis_aligned.size_zyx), geometry=self.axis_aligned)
-        if _is_oblique(self.ct):
-            return resample_to(whole, self.ct)
         return match_orientation(whole, self.ct).array
 
     def crop_label(self, label: Volume) -> np.ndarray:
@@ -131,13 +150,8 @@ class InferenceTransform:
 
     def inside_fov(self) -> np.ndarray:
         """Which voxels of the networks' image lie in the CT and not in air that was added around it: bool (d, h, w)."""
-        to_ct = self.ct.index_from(self.axis_aligned)
-        z, y, x = np.meshgrid(*self.grid.centers_vox(), indexing="ij", sparse=True)
-        inside = np.ones(self.grid.size_zyx, dtype=bool)
-        for (a, b, c, offset), n in zip(to_ct, self.ct.size_zyx, strict=True):
-            index = a * z + b * y + c * x + offset
-            inside &= (index >= -0.5) & (index <= n - 0.5)
-        return inside
+        centers = np.meshgrid(*self.grid.centers_vox(), indexing="ij", sparse=True)
+        return _lies_in(self.ct, self.ct.index_from(self.axis_aligned), centers)
 
 
 def resample_to_label_map(
@@ -158,15 +172,51 @@ def resample_to_label_map(
         offset_zyx: where the probabilities begin, in its voxels from its outer edge.
     """
     to_output = (spacing_ratio_zyx, offset_zyx)
+    return _interpolated_argmax(
+        probabilities,
+        size_zyx,
+        lambda mask: _resampled_box(mask, size_zyx, *to_output),
+        lambda values, box: resize_linear(values, box, *to_output),
+    )
+
+
+def rotate_to_label_map(probabilities: torch.Tensor, geometry: Geometry, oblique: Geometry) -> torch.Tensor:
+    """Interpolate every class's probability onto an oblique grid and take the argmax, as `resample_to_label_map`.
+
+    Args:
+        probabilities: (num_classes, D, H, W), on any device.
+        geometry: their grid.
+        oblique: grid of the result, uint8, in main memory.
+    """
+    return _interpolated_argmax(
+        probabilities.cpu(),
+        oblique.size_zyx,
+        lambda mask: _rotated_box(mask.numpy(), geometry, oblique),
+        lambda values, box: torch.from_numpy(_rotate(values, geometry, oblique, box)),
+    )
+
+
+def _interpolated_argmax(
+    probabilities: torch.Tensor,
+    size_zyx: tuple[int, int, int],
+    find_box: Callable[[torch.Tensor], Box | None],
+    interpolate: Callable[[torch.Tensor, Box], torch.Tensor],
+) -> torch.Tensor:
+    """The class with the highest interpolated probability, uint8 of a size.
+
+    Args:
+        probabilities: (num_classes, D, H, W).
+        size_zyx: of the result.
+        find_box: the voxels of the result whose interpolation reads from a mask (D, H, W), or None.
+        interpolate: a class's probability (D, H, W) in a box of the result.
+    """
     label = probabilities.new_zeros(size_zyx, dtype=torch.uint8)
     highest = probabilities.new_zeros(size_zyx, dtype=torch.float32)
     for value in range(1, len(probabilities)):
-        box = _resampled_box(
-            probabilities[value] >= ROUNDING / len(probabilities), size_zyx, spacing_ratio_zyx, offset_zyx
-        )
+        box = find_box(probabilities[value] >= ROUNDING / len(probabilities))
         if box is None:
             continue
-        background, probability = (resize_linear(probabilities[i], box, *to_output) for i in (0, value))
+        background, probability = (interpolate(probabilities[i], box) for i in (0, value))
         rival = torch.maximum(highest[box], background)
         higher = probability > rival
         label[box].masked_fill_(higher, value)
@@ -189,6 +239,47 @@ def _resampled_box(
         stop = size if high > last else math.ceil((high + 0.5) / ratio + offset - 0.5) + 1
         box.append(slice(max(0, start), min(size, stop)))
     return tuple(box)
+
+
+def _rotated_box(mask: np.ndarray, geometry: Geometry, other: Geometry) -> Box | None:
+    """The voxels of another grid whose interpolation reads from a mask (D, H, W) on a grid; None if there are none."""
+    own = bounding_box(mask)
+    if own is None:
+        return None
+    reach = tuple(slice(axis.start - 1, axis.stop + 1) for axis in own)  # interpolation reaches one voxel further
+    low, high = extent_on(other, geometry, reach)
+    start = np.clip(np.ceil(low).astype(int), 0, other.size_zyx)
+    stop = np.clip(np.floor(high).astype(int) + 1, 0, other.size_zyx)
+    return None if np.any(stop <= start) else tuple(map(slice, start.tolist(), stop.tolist()))
+
+
+def _rotate(values: torch.Tensor, geometry: Geometry, other: Geometry, box: Box) -> np.ndarray:
+    """Values (D, H, W) of a grid, interpolated in a box of another grid: float32; 0 beyond the outer voxels' edges.
+
+    Up to these edges, which lie half a voxel beyond the centers, the border is repeated.
+    """
+    padded = np.pad(values.float().cpu().numpy(), 1, mode="edge")
+    around = replace(geometry, size_zyx=padded.shape, origin_xyz_mm=geometry.world_mm((-1, -1, -1)))
+    rotated = resample_box(padded, around, other, box, 0.0)
+    centers = np.meshgrid(*(np.arange(axis.start, axis.stop) for axis in box), indexing="ij", sparse=True)
+    rotated[~_lies_in(geometry, geometry.index_from(other), centers)] = 0
+    return rotated
+
+
+def _lies_in(geometry: Geometry, to_index: np.ndarray, centers: list[np.ndarray]) -> np.ndarray:
+    """Which positions lie in the voxels of a grid: bool (d, h, w).
+
+    Args:
+        geometry: the grid.
+        to_index: (3, 4), from a position (z, y, x, 1) to an index on the grid.
+        centers: sparse coordinates z, y and x of (d, h, w) positions.
+    """
+    z, y, x = centers
+    inside = np.ones(np.broadcast_shapes(z.shape, y.shape, x.shape), dtype=bool)
+    for (a, b, c, offset), n in zip(to_index, geometry.size_zyx, strict=True):
+        index = a * z + b * y + c * x + offset
+        inside &= (index >= -0.5) & (index <= n - 0.5)
+    return inside
 
 
 def _is_oblique(geometry: Geometry) -> bool:

@@ -251,6 +251,4 @@ def test_what_surrounds_the_head_changes_nothing(change, plain, with_chest, mode
 @pytest.mark.parametrize("angles_deg", [(8, 0, 6), (25, -10, 12)])
 def test_an_oblique_scan_gets_the_same_organs(angles_deg, plain, model, expected):
     scores = dice_of(masks_of(segment(rotated(plain, angles_deg), model)), expected)
-    # with the grid held at one point of the patient by hand, interpolation alone leaves 0.943 to 0.950; the phantom has
-    # no skull, and its rotated organs pass for bone, so that the anchor differs too
-    assert min(scores.values()) >= 0.93, scores
+    assert min(scores.values()) >= 0.95, scores

@@ -61,11 +61,44 @@ def test_an_oblique_scan_is_rotated_to_the_axes_of_the_patient_and_back(angles_d
     assert "rotated by" in seen.notes[0]
     sizes = zip(seen.image.shape, aligned.image.shape, strict=True)
     assert all(abs(own - other) <= 3 for own, other in sizes)
-    label = seen.transform.to_ct((seen.region_hu > -300).astype(np.uint8))
+    body = torch.from_numpy(np.clip((seen.image + 1000) / 1000, 0, 1).astype(np.float32))
+    label = seen.transform.invert(torch.stack([1 - body, body])).array
     reference = volume.array > -300
     dice = 2 * np.sum((label > 0) & reference) / (np.sum(label) + np.sum(reference))
     assert label.shape == volume.array.shape
     assert dice > 0.97
+
+
+@pytest.mark.parametrize("angles_deg", [(10, 0, 0), (12, -25, 33)])
+def test_on_an_oblique_ct_an_organ_ends_where_its_interpolated_probability_is_one_half(angles_deg):
+    """Its probability rises linearly through a plane, so that interpolation is exact; outside of the box there is 0."""
+    matrix = Rotation.from_euler("zyx", angles_deg, degrees=True).as_matrix()
+    volume = head((40, 44, 42), (3.0, 3.0, 3.0), direction=tuple(matrix.ravel().tolist()))
+    transform = InferenceTransform.apply(volume, GRID).transform
+    normal, middle = np.array((0.3, 0.5, 0.8)), np.array(volume.geometry.world_mm((19.5, 21.5, 20.5)))
+
+    def height_mm(index_to_world, size):
+        index = np.moveaxis(np.indices(size), 0, -1)
+        return (index @ index_to_world[:, :3].T + index_to_world[:, 3] - middle) @ normal
+
+    in_network = height_mm(transform.network_geometry.index_to_world(), transform.grid.size_zyx)
+    second = torch.from_numpy(np.clip(0.5 + in_network / 400, 0, 1).astype(np.float32))
+    label = transform.invert(torch.stack([torch.zeros_like(second), 1 - second, second])).array
+    probability = transform.invert_probability(second)
+    in_ct = height_mm(volume.geometry.index_to_world(), volume.array.shape)
+    index = np.moveaxis(np.indices(volume.array.shape), 0, -1).reshape(-1, 3)
+    to_network = transform.network_geometry.index_from(volume.geometry)
+    position = index @ to_network[:, :3].T + to_network[:, 3]
+    size = np.array(transform.grid.size_zyx)
+    beyond = np.any((position < -0.5) | (position > size - 0.5), axis=1).reshape(label.shape)
+    between = np.all((position >= 0) & (position <= size - 1), axis=1).reshape(label.shape)
+    assert between.mean() > 0.3
+    assert beyond.any()
+    np.testing.assert_array_equal(label[between], np.where(in_ct > 0, 2, 1)[between])
+    np.testing.assert_allclose(probability[between], 0.5 + in_ct[between] / 400, atol=1e-4)
+    assert (label[~beyond] > 0).all()
+    assert not label[beyond].any()
+    assert not probability[beyond].any()
 
 
 def test_probabilities_come_back_interpolated():
@@ -110,7 +143,7 @@ def test_the_margin_of_an_organ_is_positive_where_it_is_labeled(angle_deg):
         assert np.abs(margin).max() <= 1
         wrong = (margin > 0) != (label == value)
         assert np.count_nonzero(label == value) > 500
-        assert wrong.mean() < 0.002 if angle_deg == 0 else wrong.mean() < 0.02
+        assert wrong.mean() < (0.002 if angle_deg == 0 else 0.006)  # interpolated, the largest rival may change
     own = probabilities[2] - torch.maximum(probabilities[0], probabilities[1])
     np.testing.assert_allclose(
         seen.transform.invert_margin(probabilities, 2), seen.transform.invert_probability(own), atol=1e-6
