@@ -3,6 +3,7 @@
 The rest of the baseline is in benchmarks/tasks.py: contiguous float32 tensors and windows that overlap by one half.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,7 @@ from losses.segmentation import SegmentationLoss, SegmentationTerms
 from utils.imaging.interpolation import resize_linear
 from utils.io.volumes import Volume, read_volume, to_sitk
 from utils.runtime.device import Compute
+from utils.training.optimization import Optimizers
 
 
 class BaselineCompute(Compute):
@@ -26,6 +28,22 @@ class BaselineCompute(Compute):
     def place(self, network: torch.nn.Module) -> torch.nn.Module:
         """Move a network to the device."""
         return network.to(self.device)
+
+
+class PlainOptimizers(Optimizers):
+    """Optimizers that are not fused; the host waits to learn whether the gradients are finite."""
+
+    def step(self, names: Sequence[str], allowed: Tensor) -> Tensor:
+        """See `Optimizers.step`."""
+        optimizers = [self.by_network[name] for name in names]
+        groups = [group for optimizer in optimizers for group in optimizer.param_groups]
+        gradients = [weight.grad for group in groups for weight in group["params"] if weight.grad is not None]
+        is_made = allowed & torch.nn.utils.get_total_norm(gradients).isfinite()
+        for group in groups:
+            group["fused"] = False
+        for optimizer in optimizers if is_made else ():
+            optimizer.step()
+        return is_made
 
 
 class OneHotLoss(SegmentationLoss):

@@ -15,7 +15,14 @@ from scipy import ndimage
 import inference
 import models.predictor
 from benchmarks.ab_timing import Task
-from benchmarks.baseline import BaselineCompute, OneHotLoss, resample_case, resample_to_label_map, score_labels
+from benchmarks.baseline import (
+    BaselineCompute,
+    OneHotLoss,
+    PlainOptimizers,
+    resample_case,
+    resample_to_label_map,
+    score_labels,
+)
 from data_preprocess import inference_transform
 from data_preprocess.augment import Batch
 from data_preprocess.dataloaders import open_training_cases
@@ -39,7 +46,7 @@ from utils.runtime.memory import TRAINING_LIMIT_MIB, keep_freed_memory
 from utils.training.optimization import Optimizers
 from utils.training.run import TrainingRun, parse_training_options
 from utils.training.stage import Stage
-from utils.training.train_step import train_step
+from utils.training.train_step import StepResult, train_step
 from utils.training.trainer import Trainer
 
 STAGES = {
@@ -89,7 +96,7 @@ def step(stage: str, preset: Preset, device: str | None, *, baseline: bool) -> T
         built.segmentation_loss = OneHotLoss.from_preset(preset).to(compute.device)
     batch = _masks(preset, compute) if stage == "autoencoder" else _crop(preset, compute)
     built.augment = lambda _sample: batch
-    step_of = _training_of(built, fused=not baseline)
+    step_of = _training_of(built, baseline=baseline)
     return Task(lambda: step_of([()]), lambda: step_of([()]))
 
 
@@ -113,7 +120,7 @@ def loading(cases: Path, overrides: list[str], device: str | None, *, baseline: 
         microbatches, waited = next(steps), 0.0  # reading starts with the first one, once per epoch
         started = time.perf_counter()
         for _ in range(num_steps):
-            step_of(microbatches)["loss"].item()
+            step_of(microbatches).losses["loss"].item()
             asked = time.perf_counter()
             microbatches = next(steps)
             waited += time.perf_counter() - asked
@@ -122,15 +129,12 @@ def loading(cases: Path, overrides: list[str], device: str | None, *, baseline: 
     return Task(train)
 
 
-def _training_of(stage: Stage, *, fused: bool = True) -> Callable[[list], dict[str, torch.Tensor]]:
+def _training_of(stage: Stage, *, baseline: bool = False) -> Callable[[list], StepResult]:
     """A function that makes one training step of a stage from its microbatches."""
     for name, network in stage.networks.items():
         network.train(name in stage.trained).requires_grad_(name in stage.trained)
     trained, schedule = {name: stage.networks[name] for name in stage.trained}, stage.schedule
-    optimizers = Optimizers(trained, schedule, stage.compute)
-    for optimizer in optimizers.by_network.values() if not fused else ():
-        for group in optimizer.param_groups:
-            group["fused"] = False
+    optimizers = (PlainOptimizers if baseline else Optimizers)(trained, schedule, stage.compute)
     return lambda microbatches: train_step(stage, microbatches, optimizers, schedule.learning_rate)
 
 

@@ -23,18 +23,16 @@ class LossMeter:
     """Up to the last step; goes on counting in the next epoch."""
     sums: dict[str, torch.Tensor] = field(default_factory=dict)
 
-    def add(self, losses: dict[str, torch.Tensor]) -> None:
-        """Count a step."""
+    def add(self, losses: dict[str, torch.Tensor], is_discarded: torch.Tensor) -> None:
+        """Count a step; its losses count unless it was discarded, a bool scalar on the device."""
         self.num_steps += 1
-        self.num_discarded_in_a_row = 0
         for name, value in losses.items():
-            self.sums[name] = self.sums.get(name, 0) + value
+            self.sums[name] = self.sums.get(name, 0) + torch.where(is_discarded, 0, value)
 
-    def add_discarded(self) -> None:
-        """Count a step that was not finite."""
-        self.num_steps += 1
-        self.num_discarded += 1
-        self.num_discarded_in_a_row += 1
+    def note(self, is_discarded: bool) -> None:
+        """Note for a step that was added, in order, whether it was discarded."""
+        self.num_discarded += is_discarded
+        self.num_discarded_in_a_row = self.num_discarded_in_a_row + 1 if is_discarded else 0
 
     def all_reduce_mean(self, ranks: DistributedContext) -> None:
         """Replace the sums by their means over the ranks."""
@@ -43,7 +41,7 @@ class LossMeter:
     def means(self) -> dict[str, float]:
         """Mean losses of the steps made; and the number of discarded steps, if there are any."""
         num_made = self.num_steps - self.num_discarded
-        values = {name: float(total / num_made) for name, total in self.sums.items()}
+        values = {name: float(total / num_made) for name, total in self.sums.items()} if num_made else {}
         return {**values, "discarded_steps": self.num_discarded} if self.num_discarded else values
 
     def state_dict(self) -> dict[str, Any]:

@@ -2,59 +2,69 @@
 
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from utils.runtime.distributed import current_distributed_context
-from utils.training.optimization import NonFiniteError, Optimizers
+from utils.runtime.distributed import found_on_any_rank
+from utils.training.optimization import Optimizers
 from utils.training.stage import Objective, Stage
 
 
-def train_step(
-    stage: Stage, microbatches: Sequence[tuple], optimizers: Optimizers, rate: float
-) -> dict[str, torch.Tensor]:
+class StepResult(NamedTuple):
+    """What is known on the device after a step; scalars."""
+
+    losses: dict[str, torch.Tensor]
+    """By name, means over the microbatches; "loss" is that of the last objective."""
+    loss_sum: torch.Tensor
+    """Of all objectives and microbatches of this rank: not finite if one of them is not."""
+    losses_are_finite: torch.Tensor
+    """bool: on all ranks."""
+    is_made: torch.Tensor
+    """bool: whether the networks changed; the same on all ranks."""
+    is_discarded: torch.Tensor
+    """bool: whether the step was left out for a loss or a gradient that is not finite. In fp16 a gradient may be too
+    large for the scale of the losses: that step is not made either, but it is no fault."""
+
+
+def train_step(stage: Stage, microbatches: Sequence[tuple], optimizers: Optimizers, rate: float) -> StepResult:
     """Make one step of the optimizers with the mean gradient of the microbatches.
+
+    If a loss or gradient is not finite, here or on another rank, the networks of that objective and of those after it
+    do not change on any rank, and all batch statistics are restored. This is decided on the device.
 
     Args:
         stage: computes the losses; its trained networks are in training mode.
         microbatches: collated samples of this rank.
         optimizers: of the trained networks.
         rate: the learning rate.
-
-    Returns:
-        Scalars by name, means over the microbatches; "loss" is that of the last objective.
-
-    Raises:
-        NonFiniteError: a loss or gradient is not finite, here or on another rank. It is raised on all ranks before the
-            networks concerned change; gradients are dropped and batch statistics restored.
     """
+    device = stage.compute.device
     optimizers.set_learning_rate(rate)
     optimizers.zero_grad()
     optimizers.save_batch_statistics()
     means: dict[str, torch.Tensor] = {}
-    try:
-        for index, sample in enumerate(microbatches):
-            is_last = index + 1 == len(microbatches)
-            batch = stage.augment(_to_device(sample, stage.compute.device))
-            terms: dict[str, torch.Tensor] = {}
-            with ExitStack() if is_last else _no_gradient_sync(stage.wrapped.values()):
-                for objective in _forward_in_autocast(stage, batch):  # the adversarial stage has two
-                    _require_finite_loss(objective.loss)
-                    optimizers.scaler.scale(objective.loss / len(microbatches)).backward()
-                    if is_last:
-                        optimizers.require_finite_gradients(objective.networks)
-                        optimizers.step(objective.networks)
-                    terms |= {"loss": objective.loss, **objective.terms}
-            for name, value in terms.items():
-                means[name] = means.get(name, 0) + value.detach() / len(microbatches)
-    except NonFiniteError:
-        optimizers.discard_step()
-        raise
+    loss_sum, is_made = torch.zeros((), device=device), torch.ones((), dtype=torch.bool, device=device)
+    for index, sample in enumerate(microbatches):
+        is_last = index + 1 == len(microbatches)
+        batch = stage.augment(_to_device(sample, device))
+        terms: dict[str, torch.Tensor] = {}
+        with ExitStack() if is_last else _no_gradient_sync(stage.wrapped.values()):
+            for objective in _forward_in_autocast(stage, batch):  # the adversarial stage has two
+                loss_sum = loss_sum + objective.loss.detach()
+                optimizers.scaler.scale(objective.loss / len(microbatches)).backward()
+                if is_last:
+                    losses_are_finite = ~found_on_any_rank(~loss_sum.isfinite())
+                    is_made = optimizers.step(objective.networks, is_made & losses_are_finite)
+                terms |= {"loss": objective.loss, **objective.terms}
+        for name, value in terms.items():
+            means[name] = means.get(name, 0) + value.detach() / len(microbatches)
     optimizers.update_scaler()
-    return means
+    optimizers.restore_batch_statistics(is_made)
+    is_discarded = ~losses_are_finite if optimizers.scaler.is_enabled() else ~is_made
+    return StepResult(means, loss_sum, losses_are_finite, is_made, is_discarded)
 
 
 def _to_device(sample: tuple, device: torch.device) -> Any:
@@ -81,9 +91,3 @@ def _forward_in_autocast(stage: Stage, batch: Any) -> Iterator[Objective]:
         if objective is None:
             return
         yield objective
-
-
-def _require_finite_loss(loss: torch.Tensor) -> None:
-    is_finite = bool(torch.isfinite(loss))
-    if current_distributed_context().any(not is_finite, loss.device):
-        raise NonFiniteError(f"the loss is {loss.item()}", on_this_rank=not is_finite)

@@ -5,7 +5,6 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, nullcontext
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,12 +22,13 @@ from utils.runtime.memory import TRAINING_LIMIT_MIB, keep_freed_memory
 from utils.runtime.sync_batchnorm import convert_sync_batchnorm
 from utils.training.checkpoint_rotation import reraise_write_failure
 from utils.training.loss_meter import LossMeter
-from utils.training.optimization import NonFiniteError, Optimizers, learning_rate
+from utils.training.optimization import Optimizers, learning_rate
 from utils.training.preemption import StopRequest, StopTraining
 from utils.training.run import TrainingRun, parse_training_options
 from utils.training.run_log import RunLog, write_configuration
 from utils.training.stage import Stage, TrainingCases, Validation
 from utils.training.step_loader import StepLoader
+from utils.training.step_record import StepRecord, StepRecords
 from utils.training.train_step import train_step
 from utils.training.weight_average import WeightAverage
 
@@ -37,7 +37,7 @@ logger = logging.getLogger(__name__)
 NUM_SANITY_VAL_CASES = 2
 """Validated before the first step, so that a broken validation fails in minute one."""
 MAX_NONFINITE_STEPS = 10
-"""Discarded steps in a row after which a run gives up."""
+"""Discarded steps in a row after which a run gives up, as soon as it reads them."""
 
 
 def run_stage(
@@ -97,6 +97,9 @@ class Trainer:
         self.stop = StopRequest(run.options.max_minutes)
         self.epoch, self.step, self.best_score = 0, 0, -math.inf
         self.meter = LossMeter()
+        self.records = StepRecords(self.device)
+        self.newest: StepRecord | None = None
+        """Of the records that were read."""
 
     def resume(self) -> None:
         """Load the last checkpoint and set the random states of torch; log which values of the preset have changed.
@@ -186,49 +189,57 @@ class Trainer:
             network.train(name in self.stage.trained)
         steps = self.loader.steps(self.epoch, self.meter.num_steps) if self.step < self.total_steps else ()
         for microbatches in steps:
-            losses = self._make_step(microbatches)
+            self._make_step(microbatches)
             self.step += 1
-            progress.update(partial(self._describe_step, losses))
+            is_reading_due = self.records.is_reading_due(self.step)
+            if is_reading_due:
+                self._read_steps()
+            progress.update(self._describe_progress)
             if self.step == self.total_steps:
                 break
-            if self._stop_requested():
+            if (is_reading_due or self.ranks.world_size == 1) and self._stop_requested():
+                self._read_steps()
                 self.meter.all_reduce_mean(self.ranks)
                 self._save_last()
                 self.ranks.barrier()
                 raise StopTraining
 
-    def _describe_step(self, losses: dict[str, torch.Tensor] | None) -> str:
-        loss = "discarded" if losses is None else f"{float(losses['loss']):.4f}"
+    def _describe_progress(self) -> str:
+        if self.newest is None:
+            return f"epoch {self.epoch + 1}"
+        loss = "discarded" if self.newest.is_discarded else f"{self.newest.loss:.4f}"
         return f"epoch {self.epoch + 1}, loss {loss}"
 
-    def _make_step(self, microbatches: list[Any]) -> dict[str, torch.Tensor] | None:
-        """Make one step of the optimizers; mean losses, or None if the step was discarded as not finite."""
+    def _make_step(self, microbatches: list[Any]) -> None:
+        """Make one step of the optimizers; what came of it stays on the device."""
         rate = learning_rate(self.schedule, self.step, self.total_steps)
-        try:
-            losses = train_step(self.stage, microbatches, self.optimizers, rate)
-        except NonFiniteError as error:
-            self._record_discarded_step(error, microbatches)
-            return None
-        self.weight_average.update()
-        self.meter.add(losses)
-        return losses
+        result = train_step(self.stage, microbatches, self.optimizers, rate)
+        self.weight_average.update(result.is_made)
+        self.meter.add(result.losses, result.is_discarded)
+        cases = dict.fromkeys(case_id for samples in microbatches for case_id in samples.case_id)
+        self.records.add(self.step, list(cases), result)
 
-    def _record_discarded_step(self, error: NonFiniteError, microbatches: list[Any]) -> None:
-        """Log a step that was not finite, with its cases; give up after too many in a row."""
-        self.meter.add_discarded()
-        cases = ", ".join(dict.fromkeys(case_id for samples in microbatches for case_id in samples.case_id))
-        if error.on_this_rank:
-            logger.warning("step %d: %s; the step is discarded. Its cases are %s", self.step, error, cases)
-        if self.meter.num_discarded_in_a_row >= MAX_NONFINITE_STEPS:
-            raise UserError(
-                f"step {self.step}: {error}; {MAX_NONFINITE_STEPS} steps in a row were not finite. The cases of this "
-                f"one are {cases}; the last checkpoint is good. Lower the learning rate "
-                f"(--set {self.stage.name}.learning_rate=...) or use --precision fp32, then run the "
-                "command again with --resume"
-            )
+    def _read_steps(self) -> None:
+        """Wait for the device; log discarded steps with their cases, and give up after too many in a row."""
+        for record in self.records.read():
+            self.newest = record
+            self.meter.note(record.is_discarded)
+            if not record.is_discarded:
+                continue
+            where, cases = f"step {record.step}: {record.reason}", ", ".join(record.case_ids)
+            if record.on_this_rank:
+                logger.warning("%s; the step is discarded. Its cases are %s", where, cases)
+            if self.meter.num_discarded_in_a_row >= MAX_NONFINITE_STEPS:
+                raise UserError(
+                    f"{where}; {MAX_NONFINITE_STEPS} steps in a row were not finite. The cases of this one are "
+                    f"{cases}; the last checkpoint is good. Lower the learning rate "
+                    f"(--set {self.stage.name}.learning_rate=...) or use --precision fp32, then run the command "
+                    "again with --resume"
+                )
 
     def _end_epoch(self, log: RunLog | None) -> None:
         """Validate if it is time, record and save; if a rank is asked to stop, raise StopTraining."""
+        self._read_steps()
         self.meter.all_reduce_mean(self.ranks)
         is_last = self.step == self.total_steps
         rate = learning_rate(self.schedule, self.step - 1, self.total_steps)

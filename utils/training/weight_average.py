@@ -12,11 +12,11 @@ class WeightAverage:
     """Averages the weights and batch statistics of networks over the steps of a training.
 
     The average of the first steps follows the weights faster: its decay is (1 + n) / (10 + n) at step n, if that is
-    less than `decay`. A decay of 0 averages nothing and needs no memory.
+    less than `decay`. A decay of 0 averages nothing and needs no memory. All of it stays on the device.
     """
 
     def __init__(self, networks: Mapping[str, nn.Module], decay: float) -> None:
-        self.decay, self._num_updates = decay, 0
+        self.decay = decay
         self._weights = {
             f"{name}.{key}": tensor
             for name, network in (networks if decay else {}).items()
@@ -24,15 +24,18 @@ class WeightAverage:
             if tensor.is_floating_point()
         }
         self._average = {name: tensor.clone() for name, tensor in self._weights.items()}
+        device = next((tensor.device for tensor in self._weights.values()), None)
+        self._num_updates = torch.zeros((), dtype=torch.float64, device=device)
 
     @torch.no_grad()
-    def update(self) -> None:
-        """Add the present weights after a step."""
+    def update(self, is_made: torch.Tensor) -> None:
+        """Add the present weights after a step, if it was made: a bool scalar on the device."""
         if not self._weights:
             return
-        decay = min(self.decay, (1 + self._num_updates) / (10 + self._num_updates))
-        self._num_updates += 1
-        torch._foreach_lerp_(list(self._average.values()), list(self._weights.values()), 1 - decay)
+        decay = ((1 + self._num_updates) / (10 + self._num_updates)).clamp(max=self.decay)
+        share = torch.where(is_made, 1 - decay, 0).float()  # 0 changes nothing
+        self._num_updates += is_made
+        torch._foreach_lerp_(list(self._average.values()), list(self._weights.values()), [share] * len(self._weights))
 
     @contextmanager
     def applied(self) -> Iterator[None]:
@@ -46,13 +49,13 @@ class WeightAverage:
 
     def state_dict(self) -> dict[str, Any]:
         """The average, for a checkpoint."""
-        return {"average": self._average, "num_updates": self._num_updates}
+        return {"average": self._average, "num_updates": int(self._num_updates)}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore what `state_dict` returned; if that run did not average, start from the present weights."""
         average = state.get("average")
         self._copy(self._average, average or self._weights)
-        self._num_updates = state["num_updates"] if average else 0
+        self._num_updates.fill_(state["num_updates"] if average else 0)
 
     @staticmethod
     @torch.no_grad()

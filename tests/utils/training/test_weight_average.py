@@ -6,6 +6,8 @@ from torch import nn
 
 from utils.training.weight_average import WeightAverage
 
+MADE, NOT_MADE = torch.tensor(True), torch.tensor(False)
+
 
 @pytest.fixture
 def norm():
@@ -33,9 +35,21 @@ def test_weights_and_batch_statistics_are_averaged(norm):
     expected = 0.0
     for step, decay in enumerate([0.1, 0.15, 0.15]):  # 1/10, then the smaller of 2/11 and 0.15
         set_to(norm, step + 1.0)
-        average.update()
+        average.update(MADE)
         expected = decay * expected + (1 - decay) * (step + 1)
         assert averaged_weight(average, norm) == pytest.approx(expected)
+
+
+def test_a_step_that_was_not_made_changes_no_bit(norm):
+    average = WeightAverage({"net": norm}, decay=0.9)
+    set_to(norm, 0.1)
+    for _ in range(3):
+        average.update(MADE)
+    before, num_updates = averaged_weight(average, norm), average.state_dict()["num_updates"]
+    set_to(norm, 5.0)
+    average.update(NOT_MADE)
+    assert averaged_weight(average, norm) == before
+    assert average.state_dict()["num_updates"] == num_updates == 3
 
 
 def test_the_last_weights_come_back(norm):
@@ -49,7 +63,7 @@ def test_the_last_weights_come_back(norm):
 def test_without_decay_the_last_weights_are_used(norm):
     average = WeightAverage({"net": norm}, decay=0)
     set_to(norm, 5.0)
-    average.update()
+    average.update(MADE)
     assert averaged_weight(average, norm) == 5
     assert average.state_dict() == {"average": {}, "num_updates": 0}
 
@@ -57,11 +71,11 @@ def test_without_decay_the_last_weights_are_used(norm):
 def test_the_average_continues_from_a_state(norm):
     average = WeightAverage({"net": norm}, decay=0.9)
     set_to(norm, 5.0)
-    average.update()
+    average.update(MADE)
     resumed = WeightAverage({"net": norm}, decay=0.9)
     resumed.load_state_dict(average.state_dict())
     set_to(norm, 7.0)
-    average.update()
+    average.update(MADE)
     resumed.update()
     assert averaged_weight(resumed, norm) == averaged_weight(average, norm) != 7
 
