@@ -76,7 +76,7 @@ def test_the_average_continues_from_a_state(norm):
     resumed.load_state_dict(average.state_dict())
     set_to(norm, 7.0)
     average.update(MADE)
-    resumed.update()
+    resumed.update(MADE)
     assert averaged_weight(resumed, norm) == averaged_weight(average, norm) != 7
 
 
