@@ -58,7 +58,7 @@ ALL_CODE = sorted(
     [
         *SOURCES,
         *ROOT.glob("*.py"),
-        *(path for name in ("benchmarks", "docs", "tests") for path in (ROOT / name).rglob("*.py")),
+        *(path for name in ("benchmarks", "docs", "focusnet", "tests") for path in (ROOT / name).rglob("*.py")),
     ]
 )
 
@@ -102,7 +102,7 @@ def test_the_test_sees_the_program():
 
 @pytest.mark.parametrize("path", SOURCES, ids=names_of(SOURCES))
 def test_packages_import_only_their_layer(path):
-    ours = set(MAY_IMPORT) | SCRIPTS | {"tests", "benchmarks"}
+    ours = set(MAY_IMPORT) | SCRIPTS | {"tests", "benchmarks", "focusnet"}
     package = path.relative_to(ROOT).parts[0]
     forbidden = (imported_packages(path) & ours) - MAY_IMPORT[package]
     assert not forbidden, f"{path.relative_to(ROOT)} imports {', '.join(sorted(forbidden))}"
@@ -180,7 +180,7 @@ def test_a_requirements_file_is_enough_for_its_commands(modules, file):
 
 
 def test_every_package_that_is_imported_is_required():
-    ours = set(MAY_IMPORT) | SCRIPTS | {"tests", "benchmarks"}
+    ours = set(MAY_IMPORT) | SCRIPTS | {"tests", "benchmarks", "focusnet"}
     used = set().union(*map(imported_packages, ALL_CODE)) - ours - set(sys.stdlib_module_names)
     required = set().union(*(required_modules(path.name) for path in ROOT.glob("requirements*.txt")))
     assert used <= required

@@ -1,5 +1,6 @@
 """Self-describing checkpoints: written atomically, read without executing anything in them."""
 
+import os
 import pickle
 import subprocess
 import zipfile
@@ -131,9 +132,15 @@ def load_networks(
 
 
 def git_commit() -> str:
-    """The commit of this code, with "+" if files were changed since; "unknown" outside of a repository."""
+    """The commit of this code, with "+" if files were changed since; "unknown" if it does not lie in its clone."""
     command = ["git", "describe", "--always", "--dirty=+", "--abbrev=12", "--exclude=*"]
+    root = Path(__file__).resolve().parents[2]
+    environment = {
+        **os.environ,
+        "GIT_CEILING_DIRECTORIES": str(root.parent),
+    }  # an environment may lie in any repository
+    options = {"cwd": root, "env": environment, "stderr": subprocess.DEVNULL, "text": True}
     try:
-        return subprocess.check_output(command, cwd=Path(__file__).parent, stderr=subprocess.DEVNULL, text=True).strip()
+        return subprocess.check_output(command, **options).strip()
     except (OSError, subprocess.CalledProcessError):
         return "unknown"

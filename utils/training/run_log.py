@@ -13,18 +13,23 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
-from torch.utils.tensorboard import SummaryWriter
 
 from utils.config.preset import Preset, preset_to_table
 from utils.errors import UserError
 from utils.io.checkpoint import git_commit
 from utils.io.files import FileInUseError, atomic_write, read_json, write_json, write_text
+from utils.runtime.version import VERSION
+
+try:
+    from torch.utils.tensorboard import SummaryWriter
+except ModuleNotFoundError:  # requirements.txt lacks tensorboard, and all but its events is recorded without it
+    SummaryWriter = None
+
+logger = logging.getLogger(__name__)
 
 RUN_FILES = ("config.json", "status.json", "metrics.csv", "timing.csv", "validation.png", "best.pt")
 """Files of a run folder that have no number in their name, the record of the run first."""
 CONFIGURATION_KEYS = ("options", "splits", "preset")
-
-logger = logging.getLogger(__name__)
 
 
 class RunLog:
@@ -37,25 +42,30 @@ class RunLog:
         self.folder = folder
         self.metrics = _Table(folder / "metrics.csv", first_epoch)
         self.timing = _Table(folder / "timing.csv", first_epoch)
-        self.writer = SummaryWriter(str(folder / "tensorboard"), purge_step=first_epoch)
+        self.writer = SummaryWriter and SummaryWriter(str(folder / "tensorboard"), purge_step=first_epoch)
+        if self.writer is None:
+            logger.info("no events for TensorBoard are written: it is not installed (pip install tensorboard)")
 
     def add_epoch(self, epoch: int, values: Mapping[str, float], seconds: float) -> None:
         """Record the scalars of an epoch, and the seconds that this process spent on it."""
         self.metrics.add(epoch, values)
         self.timing.add(epoch, {"seconds": seconds})
-        for name, value in values.items():
-            self.writer.add_scalar(name, value, epoch)
-        self.writer.flush()
+        if self.writer:
+            for name, value in values.items():
+                self.writer.add_scalar(name, value, epoch)
+            self.writer.flush()
 
     def add_picture(self, epoch: int, picture: np.ndarray) -> None:
         """Record the picture of a validation, (h, w, 3) uint8; validation.png is the newest one."""
-        self.writer.add_image("validation", picture, epoch, dataformats="HWC")
+        if self.writer:
+            self.writer.add_image("validation", picture, epoch, dataformats="HWC")
         with _next_time_if_in_use(), atomic_write(self.folder / "validation.png", suffix=".png") as partial:
             Image.fromarray(picture).save(partial)
 
     def close(self) -> None:
         """Write buffered events."""
-        self.writer.close()
+        if self.writer:
+            self.writer.close()
 
 
 @contextmanager
@@ -100,7 +110,12 @@ def write_configuration(
         "stage": stage,
         "is_resumed": is_resumed,
         "options": json.loads(json.dumps(dict(options), default=str)),  # paths become text
-        "versions": {"python": platform.python_version(), "torch": torch.__version__, "numpy": np.__version__},
+        "versions": {
+            "focusnet": VERSION,
+            "python": platform.python_version(),
+            "torch": torch.__version__,
+            "numpy": np.__version__,
+        },
         "git_commit": git_commit(),
         "splits": splits,
         "preset": preset_to_table(preset),

@@ -1,14 +1,17 @@
 """utils/io/checkpoint.py: what is written is read back, and nothing else is."""
 
 import pickle
+import subprocess
 
 import pytest
 import torch
 from torch import nn
 
 from utils.config.preset import load_preset
+from utils.io import checkpoint
 from utils.io.checkpoint import (
     checkpoint_preset,
+    git_commit,
     load_networks,
     read_checkpoint,
     require_networks,
@@ -131,3 +134,14 @@ def test_a_checkpoint_without_the_networks_needed_names_its_stage_and_the_remedy
         ValueError, match="expected a checkpoint with sos_net, got one of stage 'sol'.*; train it first"
     ):
         require_networks(read_checkpoint(path), ["s_net", "sos_net"], path, "train it first")
+
+
+def test_the_commit_is_that_of_the_clone_and_not_of_a_repository_around_an_installation(tmp_path, monkeypatch):
+    git = ["git", "-C", str(tmp_path), "-c", "user.name=A", "-c", "user.email=a@example.org"]
+    subprocess.run([*git, "init", "--quiet"], check=True)
+    subprocess.run([*git, "commit", "--quiet", "--allow-empty", "--message", "First"], check=True)
+    commit = subprocess.check_output([*git, "rev-parse", "--short=12", "HEAD"], text=True).strip()
+    for root, expected in ((tmp_path, commit), (tmp_path / "environment" / "program", "unknown")):
+        (root / "utils" / "io").mkdir(parents=True)
+        monkeypatch.setattr(checkpoint, "__file__", str(root / "utils" / "io" / "checkpoint.py"))
+        assert git_commit() == expected

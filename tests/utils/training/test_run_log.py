@@ -10,6 +10,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from tests.posix import held_by_another_program
 from utils.config.preset import load_preset, preset_from_table
+from utils.training import run_log
 from utils.training.run import TrainingOptions
 from utils.training.run_log import RunLog, write_configuration
 
@@ -63,6 +64,17 @@ def test_training_goes_on_while_its_tables_and_pictures_are_looked_at(tmp_path, 
     assert [row["loss"] for row in read_rows(tmp_path)] == ["0.5", "0.25", "0.125"]
 
 
+def test_without_tensorboard_everything_else_is_recorded(tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr(run_log, "SummaryWriter", None)
+    caplog.set_level("INFO")
+    log = RunLog(tmp_path)
+    log.add_epoch(0, {"loss": 0.5}, seconds=1)
+    log.add_picture(0, np.zeros((4, 6, 3), dtype=np.uint8))
+    log.close()
+    assert {path.name for path in tmp_path.iterdir()} == {"metrics.csv", "timing.csv", "validation.png"}
+    assert "no events for TensorBoard are written: it is not installed" in caplog.text
+
+
 def test_the_newest_picture_lies_in_the_folder(tmp_path):
     log = RunLog(tmp_path)
     for value in (10, 200):
@@ -83,5 +95,5 @@ def test_the_configuration_repeats_a_run(tmp_path):
     assert content["splits"] == splits
     assert (content["stage"], content["options"]["seed"]) == ("sol", 7)
     assert content["options"]["init_from"] == ["a.pt"]
-    assert set(content["versions"]) == {"python", "torch", "numpy"}
+    assert set(content["versions"]) == {"focusnet", "python", "torch", "numpy"}
     assert content["git_commit"]
