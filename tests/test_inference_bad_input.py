@@ -171,7 +171,10 @@ BAD = {
         r"expected a CT, .* \(18 files in .*: 18 derived image \(MPR\)",
     ),
     "truncated": (cut_short, "is truncated: it ends within"),
-    "compressed": (badly_compressed, "its pixels cannot be decompressed .*: slice003.dcm"),
+    "compressed": (
+        badly_compressed,
+        r"slice003.dcm cannot be decompressed: .*compression \(.*\) is not supported",
+    ),
 }
 """Name in the list: the function that writes the file, and a pattern of the message."""
 

@@ -52,6 +52,8 @@ def explain_decode_errors(path: Path) -> Iterator[None]:
     """Raise a `UserError` for what pydicom raises for a damaged file; put around single calls of pydicom."""
     try:
         yield
+    except UserError:
+        raise
     except (*DECODE_ERRORS, UserWarning) as error:
         raise UserError(
             f"cannot be read as DICOM: damaged, or of another format ({error}); copy it again", path

@@ -19,10 +19,13 @@ MIN_RUN = 3
 """Distances that repeat this often, one after the other, are a block of a scan and no missing slice."""
 MAX_FILLED_MM = 12.0
 """The widest gap that is filled on request: about the height of the smallest organs."""
+MAX_GAP_SHARE = 0.25
+"""Of the distances: slices are rarely lost so often, and filling would mix two scans."""
 MAX_BLOCKS = 4
 ORIENTATION_TOLERANCE = 1e-3
 TILT_TOLERANCE_DEG = 0.1
 MOVE_OUT = "move files that are no slices of this CT out of the folder, or export the series again"
+SEPARATE = "export each scan as a series of its own, with all of its slices"
 ADD_FILES = "add their files, export the series again, or interpolate with --fill-gaps of inference.py"
 
 
@@ -242,8 +245,12 @@ class _Missing(NamedTuple):
 
     text: str
     widest_mm: float
+    share: float
+    """Of the distances."""
 
     def problem(self, *, fill_gaps: bool) -> Problem | None:
+        if self.share > MAX_GAP_SHARE:
+            return Problem(f"{self.text}. So many gaps may be those of two interleaved scans", SEPARATE)
         if not fill_gaps:
             return Problem(self.text, ADD_FILES)
         if self.widest_mm > MAX_FILLED_MM:
@@ -264,7 +271,7 @@ def _missing(heights: np.ndarray, names: Sequence[str]) -> _Missing | None:
         return None
     listed = shorten(f"after {names[i]} ({steps[i]:.2f} mm)" for i in gaps)
     text = f"slices are missing: {listed}; the others are {usual[gaps[0]]:.2f} mm apart"
-    return _Missing(text, float(steps[gaps].max()))
+    return _Missing(text, float(steps[gaps].max()), len(gaps) / len(steps))
 
 
 def _distances(heights: np.ndarray, names: Sequence[str]) -> str:

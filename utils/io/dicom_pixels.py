@@ -98,5 +98,9 @@ def _decompress(frame: Frame) -> np.ndarray:
             single.save_as(path, enforce_file_format=True)
             try:
                 return read_dicom_pixels(path)
-            except UserError as error:
-                raise UserError(str(error).replace(path.name, frame.name, 1)) from error
+            except RuntimeError as error:
+                syntax = dataset.file_meta.TransferSyntaxUID
+                raise UserError(
+                    f"{frame.name} cannot be decompressed: it is damaged, or its compression ({syntax.name}) is not "
+                    "supported; copy it again, or export the series without compression"
+                ) from error

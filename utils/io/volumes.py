@@ -120,13 +120,10 @@ def read_dicom_pixels(path: Path) -> np.ndarray:
     """Decompress the one image of a DICOM file: (rows, columns) float32, rescaled to HU in a CT.
 
     Raises:
-        UserError: the file is damaged, or its compression is not supported.
+        RuntimeError: the file is damaged, or its compression is not supported.
     """
-    try:
-        with _itk_path(path) as readable:
-            image = sitk.ReadImage(readable)
-    except RuntimeError as error:
-        raise UserError(f"its pixels cannot be decompressed ({_reason(error)}); copy it again", path.name) from error
+    with _itk_path(path) as readable:
+        image = sitk.ReadImage(readable)
     return sitk.GetArrayFromImage(image)[0].astype(np.float32)
 
 

@@ -127,6 +127,15 @@ def test_of_overlapping_blocks_the_first_counts(tmp_path):
     assert found.volume.array[-1].max() == 50
 
 
+def test_two_interleaved_scans_are_not_filled(tmp_path):
+    """Every second distance looks like a gap."""
+    save_all(tilted_blocks([1.0, 2.0] * 12, 0), tmp_path)
+    (series,) = find_series(tmp_path)
+    for fill_gaps in (False, True):
+        with pytest.raises(UserError, match=r"two interleaved scans; export each scan as a series of its own"):
+            read_ct(series, fill_gaps=fill_gaps)
+
+
 def test_what_overlaps_is_named_beside_missing_slices(tmp_path):
     slices = ct_slices(long_ct(12))
     slices[5].ImagePositionPatient = slices[6].ImagePositionPatient
