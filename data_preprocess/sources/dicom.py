@@ -128,12 +128,14 @@ def _name_file(path: Path, structure: str = "") -> Iterator[None]:
 
 def _contour_notes(roi: Roi, drawn: Rasterized) -> list[str]:
     """What was done with the contours of a structure, beyond filling them."""
-    notes = [f"{number} contours {kind}" for kind, number in roi.left_out.items()]
+    notes = [f"{number} contours {kind}" for kind, number in roi.noted.items()]
     texts = {**NOTES, "crossing": CROSSING_XOR} if roi.exclusive_or else NOTES
     counts = drawn.counts
     notes += [f"{counts[kind]} of {len(roi.contours)} contours {text}" for kind, text in texts.items() if counts[kind]]
+    if counts["skipped"]:
+        notes.append(f"{counts['skipped']} slice(s) between its contours have none")
     if not drawn.mask.voxels.size:
-        found = "no contours with a voxel" if roi.contours else "no closed contours" if roi.left_out else "no contours"
+        found = "no contours with a voxel" if roi.contours else "no closed contours" if roi.noted else "no contours"
         notes.append(f"has {found}, so it counts as not contoured")
     return notes
 

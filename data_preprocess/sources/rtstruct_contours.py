@@ -24,6 +24,7 @@ HEIGHT_DIGITS = 3
 """Contours halfway between two slices all go to the upper one, however their heights are rounded."""
 BEYOND_VOX = 0.05
 """A contour that reaches less far beyond the slice's border ends there: coordinates are rounded."""
+MAX_COORDINATE_MM = 1e5
 VERTEX_DIGITS = 2
 """Vertices are rounded to a hundredth of a pixel, so that those drawn on pixel centers lie on them exactly."""
 COVERED = 0.95
@@ -51,6 +52,7 @@ class Rasterized(NamedTuple):
     twofold: contours that go around a part of what they enclose more than once; twice is left out.
     hollow: contours whose holes take more than half of their area.
     small: outlines that enclose no voxel's center, so that nothing is left of them.
+    skipped: slices without a contour between slices with one.
     """
 
 
@@ -67,7 +69,7 @@ def rasterize(contours: Sequence[np.ndarray], grid: Geometry, *, exclusive_or: b
             partly overlap: DICOM's CLOSEDPLANAR_XOR.
 
     Raises:
-        UserError: a contour is not parallel to the slices, or a coordinate is not finite.
+        UserError: a contour is not parallel to the slices, or a coordinate is not finite or far from any patient.
     """
     counts: Counter[str] = Counter()
     of_slice: dict[int, list[tuple[float, np.ndarray]]] = defaultdict(list)
@@ -75,6 +77,11 @@ def rasterize(contours: Sequence[np.ndarray], grid: Geometry, *, exclusive_or: b
     for points in contours:
         if not np.isfinite(points).all():
             raise UserError("has a contour with coordinates that are not numbers; export it again")
+        if np.abs(points).max() > MAX_COORDINATE_MM:
+            raise UserError(
+                f"has a contour with a coordinate of {points.flat[np.abs(points).argmax()]:.3g} mm, where no patient "
+                "is; export it again"
+            )
         index = grid.index_zyx(points)
         if np.ptp(index[:, 0]) > OFF_PLANE_VOX:
             raise UserError("has contours that are not parallel to the CT's slices; contour it on these slices")
@@ -91,6 +98,7 @@ def rasterize(contours: Sequence[np.ndarray], grid: Geometry, *, exclusive_or: b
         nearest = min((height for height, _ in planes), key=lambda height: abs(height - slice_))
         polygons[slice_] = [polygon for height, polygon in planes if abs(height - nearest) <= SAME_PLANE_VOX]
         counts["between"] += len(planes) - len(polygons[slice_])
+    counts["skipped"] = max(polygons, default=-1) - min(polygons, default=0) + 1 - len(polygons)
     mask = _fill(polygons, grid, counts, exclusive_or)
     return Rasterized(mask, +counts)  # without zeros
 

@@ -1,5 +1,6 @@
 """What a DICOM structure set (RTSTRUCT) says: its structures with their contours, and the CT that it belongs to."""
 
+import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -14,6 +15,9 @@ CLOSED = ("CLOSED_PLANAR", "CLOSEDPLANAR_XOR", "INTERPOLATED_PLANAR", "")
 """Types of contours that enclose an area. Some programs write INTERPOLATED_PLANAR for slices that they filled in, or no
 type at all."""
 EXCLUSIVE_OR = "CLOSEDPLANAR_XOR"
+NOT_CLOSED = ("POINT", "OPEN_PLANAR", "OPEN_NONPLANAR")
+MISCOUNTED = "name another number of points than they have; those that they have were used"
+OFFSET = "have a ContourOffsetVector, which was not applied"
 
 
 @dataclass
@@ -24,8 +28,8 @@ class Roi:
     """Closed ones; (N, 3) points in mm each."""
     exclusive_or: bool = False
     """Voxels within an even number of contours do not belong to it, even where contours partly overlap."""
-    left_out: Counter[str] = field(default_factory=Counter)
-    """Number of contours for each reason."""
+    noted: Counter[str] = field(default_factory=Counter)
+    """What is unusual about contours, and of how many."""
 
 
 def read_rois(dataset: Dataset, frame_uid: str) -> dict[str, Roi]:
@@ -42,15 +46,23 @@ def read_rois(dataset: Dataset, frame_uid: str) -> dict[str, Roi]:
         raise UserError("holds no structures, perhaps because the file is truncated; export it again")
     of_number: dict[int, Roi] = {}
     for item in dataset.ROIContourSequence:
-        roi = of_number.setdefault(_number(item, "ReferencedROINumber"), Roi())
+        number, roi = _number(item, "ReferencedROINumber"), Roi()
         _add_contours(roi, item.get("ContourSequence") or ())
+        first = of_number.get(number, Roi())
+        if first.contours and roi.contours and not _same(first.contours, roi.contours):
+            raise UserError(f"has two different lists of contours for structure number {number}; export it again")
+        if number not in of_number or not first.contours:
+            of_number[number] = roi
     rois: dict[str, Roi] = {}
     names: dict[int, str] = {}
     for item in dataset.StructureSetROISequence:
         number = _number(item, "ROINumber")
-        name = str(item.get("ROIName") or f"ROI {number}").strip()
-        if names.setdefault(number, name) != name:
+        name = _name(item) or f"ROI {number}"
+        if names.get(number, name) != name:
             raise UserError(f"structures {names[number]} and {name} have the same number {number}; export it again")
+        if number in names:  # listed again
+            continue
+        names[number] = name
         own_frame = _uid(item, "ReferencedFrameOfReferenceUID") or frame_uid
         if frame_uid and own_frame != frame_uid:
             raise UserError(f"{name} lies in another frame of reference than its CT; export the two together")
@@ -61,6 +73,17 @@ def read_rois(dataset: Dataset, frame_uid: str) -> dict[str, Roi]:
             rois[name] = roi
     unnamed = {f"ROI {number}": roi for number, roi in of_number.items() if number not in names}
     return {**unnamed, **rois}
+
+
+def _name(item: Dataset) -> str:
+    """The name of a structure on one line, without characters that control a terminal."""
+    value = item.get("ROIName") or ""
+    text = value if isinstance(value, str) else "\\".join(map(str, value))  # a backslash separates values
+    return " ".join(re.sub(r"[\x00-\x1f\x7f-\x9f]", " ", text).split())
+
+
+def _same(first: Sequence[np.ndarray], second: Sequence[np.ndarray]) -> bool:
+    return len(first) == len(second) and all(map(np.array_equal, first, second))
 
 
 def _number(item: Dataset, keyword: str) -> int:
@@ -81,9 +104,20 @@ def _add_contours(roi: Roi, contours: Sequence[Dataset]) -> None:
         if kind in CLOSED and points.size:
             roi.contours.append(points.reshape(-1, 3))
             roi.exclusive_or |= kind == EXCLUSIVE_OR
+            roi.noted[MISCOUNTED] += _says_other_number(contour, points.size // 3)
+            roi.noted[OFFSET] += any(_coordinates(contour.get("ContourOffsetVector")))
+        elif points.size:
+            what = "which encloses no area" if kind in NOT_CLOSED else "which is unknown"
+            roi.noted[f"of type {kind}, {what}, left out"] += 1
         else:
-            reason = f"of type {kind}, which encloses no area, left out" if points.size else "without points left out"
-            roi.left_out[reason] += 1
+            roi.noted["without points left out"] += 1
+    roi.noted = +roi.noted  # without zeros
+
+
+def _says_other_number(contour: Dataset, num_points: int) -> bool:
+    """Whether NumberOfContourPoints is another number, but for one point that closes the contour."""
+    said = contour.get("NumberOfContourPoints")
+    return isinstance(said, int) and abs(int(said) - num_points) > 1
 
 
 def _coordinates(value: object) -> np.ndarray:

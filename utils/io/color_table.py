@@ -61,10 +61,11 @@ def read_color_table(path: Path) -> tuple[str, ...]:
     lines = path.read_text(encoding="utf-8-sig", errors="replace").splitlines()
     entries = [line.split() for line in lines if line.strip() and not line.startswith("#")]
     wrong = [" ".join(words) for value, words in enumerate(entries) if len(words) < 2 or words[0] != str(value)]
-    if wrong:
+    if wrong or len(entries) < 2:
+        found = f"`{wrong[0]}`" if wrong else "no organ"
         raise UserError(
-            f"{path}: expected lines `value name R G B A` with values 0, 1, 2, ..., got `{wrong[0]}`; correct or "
-            "remove the file"
+            f"{path}: expected lines `value name R G B A` with values 0, 1, 2, ..., got {found}; correct or remove the "
+            "file"
         )
     return tuple(COLOR.sub("", " ".join(words[1:])) for words in entries[1:])
 

@@ -11,6 +11,7 @@ import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
@@ -45,10 +46,15 @@ PLACEMENT += ["qform_code", "sform_code", "quatern_b", "quatern_c", "quatern_d",
 """The header's fields that place the voxels in the patient, together with the first four of pixdim."""
 UNIT_MM = {1: 1000.0, 2: 1.0, 3: 0.001}
 """Codes of meter, millimeter, micrometer; files without a unit are in millimeters."""
+UNIT_NAMES = {1: "m", 3: "um"}
 RAS_TO_LPS = np.diag((-1.0, -1.0, 1.0, 1.0))
 """NIfTI's axes point to the patient's right, front and head."""
 ROUNDING = 1e-5
 """Headers hold single precision."""
+MIN_VOXEL_MM, MAX_VOXEL_MM = 0.01, 100.0
+"""Beyond them, the unit in the header is wrong, and a grid of other voxels would exhaust the memory."""
+SMALLEST_EXTENSION = 16
+"""Bytes. A byte behind the header says whether extensions lie before the voxels."""
 MIN_AXES_VOLUME = 0.1
 """Of the parallelepiped that the unit vectors of the axes span: 1 if they are perpendicular, 0 in a plane."""
 QUATERNION_ROUNDING = -1e-4
@@ -78,7 +84,7 @@ def read_nifti(path: Path) -> NiftiImage:
     """Read a three-dimensional scalar volume.
 
     Raises:
-        UserError: the file is damaged, truncated, of another format, or not a 3-D scalar image.
+        UserError: the file is damaged, truncated, of another format, not a 3-D scalar image, or no CT has such voxels.
     """
     with path.open("rb") as file:
         start = file.read(16)
@@ -103,10 +109,14 @@ def read_nifti(path: Path) -> NiftiImage:
         num_bytes = header.get_data_offset() + math.prod(shape) * dtype.itemsize
         if num_bytes > path.stat().st_size * (MAX_GZIP_RATIO if is_gzip else 1):
             raise UserError(TRUNCATED, path)
+        room = header.get_data_offset() - header.single_vox_offset
+        lacks_extension = 0 <= room < SMALLEST_EXTENSION and stream.read(1) not in (b"", b"\0")
         array = _read_voxels(stream, header, shape)
-        while stream.read(1 << 20):  # the checksum comes last
-            pass
+        num_extra = sum(map(len, iter(partial(stream.read, 1 << 20), b"")))  # to the end: the checksum comes last
+        if num_extra >= math.prod(shape[:2]) * dtype.itemsize or (num_extra and lacks_extension):
+            raise UserError("holds more voxels than its header says; copy or export it again", path)
         grid, notes = _grid(header, array.shape)
+        _require_lengths(grid, path)
     return NiftiImage(array, grid, notes)
 
 
@@ -212,6 +222,16 @@ def _grid(header: NiftiHeader, size_zyx: tuple[int, int, int]) -> tuple[NiftiGri
         )
     )
     return grid, (*notes, *shear)
+
+
+def _require_lengths(grid: NiftiGrid, path: Path) -> None:
+    if min(grid.spacing_zyx_mm) < MIN_VOXEL_MM or max(grid.spacing_zyx_mm) > MAX_VOXEL_MM:
+        unit = UNIT_NAMES.get(int(grid.header["xyzt_units"]) & 7, "mm")
+        raise UserError(
+            f"its voxels measure {' x '.join(f'{size:.3g}' for size in grid.spacing_zyx_mm)} mm (z, y, x), and no CT "
+            f"has such voxels; its header gives lengths in {unit}; correct the unit or the voxel sizes",
+            path,
+        )
 
 
 def _to_patient(header: NiftiHeader, shape_xyz: tuple[int, ...]) -> tuple[np.ndarray, list[str]]:

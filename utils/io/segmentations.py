@@ -148,7 +148,12 @@ def value_names(path: Path, metadata: Mapping[str, str], preset: Preset | None) 
         value = metadata.get(f"{segment}_LabelValue", "")
         if not value.isdecimal():
             raise UserError(f"{segment}_LabelValue: expected a number, got {value!r}; save the file again", path)
-        own[int(value)] = metadata[f"{segment}_Name"]
+        name = metadata[f"{segment}_Name"]
+        if own.setdefault(int(value), name) != name:
+            raise UserError(
+                f"its segments {own[int(value)]} and {name} both have the value {value}; save them in separate files",
+                path,
+            )
     if own:
         return own
     beside = find_label_names(path.parent)
@@ -238,12 +243,11 @@ def _unique_keys(names: Sequence[str], resolver: OrganNameResolver, where: str) 
 
 
 def _as_labels(array: np.ndarray, path: Path) -> np.ndarray:
-    if np.issubdtype(array.dtype, np.floating) and np.array_equal(array, np.round(array)):
-        array = array.astype(np.int64)
-    if not np.issubdtype(array.dtype, np.integer) or array.min(initial=0) < 0 or array.max(initial=0) > MAX_LABEL:
+    is_whole = np.issubdtype(array.dtype, np.integer) or np.array_equal(array, np.round(array))
+    if not (is_whole and array.min(initial=0) >= 0 and array.max(initial=0) <= MAX_LABEL):
         raise UserError(
             f"expected a label map of whole numbers from 0 to {MAX_LABEL}, got {array.dtype} values from "
             f"{array.min()} to {array.max()}; give a label map, not an image",
             path,
         )
-    return array
+    return array if np.issubdtype(array.dtype, np.integer) else array.astype(np.int16)

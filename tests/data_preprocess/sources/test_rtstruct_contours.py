@@ -186,6 +186,63 @@ def test_points_that_are_not_numbers_are_refused():
         rasterize([square(1, 3, 8) * (1, np.nan, 1)], GRID)
 
 
+@pytest.mark.parametrize("factor", [1e9, -1e30])
+def test_points_where_no_patient_is_are_refused(factor):
+    """One such point made all contours of the structure leave no voxel."""
+    far = square(2, 3, 8)
+    far[1, 0] *= factor
+    with pytest.raises(ValueError, match=r"has a contour with a coordinate of -?\d.*e\+\d+ mm, where no patient is"):
+        rasterize([square(1, 3, 8), far], GRID)
+
+
+def test_slices_without_a_contour_between_others_are_counted():
+    assert rasterize([square(s, 3, 8) for s in (0, 1, 4)], GRID).counts == {"skipped": 2}
+
+
+def on_edges(point, polygon):
+    """On how many edges a point lies; all numbers are whole."""
+    pairs = list(zip(polygon, [*polygon[1:], polygon[0]], strict=True))
+    return sum(
+        (b[0] - a[0]) * (point[1] - a[1]) == (b[1] - a[1]) * (point[0] - a[0])
+        and all(min(p, q) <= c <= max(p, q) for p, q, c in zip(a, b, point, strict=True))
+        for a, b in pairs
+    )
+
+
+def is_within(point, polygon):
+    """Whether a ray from a point crosses the edges an odd number of times; all numbers are whole."""
+    inside = False
+    for (y, x), (next_y, next_x) in zip(polygon, [*polygon[1:], polygon[0]], strict=True):
+        if (y > point[0]) != (next_y > point[0]):
+            side = (point[1] - x) * (next_y - y) - (point[0] - y) * (next_x - x)
+            inside ^= side < 0 if next_y > y else side > 0
+    return inside
+
+
+HUNDREDTHS = st.one_of(
+    st.integers(-300, 2300), st.integers(-6, 46).map(lambda n: 50 * n), st.integers(0, 20).map(lambda n: 100 * n)
+)
+"""Anywhere, or so that many vertices and edges go through centers of voxels."""
+
+
+@given(st.lists(st.tuples(HUNDREDTHS, HUNDREDTHS), min_size=3, max_size=12, unique=True))
+@settings(max_examples=60, deadline=None)
+def test_any_contour_has_the_centers_within_it_or_on_it(polygon):
+    """Compared with a test of each center in whole numbers, also for contours that cross themselves.
+
+    A center through which two edges pass may lie on either side: there the contour has no width.
+    """
+    found = rasterize([contour(2, *(np.array(polygon) / 100))], GRID)
+    if found.counts["repeated"]:
+        return
+    mask = found.mask.dense()[2]
+    for row, column in np.ndindex(SIZE[1:]):
+        point = (100 * row, 100 * column)
+        edges = on_edges(point, polygon)
+        if edges < 2:
+            assert mask[row, column] == (edges == 1 or is_within(point, polygon)), (row, column)
+
+
 MASKS = hnp.arrays(bool, (1, 9, 12))
 """Holes, islands in holes, corners that touch, single voxels."""
 

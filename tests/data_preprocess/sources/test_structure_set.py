@@ -1,5 +1,7 @@
 """sources/structure_set.py: names, numbers and types; the rest is tested with whole cases in test_dicom.py."""
 
+import copy
+
 import numpy as np
 import pytest
 from pydicom.config import disable_value_validation
@@ -68,6 +70,53 @@ def test_coordinates_that_are_not_numbers_are_refused(text, structures):
     contour["ContourData"] = DataElement(tag_for_keyword("ContourData"), "LO", ["0", text, *["1"] * 7])
     with pytest.raises(ValueError, match="has a contour with coordinates that are not numbers"):
         read_rois(structures, "")
+
+
+@pytest.mark.parametrize(
+    ("name", "read"),
+    [
+        ("Brain\x07\x1b[1m\n stem ", "Brain [1m stem"),
+        (["Brain", "stem"], "Brain\\stem"),
+        ("\0", "ROI 1"),
+        (None, "ROI 1"),
+    ],
+)
+def test_names_are_one_line_without_control_characters(name, read, structures):
+    structures.StructureSetROISequence[0]["ROIName"] = DataElement(tag_for_keyword("ROIName"), "LO", name)
+    assert list(read_rois(structures, "")) == [read, "Mandible"]
+
+
+def test_a_structure_that_is_listed_again_is_one_structure(structures):
+    for sequence in (structures.StructureSetROISequence, structures.ROIContourSequence):
+        sequence.append(copy.deepcopy(sequence[1]))
+    rois = read_rois(structures, "")
+    assert {name: len(roi.contours) for name, roi in rois.items()} == {"Brainstem": 1, "Mandible": 2}
+
+
+def test_contours_of_two_structures_with_one_number_are_refused(structures):
+    """The organ would get those of the other one too."""
+    structures.ROIContourSequence[1].ReferencedROINumber = 1
+    with pytest.raises(ValueError, match="has two different lists of contours for structure number 1"):
+        read_rois(structures, "")
+
+
+@pytest.mark.parametrize(
+    ("fields", "note"),
+    [
+        ({"NumberOfContourPoints": 4}, None),  # the first one again, to close the contour
+        ({"NumberOfContourPoints": 7}, "name another number of points than they have"),
+        ({"ContourOffsetVector": [0, 0, 0]}, None),
+        ({"ContourOffsetVector": [0, 0, 2.5]}, "have a ContourOffsetVector, which was not applied"),
+        ({"ContourGeometricType": "OPEN_PLANAR"}, "of type OPEN_PLANAR, which encloses no area, left out"),
+        ({"ContourGeometricType": "CLOSED_SPLINE"}, "of type CLOSED_SPLINE, which is unknown, left out"),
+    ],
+)
+def test_unusual_contours_are_noted(fields, note, structures):
+    for keyword, value in fields.items():
+        setattr(structures.ROIContourSequence[1].ContourSequence[1], keyword, value)
+    (noted, *others) = [*read_rois(structures, "")["Mandible"].noted.items()] or [None]
+    assert not others
+    assert (noted and (noted[0][: len(note)], noted[1])) == (note and (note, 1))
 
 
 @pytest.mark.filterwarnings("ignore:The value for the data element")

@@ -42,11 +42,22 @@ def test_label_maps_of_other_or_unknown_organs_are_not_renamed(tmp_path):
         check_color_table(tmp_path, PRESET)
 
 
-@pytest.mark.parametrize("content", [b"0 background 0 0 0 0\n2 chiasm 255 80 255 255\n", b"0 a\n1\n", b"\xff\xfe"])
-def test_damaged_color_tables_are_refused(content, tmp_path):
+@pytest.mark.parametrize(
+    ("content", "found"),
+    [
+        (b"0 background 0 0 0 0\n2 chiasm 255 80 255 255\n", "`2 chiasm"),
+        (b"0 a\n1\n", "`1`"),
+        (b"\xff\xfe", "`.+`"),
+        (b"", "no organ"),
+        (b"# Color table\n0 background 0 0 0 0\n", "no organ"),
+    ],
+)
+def test_damaged_color_tables_are_refused(content, found, tmp_path):
     path = tmp_path / COLOR_TABLE_NAME
     path.write_bytes(content)
-    with pytest.raises(ValueError, match=r"organs\.ctbl: expected lines .*, got `.+`; correct or remove the file"):
+    with pytest.raises(
+        ValueError, match=rf"organs\.ctbl: expected lines .*, got {found}.*; correct or remove the file"
+    ):
         read_color_table(path)
 
 

@@ -315,6 +315,42 @@ def test_meters_are_converted(tmp_path):
     np.testing.assert_allclose(placed(read_volume(tmp_path / "label.nii").geometry), AFFINE, atol=1e-4)
 
 
+@pytest.mark.parametrize("unit", ["meter", "micron"])
+def test_a_unit_that_makes_no_voxels_of_a_ct_is_refused(unit, tmp_path):
+    """Voxels of 3 m, resampled to those of the networks, would exhaust the memory."""
+    path = write(tmp_path / "ct.nii", edit=lambda h: h.set_xyzt_units(unit))
+    with pytest.raises(UserError, match=r"its voxels measure 3e\+03 x 700 .* in m;|0.003 x 0.0007 .* in um;"):
+        read_volume(path)
+
+
+@pytest.mark.parametrize("suffix", [".nii", ".nii.gz"])
+@pytest.mark.parametrize("version", [nibabel.Nifti1Image, nibabel.Nifti2Image])
+def test_more_voxels_than_the_header_says_are_refused(version, suffix, tmp_path):
+    """Of a volume with a wrong size, or of the second of two volumes."""
+    path = write(tmp_path / f"ct{suffix}", image_class=version)
+    plain = gzip.decompress(path.read_bytes()) if suffix == ".nii.gz" else path.read_bytes()
+    pack = gzip.compress if suffix == ".nii.gz" else bytes
+    path.write_bytes(pack(plain + bytes(59)))
+    np.testing.assert_array_equal(read_volume(path).array, ARRAY.T)
+    path.write_bytes(pack(plain + bytes(60)))  # a slice of 6 x 5 voxels
+    with pytest.raises(UserError, match="holds more voxels than its header says"):
+        read_volume(path)
+
+
+@pytest.mark.parametrize("version", [nibabel.Nifti1Image, nibabel.Nifti2Image])
+def test_extensions_are_no_voxels(version, tmp_path):
+    image = version(ARRAY, AFFINE)
+    image.header.extensions.append(nibabel.nifti1.Nifti1Extension("comment", b"16 bytes"))
+    nibabel.save(image, tmp_path / "ct.nii")
+    np.testing.assert_array_equal(read_volume(tmp_path / "ct.nii").array, ARRAY.T)
+    content = bytearray((tmp_path / "ct.nii").read_bytes())
+    place, value = (108, np.float32(352)) if version is nibabel.Nifti1Image else (168, np.int64(544))
+    content[place : place + value.nbytes] = value.tobytes()  # vox_offset: where the extension lies
+    (tmp_path / "ct.nii").write_bytes(content)
+    with pytest.raises(UserError, match="holds more voxels than its header says"):
+        read_volume(tmp_path / "ct.nii")
+
+
 def test_the_same_content_gives_the_same_bytes(tmp_path):
     for name in ("a.nii.gz", "b.nii.gz"):
         write_volume(

@@ -141,7 +141,26 @@ def test_a_damaged_header_is_named(tmp_path):
         open_structures(find_cases([tmp_path], NAMELESS)["a"], NAMELESS)
 
 
-@pytest.mark.parametrize(("dtype", "values"), [(np.float32, (0.5,)), (np.int16, (-5,)), (np.int16, (1500,))])
+def test_two_segments_of_one_value_are_refused(tmp_path):
+    """The second name replaced the first one, so that an organ's voxels were those of another one."""
+    segments = {"Segment0_Name": "Brain", "Segment1_Name": "Lens", "Segment0_LabelValue": "1"}
+    write(tmp_path / "a.nrrd", metadata=segments | {"Segment1_LabelValue": "1"})
+    with pytest.raises(UserError, match=r"its segments Brain and Lens both have the value 1; .*: .*a\.nrrd"):
+        open_structures(find_cases([tmp_path], NAMELESS)["a"], NAMELESS)
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize(
+    ("dtype", "values"),
+    [
+        (np.float32, (0.5,)),
+        (np.int16, (-5,)),
+        (np.int16, (1500,)),
+        (np.float32, (np.inf, 1)),
+        (np.float32, (np.nan,)),
+        (np.float64, (1e30,)),
+    ],
+)
 def test_an_image_is_not_a_label_map(tmp_path, pddca, dtype, values):
     write(tmp_path / "a.nii.gz", values=values, dtype=dtype)
     with pytest.raises(ValueError, match="give a label map, not an image"):
