@@ -195,6 +195,7 @@ def segment_case(
         report = {
             **source,
             "preset": model.preset.name,
+            "precision": model.precision,
             "geometry": str(label.geometry),
             "notes": [*ct.notes, *model.predictor.notes],
             "seconds": round(time.perf_counter() - started, 2),
@@ -291,7 +292,7 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     add(
         "--precision",
         choices=get_args(Precision),
-        help="by default bf16 where the hardware computes in it, else fp32; int8 is for CPUs",
+        help="by default bf16 where it is faster than fp32; int8 is for CPUs",
     )
     arguments = parser.parse_args(argv)
     arguments.checkpoint = arguments.checkpoint or [published_checkpoint(arguments.model)]
@@ -324,7 +325,7 @@ def main(argv: list[str] | None = None) -> int:
     if settings.review:
         require_own_index(index, [scan.case_id for scan in scans])
     checkpoint = {"checkpoint": ", ".join(map(str, arguments.checkpoint)), "checkpoint_sha256": model.sha256}
-    checkpoint["precision"] = compute.precision
+    checkpoint["precision"] = arguments.precision or "auto"  # what is measured may change, and need not be repeated
     reports, failures = segment_cohort(scans, arguments.output, model, settings, checkpoint)
     in_summary = reports if arguments.shard.count > 1 else read_reports(arguments.output) | reports
     write_summary(summary, in_summary, failures)

@@ -141,7 +141,7 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     add("--high", type=float, default=rule.high, help="a voxel is labeled from this probability on (%(default)s)")
     add("--low", type=float, default=rule.low, help="a voxel is background below this probability (%(default)s)")
     add("--device", help="cpu, cuda, cuda:N or mps (Apple); by default a GPU if there is one")
-    add("--precision", choices=get_args(Precision), help="by default bf16 if the hardware computes in it, else fp32")
+    add("--precision", choices=get_args(Precision), help="by default bf16 where it is faster than fp32")
     arguments = parser.parse_args(argv)
     arguments.checkpoint = arguments.checkpoint or published_checkpoint(arguments.model)
     return arguments

@@ -17,6 +17,7 @@ from utils.imaging.geometry import Geometry
 from utils.io.checkpoint import save_checkpoint
 from utils.io.color_table import write_color_table
 from utils.io.volumes import Volume, read_volume, write_volume
+from utils.runtime import device
 from utils.runtime.command_line import run_main
 
 TINY = (
@@ -127,6 +128,22 @@ def test_with_other_settings_a_case_replaces_its_own_files(run, tmp_path, caplog
     assert "found 1 CTs; 1 are already segmented" in caplog.text
     report = json.loads((tmp_path / "out" / "p1.json").read_text())
     assert sorted(report["files"]) == ["p1.nrrd", "p1.png"]
+
+
+def test_another_measured_precision_does_not_repeat_a_case(checkpoint, tmp_path, caplog, monkeypatch):
+    caplog.set_level(logging.INFO)
+    write_volume(tmp_path / "ct" / "p1.nii.gz", head())
+    command = ["--checkpoint", checkpoint, "--input", tmp_path / "ct", "--output", tmp_path / "out", "--device", "cpu"]
+
+    def segmented_in(measured, *options):
+        monkeypatch.setattr(device, "best_float_precision", lambda device: measured)
+        assert run_main(inference.main, [str(word) for word in (*command, *options)]) == 0
+        return json.loads((tmp_path / "out" / "p1.json").read_text())["precision"]
+
+    assert segmented_in("bf16") == "bf16"
+    assert segmented_in("fp32") == "bf16"
+    assert "found 1 CTs; 1 are already segmented" in caplog.text
+    assert segmented_in("bf16", "--precision", "fp32") == "fp32"
 
 
 def test_a_dicom_folder_can_be_its_own_output(run, tmp_path, caplog):

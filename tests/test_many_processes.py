@@ -234,6 +234,27 @@ def test_a_killed_rank_and_a_loss_that_is_not_finite_on_one_rank(case_folder, tm
         assert [row["discarded_steps"] for row in csv.DictReader(file)] == ["1", ""]
 
 
+DECIDER = """
+import sys
+sys.path.insert(0, {root!r})
+from utils.runtime.distributed import decided_by_rank0, distributed_context, process_group
+
+ranks = distributed_context()
+choice = decided_by_rank0(ranks, "precision", lambda: f"that of rank {{ranks.rank}}")
+with process_group(ranks, "cpu"):
+    open(sys.argv[1] + f"/{{ranks.rank}}.txt", "w").write(choice)
+"""
+
+
+@pytest.mark.parametrize("served_by_torchrun", [True, False])
+def test_rank_0_chooses_before_the_ranks_are_connected(served_by_torchrun, tmp_path):
+    (tmp_path / "decider.py").write_text(DECIDER.format(root=str(ROOT)))
+    own = {} if served_by_torchrun else {"TORCHELASTIC_USE_AGENT_STORE": "False"}
+    finished = torchrun(tmp_path / "decider.py", tmp_path, **own)
+    assert finished.returncode == 0, finished.stderr
+    assert [(tmp_path / f"{rank}.txt").read_text() for rank in range(2)] == ["that of rank 0"] * 2
+
+
 def test_ranks_may_normalize_their_own_crops_and_accumulate_gradients(case_folder, tmp_path):
     options = ["--no-sync-batchnorm", "--grad-accumulation-steps", 2, "--max-steps", 2]
     command = [ROOT / "train_backbone.py", *arguments_of("backbone", case_folder, tmp_path, "two", 1), *options]

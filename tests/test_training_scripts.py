@@ -108,6 +108,7 @@ def test_a_run_folder_holds_everything_needed_to_use_and_repeat_the_run(stage, r
     assert json.loads((run / "status.json").read_text())["state"] == "finished"
     config = json.loads((run / "config.json").read_text())
     assert (config["stage"], config["options"]["epochs"]) == (stage, 2)
+    assert config["compute"] == {"device": "cpu", "precision": "fp32"}
     assert config["splits"] == json.loads((case_folder / "splits.json").read_text())
     assert config["preset"][stage]["steps_per_epoch"] == STEPS_PER_EPOCH
 

@@ -24,6 +24,7 @@ from utils.imaging import arrangement
 from utils.io.checkpoint import checkpoint_arrangement, read_checkpoint, save_checkpoint
 from utils.io.files import write_json
 from utils.runtime.command_line import Shard
+from utils.runtime.device import choose_compute
 from utils.runtime.distributed import DistributedContext
 from utils.training.run import TrainingOptions, TrainingRun
 from utils.training.run_log import write_configuration
@@ -164,7 +165,13 @@ def splits_of(options):
 def record_run(options, splits):
     preset = load_preset("phantom")
     write_configuration(
-        options.run_dir, stage="sol", preset=preset, options=vars(options), splits=splits, is_resumed=False
+        options.run_dir,
+        stage="sol",
+        preset=preset,
+        options=vars(options),
+        compute=choose_compute("cpu", "fp32"),
+        splits=splits,
+        is_resumed=False,
     )
     (options.run_dir / "last.pt").touch()
 

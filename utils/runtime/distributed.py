@@ -1,7 +1,8 @@
 """One process, or the processes that torchrun started."""
 
+import functools
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -107,15 +108,35 @@ def process_group(ranks: DistributedContext, device_type: str) -> Iterator[None]
         return
     if device_type == "cuda":
         torch.cuda.set_device(ranks.local_rank)
-    # Without a prefix of their own, restarted processes would find their predecessors' addresses under the same keys.
-    store, rank, world_size = next(distributed.rendezvous("env://"))
-    store = distributed.PrefixStore(f"restart_{num_restarts()}", store)
     backend = "nccl" if device_type == "cuda" else "gloo"
-    distributed.init_process_group(backend, store=store, rank=rank, world_size=world_size)
+    distributed.init_process_group(backend, store=_shared_store(), rank=ranks.rank, world_size=ranks.world_size)
     try:
         yield
     finally:
         distributed.destroy_process_group()
+
+
+def decided_by_rank0(ranks: DistributedContext, name: str, decide: Callable[[], str]) -> str:
+    """Rank 0's decision, made by `decide`, on every rank; the ranks need not be connected yet."""
+    if ranks.world_size == 1:
+        return decide()
+    store = _shared_store()
+    if ranks.is_rank_zero:
+        store.set(name, decide())
+    return store.get(name).decode()
+
+
+def _shared_store() -> distributed.Store:
+    """The store of texts in which the ranks find each other."""
+    store = _store_at(os.environ.get("MASTER_ADDR", ""), os.environ.get("MASTER_PORT", ""))
+    # Without a prefix of their own, restarted processes would find their predecessors' addresses under the same keys.
+    return distributed.PrefixStore(f"restart_{num_restarts()}", store)
+
+
+@functools.cache
+def _store_at(_address: str, _port: str) -> distributed.Store:
+    """Kept for the process: without torchrun, rank 0 serves the others, which may not have read all yet."""
+    return next(distributed.rendezvous("env://"))[0]
 
 
 def sum_over_ranks(tensor: torch.Tensor) -> torch.Tensor:

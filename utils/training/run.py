@@ -1,8 +1,9 @@
 """One run of a training script: its options, device, ranks and folder, and whether it resumes an earlier process."""
 
 import argparse
+import logging
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -12,10 +13,19 @@ from utils.errors import UserError
 from utils.io.files import check_folder
 from utils.io.own_files import read_record, require_own
 from utils.runtime.command_line import Shard, nonnegative_int, positive_int
-from utils.runtime.device import choose_compute, make_deterministic
-from utils.runtime.distributed import distributed_context, num_restarts
+from utils.runtime.device import (
+    Compute,
+    Precision,
+    best_float_precision,
+    choose_compute,
+    computes_bf16,
+    make_deterministic,
+)
+from utils.runtime.distributed import decided_by_rank0, distributed_context, num_restarts
 from utils.training.checkpoint_rotation import NOTHING_TO_RESUME, CheckpointRotation
 from utils.training.run_log import CONFIGURATION_KEYS, RUN_FILES, read_configuration
+
+logger = logging.getLogger(__name__)
 
 NOT_REPEATED = {"run_dir", "config_from", "resume", "max_minutes"}
 """Options that `--config-from` does not take from the other run."""
@@ -94,7 +104,7 @@ def parse_training_options(
         "--no-sync-batchnorm", action="store_true", help="normalize each rank's crops alone, not the crops of all ranks"
     )
     add("--device", help="cpu, cuda, cuda:N or mps (Apple); by default a GPU if there is one")
-    add("--precision", choices=("fp32", "bf16", "fp16"), help="by default bf16 where the hardware supports it")
+    add("--precision", choices=("fp32", "bf16", "fp16"), help="by default bf16 where it is faster than fp32")
     add("--compile", action="store_true", help="use torch.compile on the networks")
     add("--deterministic", action="store_true", help="use deterministic algorithms only; slower on a GPU")
     add("--seed", type=nonnegative_int, help="seed of all random draws; by default 0")
@@ -165,7 +175,7 @@ class TrainingRun:
             require_own(files, files if read_record(files[0], CONFIGURATION_KEYS) else ())
         self.ranks = distributed_context()
         torch.manual_seed(options.seed)
-        self.compute = choose_compute(options.device, options.precision, self.ranks.local_rank)
+        self.compute = self._choose_compute()
         if options.compile and self.compute.device.type == "cpu" and self.compute.precision == "bf16":
             raise UserError(
                 "--compile: the bf16 gradients that torch.compile computes on a CPU can be wrong "
@@ -173,3 +183,29 @@ class TrainingRun:
             )
         if options.deterministic:
             make_deterministic(self.compute.device)
+
+    def _choose_compute(self) -> Compute:
+        """The device and precision; a precision that the command line leaves open is rank 0's choice."""
+        options = self.options
+        compute = choose_compute(options.device, options.precision or "fp32", self.ranks.local_rank)
+        if options.precision is not None:
+            return compute
+        choice = decided_by_rank0(self.ranks, "precision", lambda: self._open_precision(compute.device))
+        return replace(compute, precision=choice)
+
+    def _open_precision(self, device: torch.device) -> Precision:
+        if self.options.compile and device.type == "cpu":
+            return "fp32"
+        if self.is_resuming and (earlier := _recorded_precision(self.options.run_dir, device)):
+            logger.info("precision: %s, as before", earlier)
+            return earlier
+        return best_float_precision(device)
+
+
+def _recorded_precision(run_dir: Path, device: torch.device) -> Precision | None:
+    """In which a run computed so far; None if it is not recorded, or was another kind of device's."""
+    compute = (read_record(run_dir / "config.json", CONFIGURATION_KEYS) or {}).get("compute", {})
+    if compute.get("device") != device.type:
+        return None
+    needs_bf16 = compute["precision"] == "bf16" and device.type == "cpu"
+    return None if needs_bf16 and not computes_bf16() else compute["precision"]

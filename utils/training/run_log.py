@@ -18,6 +18,7 @@ from utils.config.preset import Preset, preset_to_table
 from utils.errors import UserError
 from utils.io.checkpoint import git_commit
 from utils.io.files import FileInUseError, atomic_write, read_json, write_json, write_text
+from utils.runtime.device import Compute
 from utils.runtime.version import VERSION
 
 try:
@@ -103,13 +104,21 @@ def _read_rows(path: Path) -> list[dict[str, str]]:
 
 
 def write_configuration(
-    folder: Path, *, stage: str, preset: Preset, options: Mapping[str, Any], splits: dict, is_resumed: bool
+    folder: Path,
+    *,
+    stage: str,
+    preset: Preset,
+    options: Mapping[str, Any],
+    compute: Compute,
+    splits: dict,
+    is_resumed: bool,
 ) -> None:
-    """Record everything that is needed to repeat a run: preset, options, splits, versions, commit."""
+    """Record everything that is needed to repeat a run: preset, options, device, splits, versions, commit."""
     content = {
         "stage": stage,
         "is_resumed": is_resumed,
         "options": json.loads(json.dumps(dict(options), default=str)),  # paths become text
+        "compute": {"device": compute.device.type, "precision": compute.precision},
         "versions": {
             "focusnet": VERSION,
             "python": platform.python_version(),

@@ -319,8 +319,8 @@ class Trainer:
         stage, options = self.stage, self.run.options
         remove_all_partials(self.run_dir)
         write_configuration(
-            self.run_dir, stage=stage.name, preset=stage.preset, options=vars(options), splits=self.cases.splits,
-            is_resumed=self.run.is_resuming,
+            self.run_dir, stage=stage.name, preset=stage.preset, options=vars(options), compute=self.run.compute,
+            splits=self.cases.splits, is_resumed=self.run.is_resuming,
         )  # fmt: skip
         self._write_status("running")
         sizes = self.loader.batch_size, self.ranks.world_size, self.loader.batches_per_step

@@ -1,12 +1,14 @@
 """utils/runtime/device.py: device and precision."""
 
+import itertools
 import warnings
 
 import pytest
 import torch
 from torch import nn
 
-from utils.runtime.device import Compute, choose_compute
+from utils.runtime import device
+from utils.runtime.device import Compute, choose_compute, computes_bf16, measure_convolutions
 
 
 @pytest.fixture
@@ -57,15 +59,81 @@ def test_more_processes_than_gpus_are_refused(two_gpus):
         choose_compute(None, None, local_rank=2)
 
 
-def test_bf16_is_the_choice_only_where_the_hardware_computes_in_it(monkeypatch):
-    for capable, precision in ((True, "bf16"), (False, "fp32")):
-        monkeypatch.setattr(
-            torch.cpu, "get_capabilities", lambda capable=capable: {"avx512_bf16": capable}, raising=False
-        )
-        assert choose_compute("cpu", None).precision == precision
+class TimedCPU:
+    """A CPU with bf16 instructions, whose convolutions are not computed: they take the seconds that a test gives."""
+
+    def __init__(self, monkeypatch):
+        self.timed = []
+        monkeypatch.setattr(device, "_duration_s", self.duration_s)
+        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": True}, raising=False)
+        monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
+        self.seconds = {torch.float32: [1.0] * 6, torch.bfloat16: [1.0] * 6}
+
+    def gflops(self, fp32, bf16):
+        operations = 2 * (32 * 2 * 64 * 64) * (32 * 27)  # output values x products in each, with one thread
+        for dtype, speed in ((torch.float32, fp32), (torch.bfloat16, bf16)):
+            self.seconds[dtype] = [operations / speed / 1e9] * 6
+
+    def duration_s(self, task):
+        features, weight = task.args
+        assert features.dtype == weight.dtype
+        assert features.is_contiguous(memory_format=torch.channels_last_3d)
+        self.timed.append(features.dtype)
+        return self.seconds[features.dtype][self.timed.count(features.dtype) - 1]
 
 
-def test_int8_is_for_cpus_that_sum_in_32_bits(monkeypatch, two_gpus):
+@pytest.fixture
+def cpu(monkeypatch):
+    device._fastest_on_cpu.cache_clear()
+    yield TimedCPU(monkeypatch)
+    device._fastest_on_cpu.cache_clear()
+
+
+@pytest.mark.parametrize(
+    ("fp32", "bf16", "said"),
+    [
+        (375, 216, "precision: fp32 (measured 375 against 216 GFLOP/s in bf16)"),
+        (95.4, 371, "precision: bf16 (measured 371 against 95.4 GFLOP/s in fp32)"),
+    ],
+)
+def test_the_faster_precision_is_measured_once(fp32, bf16, said, cpu, caplog):
+    caplog.set_level("INFO")
+    cpu.gflops(fp32, bf16)
+    for _ in range(2):
+        assert choose_compute("cpu", None).precision == said.split()[1]
+    assert caplog.messages == [said]
+    assert cpu.timed == [torch.float32, torch.bfloat16] * 6
+
+
+def test_the_best_of_several_rounds_counts(cpu):
+    cpu.seconds = {torch.float32: [9, 9, 9, 1, 9, 9], torch.bfloat16: [2] * 6}
+    assert choose_compute("cpu", None).precision == "fp32"
+
+
+def test_a_measurement_that_takes_long_ends_after_a_round(cpu, monkeypatch):
+    monkeypatch.setattr(device.time, "perf_counter", itertools.count().__next__)
+    assert choose_compute("cpu", None).precision == "bf16"
+    assert cpu.timed == [torch.float32, torch.bfloat16]
+
+
+def test_only_an_open_choice_on_a_cpu_with_bf16_is_measured(cpu, monkeypatch):
+    for precision in ("fp32", "bf16", "fp16"):
+        assert choose_compute("cpu", precision).precision == precision
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_vnni": True})
+    assert choose_compute("cpu", None).precision == "fp32"
+    assert cpu.timed == []
+
+
+@pytest.mark.skipif(not computes_bf16(), reason="this CPU has no instructions for bf16")
+def test_a_measurement_draws_no_random_numbers():
+    torch.manual_seed(3)
+    state = torch.get_rng_state()
+    speeds = measure_convolutions()
+    assert torch.equal(torch.get_rng_state(), state)
+    assert min(speeds["fp32"], speeds["bf16"]) > 0.1
+
+
+def test_int8_is_for_cpus_that_sum_in_32_bits(monkeypatch, two_gpus, cpu):
     def say(**capabilities):
         monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities, raising=False)
 

@@ -1,12 +1,14 @@
 """utils/training/run.py: the command line of training, and the run folder."""
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
 import torch
 
 from utils.errors import UserError
+from utils.io.files import write_json
+from utils.training import run
 from utils.training.run import TrainingOptions, TrainingRun, parse_training_options
 from utils.training.run_log import RUN_FILES
 
@@ -104,11 +106,36 @@ def test_a_run_folder_that_is_a_file_is_refused(tmp_path):
         TrainingRun(options)
 
 
-def test_compiled_bf16_training_on_a_cpu_is_refused(tmp_path):
+def test_compiled_bf16_training_on_a_cpu_is_refused(tmp_path, monkeypatch):
     options = {"cases": Path("cases"), "run_dir": tmp_path, "device": "cpu", "compile": True}
     with pytest.raises(UserError, match=r"--compile: .* wrong .*; add --precision fp32 or leave out --compile"):
         TrainingRun(TrainingOptions(**options, precision="bf16"))
     assert TrainingRun(TrainingOptions(**options, precision="fp32")).compute.precision == "fp32"
+    monkeypatch.setattr(run, "best_float_precision", lambda device: "bf16")
+    assert TrainingRun(TrainingOptions(**options)).compute.precision == "fp32"
+
+
+def test_a_resumed_run_keeps_the_precision_that_was_measured_for_it(tmp_path, monkeypatch):
+    options = TrainingOptions(cases=tmp_path, run_dir=tmp_path / "run", device="cpu")
+    resumed = replace(options, resume="required")
+
+    def precision_of(options, *, measured, has_bf16=True):
+        monkeypatch.setattr(run, "best_float_precision", lambda device: measured)
+        monkeypatch.setattr(run, "computes_bf16", lambda: has_bf16)
+        return TrainingRun(options).compute.precision
+
+    assert precision_of(options, measured="bf16") == "bf16"
+    options.run_dir.mkdir()
+    (options.run_dir / "last.pt").touch()
+    record = {"options": {}, "splits": {}, "preset": {}}
+    write_json(options.run_dir / "config.json", record)  # of an earlier release
+    assert precision_of(resumed, measured="fp32") == "fp32"
+    write_json(options.run_dir / "config.json", record | {"compute": {"device": "cpu", "precision": "bf16"}})
+    assert precision_of(resumed, measured="fp32") == "bf16"
+    assert precision_of(replace(resumed, precision="fp32"), measured="bf16") == "fp32"
+    assert precision_of(resumed, measured="fp32", has_bf16=False) == "fp32"  # on an older CPU
+    write_json(options.run_dir / "config.json", record | {"compute": {"device": "cuda", "precision": "bf16"}})
+    assert precision_of(resumed, measured="fp32") == "fp32"
 
 
 @pytest.mark.parametrize("text", ["x", "nan", "-1"])

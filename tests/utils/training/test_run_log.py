@@ -5,11 +5,13 @@ import json
 from pathlib import Path
 
 import numpy as np
+import torch
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from tests.posix import held_by_another_program
 from utils.config.preset import load_preset, preset_from_table
+from utils.runtime.device import Compute
 from utils.training import run_log
 from utils.training.run import TrainingOptions
 from utils.training.run_log import RunLog, write_configuration
@@ -89,10 +91,20 @@ def test_the_configuration_repeats_a_run(tmp_path):
     preset = load_preset("phantom", ["networks.width=0.25"])
     options = TrainingOptions(cases=Path("cases"), run_dir=tmp_path, init_from=[Path("a.pt")], seed=7)
     splits = {"train": ["a", "b"], "val": ["c"], "test": []}
-    write_configuration(tmp_path, stage="sol", preset=preset, options=vars(options), splits=splits, is_resumed=False)
+    compute = Compute(device=torch.device("cpu"), precision="bf16")
+    write_configuration(
+        tmp_path,
+        stage="sol",
+        preset=preset,
+        options=vars(options),
+        compute=compute,
+        splits=splits,
+        is_resumed=False,
+    )
     content = json.loads((tmp_path / "config.json").read_text())
     assert preset_from_table(content["preset"], "config.json") == preset
     assert content["splits"] == splits
+    assert content["compute"] == {"device": "cpu", "precision": "bf16"}
     assert (content["stage"], content["options"]["seed"]) == ("sol", 7)
     assert content["options"]["init_from"] == ["a.pt"]
     assert set(content["versions"]) == {"focusnet", "python", "torch", "numpy"}
