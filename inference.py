@@ -200,7 +200,7 @@ def segment_case(
             "notes": [*ct.notes, *model.predictor.notes],
             "seconds": round(time.perf_counter() - started, 2),
             "peak_memory_gib": peak_memory_gib(),
-            "case_flags": case_flags(organs, model.preset, model.arrangement),
+            "case_flags": [*ct.doubts, *case_flags(organs, model.preset, model.arrangement)],
             "organs": organs,
         }
         if settings.review:

@@ -30,6 +30,9 @@ PAD_VOX = 2
 """Voxels of the coarse grid around the body: it is dilated by one, and the outermost lies outside."""
 FLAT_END_MM2 = 2500.0
 """A body whose last slice has a larger area continues beyond the scan."""
+MIN_WHOLE_SECTION_MM2 = 14_000.0
+"""A head or neck with its skin has a larger cross-section in some slice. In the training and validation CTs of OpenKBP
+the largest one has less than 12,000 mm2 in the three that show only pieces of the patient, else at least 16,000."""
 MAX_TIP = 0.1
 """Slices beyond a cut end have at most this share of the area of the last one; the vertex tapers more slowly."""
 
@@ -90,6 +93,16 @@ class Body:
     def median_hu(self, image: np.ndarray) -> float:
         """Median of the body's voxels in its CT (D, H, W)."""
         return float(np.median(self.grid.sample(image)[: len(self.inside)][self.inside]))
+
+    def doubts(self) -> list[str]:
+        """Why every segmentation of the CT is doubtful: it shows only pieces of the patient, all else was erased."""
+        areas_mm2 = self.inside.sum(axis=(1, 2)) * (self.grid.spacing_zyx_mm[1] * self.grid.spacing_zyx_mm[2])
+        if (largest := areas_mm2.max()) >= MIN_WHOLE_SECTION_MM2:
+            return []
+        return [
+            f"no slice shows a whole head or neck: the largest cross-section has {largest / 100:.0f} cm2, expected at "
+            f"least {MIN_WHOLE_SECTION_MM2 / 100:.0f}; check that nothing was erased from the CT"
+        ]
 
     def fraction_outside(self, mask: Mask) -> float:
         """Fraction of a mask's voxels outside of the body; cavities and a border of one coarse voxel belong to it."""

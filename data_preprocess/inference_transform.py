@@ -38,6 +38,8 @@ class TransformedImage(NamedTuple):
     """Changes to the CT that the report mentions."""
     moved_image: Callable[[], np.ndarray]
     """Computes `image` on a grid that is moved by `TTA_MOVE_VOX` along each axis."""
+    doubts: list[str]
+    """Why every segmentation of the CT is doubtful, for the report's `case_flags`."""
     series: CtSeries | None = None
     """Slices and UIDs if the CT came from DICOM."""
 
@@ -75,6 +77,7 @@ class InferenceTransform:
             transform=cls(ct=ct.geometry, axis_aligned=aligned.geometry, grid=network_grid),
             notes=notes,
             moved_image=functools.partial(network_grid.moved(TTA_MOVE_VOX).resample_image, aligned.array, body),
+            doubts=body.doubts(),
         )
 
     @property

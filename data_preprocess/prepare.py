@@ -100,7 +100,7 @@ def prepare_case(raw: RawCase, preset: Preset, folder: Path, excluded: Mapping[s
         crop_box=tuple(zip(grid.start_vox, grid.stop_vox, strict=True)),
         organs=organs,
         has_image=image is not None,
-        notes=(*raw.notes, *notes, *_losses(masks, region, organs)),
+        notes=(*raw.notes, *notes, *(body.doubts() if body else ()), *_losses(masks, region, organs)),
         structures={preset.organ_names[preset.find_organ(name)]: name for name in raw.masks},
         unmatched_structures=raw.unmatched_structures,
         excluded=excluded,

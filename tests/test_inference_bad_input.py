@@ -250,6 +250,19 @@ def refused(capsys, output, *arguments):
     return message[0]
 
 
+def test_a_ct_of_which_only_pieces_are_left_is_segmented_and_doubted(checkpoint, tmp_path, caplog):
+    for name, radius_mm in (("pieces", 60), ("whole", 80)):  # 113 and 201 cm2
+        write_volume(tmp_path / "in" / f"{name}.nii.gz", head(radius_mm=radius_mm))
+    arguments = ["--checkpoint", checkpoint, "--input", tmp_path / "in", "--output", tmp_path / "out"]
+    assert run(*arguments) == 0
+    flags = {
+        name: json.loads((tmp_path / "out" / f"{name}.json").read_text())["case_flags"] for name in ("pieces", "whole")
+    }
+    assert flags["pieces"][0].startswith("no slice shows a whole head or neck: the largest cross-section has 1")
+    assert not [flag for flag in flags["whole"] if "cross-section" in flag]
+    assert f"look at pieces: {flags['pieces'][0]}" in caplog.text
+
+
 @pytest.fixture
 def good(tmp_path):
     write_volume(tmp_path / "good.nii.gz", head())

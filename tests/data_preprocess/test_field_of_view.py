@@ -57,6 +57,19 @@ def test_patient_is_inside_the_box():
     assert not (image[outside] > -300).any()
 
 
+@pytest.mark.parametrize(("shown_mm", "doubts"), [(100, 0), (85, 0), (60, 1), (20, 1)])
+def test_a_ct_without_a_whole_cross_section_is_doubted(shown_mm, doubts):
+    """Of an ellipsoid with 200 cm2 only what lies near its axis is shown, up to 200, 185, 113 and 13 cm2."""
+    image = scan(size=(24, 60, 96), radius_mm=(45.0, 70.0, 91.0))
+    y, x = np.ogrid[:60, :96]
+    image[:, np.hypot(3.0 * y - 75, 2.5 * x - 100) > shown_mm] = -1000
+    found = body_of(image, SPACING, 0).doubts()
+    assert len(found) == doubts
+    assert all(
+        text.startswith("no slice shows a whole head or neck: the largest cross-section has 1") for text in found
+    )
+
+
 def test_table_under_the_patient_is_excluded():
     image = scan()
     bare = find_box(image, SPACING)
