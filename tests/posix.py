@@ -2,6 +2,7 @@
 
 import errno
 import os
+import shutil
 import sys
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
@@ -12,6 +13,8 @@ import pytest
 from utils.io import files
 
 POSIX_ONLY = pytest.mark.skipif(os.name == "nt", reason="Windows cannot kill by signal or limit the size of files")
+MAKE_ONLY = pytest.mark.skipif(shutil.which("make") is None, reason="this system has no make")
+BASH_ONLY = pytest.mark.skipif(os.name == "nt" or shutil.which("bash") is None, reason="this system has no bash")
 ANY_NAME = pytest.mark.skipif(sys.platform in ("win32", "darwin"), reason="this system's names of files are Unicode")
 NOT_UTF8 = os.fsdecode(b"M\xfcller")
 """A name in Latin-1, as older disks and archives have them; printed as M%FCller."""

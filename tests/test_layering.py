@@ -43,6 +43,7 @@ SIMPLEITK_USERS = ("utils/io/volumes.py", "data_preprocess/resample.py", "data_p
 IMPORT_NAMES = {"pillow": "PIL", "scikit-image": "skimage", "surface-distance": "surface_distance", "ruff": None}
 """Of packages that are imported under another name than they are installed, or not at all."""
 
+OPENERS_OF_BYTES = {"Image", "gzip", "os", "tarfile", "zipfile"}
 COMMANDS = (
     "inference",
     "evaluate",
@@ -145,6 +146,36 @@ def test_files_and_functions_are_short():
         long = [f.name for f in functions if f.end_lineno - f.lineno >= MAX_FUNCTION_LINES]
         too_long += [f"{path.relative_to(ROOT)}: {name}" for name in long]
     assert not too_long, f"files over {MAX_FILE_LINES} lines, or functions over {MAX_FUNCTION_LINES}: {too_long}"
+
+
+def names_no_encoding(call):
+    """Whether a call opens a text file in the system's encoding; a binary one has the constant mode "rb" or "wb"."""
+    name = call.func.id if isinstance(call.func, ast.Name) else getattr(call.func, "attr", "")
+    is_method = isinstance(call.func, ast.Attribute)
+    if any(keyword.arg == "encoding" for keyword in call.keywords):
+        return False
+    if name in ("check_output", "run", "Popen"):
+        return any(keyword.arg in ("text", "universal_newlines") for keyword in call.keywords)
+    if name == "open" and not (is_method and getattr(call.func.value, "id", "") in OPENERS_OF_BYTES):
+        modes = [*call.args[0 if is_method else 1 :], *(keyword.value for keyword in call.keywords)]
+        return not any(isinstance(mode, ast.Constant) and "b" in str(mode.value) for mode in modes)
+    return is_method and name in ("read_text", "write_text")
+
+
+@pytest.mark.parametrize(
+    ("code", "expected"),
+    [("open(p)", 1), ("p.open('w')", 1), ("p.read_text()", 1), ("p.write_text(t)", 1), ("run(c, text=True)", 1)]
+    + [("open(p, 'rb')", 0), ("p.open('wb')", 0), ("p.open(encoding='utf-8')", 0), ("run(c, encoding='utf-8')", 0)]
+    + [("Image.open(p)", 0), ("write_text(p, t)", 0)],
+)
+def test_the_encoding_of_a_call_is_found(code, expected):
+    assert names_no_encoding(ast.parse(code).body[0].value) == bool(expected)
+
+
+@pytest.mark.parametrize("path", [*SOURCES, *ROOT.glob("*.py")], ids=lambda path: str(path.relative_to(ROOT)))
+def test_text_files_are_utf_8_on_all_systems(path):
+    calls = [node for node in ast.walk(parse(path)) if isinstance(node, ast.Call)]
+    assert not [f"line {call.lineno}" for call in calls if names_no_encoding(call)], "encoding=... is missing"
 
 
 def test_no_script_imports_a_script():

@@ -139,7 +139,7 @@ def git_commit() -> str:
         **os.environ,
         "GIT_CEILING_DIRECTORIES": str(root.parent),
     }  # an environment may lie in any repository
-    options = {"cwd": root, "env": environment, "stderr": subprocess.DEVNULL, "text": True}
+    options = {"cwd": root, "env": environment, "stderr": subprocess.DEVNULL, "encoding": "utf-8"}
     try:
         return subprocess.check_output(command, **options).strip()
     except (OSError, subprocess.CalledProcessError):

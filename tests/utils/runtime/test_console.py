@@ -9,6 +9,7 @@ import warnings
 
 import pytest
 
+from tests.posix import BASH_ONLY
 from utils.runtime import console
 from utils.runtime.command_line import run_main
 from utils.runtime.console import Progress, show_progress, silenced
@@ -41,6 +42,7 @@ sys.exit(run_main(main, sys.argv[1:]))
 """
 
 
+@BASH_ONLY
 @pytest.mark.slow
 @pytest.mark.parametrize("closed", ["2>&-", ">&-", "<&- >&- 2>&-", "| true", "2>&1 | true", "2>&1 | head -1"])
 def test_a_command_ends_as_if_someone_had_listened(closed, tmp_path):
