@@ -20,7 +20,7 @@ from utils.config.preset import Preset
 from utils.errors import UserError
 from utils.io.initial_networks import load_initial_networks
 from utils.runtime.command_line import run_main
-from utils.runtime.device import Compute
+from utils.runtime.device import Compute, copy_to
 from utils.training.run import TrainingOptions
 from utils.training.stage import Objective, Stage, frozen
 from utils.training.trainer import run_stage
@@ -94,7 +94,7 @@ class AdversarialStage(Stage):
             localization = self.focusnet.localize(batch.image)
         rois = self._choose_rois(batch, localization.heatmaps)
         logits = self.focusnet.segment_rois(batch.image, localization, rois)
-        own_label = torch.tensor(self.preset.small_organs, device=batch.label.device)[rois.organ_index] + 1
+        own_label = copy_to(torch.tensor(self.preset.small_organs)[rois.organ_index] + 1, batch.label.device)
         label = rois.crop(batch.label[:, None])
         return SmallMasks(logits=logits, reference=(label == own_label[:, None, None, None, None]).float())
 
@@ -109,8 +109,8 @@ class AdversarialStage(Stage):
         settings = self.preset.roi
         if settings.center != "reference":
             centers = find_peaks(heatmaps).position.float()
-        jitter = centers.new_tensor(settings.jitter_vox) * batch.roi_jitter[:, small]
-        return self.focusnet.select_rois(centers + jitter, wanted, size)
+        jitter = torch.tensor(settings.jitter_vox, dtype=torch.float32) * batch.roi_jitter[:, small]
+        return self.focusnet.select_rois(centers + copy_to(jitter, centers.device), wanted, size)
 
     def _discriminator_loss(self, masks: SmallMasks) -> dict[str, torch.Tensor]:
         predicted = masks.logits.detach().float().sigmoid()

@@ -147,10 +147,10 @@ def _crop(preset: Preset, compute: Compute) -> Batch:
     return Batch(
         image=torch.randn(1, 1, *size).to(compute.device),
         label=label.to(compute.device),
-        present=torch.ones(1, organs, dtype=torch.bool, device=compute.device),
+        present=torch.ones(1, organs, dtype=torch.bool),
         labeled=torch.ones(1, organs, dtype=torch.bool, device=compute.device),
-        centers_vox=(torch.tensor(size) / 2).expand(1, organs, 3).to(compute.device),
-        roi_jitter=torch.zeros(1, organs, 3, device=compute.device),
+        centers_vox=(torch.tensor(size) / 2).expand(1, organs, 3),
+        roi_jitter=torch.zeros(1, organs, 3),
     )
 
 

@@ -13,6 +13,7 @@ from data_preprocess.dataset import CropSample, ShapeSample
 from utils.config.preset import AugmentationSettings, Preset
 from utils.imaging.intensity import normalize
 from utils.imaging.masks import UNKNOWN_LABEL
+from utils.runtime.device import copy_to
 
 Size = tuple[int, int, int]
 
@@ -38,20 +39,20 @@ class AugmentationDraw:
 
 
 class Batch(NamedTuple):
-    """The input of a training step."""
+    """The input of a training step: on the device, but for numbers by which the host chooses small organs' boxes."""
 
     image: torch.Tensor
     """(B, 1, D, H, W) float32, normalized."""
     label: torch.Tensor
     """(B, D, H, W) uint8; with pseudo-labels, also `UNKNOWN_LABEL`."""
     present: torch.Tensor
-    """(B, N) bool: organs contoured."""
+    """(B, N) bool: organs contoured; on the CPU."""
     labeled: torch.Tensor
     """(B, N) bool: organs that are contoured or have a pseudo-label in `label`."""
     centers_vox: torch.Tensor
-    """(B, N, 3) float32 in voxels of the crop; NaN where not contoured."""
+    """(B, N, 3) float32 in voxels of the crop; NaN where not contoured; on the CPU."""
     roi_jitter: torch.Tensor
-    """As in `AugmentationDraw`."""
+    """As in `AugmentationDraw`, on the CPU."""
 
 
 def draw_augmentation(
@@ -117,7 +118,7 @@ def resample_affine(volume: torch.Tensor, matrices: torch.Tensor, size: Size, mo
 
     Args:
         volume: (B, C, D, H, W) float.
-        matrices: (B, 3, 3) from `voxel_matrices`.
+        matrices: (B, 3, 3) from `voxel_matrices`, on the CPU or the volumes' device.
         size: (d, h, w) of the result.
         mode: "bilinear" (trilinear in 3-D) or "nearest".
 
@@ -128,32 +129,33 @@ def resample_affine(volume: torch.Tensor, matrices: torch.Tensor, size: Size, mo
     source_half = matrices.new_tensor([max(n - 1, 1) / 2 for n in volume.shape[2:]])
     normalized = matrices * size_half[None, None, :] / source_half[None, :, None]
     theta = F.pad(normalized.flip(1, 2), (0, 1))  # grid_sample's order is (x, y, z); no translation
-    grid = F.affine_grid(theta.to(volume), [len(volume), volume.shape[1], *size], align_corners=True)
+    theta = copy_to(theta, volume.device).to(volume.dtype)
+    grid = F.affine_grid(theta, [len(volume), volume.shape[1], *size], align_corners=True)
     return F.grid_sample(volume, grid, mode=mode, padding_mode="border", align_corners=True)
 
 
 def apply_augmentation(sample: CropSample, draw: AugmentationDraw, preset: Preset) -> Batch:
-    """Apply a draw to a collated batch of crops with boxes of `padded_patch_size`, on the crops' device.
+    """Apply a draw to a collated batch of crops with boxes of `padded_patch_size`, on the volumes' device.
 
     In mirrored crops the left and right organs are swapped in labels, `present`, `labeled` and centers.
     """
     device, size = sample.image_hu.device, preset.grid.crop_size_vox
-    matrices = voxel_matrices(draw, preset.grid.spacing_zyx_mm).to(device)
+    matrices = voxel_matrices(draw, preset.grid.spacing_zyx_mm)
     image_hu = resample_affine(sample.image_hu[:, None].float(), matrices, size, "bilinear")
     label = resample_affine(sample.label[:, None].float(), matrices, size, "nearest")[:, 0].byte()
     centers = _transform_centers(sample.centers_vox, matrices, sample.label.shape[1:], size)
-    mirrored = draw.mirrored.to(device)
-    partner = torch.tensor(preset.mirrored_organs, device=device)
-    label_partner = torch.arange(UNKNOWN_LABEL + 1, device=device, dtype=torch.uint8)
+    mirrored, partner = draw.mirrored, torch.tensor(preset.mirrored_organs)
+    label_partner = torch.arange(UNKNOWN_LABEL + 1, dtype=torch.uint8)
     label_partner[1 : len(partner) + 1] = (partner + 1).byte()
-    swapped = label_partner[label.long()]
+    swapped = copy_to(label_partner, device)[label.long()]
+    labeled = torch.where(mirrored[:, None], sample.labeled[:, partner], sample.labeled)
     return Batch(
         image=_change_intensity(image_hu, draw, preset),
-        label=torch.where(mirrored[:, None, None, None], swapped, label),
+        label=torch.where(copy_to(mirrored, device)[:, None, None, None], swapped, label),
         present=torch.where(mirrored[:, None], sample.present[:, partner], sample.present),
-        labeled=torch.where(mirrored[:, None], sample.labeled[:, partner], sample.labeled),
+        labeled=copy_to(labeled, device),
         centers_vox=torch.where(mirrored[:, None, None], centers[:, partner], centers),
-        roi_jitter=draw.roi_jitter.to(device),
+        roi_jitter=draw.roi_jitter,
     )
 
 
@@ -164,7 +166,7 @@ def augment_crops(sample: CropSample, preset: Preset, seed: int) -> Batch:
 
 def augment_shapes(sample: ShapeSample, preset: Preset, seed: int) -> torch.Tensor:
     """Change collated masks of small organs by geometry alone: (B, 1, d, h, w) float32, 0 or 1, of the ROI size."""
-    matrices = voxel_matrices(_draw_for(sample, preset, seed), preset.grid.spacing_zyx_mm).to(sample.mask.device)
+    matrices = voxel_matrices(_draw_for(sample, preset, seed), preset.grid.spacing_zyx_mm)
     return resample_affine(sample.mask[:, None].float(), matrices, preset.grid.roi_size_vox, "nearest")
 
 
@@ -175,7 +177,7 @@ def _draw_for(sample: CropSample | ShapeSample, preset: Preset, seed: int) -> Au
 
 def _change_intensity(image_hu: torch.Tensor, draw: AugmentationDraw, preset: Preset) -> torch.Tensor:
     def per_sample(values: torch.Tensor) -> torch.Tensor:
-        return values.to(image_hu.device).reshape(-1, 1, 1, 1, 1)
+        return copy_to(values, image_hu.device).reshape(-1, 1, 1, 1, 1)
 
     generator = torch.Generator(image_hu.device)
     noise = torch.empty_like(image_hu)

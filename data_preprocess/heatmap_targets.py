@@ -6,6 +6,7 @@ import torch
 
 from data_preprocess.augment import Batch
 from utils.config.preset import HeatmapSettings, Preset
+from utils.runtime.device import copy_to
 
 
 class HeatmapTargets(NamedTuple):
@@ -20,8 +21,8 @@ class HeatmapTargets(NamedTuple):
 def heatmap_targets(batch: Batch, preset: Preset) -> HeatmapTargets:
     """Targets of the small organs of a training batch."""
     small = list(preset.small_organs)
-    heatmaps = gaussian_heatmaps(batch.centers_vox[:, small], batch.label.shape[1:], preset.heatmap)
-    return HeatmapTargets(heatmaps=heatmaps, known=batch.present[:, small])
+    centers, known = (copy_to(tensor[:, small], batch.label.device) for tensor in (batch.centers_vox, batch.present))
+    return HeatmapTargets(gaussian_heatmaps(centers, batch.label.shape[1:], preset.heatmap), known)
 
 
 def gaussian_heatmaps(

@@ -35,4 +35,4 @@ def heatmap_loss(heatmaps: Tensor, targets: Tensor, known: Tensor, *, peak_weigh
         )
     targets = targets.float()
     errors = (1 + peak_weight * targets) * (heatmaps.float() - targets).square()
-    return (errors.mean((2, 3, 4)) * known).sum() / mean_count(int(known.sum()), heatmaps.device)
+    return (errors.mean((2, 3, 4)) * known).sum() / mean_count(known.sum(), heatmaps.device)

@@ -13,6 +13,7 @@ from models.sol_net import SOLNet
 from models.sos_net import SOSNet
 from utils.config.preset import Preset
 from utils.errors import UserError
+from utils.runtime.device import copy_to
 
 
 class NetworkSpec(NamedTuple):
@@ -118,12 +119,13 @@ class FocusNet(nn.Module):
 
         Args:
             centers_vox: (B, K, 3) float or long (z, y, x), voxels; values of unwanted organs are ignored.
-            wanted: (B, K) bool.
+            wanted: (B, K) bool, on the CPU.
             volume_size: (D, H, W).
         """
         sample_index, organ_index = wanted.nonzero(as_tuple=True)
         roi_size = self.preset.grid.roi_size_vox
-        corners = roi_corners(centers_vox[sample_index, organ_index], roi_size, volume_size)
+        centers = centers_vox[copy_to(sample_index, centers_vox.device), copy_to(organ_index, centers_vox.device)]
+        corners = roi_corners(centers, roi_size, volume_size)
         return Rois(sample_index, organ_index, corners, roi_size)
 
     def segment_rois(self, image: Tensor, localization: LocalizationOutput, rois: Rois) -> Tensor:

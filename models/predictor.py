@@ -159,7 +159,7 @@ class Predictor:
             (d, h, w) probability and its box in the volume, by index among the small organs.
         """
         window_size, volume_size = self.preset.grid.crop_size_vox, image.shape[1:]
-        rois = self.network.select_rois(peaks.position.to(image.device), localized.to(image.device), volume_size)
+        rois = self.network.select_rois(peaks.position.cpu(), localized.cpu(), volume_size)
         corners, organs = rois.corners.tolist(), rois.organ_index.tolist()
         results = {}
         for corner, rows in group_rois_into_windows(corners, rois.size, window_size, volume_size):

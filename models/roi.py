@@ -11,10 +11,15 @@ import torch
 from torch import Tensor
 
 from utils.config.preset import POOLING_VOX
+from utils.runtime.device import copy_to
 
 
 class Rois(NamedTuple):
-    """Boxes of one size around small organs, each in its own sample."""
+    """Boxes of one size around small organs, each in its own sample.
+
+    On a GPU the host must know them, because it decides which networks run: indices, and corners unless they are those
+    of peaks, stay on the CPU.
+    """
 
     sample_index: Tensor
     """(R,) long, index in the batch."""
@@ -27,12 +32,13 @@ class Rois(NamedTuple):
 
     def crop(self, volumes: Tensor) -> Tensor:
         """Copy the boxes (R, C, d, h, w) out of volumes (B, C, D, H, W) of any dtype; gradients flow back."""
+        corners, samples = copy_to(self.corners, volumes.device), copy_to(self.sample_index, volumes.device)
         z, y, x = (
-            self.corners[:, axis, None] + torch.arange(extent, device=self.corners.device)
+            corners[:, axis, None] + torch.arange(extent, device=volumes.device)
             for axis, extent in enumerate(self.size)
         )
         z, y, x = z[:, :, None, None], y[:, None, :, None], x[:, None, None, :]
-        boxes = volumes[self.sample_index[:, None, None, None], :, z, y, x]  # (R, d, h, w, C): indexed axes come first
+        boxes = volumes[samples[:, None, None, None], :, z, y, x]  # (R, d, h, w, C): indexed axes come first
         return boxes.movedim(-1, 1)  # (R, C, d, h, w)
 
 
@@ -73,9 +79,11 @@ def roi_corners(centers: Tensor, roi_size: Sequence[int], volume_size: Sequence[
         )
     if centers.is_floating_point():
         centers = (centers + 0.5).floor().long()
-    size = torch.tensor(tuple(roi_size), device=centers.device)
-    last = torch.tensor(tuple(volume_size), device=centers.device) - size
-    return torch.clamp(centers - size // 2, min=torch.zeros_like(last), max=last)
+    corners = [
+        (center - extent // 2).clamp(0, size - extent)
+        for center, extent, size in zip(centers.unbind(-1), roi_size, volume_size, strict=True)
+    ]
+    return torch.stack(corners, dim=-1)
 
 
 def group_rois_into_windows(

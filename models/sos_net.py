@@ -1,5 +1,7 @@
 """SOS-Net segments every small organ in its own region of interest, at full resolution."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 
@@ -7,6 +9,7 @@ from models.blocks import DenseASPP, DownBlock, SEResidualBlock, UpBlock, make_d
 from models.convolution import Conv3d, conv3d_he_init
 from models.layers import InPlaceReLU
 from utils.config.preset import Preset
+from utils.runtime.device import copy_to
 from utils.runtime.distributed import found_on_any_rank
 from utils.runtime.sync_batchnorm import uses_sync_batchnorm
 
@@ -80,7 +83,7 @@ class SOSNet(nn.Module):
 
         Args:
             rois: (R, in_channels, d, h, w), in any order of organs; R may be 0.
-            organ_index: (R,) long, index of each ROI's organ among the small organs.
+            organ_index: (R,) long, index of each ROI's organ among the small organs; on the CPU.
 
         Returns:
             Logits (R, 1, d, h, w), before sigmoid, in the order of `rois`.
@@ -90,19 +93,21 @@ class SOSNet(nn.Module):
         """
         if len(organ_index) != len(rois):
             raise ValueError(f"expected one organ index per ROI: {len(rois)} ROIs, {len(organ_index)} indices")
-        if unknown := sorted(set(organ_index.tolist()) - set(range(len(self.branches)))):
+        organs = organ_index.tolist()
+        if unknown := sorted(set(organs) - set(range(len(self.branches)))):
             raise ValueError(f"organ_index must be in 0..{len(self.branches) - 1}, got {unknown}")
-        used = self._used(organ_index)
+        used = self._used(organs, rois.device)
         if not used:
             return rois.new_zeros((0, 1, *rois.shape[2:]))
-        by_organ = torch.cat([self.branches[organ](rois[organ_index == organ]) for organ in used])
-        order = organ_index.argsort(stable=True)  # of the rows of `by_organ` in `rois`
-        return by_organ[order.argsort()]  # (R, 1, d, h, w)
+        rows = {organ: [row for row, own in enumerate(organs) if own == organ] for organ in used}
+        order = torch.tensor([row for own in rows.values() for row in own], dtype=torch.long)  # of `by_organ` in `rois`
+        parts = zip(used, copy_to(order, rois.device).split([len(own) for own in rows.values()]), strict=True)
+        by_organ = torch.cat([self.branches[organ](rois.index_select(0, own)) for organ, own in parts])
+        return by_organ.index_select(0, copy_to(order.argsort(), rois.device))  # (R, 1, d, h, w)
 
-    def _used(self, organ_index: Tensor) -> list[int]:
+    def _used(self, organs: Sequence[int], device: torch.device) -> list[int]:
         """Indices of the branches to run, ascending, the same on all ranks."""
-        has_rois = torch.zeros(len(self.branches), dtype=torch.bool, device=organ_index.device)
-        has_rois[organ_index] = True
-        if uses_sync_batchnorm(self):
-            has_rois = found_on_any_rank(has_rois)
-        return has_rois.nonzero()[:, 0].tolist()
+        if not uses_sync_batchnorm(self):
+            return sorted(set(organs))
+        has_rois = torch.tensor([organ in organs for organ in range(len(self.branches))])
+        return found_on_any_rank(copy_to(has_rois, device)).nonzero()[:, 0].tolist()  # this alone waits for the ranks

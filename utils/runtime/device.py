@@ -48,6 +48,13 @@ class Compute:
         return network.to(self.device, memory_format=torch.channels_last_3d)
 
 
+def copy_to(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """Copy a tensor to a device; the host does not wait for a GPU, which needs memory that the system cannot move."""
+    if device.type == "cuda" and tensor.device.type == "cpu":
+        tensor = tensor.pin_memory()  # no copy if the DataLoader has done it
+    return tensor.to(device, non_blocking=True)
+
+
 def choose_compute(device: str | None, precision: Precision | None, local_rank: int = 0) -> Compute:
     """Choose what the command line left open: a GPU if there is one, and its best precision.
 

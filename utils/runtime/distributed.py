@@ -160,17 +160,21 @@ class _Sum(torch.autograd.Function):
     backward = forward
 
 
-def mean_count(count: int, device: torch.device) -> float:
+def mean_count(count: int | torch.Tensor, device: torch.device) -> torch.Tensor:
     """Mean number of elements per connected rank; at least a small number, so that the mean of no elements is 0.
 
     Dividing local sums by it makes DDP's averaged gradient that of the global mean.
+
+    Returns:
+        Scalar, float32 on the device; the host does not wait for it.
     """
     ranks = current_distributed_context()
+    total = count.double() if torch.is_tensor(count) else torch.full((), count, dtype=torch.float64, device=device)
     if ranks.world_size > 1:
-        total = torch.tensor([float(count)], dtype=torch.float64, device=device)
+        total = total.clone()
         distributed.all_reduce(total)
-        count = total.item() / ranks.world_size
-    return max(count, 1e-6)
+        total = total / ranks.world_size
+    return total.clamp(min=1e-6).float()
 
 
 def found_on_any_rank(present: torch.Tensor) -> torch.Tensor:

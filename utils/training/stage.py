@@ -59,7 +59,8 @@ class Stage(ABC):
         networks: all networks of the checkpoint by name, on the device.
         wrapped: the same networks as `training_step` calls them: the trainer wraps them in DistributedDataParallel and
             compiles them if asked.
-        augment: turns a collated sample, on the device, into the batch of a step; it is given the preset and the seed.
+        augment: turns a collated sample, whose volumes are on the device, into the batch of a step; it is given the
+            preset and the seed.
             Its random draws depend on seed and samples alone, so that they are the same on any number of ranks.
     """
 

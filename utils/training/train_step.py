@@ -8,6 +8,7 @@ import torch
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
+from utils.runtime.device import copy_to
 from utils.runtime.distributed import found_on_any_rank
 from utils.training.optimization import Optimizers
 from utils.training.stage import Objective, Stage
@@ -49,7 +50,7 @@ def train_step(stage: Stage, microbatches: Sequence[tuple], optimizers: Optimize
     loss_sum, is_made = torch.zeros((), device=device), torch.ones((), dtype=torch.bool, device=device)
     for index, sample in enumerate(microbatches):
         is_last = index + 1 == len(microbatches)
-        batch = stage.augment(_to_device(sample, device))
+        batch = stage.augment(_volumes_to_device(sample, device))
         terms: dict[str, torch.Tensor] = {}
         with ExitStack() if is_last else _no_gradient_sync(stage.wrapped.values()):
             for objective in _forward_in_autocast(stage, batch):  # the adversarial stage has two
@@ -67,8 +68,9 @@ def train_step(stage: Stage, microbatches: Sequence[tuple], optimizers: Optimize
     return StepResult(means, loss_sum, losses_are_finite, is_made, is_discarded)
 
 
-def _to_device(sample: tuple, device: torch.device) -> Any:
-    moved = (item.to(device, non_blocking=True) if torch.is_tensor(item) else item for item in sample)
+def _volumes_to_device(sample: tuple, device: torch.device) -> Any:
+    """Copy the volumes of a sample, (B, D, H, W); the host computes with the few numbers, and would wait for them."""
+    moved = (copy_to(item, device) if torch.is_tensor(item) and item.dim() > 3 else item for item in sample)
     return type(sample)(*moved)
 
 
