@@ -6,7 +6,7 @@ INSTALLED := $(VENV)/.installed
 DEMO := demo
 OPENKBP ?= open-kbp
 
-.PHONY: demo openkbp test test-fast lint clean
+.PHONY: demo openkbp test test-fast gpu lint clean
 
 $(INSTALLED): requirements.txt requirements-train.txt requirements-test.txt
 	$(PYTHON) -m venv $(VENV)
@@ -38,6 +38,11 @@ test: $(INSTALLED)
 # Leaves out the tests that take seconds each.
 test-fast: $(INSTALLED)
 	$(BIN)/python -m pytest -q -n auto --dist worksteal -m "not slow"
+
+# On a machine with a CUDA GPU: its tests, one after the other, and the benchmark.
+gpu: $(INSTALLED)
+	$(BIN)/python -m pytest -q -m gpu
+	$(BIN)/python -m benchmarks.bench --device cuda --output bench_gpu.json
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .

@@ -116,8 +116,8 @@ def blend_windows(
     weight = blending_weight(window_size).to(volume.device)
     for box in boxes:
         result = predict(volume[None, :, *box])[0].float()
-        blended[:, *box] += (result * weight).to(blended.device)
-        total[box] += weight.to(blended.device)
+        blended[:, *box].add_((result * weight).to(blended.device))
+        total[box].add_(weight.to(blended.device))
     covered = total > 0
     return blended.div_(total.clamp_min_(EDGE_WEIGHT)), covered
 
