@@ -76,7 +76,17 @@ def validate_hounsfield(array: np.ndarray, *, correct_offset: bool) -> Hounsfiel
     padding = array <= PADDING_HU
     if padding.any():
         notes.append(f"{padding.mean():.1%} of the voxels are padding (down to {array.min():.0f}) and became air")
+    if num_blank := _count_blank_slices(array):
+        notes.append(
+            f"{num_blank} slice(s) between others hold one value alone, so their pixels may be lost; look at them"
+        )
     return HounsfieldVolume(_to_int16(array, offset, padding), notes)
+
+
+def _count_blank_slices(array: np.ndarray) -> int:
+    """Slices, as they are stored, that hold one value alone between slices that do not."""
+    shown = np.flatnonzero([plane.min() != plane.max() for plane in array])
+    return int(np.ptp(shown)) + 1 - len(shown) if len(shown) else 0
 
 
 def _to_int16(array: np.ndarray, offset: int, padding: np.ndarray) -> np.ndarray:

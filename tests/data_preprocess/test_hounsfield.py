@@ -203,3 +203,12 @@ def test_changed_values_of_a_patient_are_refused(patient):
     scaled = (patient - low) / (high - low)
     for changed in (255 * scaled, scaled, -patient, 255 - 255 * scaled, np.clip(patient, -160, 240), patient - 1024):
         refuses(changed)
+
+
+def test_slices_that_were_lost_between_others_are_noted():
+    array = ct()
+    array[0] = array[-1] = -1000  # air above and below the patient
+    assert validate_hounsfield(array, correct_offset=False).notes == []
+    array[3:5] = -1000
+    (note,) = validate_hounsfield(array, correct_offset=False).notes
+    assert note.startswith("2 slice(s) between others hold one value alone, so their pixels may be lost")

@@ -7,6 +7,8 @@ from typing import TypeVar
 import numpy as np
 
 IDENTITY_DIRECTION = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0)
+MIN_VOXEL_MM, MAX_VOXEL_MM = 0.01, 100.0
+"""Beyond them, a header is wrong: no CT has such voxels, and a grid of the usual ones would exhaust the memory."""
 SAME_GRID_VOX = 0.1
 """Programs round the numbers of a grid differently; voxels that lie this close to each other are the same."""
 ROUNDING_VOX = 0.01

@@ -5,7 +5,7 @@ File names are ignored: UIDs separate the series, positions sort the slices. `di
 """
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -56,6 +56,8 @@ class DicomSeries:
     left_out: tuple[str, ...] = ()
     """In a CT, the kinds of the images that are no slices, such as "localizer": one for each."""
     has_slices: bool = True
+    num_elsewhere: int = 0
+    """Other images with the same SeriesInstanceUID whose files name another patient."""
     damaged: tuple[Path, ...] = ()
     """Unreadable DICOM files in the same folders; they may be slices of this series."""
 
@@ -135,9 +137,14 @@ def find_series(folder: Path) -> list[DicomSeries]:
             groups[key].append(header)
     if not groups:
         lost = sum(damaged.values(), [])
-        found = f"{len(lost)} damaged file(s), for example {lost[0]}" if lost else "none"
-        raise UserError(f"{folder}: expected DICOM files in this folder or below it, found {found}; check the path")
-    return [_series(headers, damaged) for _, headers in sorted(groups.items())]
+        found = (
+            f"{len(lost)} damaged file(s), for example {lost[0]}; copy them again" if lost else "none; check the path"
+        )
+        raise UserError(f"{folder}: expected DICOM files in this folder or below it, found {found}")
+    images: dict[tuple[str, ...], set[str]] = defaultdict(set)
+    for (_, *series), headers in groups.items():
+        images[tuple(series)].update(_text(header, "SOPInstanceUID") for header in headers)
+    return [_series(headers, damaged, images[key[1:]]) for key, headers in sorted(groups.items())]
 
 
 def select_cts(series: Iterable[DicomSeries]) -> list[DicomSeries]:
@@ -174,6 +181,11 @@ def _read_ct(series: DicomSeries, *, fill_gaps: bool) -> CtSeries:
     frames, other_kinds = split_kinds(frames)
     if left_out := [*series.left_out, *other_kinds]:
         notes.append(f"{count_kinds(left_out)} left out")
+    if series.num_elsewhere:
+        notes.append(
+            f"{series.num_elsewhere} image(s) of the same SeriesInstanceUID name another patient and were left out; if "
+            "they are slices of this CT, correct their PatientID"
+        )
     if scouts := find_localizers(frames):
         names = shorten(frames[i].name for i in scouts)
         notes.append(f"left out as localizers, since their plane is turned against that of the slices: {names}")
@@ -303,7 +315,8 @@ def _is_index(header: FileDataset) -> bool:
     return header.file_meta.get("MediaStorageSOPClassUID") == MediaStorageDirectoryStorage
 
 
-def _series(headers: Sequence[FileDataset], damaged: Mapping[Path, Sequence[Path]]) -> DicomSeries:
+def _series(headers: Sequence[FileDataset], damaged: Mapping[Path, Sequence[Path]], same_uid: Set[str]) -> DicomSeries:
+    """A series of its files; `same_uid` are the images of its SeriesInstanceUID, whatever patient they name."""
     is_ct = headers[0].get("Modality") == "CT"
     kinds = [unlike_slice(header) if is_ct else None for header in headers]
     slices = [header for header, kind in zip(headers, kinds, strict=True) if kind is None]
@@ -320,6 +333,7 @@ def _series(headers: Sequence[FileDataset], damaged: Mapping[Path, Sequence[Path
         sop_instance_uids=frozenset(_text(image, "SOPInstanceUID") for image in images),
         left_out=tuple(kind for kind in kinds if kind),
         has_slices=bool(slices),
+        num_elsewhere=len(same_uid - {_text(header, "SOPInstanceUID") for header in headers}),
         damaged=tuple(path for folder in folders for path in damaged.get(folder, ())),
     )
 

@@ -4,6 +4,7 @@ A frame is a file with one image, or one image of a multi-frame file (Enhanced C
 """
 
 import contextlib
+import itertools
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -17,7 +18,8 @@ from utils.errors import UserError, shorten
 from utils.io.dicom_geometry import MOVE_OUT, ORIENTATION_TOLERANCE, SliceGeometry, most_common
 from utils.io.dicom_kinds import unlike_slice
 
-SINGLE_VALUES = dict.fromkeys(("Rows", "Columns", "BitsAllocated", "RescaleSlope", "RescaleIntercept"), 1)
+SINGLE_VALUES = dict.fromkeys(("Rows", "Columns", "BitsAllocated", "BitsStored", "PixelRepresentation"), 1)
+SINGLE_VALUES |= dict.fromkeys(("RescaleSlope", "RescaleIntercept"), 1)
 NUM_VALUES = SINGLE_VALUES | {"PixelSpacing": 2, "ImagePositionPatient": 3, "ImageOrientationPatient": 6}
 """Attributes that every slice needs, and their numbers of values."""
 MACROS = {
@@ -36,6 +38,7 @@ MACROS = {
 }
 """The functional group of a multi-frame file that holds an attribute, and its name there: DICOM PS3.3, C.7.6.16.2 and
 C.8.15.3."""
+BITS_ALLOCATED = (8, 16, 32)
 HU_TYPES = ("HU", "HU_MOD", "US", "")
 """Values of RescaleType that CTs have; US is "unspecified"."""
 MAX_LOCALIZERS = 3
@@ -140,6 +143,7 @@ def check_frames(frames: Sequence[Frame]) -> None:
         garbled = [f for f in given if np.size(f.get(tag)) == count != len(numbers(f, tag))]
         problems += _list(f"have a {tag} that is no number", garbled)
     problems += _list("have a RescaleSlope of 0", (f for f in single if 0 in numbers(f, "RescaleSlope")))
+    problems += _pixel_problems(single)
     kinds = [str(frame.get("RescaleType") or "").strip().upper() for frame in frames]
     odd = sorted(set(kinds) - set(HU_TYPES))
     problems += _list(f"hold {', '.join(odd)} and not HU", (f for f, k in zip(frames, kinds, strict=True) if k in odd))
@@ -151,6 +155,24 @@ def check_frames(frames: Sequence[Frame]) -> None:
         raise UserError(f"{'; '.join(problems)}; {MOVE_OUT}")
     for what, keyword in (("temporal phases", "TemporalPositionIndex"), ("stacks", "StackID")):
         _require_one(what, keyword, frames)
+
+
+def _pixel_problems(frames: Sequence[Frame]) -> list[str]:
+    """Descriptions of pixels that decoders refuse, or that they follow in different ways."""
+    bits = [[next(iter(numbers(f, t)), 0.0) for t in ("BitsAllocated", "BitsStored", "HighBit")] for f in frames]
+    wrong = {
+        f"have a BitsAllocated other than {', '.join(map(str, BITS_ALLOCATED))}": [
+            a not in BITS_ALLOCATED for a, _, _ in bits
+        ],
+        "have more BitsStored than BitsAllocated": [stored > allocated for allocated, stored, _ in bits],
+        "have pixels in higher bits than BitsStored (HighBit)": [high >= stored > 0 for _, stored, high in bits],
+        "have a table of values (ModalityLUTSequence), which is not read": [
+            bool(f.get("ModalityLUTSequence")) for f in frames
+        ],
+    }
+    return [
+        text for problem, is_wrong in wrong.items() for text in _list(problem, itertools.compress(frames, is_wrong))
+    ]
 
 
 def slice_geometry(frame: Frame) -> SliceGeometry:

@@ -1,12 +1,14 @@
 """How the slices of a CT lie to each other as they are stored, or why they are not slices of one CT."""
 
+import itertools
+from collections import Counter
 from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 
 from utils.errors import UserError, shorten
-from utils.imaging.geometry import Geometry
+from utils.imaging.geometry import MAX_VOXEL_MM, MIN_VOXEL_MM, Geometry
 
 SAME_POSITION_MM = 1e-3
 OFF_GRID_MM = 0.1
@@ -127,6 +129,7 @@ def stack_slices(slices: Sequence[SliceGeometry], *, fill_gaps: bool = False) ->
         names = shorten(slices[i].name for i in sorted(overlapping))
         notes.append(f"{len(overlapping)} slice(s) that overlap another block of the scan were left out: {names}")
         order = np.array([i for i in order if i not in overlapping])
+    notes += _alternating([slices[i].number for i in order])
     positions, names = positions[order], [slices[i].name for i in order]
     heights = positions @ normal
     _check_repeated(heights, names)
@@ -171,12 +174,12 @@ def _check_alike(slices: Sequence[SliceGeometry]) -> None:
         for s, error in zip(slices, np.abs(gram - np.eye(2)).max(axis=(1, 2)), strict=True)
         if error > ORIENTATION_TOLERANCE
     ]
-    flat = [s.name for s in slices if min(s.spacing_yx_mm) <= 0]
+    odd = [s.name for s in slices if not MIN_VOXEL_MM <= min(s.spacing_yx_mm) <= max(s.spacing_yx_mm) <= MAX_VOXEL_MM]
     problems = [
         _odd_ones("size", sizes, 0, "{:.0f} x {:.0f}", slices),
         _odd_ones("pixel spacing", spacings, SAME_POSITION_MM, "{:g} x {:g} mm", slices),
         _odd_ones("orientation", axes, ORIENTATION_TOLERANCE, "{:.3g} {:.3g} {:.3g}, {:.3g} {:.3g} {:.3g}", slices),
-        flat and f"has a pixel spacing that is not positive: {shorten(flat)}",
+        odd and f"has a pixel spacing beyond {MIN_VOXEL_MM:g} to {MAX_VOXEL_MM:g} mm: {shorten(odd)}",
         skew and f"has an image orientation that is not a pair of perpendicular unit vectors: {shorten(skew)}",
     ]
     if any(problems):
@@ -240,13 +243,27 @@ def _overlap(slices: Sequence[SliceGeometry], heights: np.ndarray) -> set[int]:
     return overlapping
 
 
+def _alternating(order: Sequence[tuple[float, float] | None]) -> list[str]:
+    """A note if the slices of several acquisitions lie between each other; `order` is that along the patient.
+
+    So do two scans under one UID, and slices of one scan that was acquired in two rounds.
+    """
+    acquisitions = [number[0] for number in order if number]
+    counts = Counter(acquisitions)
+    changes = sum(one != other for one, other in itertools.pairwise(acquisitions))
+    if not 1 < len(counts) <= MAX_BLOCKS or min(counts.values()) < MIN_RUN or changes < len(acquisitions) / 2:
+        return []
+    listed = ", ".join(f"{number:g} ({count} slices)" for number, count in sorted(counts.items()))
+    return [f"slices of acquisitions {listed} alternate; check that they are one scan and not two"]
+
+
 class _Missing(NamedTuple):
     """Slices that are missing between others."""
 
     text: str
     widest_mm: float
     share: float
-    """Of the distances."""
+    """Of the distances; 0 if there is one alone."""
 
     def problem(self, *, fill_gaps: bool) -> Problem | None:
         if self.share > MAX_GAP_SHARE:
@@ -271,7 +288,7 @@ def _missing(heights: np.ndarray, names: Sequence[str]) -> _Missing | None:
         return None
     listed = shorten(f"after {names[i]} ({steps[i]:.2f} mm)" for i in gaps)
     text = f"slices are missing: {listed}; the others are {usual[gaps[0]]:.2f} mm apart"
-    return _Missing(text, float(steps[gaps].max()), len(gaps) / len(steps))
+    return _Missing(text, float(steps[gaps].max()), len(gaps) / len(steps) if len(gaps) > 1 else 0.0)
 
 
 def _distances(heights: np.ndarray, names: Sequence[str]) -> str:

@@ -16,6 +16,8 @@ from utils.io.dicom_frames import Frame
 from utils.io.dicom_padding import declared_padding
 from utils.io.volumes import read_dicom_pixels
 
+ITEM = b"\xfe\xff\x00\xe0"
+"""Compressed pixels begin so. Taken for pixels as they are, they would be shifted by a few pixels."""
 PIXEL_TAGS = ("SamplesPerPixel", "PhotometricInterpretation", "Rows", "Columns", "BitsAllocated", "BitsStored")
 PIXEL_TAGS += ("HighBit", "PixelRepresentation")
 """Attributes that a decoder needs."""
@@ -38,6 +40,8 @@ def read_plane(frame: Frame) -> Plane:
     """
     with explain_decode_errors(frame.path):
         syntax = frame.dataset.file_meta.get("TransferSyntaxUID", ImplicitVRLittleEndian)
+        if not syntax.is_transfer_syntax:
+            raise UserError(f"{frame.name} has the unknown transfer syntax {syntax}; export the series uncompressed")
         is_compressed = syntax.is_compressed
     stored = _decompress(frame) if is_compressed else _stored_pixels(frame)
     if stored.shape != (frame.get("Rows"), frame.get("Columns")):
@@ -55,6 +59,10 @@ def _stored_pixels(frame: Frame) -> np.ndarray:
     num_frames = 1 if frame.index is None else len(dataset.PerFrameFunctionalGroupsSequence)
     if len(dataset.get("PixelData", b"")) < num_frames * _num_bytes(frame):
         raise UserError(f"{frame.path.name} is truncated: it holds fewer pixels than its header says; copy it again")
+    if dataset.get("PixelData", b"").startswith(ITEM):
+        raise UserError(
+            f"{frame.path.name} holds compressed pixels, but its header says that they are not; copy it again"
+        )
     with explain_decode_errors(frame.path):
         stored = dataset.pixel_array
     return stored.reshape(-1, *stored.shape[-2:])[frame.index] if frame.index is not None else stored

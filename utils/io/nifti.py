@@ -21,7 +21,7 @@ from nibabel.nifti2 import Nifti2Header
 from nibabel.spatialimages import HeaderDataError, HeaderTypeError
 
 from utils.errors import UserError
-from utils.imaging.geometry import SAME_GRID_VOX, Geometry, settle_axes
+from utils.imaging.geometry import MAX_VOXEL_MM, MIN_VOXEL_MM, SAME_GRID_VOX, Geometry, settle_axes
 
 NiftiHeader = Nifti1Header | Nifti2Header
 
@@ -41,6 +41,7 @@ OTHER_CONTENTS = {
 MAX_GZIP_RATIO = 1100
 """Deflate packs 1032 bytes into one at best."""
 TRUNCATED = "is truncated: it holds fewer voxels than its header says; copy or export it again"
+EXTRA_VOXELS = "holds more voxels than its header says; copy or export it again"
 PLACEMENT = [f"{name}_{axis}" for name in ("srow", "qoffset") for axis in "xyz"]
 PLACEMENT += ["qform_code", "sform_code", "quatern_b", "quatern_c", "quatern_d", "xyzt_units"]
 """The header's fields that place the voxels in the patient, together with the first four of pixdim."""
@@ -51,8 +52,6 @@ RAS_TO_LPS = np.diag((-1.0, -1.0, 1.0, 1.0))
 """NIfTI's axes point to the patient's right, front and head."""
 ROUNDING = 1e-5
 """Headers hold single precision."""
-MIN_VOXEL_MM, MAX_VOXEL_MM = 0.01, 100.0
-"""Beyond them, the unit in the header is wrong, and a grid of other voxels would exhaust the memory."""
 SMALLEST_EXTENSION = 16
 """Bytes. A byte behind the header says whether extensions lie before the voxels."""
 MIN_AXES_VOLUME = 0.1
@@ -114,7 +113,7 @@ def read_nifti(path: Path) -> NiftiImage:
         array = _read_voxels(stream, header, shape)
         num_extra = sum(map(len, iter(partial(stream.read, 1 << 20), b"")))  # to the end: the checksum comes last
         if num_extra >= math.prod(shape[:2]) * dtype.itemsize or (num_extra and lacks_extension):
-            raise UserError("holds more voxels than its header says; copy or export it again", path)
+            raise UserError(EXTRA_VOXELS, path)
         grid, notes = _grid(header, array.shape)
         _require_lengths(grid, path)
     return NiftiImage(array, grid, notes)

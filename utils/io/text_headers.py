@@ -13,8 +13,8 @@ from typing import NamedTuple
 import numpy as np
 
 from utils.errors import UserError
-from utils.imaging.geometry import Geometry, settle_axes
-from utils.io.nifti import MAX_GZIP_RATIO, TRUNCATED
+from utils.imaging.geometry import MAX_VOXEL_MM, MIN_VOXEL_MM, Geometry, settle_axes
+from utils.io.nifti import EXTRA_VOXELS, MAX_GZIP_RATIO, TRUNCATED
 
 UNIT_MM = {
     **dict.fromkeys(("m", "meter", "meters", "metre", "metres"), 1000.0),
@@ -23,10 +23,9 @@ UNIT_MM = {
     **dict.fromkeys(("um", "µm", "micron", "microns", "micrometer", "micrometers"), 0.001),
 }
 """Names of units; without one, lengths are in mm."""
-MIN_MM, MAX_MM = 1e-6, 1e7
+MAX_ORIGIN_MM = 1e7
 MAX_HEADER_BYTES = 1 << 20
 NO_SIZES = "its header does not say how large the voxels are: expected {}; export it again with its voxel sizes"
-EXTRA_VOXELS = "holds more voxels than its header says; copy or export it again"
 NOT_ONE_FILE = "its voxels do not follow its header in the same file; save it as one file"
 
 
@@ -159,7 +158,8 @@ def grid_in_mm(grid: Geometry, unit: float) -> tuple[Geometry, tuple[str, ...]]:
     grid, notes = settle_axes(grid)
     spacing = np.multiply(grid.spacing_zyx_mm, unit)
     origin = np.multiply(grid.origin_xyz_mm, unit)
-    if not (spacing.min() >= MIN_MM and max(spacing.max(), np.abs(origin).max()) <= MAX_MM):
+    is_possible = spacing.min() >= MIN_VOXEL_MM and spacing.max() <= MAX_VOXEL_MM
+    if not (is_possible and np.abs(origin).max() <= MAX_ORIGIN_MM):
         raise UserError(
             f"its voxels measure {' x '.join(f'{size:.3g}' for size in spacing)} mm (z, y, x) and its origin is "
             f"{', '.join(f'{place:.3g}' for place in origin)} mm: no patient has such lengths; export it again"

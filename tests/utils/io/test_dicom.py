@@ -255,6 +255,18 @@ def test_one_uid_for_different_slices_is_named(tmp_path):
     assert "slice002.dcm and slice003.dcm have one UID but differ" in broken(tmp_path, slices)
 
 
+def test_images_of_the_series_that_name_another_patient_are_noted(tmp_path):
+    """Half a CT would pass for a whole one."""
+    slices = ct_slices(numbered_ct())
+    slices[4].PatientID = "P2"
+    save_all(slices, tmp_path / "series")
+    shutil.copytree(tmp_path / "series", tmp_path / "again")  # the same images are no others
+    first, second = find_series(tmp_path)
+    assert (first.num_elsewhere, second.num_elsewhere) == (1, 4)
+    note = "1 image(s) of the same SeriesInstanceUID name another patient and were left out; if they are slices of this"
+    assert read_ct(first).notes[-1].startswith(note)
+
+
 def moved(volume, shifts_mm):
     """Slices whose positions are moved by (x, y, z) each."""
     slices = ct_slices(volume)

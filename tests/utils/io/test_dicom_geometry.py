@@ -136,6 +136,19 @@ def test_two_interleaved_scans_are_not_filled(tmp_path):
             read_ct(series, fill_gaps=fill_gaps)
 
 
+@pytest.mark.parametrize(
+    ("acquisitions", "is_noted"),
+    [([1, 2] * 6, True), ([1] * 6 + [2] * 6, False), (range(12), False), ([1, 1, 2, 2, 3, 3] * 2, False)],
+)
+def test_acquisitions_whose_slices_alternate_are_noted(acquisitions, is_noted, tmp_path):
+    """As those of two scans of the same part, half a distance apart."""
+    slices = ct_slices(long_ct(12))
+    for dataset, number in zip(slices, acquisitions, strict=True):
+        dataset.AcquisitionNumber = number
+    text = "slices of acquisitions 1 (6 slices), 2 (6 slices) alternate; check that they are one scan and not two"
+    assert read_only_series(tmp_path, slices).notes == ((text,) if is_noted else ())
+
+
 def test_what_overlaps_is_named_beside_missing_slices(tmp_path):
     slices = ct_slices(long_ct(12))
     slices[5].ImagePositionPatient = slices[6].ImagePositionPatient

@@ -76,13 +76,15 @@ def test_an_origin_that_is_no_number_is_refused(tmp_path):
 )
 def test_lengths_in_another_unit_become_mm(unit, factor, tmp_path):
     units = f'"{unit}" "{unit}" "{unit}"'
+    xy, z = 2 / factor, 3 / factor
+    directions = f"space directions: ({xy},0,0) (0,{xy},0) (0,0,{z})"
     paths = [
-        nrrd(tmp_path, "space: LPS", DIRECTIONS, "space origin: (1,-2,5)", f"space units: {units}"),
-        mha(tmp_path, "ElementSpacing = 2 2 3", "Offset = 1 -2 5", f"DistanceUnits = {unit or '?'}"),
+        nrrd(tmp_path, "space: LPS", directions, "space origin: (1,-2,5)", f"space units: {units}"),
+        mha(tmp_path, f"ElementSpacing = {xy} {xy} {z}", "Offset = 1 -2 5", f"DistanceUnits = {unit or '?'}"),
     ]
     for path in paths[: 1 if len(unit) > 2 or unit == "µm" else 2]:  # MetaIO has short names only
         found = read_volume(path)
-        assert found.geometry.spacing_zyx_mm == pytest.approx(np.multiply(SPACING_MM, factor))
+        assert found.geometry.spacing_zyx_mm == pytest.approx(SPACING_MM)
         assert found.geometry.origin_xyz_mm == pytest.approx(np.multiply((1, -2, 5), factor))
         np.testing.assert_array_equal(found.array, ARRAY)
         assert not found.notes
