@@ -4,6 +4,7 @@ import errno
 import os
 import shutil
 import sys
+import tempfile
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,6 +14,19 @@ import pytest
 from utils.io import files
 
 POSIX_ONLY = pytest.mark.skipif(os.name == "nt", reason="Windows cannot kill by signal or limit the size of files")
+
+
+def can_link() -> bool:
+    """Whether this user may make links; on Windows, only administrators and developers may."""
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            (Path(folder) / "link").symlink_to(folder, target_is_directory=True)
+        except OSError:
+            return False
+    return True
+
+
+LINKS_ONLY = pytest.mark.skipif(not can_link(), reason="this user may not make links")
 MAKE_ONLY = pytest.mark.skipif(shutil.which("make") is None, reason="this system has no make")
 BASH_ONLY = pytest.mark.skipif(os.name == "nt" or shutil.which("bash") is None, reason="this system has no bash")
 ANY_NAME = pytest.mark.skipif(sys.platform in ("win32", "darwin"), reason="this system's names of files are Unicode")

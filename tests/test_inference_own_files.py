@@ -4,6 +4,7 @@ import csv
 import json
 import logging
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -86,7 +87,8 @@ def test_reference_label_maps_are_not_replaced(run, tmp_path, capsys):
     write_color_table(tmp_path / "labels", PRESET)
     write_volume(tmp_path / "labels" / "p1.nii.gz", Volume(array=np.ones(SIZE, np.uint8), geometry=head().geometry))
     message = refusal(run, capsys, tmp_path / "ct", tmp_path / "labels")
-    assert "labels/p1.nii.gz: not written by this command, or changed since, so nothing is replaced; move it" in message
+    file = Path("labels") / "p1.nii.gz"
+    assert f"{file}: not written by this command, or changed since, so nothing is replaced; move it" in message
 
 
 @pytest.mark.parametrize(

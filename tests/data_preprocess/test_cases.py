@@ -69,7 +69,7 @@ def test_contoured_without_a_voxel_is_not_listed():
 def test_truncated_array_is_an_error(name, keep_bytes, written, tiny_preset):
     folder, info, *_ = written
     (folder / name).write_bytes((folder / name).read_bytes()[:keep_bytes])
-    with pytest.raises(ValueError, match=rf"case_a/{name}: cannot be read .*prepare the case again"):
+    with pytest.raises(ValueError, match=rf"case_a.{name}: cannot be read .*prepare the case again"):
         open_case(folder, info, tiny_preset.organ_names)
 
 

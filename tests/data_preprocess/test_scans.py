@@ -8,7 +8,7 @@ import pytest
 from data_preprocess.scans import list_scans
 from data_preprocess.sources import SOURCES
 from tests.dicom_files import ct_slices, save_all, structure_set, uid_of
-from tests.posix import ANY_NAME, NOT_UTF8
+from tests.posix import ANY_NAME, LINKS_ONLY, NOT_UTF8
 from utils.errors import UserError
 from utils.imaging.geometry import Geometry
 from utils.io.volumes import Volume, write_volume
@@ -123,6 +123,7 @@ def test_inference_and_prepare_give_a_ct_the_same_id(volume, tmp_path):
     assert sorted(name[:3] for name in prepared) == ["P1_", "P2_", "P2_", "P3"]
 
 
+@LINKS_ONLY
 def test_linked_folders_are_followed_once_and_loops_end(volume, tmp_path):
     write_volume(tmp_path / "elsewhere" / "p2" / "ct.nii.gz", volume)
     write_volume(tmp_path / "all" / "p1" / "ct.nii.gz", volume)

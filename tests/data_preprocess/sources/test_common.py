@@ -14,7 +14,7 @@ from data_preprocess.sources import SOURCES
 from data_preprocess.sources.common import require_folder
 from tests.data_preprocess.layouts import write_label_maps, write_pddca
 from tests.data_preprocess.small_case import GEOMETRY, small_case, write_masks
-from tests.posix import IS_ROOT, POSIX_ONLY
+from tests.posix import IS_ROOT, LINKS_ONLY
 from utils.config.preset import load_preset
 from utils.errors import UserError
 from utils.io.files import folders_below
@@ -115,7 +115,7 @@ def test_a_case_has_a_name_however_its_folder_is_given(form, tmp_path, monkeypat
     assert read_all("masks", Path(form)) == {"p7": ORGANS}
 
 
-@POSIX_ONLY
+@LINKS_ONLY
 def test_linked_folders_are_followed_once(tmp_path):
     write_masks(tmp_path / "store" / "clinic" / "p7")
     (tmp_path / "raw").mkdir()
@@ -125,7 +125,7 @@ def test_linked_folders_are_followed_once(tmp_path):
     assert read_all("masks", tmp_path / "raw") == {"p7": ORGANS}
 
 
-@POSIX_ONLY
+@LINKS_ONLY
 @pytest.mark.parametrize(("source", "name"), [("masks", "mandible.nrrd"), ("labelmap", "p7.nii.gz")])
 def test_a_link_to_a_missing_file_is_not_passed_over(source, name, tmp_path):
     """As in a data set under git-annex of which not all files were fetched."""
@@ -232,7 +232,7 @@ def test_the_folder_of_nnunets_data_sets_is_not_one_of_them(tmp_path):
 def test_nnunets_label_map_without_ct_says_where_it_belongs(tmp_path):
     (write_nnunet(tmp_path) / "imagesTr" / "p7_0000.nii.gz").unlink()
     with pytest.raises(
-        UserError, match=r"^has no CT; add it as .*imagesTr/p7_0000\.nii\.gz.*: .*labelsTr/p7\.nii\.gz$"
+        UserError, match=r"^has no CT; add it as .*imagesTr.p7_0000\.nii\.gz.*: .*labelsTr.p7\.nii\.gz$"
     ):
         read_all("nnunet", tmp_path)
 

@@ -79,7 +79,7 @@ def test_a_case_that_is_written_again_loses_its_earlier_files_and_no_others(file
 def test_somebody_elses_file_is_not_replaced(name, files, tmp_path):
     (tmp_path / name).parent.mkdir(exist_ok=True)
     (tmp_path / name).write_text("somebody's")
-    with pytest.raises(UserError, match=rf"{name}: not written by this command, or changed since.*move it away"):
+    with pytest.raises(UserError, match=rf"{Path(name).name}: not written by this command.*move it away"):
         write(files, {"label": "labels", "masks": "mask"})
     assert names_in(tmp_path) == {name}
     assert (tmp_path / name).read_text() == "somebody's"
@@ -150,7 +150,8 @@ def test_a_process_killed_while_it_moves_files_can_be_repeated(num_moved, files,
 @pytest.mark.parametrize("held", ["pt.nii.gz", "pt.png", "pt.json", "pt_masks/chiasm.nii.gz"])
 def test_nothing_is_replaced_while_a_viewer_has_a_file_open(held, files, tmp_path):
     first = write(files, {"label": "first", "masks": "first", "overlay": "first"})
-    with held_by_another_program([tmp_path / held]), pytest.raises(UserError, match=f"/{held}: cannot be replaced"):
+    message = f"{Path(held).name}: cannot be replaced"
+    with held_by_another_program([tmp_path / held]), pytest.raises(UserError, match=message):
         write(files, {"label": "second", "masks": "second"})
     assert load_if_up_to_date(files, SOURCE) == first
     assert files.own_files() == {tmp_path / name for name in names_in(tmp_path)}
