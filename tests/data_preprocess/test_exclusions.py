@@ -56,7 +56,7 @@ def test_a_structure_that_is_left_out_counts_as_not_contoured(raw, tmp_path, cap
 def test_a_structure_without_contour_is_noted(raw, tmp_path):
     assert run(raw, tmp_path / "cases", "case,organ,reason\np1,optic_chiasm,too small\n") == 0
     info = read_case_info(tmp_path / "cases" / "p1")
-    assert info.notes == ("chiasm: listed in --exclude, but not contoured",)
+    assert info.notes[0] == "chiasm: listed in --exclude, but not contoured"
     assert info.excluded == {}
 
 
