@@ -76,6 +76,7 @@ def test_a_step_stays_on_the_device_and_never_waits(name, tiny_preset):
     ids=["other device", "item", "bool", "cpu", "blocking copy", "mask", "nonzero"],
 )
 def test_a_planted_fault_is_found(fault, tiny_preset, monkeypatch):
+    fault(torch.tensor(0.5))  # it fails for the device, not by itself
     training_step = train_backbone.BackboneStage.training_step
 
     def faulty(stage, batch):

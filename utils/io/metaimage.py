@@ -5,7 +5,7 @@ others.
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
@@ -19,6 +19,7 @@ from utils.io.text_headers import (
     damaged,
     finite_numbers,
     grid_in_mm,
+    header_lines,
     not_scalar,
     positive_integers,
     read_voxels,
@@ -74,7 +75,7 @@ def read_metaimage(content: bytes) -> TextVolume:
     header = HEADER.match(content[:MAX_HEADER_BYTES])
     if header is None:
         raise damaged("it has no ElementDataFile")
-    fields = _fields(header[1].decode("utf-8", "replace"))
+    fields = _fields(header_lines(header[1]))
     if fields["ElementDataFile"] != "LOCAL" or fields.get("HeaderSize", "0") != "0":
         raise UserError(NOT_ONE_FILE)
     _check_voxels(fields)
@@ -93,11 +94,11 @@ def read_metaimage(content: bytes) -> TextVolume:
     return TextVolume(array, geometry, {name: fields[name] for name in fields if name not in KNOWN}, notes)
 
 
-def _fields(header: str) -> dict[str, str]:
+def _fields(lines: Iterable[str]) -> dict[str, str]:
     """The fields by name. MetaIO passes over known names in other capitals, so they are refused."""
     known = {name.lower(): name for name in KNOWN}
     pairs = []
-    for line in filter(str.strip, header.splitlines()):
+    for line in filter(str.strip, lines):
         parsed = LINE.fullmatch(line)
         if parsed is None:
             raise damaged(f"a line of its header has no `=`: {line[:40]}")
@@ -133,7 +134,7 @@ def _grid(fields: Mapping[str, str], size_xyz: Sequence[int]) -> Geometry:
     if len(origin) != 3:
         raise UserError("its origin is not three numbers; export it again")
     axes = finite_numbers(_one_of(fields, AXES, "1 0 0 0 1 0 0 0 1"))  # one after the other
-    if len(axes) != 9 or abs(np.linalg.det(np.reshape(axes, (3, 3)))) == 0:
+    if len(axes) != 9 or not np.linalg.det(np.reshape(axes, (3, 3))):
         raise damaged(f"its axes are {_one_of(fields, AXES, '')}")
     return Geometry(
         size_zyx=tuple(size_xyz[::-1]),

@@ -20,6 +20,7 @@ from utils.io.text_headers import (
     damaged,
     finite_numbers,
     grid_in_mm,
+    header_lines,
     not_scalar,
     positive_integers,
     read_voxels,
@@ -79,7 +80,7 @@ def read_nrrd(content: bytes) -> TextVolume:
     header = HEADER.match(content[:MAX_HEADER_BYTES])
     if header is None:
         raise damaged("it has no header of NRRD")
-    lines = header[1].decode("utf-8", "replace").splitlines()[1:]
+    lines = header_lines(header[1])[1:]
     fields = _fields(line for line in lines if ":=" not in line)
     if "data file" in fields or any(fields.get(name, "0") != "0" for name in ("line skip", "byte skip")):
         raise UserError(NOT_ONE_FILE)
@@ -138,7 +139,7 @@ def _grid(fields: Mapping[str, str], size_xyz: Sequence[int]) -> tuple[Geometry,
     if "space directions" in fields:
         axes = _vectors("space directions", fields["space directions"], 3) * to_lps
         lengths = np.linalg.norm(axes, axis=1)
-        if abs(np.linalg.det(axes)) == 0:
+        if not np.linalg.det(axes):
             raise damaged(f"its space directions are {fields['space directions']}")
         (origin,) = _vectors("space origin", fields.get("space origin", "(0,0,0)"), 1) * to_lps
     elif "spacings" in fields:

@@ -54,6 +54,19 @@ def not_scalar(dimensions: int, values_per_voxel: int) -> UserError:
     )
 
 
+def header_lines(header: bytes) -> list[str]:
+    """The lines of a header, which end at a line feed, with or without a carriage return before it.
+
+    Raises:
+        UserError: a line holds a control character, which may or may not end it, depending on the program.
+    """
+    lines = [line.removesuffix("\r") for line in header.decode("utf-8", "replace").split("\n")]
+    for line in lines:
+        if any(ord(character) < ord(" ") and character != "\t" for character in line):
+            raise damaged(f"a line of its header has a control character: {line[:40]!r}")
+    return lines
+
+
 def unique_fields(pairs: Iterable[tuple[str, str]]) -> dict[str, str]:
     """The fields of a header by name.
 

@@ -205,6 +205,8 @@ def test_voxels_that_are_not_compressed_as_the_header_says_are_refused(field, ha
     ("write", "field", "found"),
     [
         (mha, "AnatomicalOrientation \u0663 RAI", "a line of its header has no `=`"),  # ITK takes a spacing of 1 mm
+        (mha, "Comment = a\rOffset = 1 2 3", "a control character: 'Comment = a"),  # ITK reads one line
+        (nrrd, "content: a\x0bb", "a control character"),
         (mha, "OFFSET = 1 2 3", "expected `Offset` in its header, got `OFFSET`"),  # ITK takes 0
         (mha, "Origin = 1 2 3\nPosition = 4 5 6", "Position and Origin differ"),  # ITK takes the first
         (mha, "ElementSpacing = 4 4 4", "its header gives `ElementSpacing` twice"),  # ITK takes the last
