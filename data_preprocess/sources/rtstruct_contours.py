@@ -25,8 +25,9 @@ HEIGHT_DIGITS = 3
 BEYOND_VOX = 0.05
 """A contour that reaches less far beyond the slice's border ends there: coordinates are rounded."""
 MAX_COORDINATE_MM = 1e5
-VERTEX_DIGITS = 2
-"""Vertices are rounded to a hundredth of a pixel, so that those drawn on pixel centers lie on them exactly."""
+VERTEX_STEPS = 128
+"""Vertices are rounded to this fraction of a pixel, so that those drawn on pixel centers lie on them exactly. With a
+power of two the coordinates and their products have no rounding errors: an edge through a center holds it."""
 COVERED = 0.95
 """A contour lies inside another one if it shares this fraction of its area; if both do, one repeats the other."""
 RIM_VOX = 0.5
@@ -191,7 +192,7 @@ def _fill_slice(
     """Fill a slice, (h, w) bool, in place; a hole does not take the voxels on its edge, which belong to the organ."""
     edge = np.zeros_like(voxels)
     for polygon, _, depth in nested:
-        vertices = (polygon - corner).round(VERTEX_DIGITS)
+        vertices = ((polygon - corner) * VERTEX_STEPS).round() / VERTEX_STEPS
         location = locate_centers(voxels.shape, vertices)
         for row, column in centers_on_spurs(vertices):
             if 0 <= row < voxels.shape[0] and 0 <= column < voxels.shape[1]:

@@ -77,7 +77,21 @@ def _run_in_pool(
 
 def _start_worker() -> None:
     keep_freed_memory()
-    signal.signal(signal.SIGINT, lambda *_: sys.exit(INTERRUPTED))  # Python would print a traceback for Ctrl-C
+    _on_end_signals(_end_task)
+
+
+def _end_task(*_: object) -> None:
+    """Let the task remove its temporary files, whatever comes after the first signal.
+
+    Ctrl-C reaches all workers. When one of them has ended, the pool sends SIGTERM to those that still clean up.
+    """
+    _on_end_signals(lambda *_: None)
+    sys.exit(INTERRUPTED)  # Python would print a traceback for Ctrl-C
+
+
+def _on_end_signals(handler: Callable[..., None]) -> None:
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, handler)
 
 
 def _in_worker(attempt: Callable[[Item], Result], item: Item) -> Result:

@@ -2,11 +2,11 @@
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from data_preprocess.sources.rtstruct_contours import rasterize
+from data_preprocess.sources.rtstruct_contours import VERTEX_STEPS, rasterize
 from tests.dicom_files import trace
 from utils.imaging.geometry import Geometry
 from utils.imaging.polygons import trace_polygons
@@ -219,25 +219,28 @@ def is_within(point, polygon):
     return inside
 
 
-HUNDREDTHS = st.one_of(
-    st.integers(-300, 2300), st.integers(-6, 46).map(lambda n: 50 * n), st.integers(0, 20).map(lambda n: 100 * n)
+STEPS = st.one_of(
+    st.integers(-3 * VERTEX_STEPS, 23 * VERTEX_STEPS),
+    st.integers(-6, 46).map(lambda n: VERTEX_STEPS // 2 * n),
+    st.integers(0, 20).map(lambda n: VERTEX_STEPS * n),
 )
 """Anywhere, or so that many vertices and edges go through centers of voxels."""
 
 
-@given(st.lists(st.tuples(HUNDREDTHS, HUNDREDTHS), min_size=3, max_size=12, unique=True))
+@given(st.lists(st.tuples(STEPS, STEPS), min_size=3, max_size=12, unique=True))
+@example([(0, 0), (324, 722), (2424, 92)])  # an edge through the center (8, 4), between vertices that are on none
 @settings(max_examples=60, deadline=None)
 def test_any_contour_has_the_centers_within_it_or_on_it(polygon):
     """Compared with a test of each center in whole numbers, also for contours that cross themselves.
 
     A center through which two edges pass may lie on either side: there the contour has no width.
     """
-    found = rasterize([contour(2, *(np.array(polygon) / 100))], GRID)
+    found = rasterize([contour(2, *(np.array(polygon) / VERTEX_STEPS))], GRID)
     if found.counts["repeated"]:
         return
     mask = found.mask.dense()[2]
     for row, column in np.ndindex(SIZE[1:]):
-        point = (100 * row, 100 * column)
+        point = (VERTEX_STEPS * row, VERTEX_STEPS * column)
         edges = on_edges(point, polygon)
         if edges < 2:
             assert mask[row, column] == (edges == 1 or is_within(point, polygon)), (row, column)
