@@ -3,6 +3,7 @@
 import os
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported; tensors of tests are too small for threads
+os.environ["PYTHONIOENCODING"] = "utf-8"  # of processes that tests start, whose output they read
 
 from collections.abc import Callable, Iterator
 from pathlib import Path

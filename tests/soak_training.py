@@ -82,7 +82,7 @@ def soak(cases: Path, folder: Path, *, kills: int, overrides: tuple[str, ...] = 
 
 def train_quietly(argv: list[str], log: Path) -> None:
     """Run train_backbone.py with its output in a file; the target of a child process."""
-    with log.open("a") as file:
+    with log.open("a", encoding="utf-8") as file:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
     torch.set_num_threads(1)

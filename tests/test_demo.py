@@ -80,7 +80,6 @@ def test_it_runs_from_its_folder_by_short_commands(started, tmp_path, monkeypatc
 
 @MAKE_ONLY
 def test_make_calls_it():
-    shown = subprocess.run(
-        ["make", "--no-print-directory", "--dry-run", "demo"], cwd=ROOT, capture_output=True, text=True, check=True
-    ).stdout
+    command = ["make", "--no-print-directory", "--dry-run", "demo"]
+    shown = subprocess.run(command, cwd=ROOT, capture_output=True, encoding="utf-8", check=True).stdout
     assert shown.splitlines()[-1].endswith("bin/python -m benchmarks.demo --output demo")

@@ -43,7 +43,7 @@ def run(folder, *options):
 
 
 def read_scores(folder):
-    with (folder / "scores" / "scores.csv").open() as file:
+    with (folder / "scores" / "scores.csv").open(encoding="utf-8") as file:
         return {(row["case"], row["organ"]): row for row in csv.DictReader(file)}
 
 
@@ -81,7 +81,7 @@ def test_tolerance_of_the_command_line_is_used_and_recorded(tmp_path):
         assert run(tmp_path, "--preset", "phantom", "--tolerance", tolerance) == 0
         found.append(float(read_scores(tmp_path)["a", "brainstem"]["surface_dice"]))
     assert 0 < found[0] < found[1] == 1
-    origin = json.loads((tmp_path / "scores" / "summary.json").read_text())["origin"]
+    origin = json.loads((tmp_path / "scores" / "summary.json").read_text(encoding="utf-8"))["origin"]
     assert origin["tolerances"]["brainstem"] == {"value_mm": 1.0, "source": "command line"}
     assert origin["tolerances"]["chiasm"]["source"] == "preset phantom"
 
@@ -91,7 +91,7 @@ def test_results_are_written_even_if_no_one_reads_the_table(tmp_path, monkeypatc
         write_label(tmp_path / side / "a.mha", {1: (0, 4)})
     reader, writer = os.pipe()
     os.close(reader)  # as `| true` does
-    monkeypatch.setattr(sys, "stdout", os.fdopen(writer, "w", buffering=1))
+    monkeypatch.setattr(sys, "stdout", os.fdopen(writer, "w", buffering=1, encoding="utf-8"))
     assert run(tmp_path, "--preset", "phantom") == 0
     assert {path.name for path in (tmp_path / "scores").iterdir()} == REPORT
 
@@ -173,12 +173,12 @@ def test_comparison_with_itself_says_identical_and_finds_a_planted_shift(tmp_pat
     assert run(tmp_path, *options, tmp_path / "pred") == 0
     assert "identical" in capsys.readouterr().out
     assert run(tmp_path, *options, tmp_path / "other") == 0
-    with (tmp_path / "scores" / "comparison.csv").open() as file:
+    with (tmp_path / "scores" / "comparison.csv").open(encoding="utf-8") as file:
         rows = {row["metric"]: row for row in csv.DictReader(file)}
     assert float(rows["dice"]["p_corrected"]) == pytest.approx(2 / 2**8)
     assert 0 < float(rows["dice"]["interval_low"]) < float(rows["dice"]["mean_difference"])
     assert float(rows["hd95_mm"]["mean_difference"]) == pytest.approx(-1)
-    assert "brainstem" in (tmp_path / "scores" / "comparison_dice.md").read_text()
+    assert "brainstem" in (tmp_path / "scores" / "comparison_dice.md").read_text(encoding="utf-8")
 
 
 @pytest.mark.slow
@@ -259,7 +259,7 @@ def test_mistakes_are_one_line_with_status_2_and_write_nothing(mistake, tmp_path
         "tolerance": ("--preset", "phantom", "--tolerance", "much"),
     }
     if mistake == "output is a file":
-        (tmp_path / "scores").write_text("")
+        (tmp_path / "scores").write_text("", encoding="utf-8")
     assert run(tmp_path, *options.get(mistake, ("--preset", "phantom"))) == 2
     error = capsys.readouterr().err
     assert error.startswith("error: ")
@@ -275,11 +275,11 @@ def test_files_of_others_are_neither_replaced_nor_removed(name, tmp_path, capsys
     write_label(tmp_path / "ct" / "a.mha", {1: (1, 3)})
     path = tmp_path / "scores" / name
     path.parent.mkdir(parents=True)
-    path.write_text("{}")
+    path.write_text("{}", encoding="utf-8")
     assert run(tmp_path, "--preset", "phantom", "--overlay", tmp_path / "ct") == 2
     assert f"scores/{name}: not written by this command" in capsys.readouterr().err
     assert [file for file in (tmp_path / "scores").rglob("*") if file.is_file()] == [path]
-    assert path.read_text() == "{}"
+    assert path.read_text(encoding="utf-8") == "{}"
 
 
 def test_a_report_replaces_its_own_tables_and_leaves_others(tmp_path):
@@ -287,7 +287,7 @@ def test_a_report_replaces_its_own_tables_and_leaves_others(tmp_path):
         write_label(tmp_path / side / "a.mha", {1: (1, 3)})
     assert run(tmp_path, "--preset", "phantom", "--markdown") == 0
     for name in ("scores.xlsx", "comparison.docx"):
-        (tmp_path / "scores" / name).write_text("somebody's")
+        (tmp_path / "scores" / name).write_text("somebody's", encoding="utf-8")
     assert run(tmp_path, "--preset", "phantom") == 0
     assert {path.name for path in (tmp_path / "scores").iterdir()} == {*REPORT, "scores.xlsx", "comparison.docx"}
 
@@ -306,7 +306,7 @@ def test_nothing_to_score_is_said_and_nothing_is_written(
     for side, name in (("ref", organ), ("pred", predicted)):
         for case in ("a", "b"):
             write_label(tmp_path / side / f"{case}.nii.gz", {1: (1, 3)} if contoured else {})
-        (tmp_path / side / "organs.ctbl").write_text(f"0 background 0 0 0 0\n1 {name} 1 2 3 255\n")
+        (tmp_path / side / "organs.ctbl").write_text(f"0 background 0 0 0 0\n1 {name} 1 2 3 255\n", encoding="utf-8")
     assert run(tmp_path, *options) == 2
     shown = capsys.readouterr()
     assert shown.err.startswith("error: nothing to score: ")

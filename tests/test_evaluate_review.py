@@ -21,9 +21,9 @@ def test_pages_of_the_cases_are_written_beside_the_scores(tmp_path, caplog):
     assert run(tmp_path, "--preset", "phantom", "--review", tmp_path / "ct") == 0
     assert {path.name for path in (tmp_path / "scores" / "review").iterdir()} == {"a.html", "index.html"}
     assert "no page of b" in caplog.text
-    (tmp_path / "scores" / "review" / "ratings.csv").write_text("mine")
+    (tmp_path / "scores" / "review" / "ratings.csv").write_text("mine", encoding="utf-8")
     assert run(tmp_path, "--preset", "phantom", "--review", tmp_path / "ct") == 0
-    assert (tmp_path / "scores" / "review" / "ratings.csv").read_text() == "mine"
+    assert (tmp_path / "scores" / "review" / "ratings.csv").read_text(encoding="utf-8") == "mine"
     (tmp_path / "scores" / "summary.json").unlink()
     assert run(tmp_path, "--preset", "phantom", "--review", tmp_path / "ct") == 2
 
@@ -46,7 +46,7 @@ def test_a_case_that_is_named_like_the_list_of_pages_is_an_error(tmp_path, capsy
 
 def write_ratings(folder, rows):
     text = "case,organ,rating,comment,rater,date\n" + "".join(f"{row},,AB,2026-11-27\n" for row in rows)
-    (folder / "ratings.csv").write_text(text)
+    (folder / "ratings.csv").write_text(text, encoding="utf-8")
     return folder / "ratings.csv"
 
 

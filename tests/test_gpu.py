@@ -46,7 +46,7 @@ def train(stage, *arguments):
 
 
 def losses_of(run):
-    with (run / "metrics.csv").open(newline="") as file:
+    with (run / "metrics.csv").open(newline="", encoding="utf-8") as file:
         return [float(row["loss"]) for row in csv.DictReader(file)]
 
 
@@ -75,7 +75,7 @@ def test_a_resumed_run_ends_as_an_uninterrupted_one_up_to_rounding(case_folder, 
 def test_one_rank_trains_with_nccl(case_folder, tmp_path):
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "1"]
     arguments = arguments_of("backbone", case_folder, tmp_path, "run")
-    finished = subprocess.run([*command, train_backbone.__file__, *arguments], capture_output=True, text=True)
+    finished = subprocess.run([*command, train_backbone.__file__, *arguments], capture_output=True, encoding="utf-8")
     assert finished.returncode == 0, finished.stderr
     assert all(map(math.isfinite, losses_of(tmp_path / "run")))
 

@@ -43,6 +43,6 @@ def test_help_says_what_the_command_does_and_what_it_takes(command, capsys):
 )
 def test_a_command_of_a_package_runs_by_its_path_from_any_folder(path, tmp_path):
     command = [sys.executable, str(ROOT / path), "--help"]
-    finished = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    finished = subprocess.run(command, cwd=tmp_path, capture_output=True, encoding="utf-8", check=False)
     assert (finished.returncode, finished.stderr) == (0, "")
     assert "--output" in finished.stdout

@@ -1,7 +1,6 @@
 """inference.py: from a CT file of any orientation to a label map on the same grid."""
 
 import csv
-import json
 import logging
 import re
 from pathlib import Path
@@ -27,6 +26,7 @@ from utils.errors import UserError
 from utils.imaging.arrangement import Arrangement, OrganOffset
 from utils.imaging.geometry import Geometry
 from utils.io.checkpoint import save_checkpoint
+from utils.io.files import read_json
 from utils.io.volumes import Volume, read_volume, to_sitk, write_volume
 from utils.runtime.command_line import run_main
 from utils.runtime.device import choose_compute
@@ -85,10 +85,10 @@ def test_output_lies_on_the_grid_of_the_input_and_names_its_organs(ct, checkpoin
     label = read_volume(tmp_path / "out" / "head.nii.gz")
     assert label.geometry.matches(ct.geometry)
     assert label.array.dtype == np.uint8
-    report = json.loads((tmp_path / "out" / "head.json").read_text())
+    report = read_json(tmp_path / "out" / "head.json")
     assert report["organs"]["mandible"]["num_voxels"] == (label.array == 3).sum()
     assert report["organs"]["chiasm"]["segmented_by"] == "SOS-Net"
-    assert "3 mandible" in (tmp_path / "out" / "organs.ctbl").read_text()
+    assert "3 mandible" in (tmp_path / "out" / "organs.ctbl").read_text(encoding="utf-8")
     assert (tmp_path / "out" / "head.png").stat().st_size > 1000
     assert not list(tmp_path.rglob("*.partial*"))
 
@@ -111,7 +111,7 @@ def test_reported_centers_are_patient_coordinates(ct, checkpoint, tmp_path):
     write_volume(tmp_path / "head.nrrd", ct)
     segment_file(tmp_path / "head.nrrd", checkpoint, tmp_path / "out", "--format", "nrrd")
 
-    organs = json.loads((tmp_path / "out" / "head.json").read_text())["organs"]
+    organs = read_json(tmp_path / "out" / "head.json")["organs"]
     image = sitk.ReadImage(str(tmp_path / "out" / "head.nrrd"))
     largest = max(organs, key=lambda name: organs[name]["num_voxels"])
     index_zyx = np.argwhere(sitk.GetArrayFromImage(image) == organs[largest]["label"]).mean(axis=0)
@@ -125,7 +125,7 @@ def test_peak_is_reported_within_the_volume(ct, checkpoint, tmp_path):
     write_volume(tmp_path / "head.mha", ct)
     segment_file(tmp_path / "head.mha", checkpoint, tmp_path / "out")
     image = sitk.ReadImage(str(tmp_path / "head.mha"))
-    peak = json.loads((tmp_path / "out" / "head.json").read_text())["organs"]["chiasm"]["peak_xyz_mm"]
+    peak = read_json(tmp_path / "out" / "head.json")["organs"]["chiasm"]["peak_xyz_mm"]
     index = np.array(image.TransformPhysicalPointToContinuousIndex(peak))
     assert ((index > -0.5) & (index < np.array(image.GetSize()) - 0.5)).all()
 
@@ -133,7 +133,7 @@ def test_peak_is_reported_within_the_volume(ct, checkpoint, tmp_path):
 def test_backbone_only_leaves_small_organs_to_s_net(ct, checkpoint, tmp_path):
     write_volume(tmp_path / "head.mha", ct)
     segment_file(tmp_path / "head.mha", checkpoint, tmp_path / "out", "--backbone-only")
-    assert "peak" not in json.loads((tmp_path / "out" / "head.json").read_text())["organs"]["chiasm"]
+    assert "peak" not in read_json(tmp_path / "out" / "head.json")["organs"]["chiasm"]
 
 
 @pytest.mark.slow
@@ -146,7 +146,7 @@ def test_every_output_of_a_dicom_folder(ct, checkpoint, tmp_path, caplog):
     label = read_volume(tmp_path / "out" / "pt_1.seg.nrrd")
     assert label.geometry.matches(ct.geometry)
     assert label.metadata["Segment0_Name"] == "brainstem"
-    report = json.loads((tmp_path / "out" / "pt_1.json").read_text())
+    report = read_json(tmp_path / "out" / "pt_1.json")
     assert report["peak_memory_gib"]["ram"] > 0.1
     found = [name for name, organ in report["organs"].items() if organ["num_voxels"]]
     assert len(found) > 2
@@ -179,12 +179,13 @@ def test_the_patient_id_names_the_case_and_can_be_left_out(ct, checkpoint, tmp_p
     save_all(ct_slices(ct, patient="MRN 471"), tmp_path / "in" / "a")
     for output, options in (("named", ()), ("anonymous", ("--no-patient-id",))):
         segment_file(tmp_path / "in", checkpoint, tmp_path / output, "--backbone-only", *options)
-    report = json.loads((tmp_path / "named" / "MRN_471.json").read_text())
-    row = next(csv.DictReader((tmp_path / "named" / "summary.csv").open()))
+    report = read_json(tmp_path / "named" / "MRN_471.json")
+    row = next(csv.DictReader((tmp_path / "named" / "summary.csv").open(encoding="utf-8")))
     assert (report["patient_id"], row["case"], row["patient_id"]) == ("MRN 471", "MRN_471", "MRN 471")
-    row = next(csv.DictReader((tmp_path / "anonymous" / "summary.csv").open()))
+    row = next(csv.DictReader((tmp_path / "anonymous" / "summary.csv").open(encoding="utf-8")))
     assert (row["case"], row["patient_id"]) == ("a", "")
-    texts = [path.read_text() for path in (tmp_path / "anonymous").iterdir() if path.suffix in (".json", ".csv")]
+    written = [path for path in (tmp_path / "anonymous").iterdir() if path.suffix in (".json", ".csv")]
+    texts = [path.read_text(encoding="utf-8") for path in written]
     assert len(texts) == 2
     assert not [text for text in texts if "471" in text]
 
@@ -193,11 +194,11 @@ def test_the_patient_id_names_the_case_and_can_be_left_out(ct, checkpoint, tmp_p
 def test_shards_divide_a_cohort(checkpoint, tmp_path):
     for name in ("a", "b", "c"):  # they cannot be read: the test is about which cases a shard takes
         (tmp_path / "in").mkdir(exist_ok=True)
-        (tmp_path / "in" / f"{name}.mha").write_text("not a CT")
+        (tmp_path / "in" / f"{name}.mha").write_text("not a CT", encoding="utf-8")
     for number, cases in ((1, ["a", "c"]), (2, ["b"])):
         arguments = ("--checkpoint", checkpoint, "--input", tmp_path / "in", "--output", tmp_path / "out")
         assert run(*arguments, "--shard", f"{number}/2") == 2
-        rows = list(csv.DictReader((tmp_path / "out" / f"summary_{number}of2.csv").open()))
+        rows = list(csv.DictReader((tmp_path / "out" / f"summary_{number}of2.csv").open(encoding="utf-8")))
         assert [row["case"] for row in rows] == cases
 
 
@@ -205,16 +206,16 @@ def test_a_doubtful_case_is_said_in_report_summary_and_log(ct, checkpoint, tmp_p
     content = torch.load(checkpoint, weights_only=True)
     write_volume(tmp_path / "in" / "head.nii.gz", ct)
     segment_file(tmp_path / "in", checkpoint, tmp_path / "usual")
-    centers = json.loads((tmp_path / "usual" / "head.json").read_text())["organs"]
+    centers = read_json(tmp_path / "usual" / "head.json")["organs"]
     first, second = [name for name, organ in centers.items() if organ["num_voxels"]][:2]
     elsewhere = OrganOffset(first, second, (0.0, 0.0, 500.0), (90.0, 90.0, 3.0))
     torch.save({**content, "arrangement": Arrangement([elsewhere]).to_table()}, tmp_path / "other.pt")
     segment_file(tmp_path / "in", tmp_path / "other.pt", tmp_path / "out")
 
-    [flag] = [text for text in json.loads((tmp_path / "out" / "head.json").read_text())["case_flags"] if "arr" in text]
+    [flag] = [text for text in read_json(tmp_path / "out" / "head.json")["case_flags"] if "arr" in text]
     assert flag.startswith(f"impossible arrangement: {first} lies ")
     assert flag.endswith(f" {second}, expected 482 to 518 mm to the left")
-    rows = list(csv.DictReader((tmp_path / "out" / "summary.csv").open()))
+    rows = list(csv.DictReader((tmp_path / "out" / "summary.csv").open(encoding="utf-8")))
     assert len(rows) == 9
     assert all(flag in row["case_flags"] for row in rows)
     assert re.search(f"look at head: .*{re.escape(flag)}", caplog.text)
@@ -223,12 +224,12 @@ def test_a_doubtful_case_is_said_in_report_summary_and_log(ct, checkpoint, tmp_p
 
 def test_a_run_in_which_all_cases_failed_leaves_the_reasons_only(tmp_path, checkpoint, caplog):
     (tmp_path / "in").mkdir()
-    (tmp_path / "in" / "bad.mha").write_text("not a CT")
+    (tmp_path / "in" / "bad.mha").write_text("not a CT", encoding="utf-8")
     assert run("--checkpoint", checkpoint, "--input", tmp_path / "in", "--output", tmp_path / "out") == 2
     assert "flagged" not in caplog.text
     assert "doubtful" not in caplog.text
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["summary.csv"]
-    [row] = csv.DictReader((tmp_path / "out" / "summary.csv").open())
+    [row] = csv.DictReader((tmp_path / "out" / "summary.csv").open(encoding="utf-8"))
     assert row["flags"].startswith("failed: ")
 
 
@@ -257,11 +258,12 @@ def test_a_bug_in_a_network_is_logged_with_its_traceback_and_the_other_cts_go_on
 
     monkeypatch.setattr(SNet, "forward", fails_once)
     assert run("--checkpoint", checkpoint, "--input", tmp_path / "in", "--output", tmp_path / "out") == 1
-    line = next(i for i, text in enumerate(Path(__file__).read_text().splitlines(), 1) if text.endswith("# planted"))
+    lines = Path(__file__).read_text(encoding="utf-8").splitlines()
+    line = next(i for i, text in enumerate(lines, 1) if text.endswith("# planted"))
     assert f'test_inference.py", line {line}, in fails_once' in caplog.text
     assert "error: a: bug: RuntimeError: shape '[2]' is invalid\nTraceback" in caplog.text
     assert sorted(path.name for path in (tmp_path / "out").glob("*.json")) == ["b.json", "c.json"]
-    rows = list(csv.DictReader((tmp_path / "out" / "summary.csv").open()))
+    rows = list(csv.DictReader((tmp_path / "out" / "summary.csv").open(encoding="utf-8")))
     assert rows[0]["flags"] == "failed: bug: RuntimeError: shape '[2]' is invalid"
     assert rows[1]["case"] == "b"
 
@@ -288,11 +290,11 @@ def test_two_checkpoints_are_averaged(ct, checkpoint, tmp_path):
     two = ("--precision", "fp32", "--checkpoint", checkpoint, "--checkpoint", checkpoint)
     out = tmp_path / "out"
     assert run(*two, "--input", tmp_path / "head.mha", "--output", out, "--format", "mha") == 0
-    recorded = json.loads((out / "head.json").read_text())["settings"]
+    recorded = read_json(out / "head.json")["settings"]
     assert recorded["checkpoint"] == f"{checkpoint}, {checkpoint}"
     together = read_volume(out / "head.mha").array
     segment_file(tmp_path / "head.mha", checkpoint, out, "--format", "mha")  # not taken for finished
-    alone = json.loads((out / "head.json").read_text())["settings"]
+    alone = read_json(out / "head.json")["settings"]
     assert alone["checkpoint_sha256"] != recorded["checkpoint_sha256"]
     np.testing.assert_array_equal(together, read_volume(out / "head.mha").array)
 
@@ -343,7 +345,7 @@ def test_the_documented_example_runs(tmp_path, real_data, monkeypatch, capsys):
     source = SOURCES["openkbp"]
     patient = next(case for case in source.list_cases(real_data / "openkbp" / "validation-pats"))
     write_volume(tmp_path / "ct.nii.gz", source.read_case(patient, load_preset("openkbp")).volume)
-    assert EXAMPLE.strip() in (Path(__file__).parent.parent / "docs" / "inference.md").read_text()
+    assert EXAMPLE.strip() in (Path(__file__).parent.parent / "docs" / "inference.md").read_text(encoding="utf-8")
     monkeypatch.chdir(tmp_path)
     exec(compile(EXAMPLE, "example", "exec"), {})
     voxels = dict(line.split()[:2] for line in capsys.readouterr().out.splitlines())
@@ -391,6 +393,6 @@ def test_a_label_map_has_both_transforms_of_a_ct_whose_transforms_differ(ct, che
         np.testing.assert_allclose(header.get_sform(), moved, atol=1e-4)
         np.testing.assert_allclose(header.get_qform(), image.affine, atol=1e-4)
         assert (header["sform_code"], header["qform_code"]) == (2, 1)
-    notes = json.loads((tmp_path / "out" / "apart.json").read_text())["notes"]
+    notes = read_json(tmp_path / "out" / "apart.json")["notes"]
     assert any("place voxels up to 118 mm apart; the sform was used" in note for note in notes), notes
     assert any("its axes are not perpendicular" in note for note in notes)

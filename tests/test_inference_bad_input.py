@@ -204,9 +204,9 @@ def attempt(checkpoint, tmp_path_factory):
         write(folder / name)
     write_volume(folder / "good.nii.gz", head())
     names = list(BAD)
-    (folder / "list.txt").write_text("\n".join([*names[:9], "good.nii.gz", *names[9:]]))
+    (folder / "list.txt").write_text("\n".join([*names[:9], "good.nii.gz", *names[9:]]), encoding="utf-8")
     status = run("--checkpoint", checkpoint, "--input", folder / "list.txt", "--output", folder / "out", "--masks")
-    rows = list(csv.DictReader((folder / "out" / "summary.csv").open()))
+    rows = list(csv.DictReader((folder / "out" / "summary.csv").open(encoding="utf-8")))
     failed = {row["case"]: row["flags"] for row in rows if row["flags"].startswith("failed: ")}
     return status, folder / "out", failed
 
@@ -235,7 +235,7 @@ def test_missing_slices_are_filled_on_request(checkpoint, tmp_path):
     assert run(*arguments, "--fill-gaps", "--rtstruct") == 2  # 16 mm are more than is filled
     save_all([*ct_slices(thin_head())[:7], *ct_slices(thin_head())[8:]], tmp_path / "gap")
     assert run(*arguments, "--fill-gaps", "--rtstruct") == 0
-    report = json.loads((tmp_path / "out" / "P1.json").read_text())
+    report = json.loads((tmp_path / "out" / "P1.json").read_text(encoding="utf-8"))
     assert any("they were interpolated: look at the organs there" in note for note in report["notes"])
 
 
@@ -256,7 +256,8 @@ def test_a_ct_of_which_only_pieces_are_left_is_segmented_and_doubted(checkpoint,
     arguments = ["--checkpoint", checkpoint, "--input", tmp_path / "in", "--output", tmp_path / "out"]
     assert run(*arguments) == 0
     flags = {
-        name: json.loads((tmp_path / "out" / f"{name}.json").read_text())["case_flags"] for name in ("pieces", "whole")
+        name: json.loads((tmp_path / "out" / f"{name}.json").read_text(encoding="utf-8"))["case_flags"]
+        for name in ("pieces", "whole")
     }
     assert flags["pieces"][0].startswith("no slice shows a whole head or neck: the largest cross-section has 1")
     assert not [flag for flag in flags["whole"] if "cross-section" in flag]
@@ -290,7 +291,7 @@ def test_checkpoints_that_do_not_fit_are_refused(good, checkpoint, tmp_path, cap
 
 def test_a_folder_with_results_of_other_organs_is_refused(good, checkpoint, tmp_path, capsys):
     (tmp_path / "out").mkdir()
-    (tmp_path / "out" / "organs.ctbl").write_text("0 background 0 0 0 0\n1 liver 1 2 3 255\n")
+    (tmp_path / "out" / "organs.ctbl").write_text("0 background 0 0 0 0\n1 liver 1 2 3 255\n", encoding="utf-8")
     message = refused(capsys, tmp_path / "out", "--input", good, "--checkpoint", checkpoint)
     assert "label maps in this folder have liver" in message
 
@@ -317,13 +318,13 @@ def test_a_shard_that_does_not_exist_is_refused(good, tmp_path, capsys):
 
 @pytest.mark.parametrize("line", ["../escape\tgood.nii.gz", "a/b\tgood.nii.gz", "..\tgood.nii.gz"])
 def test_names_that_leave_the_folder_are_refused(line, good, checkpoint, tmp_path, capsys):
-    (tmp_path / "list.txt").write_text(line)
+    (tmp_path / "list.txt").write_text(line, encoding="utf-8")
     message = refused(capsys, tmp_path / "out", "--input", tmp_path / "list.txt", "--checkpoint", checkpoint)
     assert "cannot name a file" in message
 
 
 def test_an_output_that_cannot_be_written_to_is_refused(good, checkpoint, tmp_path, capsys):
-    (tmp_path / "file").write_text("not a folder")
+    (tmp_path / "file").write_text("not a folder", encoding="utf-8")
     message = refused(capsys, tmp_path / "file" / "out", "--input", good, "--checkpoint", checkpoint)
     assert "expected a folder, but a file is in its place" in message
 
@@ -345,14 +346,14 @@ def test_on_a_full_disk_the_case_fails_and_leaves_no_report(good, checkpoint, tm
     assert not (tmp_path / "out" / "good.json").exists()  # without a report the case is not done
     monkeypatch.undo()
     assert run("--checkpoint", checkpoint, "--input", good, "--output", tmp_path / "out") == 0
-    assert json.loads((tmp_path / "out" / "good.json").read_text())["organs"]["brainstem"]["label"] == 1
+    assert json.loads((tmp_path / "out" / "good.json").read_text(encoding="utf-8"))["organs"]["brainstem"]["label"] == 1
 
 
 @ANY_NAME
 def test_a_name_that_is_not_utf8_does_not_end_the_run(checkpoint, tmp_path):
     for name in ("good", NOT_UTF8):
         write_volume(tmp_path / "in" / f"{name}.nrrd", head())
-    (tmp_path / "in" / f"{NOT_UTF8}2.mha").write_text("no CT")
+    (tmp_path / "in" / f"{NOT_UTF8}2.mha").write_text("no CT", encoding="utf-8")
     output = tmp_path / NOT_UTF8
     assert run("--checkpoint", checkpoint, "--input", tmp_path / "in", "--output", output, "--format", "nrrd") == 1
     assert {path.name for path in output.glob("*.nrrd")} == {"M%FCller.nrrd", "good.nrrd"}

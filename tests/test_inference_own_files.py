@@ -106,7 +106,7 @@ def test_no_file_of_anybody_else_is_replaced(option, name, run, tmp_path, capsys
     save_all(ct_slices(head(), patient="p1"), tmp_path / "p1")
     path = tmp_path / "out" / name
     path.parent.mkdir(parents=True)
-    path.write_text("somebody's")
+    path.write_text("somebody's", encoding="utf-8")
     assert f"{name}: not written by this command" in refusal(run, capsys, tmp_path / "p1", tmp_path / "out", option)
 
 
@@ -128,7 +128,7 @@ def test_with_other_settings_a_case_replaces_its_own_files(run, tmp_path, caplog
     assert {path.name for path in (tmp_path / "out").iterdir()} == names
     assert run(tmp_path / "ct", tmp_path / "out", "--save-overlay", "--format", "nrrd") == 0
     assert "found 1 CTs; 1 are already segmented" in caplog.text
-    report = json.loads((tmp_path / "out" / "p1.json").read_text())
+    report = json.loads((tmp_path / "out" / "p1.json").read_text(encoding="utf-8"))
     assert sorted(report["files"]) == ["p1.nrrd", "p1.png"]
 
 
@@ -140,7 +140,7 @@ def test_another_measured_precision_does_not_repeat_a_case(checkpoint, tmp_path,
     def segmented_in(measured, *options):
         monkeypatch.setattr(device, "best_float_precision", lambda device: measured)
         assert run_main(inference.main, [str(word) for word in (*command, *options)]) == 0
-        return json.loads((tmp_path / "out" / "p1.json").read_text())["precision"]
+        return json.loads((tmp_path / "out" / "p1.json").read_text(encoding="utf-8"))["precision"]
 
     assert segmented_in("bf16") == "bf16"
     assert segmented_in("fp32") == "bf16"
@@ -174,7 +174,7 @@ def test_the_summary_lists_all_cases_of_the_folder(run, tmp_path):
     for name in ("p1", "p2", "p3"):
         write_volume(tmp_path / "ct" / f"{name}.nii.gz", head())
         assert run(tmp_path / "ct" / f"{name}.nii.gz", tmp_path / "out") == 0
-    with (tmp_path / "out" / "summary.csv").open() as file:
+    with (tmp_path / "out" / "summary.csv").open(encoding="utf-8") as file:
         assert list(dict.fromkeys(row["case"] for row in csv.DictReader(file))) == ["p1", "p2", "p3"]
 
 
@@ -183,7 +183,7 @@ def test_pages_are_listed_with_those_of_earlier_runs_and_their_list_is_replaced(
         write_volume(tmp_path / "in" / f"{name}.mha", head())
     assert run(tmp_path / "in" / "a.mha", tmp_path / "out", "--review") == 0
     assert run(tmp_path / "in" / "b&c.mha", tmp_path / "out", "--review") == 0
-    (tmp_path / "in" / "d.mha").write_text("not a CT")
+    (tmp_path / "in" / "d.mha").write_text("not a CT", encoding="utf-8")
     assert run(tmp_path / "in", tmp_path / "out", "--review") == 1
     index = (tmp_path / "out" / "index.html").read_text(encoding="utf-8")
     assert re.findall('href="(.*?)"', index) == ["a.html", "b%26c.html"]
@@ -196,7 +196,7 @@ def test_pages_are_listed_with_those_of_earlier_runs_and_their_list_is_replaced(
 def test_an_index_of_somebody_else_is_not_replaced(run, tmp_path, capsys):
     write_volume(tmp_path / "a.mha", head())
     (tmp_path / "out").mkdir()
-    (tmp_path / "out" / "index.html").write_text("<title>mine</title>")
+    (tmp_path / "out" / "index.html").write_text("<title>mine</title>", encoding="utf-8")
     assert "index.html: not written by this command" in refusal(
         run, capsys, tmp_path / "a.mha", tmp_path / "out", "--review"
     )
@@ -216,6 +216,6 @@ def test_a_review_page_names_the_case_only_if_asked_and_is_replaced(run, tmp_pat
     assert "<title>pt_0815</title>" in (out / "pt_0815.html").read_text(encoding="utf-8")
     assert run(tmp_path / "in", out) == 0
     assert not (out / "pt_0815.html").exists()
-    (out / "pt_0815.html").write_text("of somebody else")
+    (out / "pt_0815.html").write_text("of somebody else", encoding="utf-8")
     assert run(tmp_path / "in", out, "--review") == 2
-    assert (out / "pt_0815.html").read_text() == "of somebody else"
+    assert (out / "pt_0815.html").read_text(encoding="utf-8") == "of somebody else"

@@ -75,7 +75,7 @@ def torchrun(*arguments, **environment):
         cwd=ROOT,
         env={**os.environ, "OMP_NUM_THREADS": "1", **environment},
         capture_output=True,
-        text=True,
+        encoding="utf-8",
         check=False,
         timeout=900,  # on a machine that does much else
     )
@@ -124,8 +124,8 @@ def both(case_folder, tmp_path_factory):
         (port, module.__name__, arguments_of(stage, case_folder, folder, "two", 1))
         for port, (stage, module) in zip(free_ports(), SCRIPTS.items(), strict=False)
     ]
-    (folder / "jobs.json").write_text(json.dumps(jobs))
-    (folder / "driver.py").write_text(DRIVER.format(root=str(ROOT), folder=str(folder)))
+    (folder / "jobs.json").write_text(json.dumps(jobs), encoding="utf-8")
+    (folder / "driver.py").write_text(DRIVER.format(root=str(ROOT), folder=str(folder)), encoding="utf-8")
     finished = torchrun(folder / "driver.py", folder / "jobs.json")
     assert finished.returncode == 0, finished.stderr
     return folder
@@ -133,7 +133,7 @@ def both(case_folder, tmp_path_factory):
 
 def largest_change(after, stage, folder):
     """By how much the weights of the network that trains have moved since the script's seed drew them."""
-    config = json.loads((folder / "one" / stage / "config.json").read_text())
+    config = json.loads((folder / "one" / stage / "config.json").read_text(encoding="utf-8"))
     torch.manual_seed(config["options"]["seed"])
     networks = {
         name: build_network(name, preset_from_table(config["preset"], source="config.json")) for name in NETWORKS[stage]
@@ -168,7 +168,7 @@ def test_ranks_hold_the_same_weights_and_statistics_to_the_bit(stage, both):
 def test_metrics_and_the_shared_validation_are_those_of_one_rank(stage, both):
     rows = []
     for name in ("one", "two"):
-        with (both / name / stage / "metrics.csv").open(newline="") as file:
+        with (both / name / stage / "metrics.csv").open(newline="", encoding="utf-8") as file:
             rows.append({key: float(value) for [row] in [list(csv.DictReader(file))] for key, value in row.items()})
     assert rows[0].keys() == rows[1].keys()
     assert rows[1] == pytest.approx(rows[0], abs=1e-4, rel=1e-4)
@@ -215,7 +215,7 @@ def poison_step_1(monkeypatch):
 @POSIX_ONLY
 def test_a_killed_rank_and_a_loss_that_is_not_finite_on_one_rank(case_folder, tmp_path, monkeypatch):
     """Both ranks leave out step 1, and start again after rank 1 is killed: as one rank that only leaves out step 1."""
-    (tmp_path / "killer.py").write_text(KILLER.format(root=str(ROOT)))
+    (tmp_path / "killer.py").write_text(KILLER.format(root=str(ROOT)), encoding="utf-8")
     more = ["--set", "backbone.epochs=2"]
     command = [tmp_path / "killer.py", *arguments_of("backbone", case_folder, tmp_path, "two", 1), *more]
     finished = torchrun("--max-restarts", 1, *command)
@@ -228,9 +228,9 @@ def test_a_killed_rank_and_a_loss_that_is_not_finite_on_one_rank(case_folder, tm
     for key, value in tensors_of(one["networks"]).items():
         torch.testing.assert_close(tensors_of(two["networks"])[key], value, atol=1e-4, rtol=1e-4)
     run = tmp_path / "two" / "backbone"
-    assert json.loads((run / "config.json").read_text())["is_resumed"]  # by torchrun's second start
-    assert json.loads((run / "status.json").read_text())["state"] == "finished"
-    with (run / "metrics.csv").open(newline="") as file:
+    assert json.loads((run / "config.json").read_text(encoding="utf-8"))["is_resumed"]  # by torchrun's second start
+    assert json.loads((run / "status.json").read_text(encoding="utf-8"))["state"] == "finished"
+    with (run / "metrics.csv").open(newline="", encoding="utf-8") as file:
         assert [row["discarded_steps"] for row in csv.DictReader(file)] == ["1", ""]
 
 
@@ -248,11 +248,11 @@ with process_group(ranks, "cpu"):
 
 @pytest.mark.parametrize("served_by_torchrun", [True, False])
 def test_rank_0_chooses_before_the_ranks_are_connected(served_by_torchrun, tmp_path):
-    (tmp_path / "decider.py").write_text(DECIDER.format(root=str(ROOT)))
+    (tmp_path / "decider.py").write_text(DECIDER.format(root=str(ROOT)), encoding="utf-8")
     own = {} if served_by_torchrun else {"TORCHELASTIC_USE_AGENT_STORE": "False"}
     finished = torchrun(tmp_path / "decider.py", tmp_path, **own)
     assert finished.returncode == 0, finished.stderr
-    assert [(tmp_path / f"{rank}.txt").read_text() for rank in range(2)] == ["that of rank 0"] * 2
+    assert [(tmp_path / f"{rank}.txt").read_text(encoding="utf-8") for rank in range(2)] == ["that of rank 0"] * 2
 
 
 def test_ranks_may_normalize_their_own_crops_and_accumulate_gradients(case_folder, tmp_path):

@@ -84,7 +84,7 @@ def run(*command, **options):
         [str(word) for word in command],
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
-        text=True,
+        encoding="utf-8",
         check=False,
         **options,
     )
@@ -171,7 +171,7 @@ def test_the_sdist_holds_what_the_wheel_needs_and_no_tests(built):
 def test_installed_commands_run_from_any_folder(installed, tmp_path):
     for name in ("utils", "models"):  # such as a user's own
         (tmp_path / name).mkdir()
-        (tmp_path / name / "__init__.py").write_text("raise SystemExit('the wrong one')")
+        (tmp_path / name / "__init__.py").write_text("raise SystemExit('the wrong one')", encoding="utf-8")
     clean = {key: value for key, value in os.environ.items() if not key.startswith("PYTHON")}
 
     def command(name, *options):
@@ -186,7 +186,7 @@ def test_installed_commands_run_from_any_folder(installed, tmp_path):
     assert (tmp_path / "cases" / "report.html").is_file()
     training = ("--max-steps", 3, "--batch-size", 1, "--workers", 1, "--device", "cpu", "--precision", "fp32")
     command("focusnet-train-backbone", "--cases", "cases", "--run-dir", "run", *training)
-    assert json.loads((tmp_path / "run" / "config.json").read_text())["git_commit"] == "unknown"
+    assert json.loads((tmp_path / "run" / "config.json").read_text(encoding="utf-8"))["git_commit"] == "unknown"
 
     options = ("--model", "openkbp", "--review", "--save-overlay", "--device", "cpu", "--precision", "fp32")
     command("focusnet-inference", "--input", "raw/images", "--output", "predictions", *options)

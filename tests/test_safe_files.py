@@ -113,7 +113,7 @@ def test_members_of_archives_are_not_unpacked(tmp_path):
     folder = tmp_path / "train-pats"
     folder.mkdir()
     secret = tmp_path / "secret.csv"
-    secret.write_text("secret")
+    secret.write_text("secret", encoding="utf-8")
     with tarfile.open(folder / "pt_1.tar.xz", "w:xz") as archive:
         for name in ("../../outside.csv", "/tmp/focusnet_outside.csv", "pt_1/ct.csv"):
             member = tarfile.TarInfo(name)
@@ -133,8 +133,8 @@ def test_members_of_archives_are_not_unpacked(tmp_path):
 
 def test_a_trained_run_reads_no_case_outside_its_folder(case_folder, tmp_path, capsys):
     cases = shutil.copytree(case_folder, tmp_path / "cases")
-    splits = json.loads((cases / "splits.json").read_text())
+    splits = json.loads((cases / "splits.json").read_text(encoding="utf-8"))
     shutil.copytree(case_folder / "case_0", tmp_path / "outside")
-    (cases / "splits.json").write_text(json.dumps({**splits, "val": ["../outside"]}))
+    (cases / "splits.json").write_text(json.dumps({**splits, "val": ["../outside"]}), encoding="utf-8")
     assert run_main(train_backbone.main, ["--cases", str(cases), "--run-dir", str(tmp_path / "run")]) == 2
     assert "'../outside' cannot name a file" in capsys.readouterr().err

@@ -69,7 +69,7 @@ def before_step(monkeypatch, step, act):
 
 
 def state_of(run):
-    return json.loads((run / "status.json").read_text())
+    return json.loads((run / "status.json").read_text(encoding="utf-8"))
 
 
 def same(left, right):
@@ -170,7 +170,7 @@ def test_steps_whose_loss_is_not_finite_are_discarded_and_named(case_folder, tmp
     poison(monkeypatch, {1, 4})
     assert train(case_folder, tmp_path / "run") == 0
     assert "step 1: the loss is nan; the step is discarded. Its cases are case_" in caplog.text
-    with (tmp_path / "run" / "metrics.csv").open(newline="") as file:
+    with (tmp_path / "run" / "metrics.csv").open(newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     assert [row["discarded_steps"] for row in rows] == ["1", "1"]
     assert all(math.isfinite(float(row["loss"])) for row in rows)
@@ -297,7 +297,7 @@ def test_a_fold_trains_on_the_others(case_folder, tmp_path):
     for index in range(1, 4):
         run = tmp_path / f"fold_{index}"
         assert train(case_folder, run, "--max-steps", "1", "--cross-validation", f"{index}/3") == 0
-        splits = json.loads((run / "config.json").read_text())["splits"]
+        splits = json.loads((run / "config.json").read_text(encoding="utf-8"))["splits"]
         assert not set(splits["train"]) & set(splits["val"])
         seen += splits["val"]
     assert sorted(seen) == [f"case_{i}" for i in range(6)]  # case_6 is for testing
@@ -312,7 +312,7 @@ def test_accumulated_batches_are_a_step(case_folder, tmp_path):
 
 
 def losses_of(run):
-    with (run / "metrics.csv").open(newline="") as file:
+    with (run / "metrics.csv").open(newline="", encoding="utf-8") as file:
         return [row["loss"] for row in csv.DictReader(file)]
 
 

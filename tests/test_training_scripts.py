@@ -80,7 +80,7 @@ def runs(case_folder, tmp_path_factory):
 
 
 def rows_of(run):
-    with (run / "metrics.csv").open(newline="") as file:
+    with (run / "metrics.csv").open(newline="", encoding="utf-8") as file:
         return list(csv.DictReader(file))
 
 
@@ -105,11 +105,11 @@ def test_a_run_folder_holds_everything_needed_to_use_and_repeat_the_run(stage, r
     checkpoints = {"last.pt", "last.1.pt", "best.pt"}
     tables = {"config.json", "metrics.csv", "timing.csv", "status.json"}
     assert names == {*checkpoints, *tables, "validation.png", "tensorboard"}
-    assert json.loads((run / "status.json").read_text())["state"] == "finished"
-    config = json.loads((run / "config.json").read_text())
+    assert json.loads((run / "status.json").read_text(encoding="utf-8"))["state"] == "finished"
+    config = json.loads((run / "config.json").read_text(encoding="utf-8"))
     assert (config["stage"], config["options"]["epochs"]) == (stage, 2)
     assert config["compute"] == {"device": "cpu", "precision": "fp32"}
-    assert config["splits"] == json.loads((case_folder / "splits.json").read_text())
+    assert config["splits"] == json.loads((case_folder / "splits.json").read_text(encoding="utf-8"))
     assert config["preset"][stage]["steps_per_epoch"] == STEPS_PER_EPOCH
 
     rows = rows_of(run)
@@ -125,7 +125,8 @@ def test_checkpoints_load_safely_and_describe_themselves(stage, name, runs, case
     assert (content["stage"], list(content["networks"])) == (stage, NETWORKS[stage])
     preset = load_preset("phantom")
     assert list(content["preset"]["organs"]) == list(preset.organ_names)
-    assert content["preset"]["grid"] == json.loads((case_folder / "dataset.json").read_text())["preset"]["grid"]
+    dataset = json.loads((case_folder / "dataset.json").read_text(encoding="utf-8"))
+    assert content["preset"]["grid"] == dataset["preset"]["grid"]
     assert bool(content["state"]) == (name == "last.pt")
 
 
@@ -241,7 +242,7 @@ def test_wrong_inputs_are_one_clear_line_and_leave_nothing(
 
 @pytest.mark.parametrize("split", ["train", "val"])
 def test_an_empty_split_is_refused(split, own_cases, runs, tmp_path, capsys):
-    splits = json.loads((own_cases / "splits.json").read_text())
+    splits = json.loads((own_cases / "splits.json").read_text(encoding="utf-8"))
     write_json(own_cases / "splits.json", {**splits, split: []})
     error = refused("backbone", arguments_of("backbone", own_cases, runs, run_dir=tmp_path / "run"), capsys)
     assert f"splits.json: the {split} split is empty" in error
@@ -259,7 +260,7 @@ def test_a_case_that_is_gone_or_damaged_is_refused(own_cases, runs, tmp_path, ca
 
 
 def test_a_validation_split_without_small_organs_cannot_choose_among_localizers(own_cases, runs, tmp_path, capsys):
-    info = json.loads((own_cases / "case_5" / "case.json").read_text())
+    info = json.loads((own_cases / "case_5" / "case.json").read_text(encoding="utf-8"))
     for name in ("chiasm", "optic_nerve_left"):
         del info["organs"][name]
     write_json(own_cases / "case_5" / "case.json", info)
@@ -341,8 +342,8 @@ tolerance_mm = 1.0
 
 def test_the_published_model_is_a_head_start_for_other_organs(real_data, tmp_path, caplog):
     caplog.set_level(logging.INFO)
-    settings = (CONFIG_FOLDER / "openkbp.toml").read_text()
-    (tmp_path / "own.toml").write_text(OTHER_ORGANS + settings[settings.index("[grid]") :])
+    settings = (CONFIG_FOLDER / "openkbp.toml").read_text(encoding="utf-8")
+    (tmp_path / "own.toml").write_text(OTHER_ORGANS + settings[settings.index("[grid]") :], encoding="utf-8")
     patients = tmp_path / "train-pats"
     patients.mkdir()
     for name in ("pt_196", "pt_36", "pt_120"):  # small, with larynx and mandible

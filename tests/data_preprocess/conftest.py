@@ -26,11 +26,12 @@ def write_openkbp_patient() -> WritePatient:
         grid = np.meshgrid(*[np.arange(128)] * 3, indexing="ij", sparse=True)
         body = sum(((p - c) / r) ** 2 for p, c, r in zip(grid, CENTER_YXZ, RADIUS_YXZ, strict=True)) < 1
         lines = [f"{index},1040.0" for index in np.flatnonzero(body)]
-        (folder / "ct.csv").write_text(",data\n" + "\n".join(lines) + "\n")
+        (folder / "ct.csv").write_text(",data\n" + "\n".join(lines) + "\n", encoding="utf-8")
         for name in organs:
             mask = np.zeros((128, 128, 128), dtype=bool)
             mask[tuple(slice(*axis) for axis in BOXES_YXZ[name])] = True
-            (folder / f"{name}.csv").write_text(",data\n" + "".join(f"{i},\n" for i in np.flatnonzero(mask)))
+            lines = [f"{index}," for index in np.flatnonzero(mask)]
+            (folder / f"{name}.csv").write_text("\n".join([",data", *lines, ""]), encoding="utf-8")
         np.savetxt(folder / "voxel_dimensions.csv", [spacing_mm, spacing_mm, 2.5])
         return folder
 

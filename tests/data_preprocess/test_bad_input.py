@@ -78,7 +78,7 @@ MASK_FAULTS = {
     ),
     "cut_nrrd": (lambda f: cut(f / "ct.nrrd", 0.5), "is truncated"),
     "cut_mask": (lambda f: cut(f / "segmentations" / "mandible.nrrd", 0.7), "cannot be read as a volume"),
-    "text": (lambda f: (f / "ct.nrrd").write_text("my notes"), "cannot be read as a volume"),
+    "text": (lambda f: (f / "ct.nrrd").write_text("my notes", encoding="utf-8"), "cannot be read as a volume"),
     "color": (
         lambda f: sitk.WriteImage(sitk.Image(8, 7, 6, sitk.sitkVectorUInt8), str(f / "ct.nrrd")),
         "expected a 3-D volume with one value per voxel",
@@ -216,7 +216,8 @@ def test_good_cases_are_prepared_and_bad_ones_leave_nothing(name, request):
     assert attempt.prepared == ["good"]
     assert attempt.left_overs == []
     assert sum(read_splits(attempt.output).values(), []) == ["good"]
-    assert f"Cases that could not be prepared: {len(attempt.reasons)}" in (attempt.output / "report.html").read_text()
+    page = (attempt.output / "report.html").read_text(encoding="utf-8")
+    assert f"Cases that could not be prepared: {len(attempt.reasons)}" in page
 
 
 def refused(arguments, capsys):
@@ -241,7 +242,7 @@ def test_names_that_cannot_name_a_file_are_refused(tmp_path, capsys):
 def test_names_that_are_not_utf8_end_no_run(module, tmp_path):
     folder = write_masks(tmp_path / "raw" / NOT_UTF8)
     (folder / "segmentations" / "mandible.nrrd").rename(folder / "segmentations" / f"{NOT_UTF8}.nrrd")
-    (write_masks(tmp_path / "raw" / f"{NOT_UTF8}2") / "ct.nrrd").write_text("no CT")
+    (write_masks(tmp_path / "raw" / f"{NOT_UTF8}2") / "ct.nrrd").write_text("no CT", encoding="utf-8")
     write_masks(tmp_path / "raw" / "good")
     arguments = ["--source", "masks", "--preset", "pddca", "--input", tmp_path / "raw", "--workers", "1"]
     assert run_main(module.main, [str(a) for a in [*arguments, "--output", tmp_path / "out"]]) == 1

@@ -105,14 +105,14 @@ def test_array_of_another_shape_or_type_is_an_error(name, array, message, writte
 )
 def test_damaged_case_file_is_an_error(change, message, written):
     path = written[0] / "case.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    path.write_text(json.dumps(json.loads(path.read_text(encoding="utf-8")) | change), encoding="utf-8")
     with pytest.raises(ValueError, match=message):
         read_case_info(path.parent)
 
 
 def test_cut_case_file_is_an_error(written):
     path = written[0] / "case.json"
-    path.write_text(path.read_text()[:100])
+    path.write_text(path.read_text(encoding="utf-8")[:100], encoding="utf-8")
     with pytest.raises(ValueError, match="case.json: is not valid JSON"):
         read_case_info(path.parent)
 
@@ -143,6 +143,6 @@ def test_no_folder_of_cases_is_an_error(tmp_path):
         read_dataset(tmp_path / "nowhere")
     with pytest.raises(ValueError, match="has no dataset.json"):
         read_dataset(tmp_path)
-    (tmp_path / "dataset.json").write_text('{"format_version": 99}')
+    (tmp_path / "dataset.json").write_text('{"format_version": 99}', encoding="utf-8")
     with pytest.raises(ValueError, match="expected case format 1, got 99; prepare again"):
         read_dataset(tmp_path)

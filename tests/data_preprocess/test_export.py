@@ -56,7 +56,7 @@ def test_command_writes_every_case_and_skips_it_the_second_time(openkbp, tmp_pat
         "labels/organs.ctbl",
         *(f"labels/{case}.nii.gz" for case in cases),
     ]
-    assert "4 parotid_left 255 130 60 255" in (output / "labels" / "organs.ctbl").read_text()
+    assert "4 parotid_left 255 130 60 255" in (output / "labels" / "organs.ctbl").read_text(encoding="utf-8")
 
     label = sitk.ReadImage(str(output / "labels" / "pt_1.nii.gz"))
     np.testing.assert_allclose(label.GetSpacing(), (4.0, 4.0, 2.5))
@@ -94,14 +94,14 @@ def test_wrong_path_is_one_line_and_status_2(tmp_path, capsys):
 def test_the_test_cases_of_prepared_cases_are_exported(openkbp, tmp_path):
     (tmp_path / "cases").mkdir()
     splits = {"train": ["pt_1"], "val": ["pt_201"], "test": ["pt_2"]}  # the data set itself calls pt_201 a test case
-    (tmp_path / "cases" / "splits.json").write_text(json.dumps(splits))
+    (tmp_path / "cases" / "splits.json").write_text(json.dumps(splits), encoding="utf-8")
     assert run(openkbp, tmp_path / "nifti", "--split", "test", "--cases", tmp_path / "cases") == 0
     assert [path.name for path in (tmp_path / "nifti" / "images").iterdir()] == ["pt_2.nii.gz"]
 
 
 def test_notes_on_a_case_are_said(openkbp, tmp_path, caplog):
     """Without them a contour that was left out would look like a success."""
-    (openkbp / "provided-data" / "validation-pats" / "pt_201" / "Mandible.csv").write_text(",data\n")
+    (openkbp / "provided-data" / "validation-pats" / "pt_201" / "Mandible.csv").write_text(",data\n", encoding="utf-8")
     with caplog.at_level("INFO"):
         assert run(openkbp, tmp_path / "nifti", "--split", "test") == 0
     assert "pt_201: Mandible: the mask is empty, so it counts as not contoured" in caplog.text
@@ -166,7 +166,7 @@ def test_one_file_of_a_case_alone_is_not_replaced(side, exported, capsys):
     ending = "_0000.nii.gz" if form[1] == "nnunet" and side == "image" else ".nii.gz"
     (there,) = folder.glob(f"{side}s*/p1{ending}")
     foreign = there.with_name(f"p2{ending}")
-    foreign.write_text("somebody's")
+    foreign.write_text("somebody's", encoding="utf-8")
     assert f"{foreign}: not written by this command" in refusal(capsys, folder, raw, *form)
 
 
@@ -175,7 +175,7 @@ def test_label_maps_of_unknown_organs_are_not_named(form, tmp_path, capsys):
     write_masks(tmp_path / "raw" / "p1")
     labels = tmp_path / "Dataset501_Head" / ("labels" if form == "nifti" else "labelsTr")
     labels.mkdir(parents=True)
-    (labels / "x.nii.gz").write_text("somebody's")
+    (labels / "x.nii.gz").write_text("somebody's", encoding="utf-8")
     message = refusal(capsys, labels.parent, tmp_path / "raw", "--format", form)
     assert "holds x.nii.gz but no organs.ctbl" in message or "x.nii.gz: not written by this command" in message
 
@@ -185,7 +185,7 @@ def test_files_of_another_nnunet_dataset_are_not_replaced(name, tmp_path, capsys
     write_masks(tmp_path / "raw" / "p1")
     folder = tmp_path / "Dataset501_Head"
     folder.mkdir()
-    (folder / name).write_text('{"licence": "CC BY"}')
+    (folder / name).write_text('{"licence": "CC BY"}', encoding="utf-8")
     message = refusal(capsys, folder, tmp_path / "raw", "--format", "nnunet")
     assert f"{name}: not written by this command" in message
 
@@ -203,7 +203,7 @@ def test_the_raw_folder_as_output_loses_nothing(tmp_path, capsys):
 
 def test_an_output_that_is_a_file_is_named(tmp_path, capsys):
     write_masks(tmp_path / "raw" / "p1")
-    (tmp_path / "file").write_text("")
+    (tmp_path / "file").write_text("", encoding="utf-8")
     for output in (tmp_path / "file", tmp_path / "file" / "nifti"):
         assert export_masks(tmp_path / "raw", output) == 2
         assert "/file: expected a folder, but a file is in its place" in capsys.readouterr().err

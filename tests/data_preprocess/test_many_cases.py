@@ -41,7 +41,7 @@ print(json.dumps([at_start, used_mib, len(cases)]))
 
 def measure(folder):
     command = [sys.executable, "-c", PROGRAM, str(folder), str(NUM_DRAWN)]
-    finished = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    finished = subprocess.run(command, cwd=ROOT, capture_output=True, encoding="utf-8", check=True)
     return json.loads(finished.stdout)
 
 

@@ -127,7 +127,7 @@ def test_a_scan_that_cuts_into_the_patient_gets_air_around_it(tmp_path):
 def test_cases_of_earlier_versions_are_read(raw, tmp_path):
     info = prepare_case(raw, PRESET, tmp_path)
     path = tmp_path / "pt_2" / "case.json"
-    path.write_text(path.read_text().replace("crop_box", "box_zyx"))
+    path.write_text(path.read_text(encoding="utf-8").replace("crop_box", "box_zyx"), encoding="utf-8")
     assert read_case_info(tmp_path / "pt_2") == info
 
 
@@ -158,8 +158,8 @@ def test_command_writes_the_folder_and_skips_it_the_second_time(openkbp, tmp_pat
 
 def test_failing_case_does_not_stop_the_others(openkbp, tmp_path, caplog):
     csv = openkbp / "provided-data" / "train-pats" / "pt_1" / "ct.csv"
-    content = csv.read_text()
-    csv.write_text(content + "nonsense,1\n")
+    content = csv.read_text(encoding="utf-8")
+    csv.write_text(content + "nonsense,1\n", encoding="utf-8")
     output = tmp_path / "cases"
     assert run(openkbp, output) == 1
     assert "pt_1: " in caplog.text
@@ -167,7 +167,7 @@ def test_failing_case_does_not_stop_the_others(openkbp, tmp_path, caplog):
     assert "1 of 3 cases failed" in caplog.text
     assert read_splits(output) == {"train": ["pt_2"], "val": [], "test": ["pt_201"]}
 
-    csv.write_text(content)
+    csv.write_text(content, encoding="utf-8")
     assert run(openkbp, output) == 0
     assert read_splits(output) == {"train": ["pt_1", "pt_2"], "val": [], "test": ["pt_201"]}
 
@@ -244,7 +244,7 @@ def test_files_of_others_are_not_replaced(name, tmp_path, capsys):
     write_masks(tmp_path / "raw" / "p1")
     path = tmp_path / "cases" / name
     path.parent.mkdir(parents=True)
-    path.write_text('{"labels": {}}')
+    path.write_text('{"labels": {}}', encoding="utf-8")
     assert run_masks(tmp_path / "raw", tmp_path / "cases") == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert f"cases/{name}: not written by this command" in line
@@ -269,7 +269,7 @@ def test_a_prepared_folder_takes_new_cases_but_replaces_no_folder(tmp_path, caps
     assert not (tmp_path / "cases" / ".p2.4711.partial").exists()
     write_masks(tmp_path / "raw" / "p3")
     (tmp_path / "cases" / "p3").mkdir()
-    (tmp_path / "cases" / "p3" / "notes.txt").write_text("somebody's")
+    (tmp_path / "cases" / "p3" / "notes.txt").write_text("somebody's", encoding="utf-8")
     capsys.readouterr()
     assert run_masks(tmp_path / "raw", tmp_path / "cases") == 2
     assert "p3/notes.txt: not written by this command" in capsys.readouterr().err
@@ -289,7 +289,8 @@ def test_splits_with_a_patient_in_two_of_them_stop_before_any_work(tmp_path, cap
     for observer in ("a", "b"):
         write_masks(tmp_path / "raw" / observer / "p1")
     assert run_masks(tmp_path / "raw", tmp_path / "cases") == 0
-    (tmp_path / "cases" / "splits.json").write_text('{"train": ["a-p1"], "val": [], "test": ["b-p1"]}')
+    splits = '{"train": ["a-p1"], "val": [], "test": ["b-p1"]}'
+    (tmp_path / "cases" / "splits.json").write_text(splits, encoding="utf-8")
     write_masks(tmp_path / "raw" / "p2")
     capsys.readouterr()
     assert run_masks(tmp_path / "raw", tmp_path / "cases") == 2
@@ -324,7 +325,7 @@ def test_another_patient_in_the_same_files_is_another_case(tmp_path):
 
 def test_an_output_that_is_a_file_is_named(tmp_path, capsys):
     write_masks(tmp_path / "raw" / "p1")
-    (tmp_path / "file").write_text("")
+    (tmp_path / "file").write_text("", encoding="utf-8")
     for output in (tmp_path / "file", tmp_path / "file" / "cases"):
         assert run_masks(tmp_path / "raw", output) == 2
         (line,) = capsys.readouterr().err.splitlines()

@@ -40,7 +40,7 @@ def test_a_volume_is_one_scan(name, volume, tmp_path):
 def test_a_folder_means_its_own_volumes(volume, tmp_path):
     for name in ("b.mha", "a.nii.gz", "below/c.mha", ".hidden.mha"):
         write_volume(tmp_path / name, volume)
-    (tmp_path / "notes.md").write_text("no scan")
+    (tmp_path / "notes.md").write_text("no scan", encoding="utf-8")
     assert ids(tmp_path) == ["a", "b"]
 
 
@@ -99,7 +99,7 @@ def test_several_series_of_a_patient_are_told_apart_by_their_uids(volume, tmp_pa
 def test_series_of_a_patient_in_a_list_are_told_apart_unless_they_are_named(volume, tmp_path):
     for series in ("planning", "follow-up", "third"):
         save_all(ct_slices(volume, series=series), tmp_path / series)
-    (tmp_path / "cohort.txt").write_text("planning\nfollow-up\nlast\tthird\n")
+    (tmp_path / "cohort.txt").write_text("planning\nfollow-up\nlast\tthird\n", encoding="utf-8")
     first, second, third = ids(tmp_path / "cohort.txt")
     assert third == "last"
     assert first != second
@@ -144,7 +144,7 @@ def test_a_list_gives_paths_and_names(volume, tmp_path):
         write_volume(tmp_path / name, volume)
     save_all(ct_slices(volume), tmp_path / "p4")
     lines = ["one\tp1/ct.nii.gz", "", f"two\t{tmp_path / 'p2/ct.nii.gz'}", "three.mha", "four\tp4", "missing.mha"]
-    (tmp_path / "cohort.txt").write_text("\n".join(lines))
+    (tmp_path / "cohort.txt").write_text("\n".join(lines), encoding="utf-8")
     found = list_scans(tmp_path / "cohort.txt")
     assert [scan.case_id for scan in found] == ["one", "two", "three", "four", "missing"]
     assert found[3].read().series is not None
@@ -196,7 +196,7 @@ def test_a_list_that_is_no_text_is_refused(tmp_path):
 
 @pytest.mark.parametrize("content", ["", "\n  \n"])
 def test_an_empty_list_is_refused(content, tmp_path):
-    (tmp_path / "cohort.txt").write_text(content)
+    (tmp_path / "cohort.txt").write_text(content, encoding="utf-8")
     with pytest.raises(ValueError, match="the list is empty"):
         list_scans(tmp_path / "cohort.txt")
 
@@ -210,7 +210,7 @@ def test_two_scans_of_one_name_are_refused(volume, tmp_path):
 
 def test_a_list_cannot_name_a_case_out_of_the_output(volume, tmp_path):
     write_volume(tmp_path / "ct.mha", volume)
-    (tmp_path / "cohort.txt").write_text("../../etc\tct.mha")
+    (tmp_path / "cohort.txt").write_text("../../etc\tct.mha", encoding="utf-8")
     with pytest.raises(ValueError, match="case id of .*ct.mha: '../../etc' cannot name a file"):
         list_scans(tmp_path / "cohort.txt")
 

@@ -132,15 +132,15 @@ def test_missing_splits_are_an_error(tmp_path):
 def test_files_of_version_0_1_are_read(tmp_path, add_case):
     add_case(tmp_path, "a", np.zeros(SIZE, dtype=np.int16), np.zeros(SIZE, dtype=np.uint8))
     path = tmp_path / "a" / "case.json"
-    content = json.loads(path.read_text())
+    content = json.loads(path.read_text(encoding="utf-8"))
     del content["unmatched_structures"]
-    path.write_text(json.dumps(content | {"unknown_structures": ["PTV"], "split": "apart"}))
+    path.write_text(json.dumps(content | {"unknown_structures": ["PTV"], "split": "apart"}), encoding="utf-8")
     info = read_case_info(tmp_path / "a")
     assert (info.unmatched_structures, info.split) == (("PTV",), HELD_OUT)
-    (tmp_path / "splits.json").write_text('{"train": ["b"], "val": [], "test": [], "apart": ["a"]}')
+    (tmp_path / "splits.json").write_text('{"train": ["b"], "val": [], "test": [], "apart": ["a"]}', encoding="utf-8")
     assert read_splits(tmp_path)[HELD_OUT] == ["a"]
     write_splits(tmp_path, [info, *infos(["c"], split=HELD_OUT)])
-    assert json.loads((tmp_path / "splits.json").read_text())[HELD_OUT] == ["a", "c"]
+    assert json.loads((tmp_path / "splits.json").read_text(encoding="utf-8"))[HELD_OUT] == ["a", "c"]
 
 
 def test_a_case_in_two_splits_is_refused(cases):

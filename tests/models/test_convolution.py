@@ -159,7 +159,7 @@ def test_weight_gradients_of_few_wide_slices_in_bfloat16_equal_those_of_float32(
         [sys.executable, "-c", LEARN_IN_DIRTY_MEMORY],
         cwd=ROOT,
         capture_output=True,
-        text=True,
+        encoding="utf-8",
         check=False,
         timeout=120,
     )

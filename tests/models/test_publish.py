@@ -47,7 +47,7 @@ def test_it_holds_the_same_weights_in_half_the_bytes(checkpoint, tmp_path):
 
 @pytest.mark.parametrize("place", ["best.pt", "other.pt", "folder"])
 def test_a_file_or_folder_that_is_there_is_not_replaced(place, checkpoint, tmp_path):
-    (tmp_path / "other.pt").write_text("somebody's")
+    (tmp_path / "other.pt").write_text("somebody's", encoding="utf-8")
     (tmp_path / "folder").mkdir()
     before = {path: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()}
     with pytest.raises(UserError, match=rf"{place}: (not written by this command|expected the name of a new file)"):

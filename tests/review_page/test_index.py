@@ -25,7 +25,8 @@ def index(tmp_path):
         cells = [IndexCell(low, low_order), IndexCell(far, far_order)]
         rows.append(IndexRow(case_id=case_id, page=page, flags=flags, cells=cells))
         if page:
-            (tmp_path / page).write_text(f"<title>page of {'it' if case_id == HOSTILE else case_id}</title>")
+            title = f"page of {'it' if case_id == HOSTILE else case_id}"
+            (tmp_path / page).write_text(f"<title>{title}</title>", encoding="utf-8")
     write_index(tmp_path / "index.html", "Evaluated cases", ["lowest Dice", "largest HD95"], rows)
     return tmp_path / "index.html"
 

@@ -99,7 +99,7 @@ def test_the_policy_refuses_addresses_and_foreign_code(open_page, review):
 
 
 def test_a_page_that_asks_for_something_would_be_noticed(browser, tmp_path):
-    (tmp_path / "page.html").write_text('<img src="http://127.0.0.1:9/picture.png">')
+    (tmp_path / "page.html").write_text('<img src="http://127.0.0.1:9/picture.png">', encoding="utf-8")
     asked = []
     with browser.new_context() as context:
         page = context.new_page()

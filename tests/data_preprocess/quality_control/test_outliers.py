@@ -98,10 +98,10 @@ def test_measured_by_hand():
 def test_measurements_of_earlier_versions_are_read(tmp_path):
     measured = measure_case({"whole": box_mask(((4, 8), (10, 20), (12, 16)))}, None, None)
     write_quality(tmp_path, measured)
-    text = (tmp_path / "quality.json").read_text()
+    text = (tmp_path / "quality.json").read_text(encoding="utf-8")
     old = text.replace("num_components", "num_pieces").replace("fraction_outside", "outside_share")
     assert old != text
-    (tmp_path / "quality.json").write_text(old)
+    (tmp_path / "quality.json").write_text(old, encoding="utf-8")
     assert read_quality(tmp_path) == measured
 
 
@@ -112,7 +112,7 @@ def test_masks_alone_are_measured_too(tmp_path):
     write_quality(tmp_path, measured)
     assert read_quality(tmp_path) == measured
     assert read_quality(tmp_path / "nowhere") is None
-    (tmp_path / "quality.json").write_text('{"organs": {"whole": {}}}')
+    (tmp_path / "quality.json").write_text('{"organs": {"whole": {}}}', encoding="utf-8")
     with pytest.raises(ValueError, match=r"quality\.json: is damaged"):
         read_quality(tmp_path)
 

@@ -50,7 +50,7 @@ def page(tmp_path_factory):
 
 @pytest.mark.slow
 def test_the_page_says_what_a_person_should_check(page):
-    text = page.read_text()
+    text = page.read_text(encoding="utf-8")
     assert "<title>10 cases, 1 to check</title>" in text
     assert text.index("<h3>odd") < text.index("<h3>case_0")
     assert "left and right are swapped: it lies to the right of parotid_right" in text
@@ -66,7 +66,7 @@ def test_the_page_says_what_a_person_should_check(page):
 
 
 def test_the_page_points_nowhere(page):
-    text = page.read_text()
+    text = page.read_text(encoding="utf-8")
     assert not re.search(r"https?:|<script|<link|url\(", text)
     assert set(re.findall(r'src="([^,]*),', text)) == {"data:image/webp;base64"}
     assert "default-src 'none'; img-src data:" in text
@@ -82,9 +82,10 @@ def open_in_browser(page, folder):
     command += ["--disable-background-networking", "--host-resolver-rules=MAP * ~NOTFOUND"]
     command += [f"--user-data-dir={folder / 'profile'}", f"--log-net-log={folder / 'net.json'}"]
     command += ["--window-size=1400,1600", f"--screenshot={folder / 'page.png'}", page.as_uri()]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    done = subprocess.run(command, capture_output=True, encoding="utf-8", timeout=120, check=False)
     assert (folder / "page.png").is_file(), done.stderr
-    requests = re.findall(r'"network_isolation_key":"file://.*"url":"([^"]+)"', (folder / "net.json").read_text())
+    log = (folder / "net.json").read_text(encoding="utf-8")
+    requests = re.findall(r'"network_isolation_key":"file://.*"url":"([^"]+)"', log)
     return {url for url in requests if not url.startswith("file:")}
 
 
@@ -103,5 +104,5 @@ def test_the_page_in_a_browser_asks_for_nothing_and_shows_pictures_and_findings(
 @pytest.mark.slow
 @pytest.mark.skipif(BROWSER is None, reason="no Chromium on this machine")
 def test_a_page_that_asks_for_something_would_be_noticed(tmp_path):
-    (tmp_path / "page.html").write_text('<img src="http://127.0.0.1:9/picture.png">')
+    (tmp_path / "page.html").write_text('<img src="http://127.0.0.1:9/picture.png">', encoding="utf-8")
     assert open_in_browser(tmp_path / "page.html", tmp_path) == {"http://127.0.0.1:9/picture.png"}

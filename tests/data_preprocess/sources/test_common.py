@@ -43,7 +43,7 @@ def write_nnunet(folder, case_id="p7", suffix=".nii.gz"):
     write_volume(folder / "labelsTr" / f"{case_id}{suffix}", Volume(array=label, geometry=GEOMETRY))
     labels = {"background": 0, **{name: value for value, name in enumerate(raw.masks, 1)}}
     content = {"labels": labels, "file_ending": suffix, "channel_names": {"0": "CT"}}
-    (folder / "dataset.json").write_text(json.dumps(content))
+    (folder / "dataset.json").write_text(json.dumps(content), encoding="utf-8")
     return folder
 
 
@@ -218,7 +218,7 @@ def test_an_input_that_is_no_folder_is_named(path, message, tmp_path):
 )
 def test_a_wrong_file_ending_is_named(change, message, tmp_path):
     path = write_nnunet(tmp_path) / "dataset.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    path.write_text(json.dumps(json.loads(path.read_text(encoding="utf-8")) | change), encoding="utf-8")
     with pytest.raises(UserError, match=message):
         read_all("nnunet", tmp_path)
 

@@ -37,7 +37,7 @@ def real_cases(real_data):
 
 def test_patients_are_found_with_their_split_in_order_of_number(openkbp, patient):
     archive(patient, openkbp / "provided-data" / "train-pats" / "pt_10.tar.xz")
-    (openkbp / "provided-data" / "train-pats" / "notes.txt").write_text("no patient")
+    (openkbp / "provided-data" / "train-pats" / "notes.txt").write_text("no patient", encoding="utf-8")
     found = [(case.case_id, case.split) for case in list_cases(openkbp)]
     assert found == [("pt_1", "train"), ("pt_2", "train"), ("pt_10", "train"), ("pt_201", "test")]
     assert list_cases(openkbp / "provided-data") == list_cases(openkbp)
@@ -62,7 +62,7 @@ def test_files_that_macos_adds_are_no_structures(form, patient, tmp_path):
 
 
 def test_a_ct_without_voxels_is_truncated(patient):
-    (patient / "ct.csv").write_text("")
+    (patient / "ct.csv").write_text("", encoding="utf-8")
     with pytest.raises(
         UserError, match="ct.csv lists no voxel, so it is truncated; download the patient again: .*pt_1"
     ):
@@ -70,14 +70,14 @@ def test_a_ct_without_voxels_is_truncated(patient):
 
 
 def test_a_file_called_like_a_patient_is_no_patient(patient):
-    (patient.parent / "pt_2").write_text("no folder")
+    (patient.parent / "pt_2").write_text("no folder", encoding="utf-8")
     assert [case.case_id for case in list_cases(patient.parent)] == ["pt_1"]
 
 
 @pytest.mark.parametrize("form", ["folder", "archive"])
 def test_axes_hu_and_geometry(form, patient, tmp_path):
     y, x, z_down = 60, 70, 30
-    with (patient / "ct.csv").open("a") as file:
+    with (patient / "ct.csv").open("a", encoding="utf-8") as file:
         file.write(f"{(y * 128 + x) * 128 + z_down},1500.0\n")
     raw = read_case(handle(patient if form == "folder" else archive(patient, tmp_path / "pt_1.tar.xz")))
 
@@ -101,7 +101,7 @@ def test_axes_hu_and_geometry(form, patient, tmp_path):
 
 
 def test_a_structure_without_voxels_counts_as_not_contoured(patient):
-    (patient / "Larynx.csv").write_text(",data\n")
+    (patient / "Larynx.csv").write_text(",data\n", encoding="utf-8")
     raw = read_case(handle(patient))
     assert "Larynx" not in raw.masks
     assert raw.notes == ("Larynx: the mask is empty, so it counts as not contoured",)
@@ -109,8 +109,8 @@ def test_a_structure_without_voxels_counts_as_not_contoured(patient):
 
 def test_missing_structure_is_no_entry_and_doses_are_none(openkbp):
     folder = openkbp / "provided-data" / "train-pats" / "pt_2"
-    (folder / "dose.csv").write_text(",data\n5,60.5\n")
-    (folder / "possible_dose_mask.csv").write_text(",data\n5,\n")
+    (folder / "dose.csv").write_text(",data\n5,60.5\n", encoding="utf-8")
+    (folder / "possible_dose_mask.csv").write_text(",data\n5,\n", encoding="utf-8")
     assert sorted(read_case(handle(folder)).masks) == ["Brainstem", "Mandible"]
 
 
@@ -125,7 +125,7 @@ def test_missing_structure_is_no_entry_and_doses_are_none(openkbp):
     ],
 )
 def test_damaged_csv_is_an_error(name, content, message, patient):
-    (patient / name).write_text(content)
+    (patient / name).write_text(content, encoding="utf-8")
     with pytest.raises(ValueError, match=message):
         read_case(handle(patient))
 

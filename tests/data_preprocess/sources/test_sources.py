@@ -105,7 +105,7 @@ def test_label_map_beside_its_ct(phantom, tmp_path):
 def test_two_label_maps_beside_a_ct_are_refused(phantom, tmp_path):
     for name in ("ct", "label", "segmentation"):
         (tmp_path / "case_1").mkdir(exist_ok=True)
-        (tmp_path / "case_1" / f"{name}.nii.gz").write_text("")
+        (tmp_path / "case_1" / f"{name}.nii.gz").write_text("", encoding="utf-8")
     with pytest.raises(
         ValueError, match=r"holds 2 label maps \(label\.nii\.gz, segmentation\.nii\.gz\); keep one: .*case_1"
     ):
@@ -115,8 +115,8 @@ def test_two_label_maps_beside_a_ct_are_refused(phantom, tmp_path):
 def test_values_of_a_label_map_mean_what_the_table_beside_it_says(phantom, tmp_path):
     write_label_maps(tmp_path, phantom, load_preset("phantom", ["left_right_pairs=[]"]))
     table = tmp_path / "labels" / "organs.ctbl"
-    swapped = table.read_text().replace("parotid_left", "X").replace("parotid_right", "parotid_left")
-    table.write_text(swapped.replace("X", "parotid_right"))
+    swapped = table.read_text(encoding="utf-8").replace("parotid_left", "X").replace("parotid_right", "parotid_left")
+    table.write_text(swapped.replace("X", "parotid_right"), encoding="utf-8")
     found = read_only_case("labelmap", tmp_path)
     np.testing.assert_array_equal(found.masks["parotid_left"].dense(), phantom.masks["parotid_right"].dense())
 
@@ -158,11 +158,11 @@ def test_nnunet_gets_the_split_of_the_prepared_cases(phantom, tmp_path):
     cases = tmp_path / "cases"
     cases.mkdir()
     own = {"train": ["0522c0001", "0522c0004"], "val": ["0522c0002", "0522c0005"], "test": ["0522c0003"]}
-    (cases / "splits.json").write_text(str(own).replace("'", '"'))
+    (cases / "splits.json").write_text(str(own).replace("'", '"'), encoding="utf-8")
     folder = tmp_path / "Dataset501_Head"
     arguments = ["--source", "pddca", "--input", tmp_path / "raw", "--format", "nnunet", "--output", folder]
     assert run_main(export.main, [str(a) for a in [*arguments, "--cases", cases, "--workers", "1"]]) == 0
-    (fold,) = json.loads((folder / "splits_final.json").read_text())
+    (fold,) = json.loads((folder / "splits_final.json").read_text(encoding="utf-8"))
     assert fold == {"train": own["train"], "val": own["val"]}
     assert [path.name for path in (folder / "labelsTs").iterdir()] == ["0522c0003.nii.gz"]
 
@@ -194,7 +194,7 @@ def test_pddca_splits_by_case_number(phantom, tmp_path):
 def test_observers_of_one_patient_are_two_cases_of_one_patient(tmp_path):
     for observer in ("oncologist", "radiographer"):
         (tmp_path / observer / "p1" / "segmentations").mkdir(parents=True)
-        (tmp_path / observer / "p1" / "segmentations" / "Lens-Lt.nrrd").write_text("")
+        (tmp_path / observer / "p1" / "segmentations" / "Lens-Lt.nrrd").write_text("", encoding="utf-8")
     found = masks.list_cases(tmp_path)
     assert [(r.case_id, r.patient) for r in found] == [("oncologist-p1", "p1"), ("radiographer-p1", "p1")]
     assert [r.case_id for r in masks.list_cases(tmp_path / "oncologist")] == ["p1"]
@@ -222,7 +222,7 @@ def test_a_mask_that_was_cropped_to_its_extent_is_moved_to_the_grid(phantom, tmp
 
 def test_unwanted_structures_are_listed_and_not_read(phantom, tmp_path):
     folder = write_pddca(tmp_path, phantom)
-    (folder / "structures" / "PTV70.nrrd").write_text("not a volume, but it is not read")
+    (folder / "structures" / "PTV70.nrrd").write_text("not a volume, but it is not read", encoding="utf-8")
     assert read_only_case("pddca", tmp_path).unmatched_structures == ("PTV70",)
 
 

@@ -161,7 +161,7 @@ def test_overrides_replace_single_values():
 
 def test_a_preset_file_of_ones_own_is_named_by_its_path(tmp_path):
     path = tmp_path / "mine.toml"
-    path.write_text((CONFIG_FOLDER / "phantom.toml").read_text())
+    path.write_text((CONFIG_FOLDER / "phantom.toml").read_text(encoding="utf-8"), encoding="utf-8")
     assert load_preset(str(path)).name == "mine"
 
 

@@ -122,7 +122,7 @@ def test_changed_keys_names_values_that_differ_and_keys_of_one_table():
 
 def test_toml_errors_name_file_and_line(tmp_path):
     path = tmp_path / "wrong.toml"
-    path.write_text("name = 'a'\nbox = [1, 2\nmode = 3\n")
+    path.write_text("name = 'a'\nbox = [1, 2\nmode = 3\n", encoding="utf-8")
     with pytest.raises(ValueError, match=r"wrong\.toml: is not valid TOML \(.*line 3.*A name in brackets needs quotes"):
         read_toml(path)
     path.write_bytes(b"\xff\xfe")

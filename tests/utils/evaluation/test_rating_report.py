@@ -82,7 +82,7 @@ def test_without_scores_there_is_no_dice_and_organs_are_sorted():
 def test_the_files_hold_every_rating_with_its_scores_and_the_summary(tmp_path):
     write_rating_report(tmp_path, report(), markdown=True, latex=True)
     assert {path.name for path in tmp_path.iterdir()} == set(FILES)
-    with (tmp_path / "rated_structures.csv").open() as file:
+    with (tmp_path / "rated_structures.csv").open(encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     assert len(rows) == len(RATINGS)
     assert rows[3] == {
@@ -90,12 +90,12 @@ def test_the_files_hold_every_rating_with_its_scores_and_the_summary(tmp_path):
         **{"date": "2026-11-27", "dice": "0.5", "hd95_mm": "4", "surface_dice": "0.25"},
     }
     assert (rows[5]["dice"], rows[6]["dice"]) == ("0", "")
-    with (tmp_path / "rating_summary.csv").open() as file:
+    with (tmp_path / "rating_summary.csv").open(encoding="utf-8") as file:
         chiasm, brainstem, total = csv.DictReader(file)
     assert (chiasm["num_1"], chiasm["median_dice_1"], chiasm["kappa"]) == ("1", "0", "")
     assert (brainstem["acceptable"], brainstem["num_rated_twice"]) == ("0.6", "2")
     assert total["num_ratings"] == "7"
-    content = json.loads((tmp_path / "ratings.json").read_text(), parse_constant=pytest.fail)
+    content = json.loads((tmp_path / "ratings.json").read_text(encoding="utf-8"), parse_constant=pytest.fail)
     assert content["raters"] == {"A": 5, "B": 2}
     assert content["organs"][1]["counts"] == {"1": 0, "2": 1, "3": 1, "4": 1, "5": 2}
 
@@ -106,11 +106,11 @@ def test_the_files_hold_every_rating_with_its_scores_and_the_summary(tmp_path):
 
 
 def test_files_of_others_and_the_ratings_themselves_are_not_replaced(tmp_path):
-    (tmp_path / "rating_summary.csv").write_text("mine")
+    (tmp_path / "rating_summary.csv").write_text("mine", encoding="utf-8")
     with pytest.raises(UserError, match="not written by this command"):
         require_own_rating_files(tmp_path, [])
     remove_rating_files(tmp_path)
-    assert (tmp_path / "rating_summary.csv").read_text() == "mine"
+    assert (tmp_path / "rating_summary.csv").read_text(encoding="utf-8") == "mine"
     write_rating_report(tmp_path / "own", report())
     require_own_rating_files(tmp_path / "own", [tmp_path / "r.csv"])
     with pytest.raises(UserError, match="would be replaced"):

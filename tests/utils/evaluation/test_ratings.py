@@ -49,7 +49,7 @@ def test_texts_that_the_page_guards_against_spreadsheets_are_as_entered(tmp_path
 def test_a_folder_of_files_and_a_preset_that_names_organs(tmp_path):
     write(tmp_path, "p1,Brainstem,4.0,,AB,\n", "one.csv")
     write(tmp_path, "p2,brain_stem,5,,ab ,\n", "two.CSV")
-    (tmp_path / "note.txt").write_text("x")
+    (tmp_path / "note.txt").write_text("x", encoding="utf-8")
     assert shown(read_ratings([tmp_path], PHANTOM)) == [("p1", "brainstem", 4, "AB"), ("p2", "brainstem", 5, "AB")]
 
 

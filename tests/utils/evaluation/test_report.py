@@ -66,12 +66,12 @@ def test_the_console_shows_scores_worst_cases_and_comparison(report):
 
 def test_files_hold_every_score_and_valid_json(report, tmp_path):
     write_report(tmp_path, report, markdown=True, latex=True)
-    with (tmp_path / "scores.csv").open() as file:
+    with (tmp_path / "scores.csv").open(encoding="utf-8") as file:
         rows = {(row["case"], row["organ"]): row for row in csv.DictReader(file)}
     assert (rows["c2", "brainstem"]["dice"], rows["c2", "brainstem"]["status"]) == ("0.82", "scored")
     assert (rows["c0", "chiasm"]["hd95_mm"], rows["c0", "chiasm"]["status"]) == ("inf", "missed")
     assert (rows["c1", "chiasm"]["dice"], rows["c1", "chiasm"]["status"]) == ("", "not contoured")
-    content = json.loads((tmp_path / "summary.json").read_text(), parse_constant=pytest.fail)
+    content = json.loads((tmp_path / "summary.json").read_text(encoding="utf-8"), parse_constant=pytest.fail)
     assert content["organs"][0]["statistics"]["dice"]["mean"] == pytest.approx(0.825)
     assert content["organs"][1]["counts"] == {"missed": 1, "not contoured": 1}
     assert content["organs"][1]["statistics"]["hd95_mm"] == {"mean": None, "std": None, "median": "inf", "n": 0}

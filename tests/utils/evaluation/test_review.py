@@ -159,7 +159,7 @@ def test_pages_and_their_list_are_written_and_a_case_without_a_ct_is_a_failure(f
     (folder / "pred" / "p3.mha").write_bytes(b"damaged")
     write(folder / "ref" / "p3.mha", label_map(brainstem=(20, 24)))
     (folder / "review").mkdir()
-    (folder / "review" / "p2.html").write_text("page of an earlier evaluation")
+    (folder / "review" / "p2.html").write_text("page of an earlier evaluation", encoding="utf-8")
     failures = write_pages(folder)
     assert {case_id: failure.traceback for case_id, failure in failures.items()} == {"p2": None}
     assert "has no CT of p2" in failures["p2"].reason

@@ -140,7 +140,7 @@ def test_the_commit_is_that_of_the_clone_and_not_of_a_repository_around_an_insta
     git = ["git", "-C", str(tmp_path), "-c", "user.name=A", "-c", "user.email=a@example.org"]
     subprocess.run([*git, "init", "--quiet"], check=True)
     subprocess.run([*git, "commit", "--quiet", "--allow-empty", "--message", "First"], check=True)
-    commit = subprocess.check_output([*git, "rev-parse", "--short=12", "HEAD"], text=True).strip()
+    commit = subprocess.check_output([*git, "rev-parse", "--short=12", "HEAD"], encoding="utf-8").strip()
     for root, expected in ((tmp_path, commit), (tmp_path / "environment" / "program", "unknown")):
         (root / "utils" / "io").mkdir(parents=True)
         monkeypatch.setattr(checkpoint, "__file__", str(root / "utils" / "io" / "checkpoint.py"))

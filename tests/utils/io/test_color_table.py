@@ -19,7 +19,7 @@ PRESET = load_preset("pddca")
 
 def test_color_table_lists_every_label_once(tmp_path):
     write_color_table(tmp_path, PRESET)
-    lines = (tmp_path / COLOR_TABLE_NAME).read_text().splitlines()
+    lines = (tmp_path / COLOR_TABLE_NAME).read_text(encoding="utf-8").splitlines()
     assert lines[1:4] == ["0 background 0 0 0 0", "1 brainstem 64 160 255 255", "2 chiasm 255 80 255 255"]
     assert len(lines) == 1 + PRESET.num_classes
     assert read_color_table(tmp_path / COLOR_TABLE_NAME) == PRESET.organ_names
@@ -28,16 +28,16 @@ def test_color_table_lists_every_label_once(tmp_path):
 def test_a_table_of_the_same_organs_stays_as_it_is(tmp_path):
     write_color_table(tmp_path, PRESET)
     path = tmp_path / COLOR_TABLE_NAME
-    path.write_text(path.read_text().replace("64 160 255", "1 2 3"))
+    path.write_text(path.read_text(encoding="utf-8").replace("64 160 255", "1 2 3"), encoding="utf-8")
     write_color_table(tmp_path, PRESET)
-    assert "1 brainstem 1 2 3 255" in path.read_text()
+    assert "1 brainstem 1 2 3 255" in path.read_text(encoding="utf-8")
 
 
 def test_label_maps_of_other_or_unknown_organs_are_not_renamed(tmp_path):
     (tmp_path / "p1.nii.gz").write_bytes(b"")
     with pytest.raises(UserError, match=r"holds p1\.nii\.gz but no organs\.ctbl"):
         check_color_table(tmp_path, PRESET)
-    (tmp_path / COLOR_TABLE_NAME).write_text("0 background 0 0 0 0\n1 liver 1 2 3 255\n")
+    (tmp_path / COLOR_TABLE_NAME).write_text("0 background 0 0 0 0\n1 liver 1 2 3 255\n", encoding="utf-8")
     with pytest.raises(UserError, match="label maps in this folder have liver"):
         check_color_table(tmp_path, PRESET)
 
@@ -110,7 +110,7 @@ def test_names_with_blanks_are_read_as_they_are_written(tmp_path):
 @pytest.mark.parametrize("color", ["", " 1 2 3", " 1 2 3 255", " 0.1 0.2 0.3 1"])
 def test_names_with_blanks_of_other_programs_are_read_too(color, tmp_path):
     path = tmp_path / COLOR_TABLE_NAME
-    path.write_text(f"0 background{color}\n1 brain stem{color}\n2 chiasm{color}\n")
+    path.write_text(f"0 background{color}\n1 brain stem{color}\n2 chiasm{color}\n", encoding="utf-8")
     assert read_color_table(path) == ("brain stem", "chiasm")
     write_json(tmp_path / "dataset.json", {"labels": {"background": 0, "brain_stem": 1, "chiasm": 2}})
     assert find_label_names(tmp_path) == {1: "brain_stem", 2: "chiasm"}

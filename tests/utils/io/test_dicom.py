@@ -130,8 +130,8 @@ def test_a_tree_of_several_patients_and_other_files(tmp_path):
     structures = new_dataset(RTStructureSetStorage, uid_of("structures"))
     structures.Modality, structures.PatientID, structures.SeriesInstanceUID = "RTSTRUCT", "P1", uid_of("s")
     save_all([structures], tmp_path / "deep", lambda _: "plan.bin")
-    (tmp_path / "notes.txt").write_text("not DICOM")
-    (tmp_path / "._slice000.dcm").write_text("a file that macOS leaves behind")
+    (tmp_path / "notes.txt").write_text("not DICOM", encoding="utf-8")
+    (tmp_path / "._slice000.dcm").write_text("a file that macOS leaves behind", encoding="utf-8")
     found = find_series(tmp_path)
     assert [(s.patient_id, s.modality, len(s.paths)) for s in found] == [
         ("P1", "CT", 5),
@@ -332,7 +332,7 @@ def test_folders_without_dicom_are_named(tmp_path):
         find_series(tmp_path / "nowhere")
     with pytest.raises(ValueError, match="expected DICOM files .* found none"):
         find_series(tmp_path)
-    (tmp_path / "a.dcm").write_text("this is not DICOM")
+    (tmp_path / "a.dcm").write_text("this is not DICOM", encoding="utf-8")
     with pytest.raises(ValueError, match=r"found 1 damaged file\(s\), for example .*a\.dcm"):
         find_series(tmp_path)
 

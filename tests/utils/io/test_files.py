@@ -37,26 +37,26 @@ def names_in(folder):
 def test_a_file_appears_when_complete_with_its_folder(tmp_path):
     path = tmp_path / "new" / "a.json"
     with atomic_write(path) as partial:
-        partial.write_text("half")
+        partial.write_text("half", encoding="utf-8")
         assert not path.exists()
-        partial.write_text("whole")
-    assert path.read_text() == "whole"
+        partial.write_text("whole", encoding="utf-8")
+    assert path.read_text(encoding="utf-8") == "whole"
     assert names_in(path.parent) == ["a.json"]
 
 
 @pytest.mark.parametrize("failure", [RuntimeError, KeyboardInterrupt])
 def test_a_failure_in_the_middle_leaves_the_old_file(tmp_path, failure):
     path = tmp_path / "a.txt"
-    path.write_text("old")
+    path.write_text("old", encoding="utf-8")
 
     def write_half():
         with atomic_write(path) as partial:
-            partial.write_text("half of the n")
+            partial.write_text("half of the n", encoding="utf-8")
             raise failure
 
     with pytest.raises(failure):
         write_half()
-    assert path.read_text() == "old"
+    assert path.read_text(encoding="utf-8") == "old"
     assert names_in(tmp_path) == ["a.txt"]
 
 
@@ -64,11 +64,11 @@ def test_a_failure_in_the_middle_leaves_the_old_file(tmp_path, failure):
 def test_a_folder_with_files_is_not_replaced(is_folder, tmp_path):
     path = tmp_path / "case"
     path.mkdir()
-    (path / "old.npy").write_text("old")
+    (path / "old.npy").write_text("old", encoding="utf-8")
 
     def write():
         with atomic_write(path) as partial:
-            partial.mkdir() if is_folder else partial.write_text("new")
+            partial.mkdir() if is_folder else partial.write_text("new", encoding="utf-8")
 
     with pytest.raises(OSError, match="case"):
         write()
@@ -78,13 +78,13 @@ def test_a_folder_with_files_is_not_replaced(is_folder, tmp_path):
 
 def write_over(path):
     with atomic_write(path) as partial:
-        partial.write_text("new")
+        partial.write_text("new", encoding="utf-8")
 
 
 def test_a_file_that_is_open_for_a_moment_is_waited_for(tmp_path):
     path = tmp_path / "a.json"
     for change in (write_over, remove_file):
-        path.write_text("old")
+        path.write_text("old", encoding="utf-8")
         with held_by_another_program([path], num_attempts=2):
             change(path)
         assert names_in(tmp_path) == (["a.json"] if change is write_over else [])
@@ -93,11 +93,11 @@ def test_a_file_that_is_open_for_a_moment_is_waited_for(tmp_path):
 @pytest.mark.parametrize("change", [write_over, remove_file, lambda path: replace_file(path, path.with_name("b"))])
 def test_a_file_that_stays_open_is_named_and_unchanged(change, tmp_path):
     path = tmp_path / "a.json"
-    path.write_text("old")
+    path.write_text("old", encoding="utf-8")
     message = r"a\.json: cannot be replaced or deleted \(Access is denied\): another program has it open.*run again"
     with held_by_another_program([path]), pytest.raises(FileInUseError, match=message):
         change(path)
-    assert path.read_text() == "old"
+    assert path.read_text(encoding="utf-8") == "old"
     assert names_in(tmp_path) == ["a.json"]
 
 
@@ -106,7 +106,7 @@ def test_a_temporary_file_that_cannot_be_removed_hides_no_error(tmp_path, caplog
 
     def write_half():
         with atomic_write(tmp_path / "a.txt") as path:
-            path.write_text("half")
+            path.write_text("half", encoding="utf-8")
             raise KeyError("a bug")
 
     with held_by_another_program([partial]), pytest.raises(KeyError, match="a bug"):
@@ -120,16 +120,16 @@ def test_all_files_are_moved_or_none(held, tmp_path):
     (new[0] / "inner").mkdir(parents=True)
     old[0].mkdir()  # an empty folder is replaced
     for path in (*new[1:], *old[1:]):
-        path.write_text(path.name)
+        path.write_text(path.name, encoding="utf-8")
     moves = [(path, tmp_path / f"aside_{path.name}") for path in old] + list(zip(new, old, strict=True))
     before = names_in(tmp_path)
     with held_by_another_program([tmp_path / held]), pytest.raises(FileInUseError, match=f"{held}.*: cannot be"):
         move_all(moves)
     assert names_in(tmp_path) == before
-    assert all(path.read_text() == path.name for path in (*new[1:], *old[1:]))
+    assert all(path.read_text(encoding="utf-8") == path.name for path in (*new[1:], *old[1:]))
     move_all(moves)
     assert (old[0] / "inner").is_dir()
-    assert [path.read_text() for path in old[1:]] == ["new_1", "new_2", "new_3"]
+    assert [path.read_text(encoding="utf-8") for path in old[1:]] == ["new_1", "new_2", "new_3"]
 
 
 def test_a_system_that_opens_no_folders_cannot_wait_for_them(tmp_path, monkeypatch):
@@ -148,7 +148,7 @@ def test_lines_end_alike_on_all_systems(tmp_path):
 def test_files_are_moved_out_of_a_staging_folder_and_the_rest_is_removed(tmp_path):
     with staging_folder(tmp_path / "new" / "p1") as folder:
         (folder / "half").mkdir()
-        (folder / "a.txt").write_text("whole")
+        (folder / "a.txt").write_text("whole", encoding="utf-8")
         (folder / "a.txt").rename(tmp_path / "a.txt")
     assert names_in(tmp_path) == ["a.txt", "new"]
     assert names_in(tmp_path / "new") == []
@@ -158,7 +158,7 @@ def test_files_are_moved_out_of_a_staging_folder_and_the_rest_is_removed(tmp_pat
 def test_files_below_a_folder_are_found_once_and_hidden_ones_are_not(tmp_path):
     for name in ("b/two.txt", "b/.hidden.txt", ".hidden/three.txt", "one.txt", "b/c/four.txt"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / name).write_text("")
+        (tmp_path / name).write_text("", encoding="utf-8")
     for name, target in (("a", "b"), ("b/c/top", "../.."), ("gone", "nowhere")):
         (tmp_path / name).symlink_to(target, target_is_directory=True)
     assert folders_below(tmp_path) == [tmp_path, tmp_path / "b", tmp_path / "b" / "c"]
@@ -167,7 +167,7 @@ def test_files_below_a_folder_are_found_once_and_hidden_ones_are_not(tmp_path):
 
 @pytest.mark.parametrize("place", ["file", "file/below", "file/a/b"])
 def test_a_file_in_the_place_of_a_folder_is_named(place, tmp_path):
-    (tmp_path / "file").write_text("")
+    (tmp_path / "file").write_text("", encoding="utf-8")
     for check in (check_folder, make_folder):
         with pytest.raises(UserError, match=r"file: expected a folder, but a file is in its place; choose another"):
             check(tmp_path / place)
@@ -179,7 +179,7 @@ def test_a_failure_in_a_folder_leaves_nothing(tmp_path):
     def write_half():
         with atomic_write(tmp_path / "case") as partial:
             partial.mkdir()
-            (partial / "image.npy").write_text("half")
+            (partial / "image.npy").write_text("half", encoding="utf-8")
             raise OSError("disk full")
 
     with pytest.raises(OSError, match="disk full"):
@@ -190,7 +190,7 @@ def test_a_failure_in_a_folder_leaves_nothing(tmp_path):
 def test_the_temporary_name_keeps_the_suffix_that_writers_look_at(tmp_path):
     with atomic_write(tmp_path / "a.nii.gz", suffix=".nii.gz") as partial:
         assert partial.name.endswith(".nii.gz")
-        partial.write_text("x")
+        partial.write_text("x", encoding="utf-8")
 
 
 def test_json_round_trip_and_errors(tmp_path):

@@ -7,7 +7,7 @@ from utils.io.own_files import checksum, files_at, read_record, require_own
 
 
 def test_checksum_of_a_known_file(tmp_path):
-    (tmp_path / "a").write_text("abc")
+    (tmp_path / "a").write_text("abc", encoding="utf-8")
     assert checksum(tmp_path / "a") == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
 
 
@@ -17,14 +17,14 @@ def test_another_programs_file_is_no_record(text, tmp_path):
     assert read_record(path, ["a", "b"]) is None
     path.write_text(text, encoding="latin-1")
     assert read_record(path, ["a", "b"]) is None
-    path.write_text('{"a": 1, "b": 2, "c": 3}')
+    path.write_text('{"a": 1, "b": 2, "c": 3}', encoding="utf-8")
     assert read_record(path, ["a", "b"]) == {"a": 1, "b": 2, "c": 3}
 
 
 def test_files_of_others_are_named(tmp_path):
     for name in ("own.txt", "folder/own.txt", "folder/below/other.txt"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / name).write_text("")
+        (tmp_path / name).write_text("", encoding="utf-8")
     own = {tmp_path / "own.txt", tmp_path / "folder" / "own.txt"}
     require_own([tmp_path / "own.txt", tmp_path / "new.txt", tmp_path / "folder" / "own.txt"], own)
     with pytest.raises(UserError, match=r"folder.below.other\.txt: not written by this command"):

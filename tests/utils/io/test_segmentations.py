@@ -32,7 +32,7 @@ def pddca():
 def test_a_folder_of_label_maps_is_many_cases(tmp_path):
     for name in ("b.nii.gz", "a.nrrd", "c.mha"):
         write(tmp_path / name)
-    (tmp_path / "a.json").write_text("{}")
+    (tmp_path / "a.json").write_text("{}", encoding="utf-8")
     cases = find_cases([tmp_path], NAMELESS)
     assert {case_id: case.label_map.name for case_id, case in cases.items()} == {
         "a": "a.nrrd",
@@ -74,7 +74,7 @@ def test_files_several_paths_and_repetitions(tmp_path):
 
 
 def test_wrong_paths_are_named(tmp_path):
-    (tmp_path / "notes.txt").write_text("")
+    (tmp_path / "notes.txt").write_text("", encoding="utf-8")
     for path, message in (("gone", "no such file"), ("notes.txt", "expected a volume"), (".", "expected label maps")):
         with pytest.raises(ValueError, match=message):
             find_cases([tmp_path / path], NAMELESS)

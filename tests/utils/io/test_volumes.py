@@ -116,7 +116,7 @@ def test_truncated_files_are_refused(suffix, compressed, fraction, tmp_path):
 @pytest.mark.parametrize("suffix", SUFFIXES)
 def test_files_of_other_formats_are_refused(suffix, tmp_path):
     path = tmp_path / f"ct{suffix}"
-    path.write_text("this is not a CT")
+    path.write_text("this is not a CT", encoding="utf-8")
     with pytest.raises(ValueError, match=f"^cannot be read as a volume.*: .*ct{suffix}$"):
         read_volume(path)
 

@@ -38,7 +38,7 @@ def write(files, texts):
             path = getattr(staged, name)
             path = path / "chiasm.nii.gz" if name in ("masks", "probabilities") else path
             path.parent.mkdir(exist_ok=True)
-            path.write_text(text)
+            path.write_text(text, encoding="utf-8")
         return files.replace_by(staged, {**SOURCE, "organs": {}})
 
 
@@ -54,7 +54,7 @@ def test_a_case_is_up_to_date_only_with_the_same_ct_and_settings(files):
     assert load_if_up_to_date(files, {**SOURCE, "settings": {**SOURCE["settings"], "overlap": 0.5}}) is None
     (files.masks / "chiasm.nii.gz").unlink()
     assert load_if_up_to_date(files, SOURCE) is None
-    files.report.write_text("{ half")
+    files.report.write_text("{ half", encoding="utf-8")
     assert load_if_up_to_date(files, SOURCE) is None
 
 
@@ -68,37 +68,37 @@ def test_a_case_of_an_earlier_release_is_up_to_date_with_its_label_map(files):
 def test_a_case_that_is_written_again_loses_its_earlier_files_and_no_others(files, tmp_path):
     write(files, {"label": "first", "masks": "mask", "overlay": "picture"})
     for name in ("pt.nrrd", "pt_2.nii.gz", "pt_masks/tumor.nii.gz", "organs.ctbl"):
-        (tmp_path / name).write_text("somebody's")
+        (tmp_path / name).write_text("somebody's", encoding="utf-8")
     write(files, {"label": "second", "probabilities": "0.5"})
     kept = {"pt.nrrd", "pt_2.nii.gz", "pt_masks/tumor.nii.gz", "organs.ctbl"}
     assert names_in(tmp_path) == {"pt.nii.gz", "pt.json", "pt_probabilities/chiasm.nii.gz", *kept}
-    assert files.label.read_text() == "second"
+    assert files.label.read_text(encoding="utf-8") == "second"
 
 
 @pytest.mark.parametrize("name", ["pt.nii.gz", "pt.json", "pt_masks/chiasm.nii.gz", "pt_masks/tumor.nii.gz"])
 def test_somebody_elses_file_is_not_replaced(name, files, tmp_path):
     (tmp_path / name).parent.mkdir(exist_ok=True)
-    (tmp_path / name).write_text("somebody's")
+    (tmp_path / name).write_text("somebody's", encoding="utf-8")
     with pytest.raises(UserError, match=rf"{Path(name).name}: not written by this command.*move it away"):
         write(files, {"label": "labels", "masks": "mask"})
     assert names_in(tmp_path) == {name}
-    assert (tmp_path / name).read_text() == "somebody's"
+    assert (tmp_path / name).read_text(encoding="utf-8") == "somebody's"
 
 
 def test_a_corrected_label_map_is_not_replaced(files, tmp_path):
     write(files, {"label": "labels", "overlay": "picture"})
-    files.label.write_text("corrected by hand")
+    files.label.write_text("corrected by hand", encoding="utf-8")
     assert files.own_files() == {files.report, files.overlay}
     with pytest.raises(UserError, match=r"pt\.nii\.gz: not written by this command, or changed since"):
         write(files, {"label": "other labels"})
-    assert files.label.read_text() == "corrected by hand"
+    assert files.label.read_text(encoding="utf-8") == "corrected by hand"
     assert names_in(tmp_path) == {"pt.nii.gz", "pt.png", "pt.json"}
 
 
 def test_files_of_an_earlier_release_are_the_cases_own(files, tmp_path):
     write_json(files.report, OLD_REPORT)
     for name in ("pt.nii.gz", "pt.png", "pt.mha"):
-        (tmp_path / name).write_text("old")
+        (tmp_path / name).write_text("old", encoding="utf-8")
     assert files.own_files() == {files.report, files.label, files.overlay}
     assert is_output(files.label)
     assert not is_output(tmp_path / "pt.mha")
@@ -107,7 +107,7 @@ def test_files_of_an_earlier_release_are_the_cases_own(files, tmp_path):
 def test_a_report_names_no_file_of_another_case_or_folder(files, tmp_path):
     outside = tmp_path.parent / "outside.nii.gz"
     for path in (outside, tmp_path / "pt_2.nii.gz"):
-        path.write_text("x")
+        path.write_text("x", encoding="utf-8")
     names = {f"../{outside.name}": checksum(outside), "pt_2.nii.gz": checksum(outside)}
     write_json(files.report, {**OLD_REPORT, "files": names})
     assert files.own_files() == {files.report}
@@ -115,7 +115,7 @@ def test_a_report_names_no_file_of_another_case_or_folder(files, tmp_path):
 
 def test_outputs_are_told_from_cts(files, tmp_path):
     write(files, {"label": "labels", "masks": "mask", "probabilities": "0.5"})
-    (tmp_path / "ct.nii.gz").write_text("a CT")
+    (tmp_path / "ct.nii.gz").write_text("a CT", encoding="utf-8")
     write_json(tmp_path / "ct.json", {"Modality": "CT"})  # as dcm2niix writes
     found = [path for path in tmp_path.rglob("*.nii.gz") if is_output(path)]
     assert sorted(found) == [files.label, files.masks / "chiasm.nii.gz", files.probabilities / "chiasm.nii.gz"]
@@ -144,7 +144,8 @@ def test_a_process_killed_while_it_moves_files_can_be_repeated(num_moved, files,
     report = write(files, second)
     assert load_if_up_to_date(files, SOURCE) == report
     assert names_in(tmp_path) == {"pt.json", "pt.nii.gz", "pt.png", "pt_masks/chiasm.nii.gz"}
-    assert files.label.read_text() == (files.masks / "chiasm.nii.gz").read_text() == "second"
+    for path in (files.label, files.masks / "chiasm.nii.gz"):
+        assert path.read_text(encoding="utf-8") == "second"
 
 
 @pytest.mark.parametrize("held", ["pt.nii.gz", "pt.png", "pt.json", "pt_masks/chiasm.nii.gz"])
@@ -155,7 +156,8 @@ def test_nothing_is_replaced_while_a_viewer_has_a_file_open(held, files, tmp_pat
         write(files, {"label": "second", "masks": "second"})
     assert load_if_up_to_date(files, SOURCE) == first
     assert files.own_files() == {tmp_path / name for name in names_in(tmp_path)}
-    assert files.overlay.read_text() == (files.masks / "chiasm.nii.gz").read_text() == "first"
+    for path in (files.overlay, files.masks / "chiasm.nii.gz"):
+        assert path.read_text(encoding="utf-8") == "first"
     write(files, {"label": "second"})
     assert names_in(tmp_path) == {"pt.json", "pt.nii.gz"}
     assert not files.masks.exists()
@@ -165,13 +167,13 @@ def test_nothing_is_replaced_while_a_viewer_has_a_file_open(held, files, tmp_pat
 def test_temp_files_of_a_killed_run_are_removed_and_those_of_other_cases_are_not(case_id, tmp_path):
     files = OutputFiles(tmp_path, case_id, "nii.gz")
     for name in ("nii.gz.77.partial.nii.gz", "json.77.partial", "png.5.partial.png", "rtstruct.dcm.8.partial.dcm"):
-        (tmp_path / f".{case_id}.{name}").write_text("")
+        (tmp_path / f".{case_id}.{name}").write_text("", encoding="utf-8")
     for name in (f".{case_id}.77.partial", f".{case_id}_masks.77.partial", f".{case_id}_probabilities.77.partial"):
         (tmp_path / name).mkdir()
-        (tmp_path / name / "chiasm.nii.gz").write_text("half")
+        (tmp_path / name / "chiasm.nii.gz").write_text("half", encoding="utf-8")
     others = {f"{case_id}_2.json", f".{case_id}_2.nii.gz.77.partial.nii.gz", f".{case_id}.1.77.partial"}
     for name in others:
-        (tmp_path / name).write_text("")
+        (tmp_path / name).write_text("", encoding="utf-8")
     write(files, {"label": "labels"})
     assert {path.name for path in tmp_path.iterdir()} == {*others, files.label.name, files.report.name}
 
@@ -206,7 +208,7 @@ def test_the_summary_has_a_row_per_organ_and_one_per_failure(tmp_path, tiny_pres
     organs = dict.fromkeys(tiny_preset.organ_names, missing)
     organs["chiasm"] = {**organ, "flags": ["low confidence", "implausible shape"]}
     write_summary(tmp_path / "summary.csv", {"b": {"organs": organs}}, {"a": CaseFailure("is truncated, really")})
-    rows = list(csv.DictReader((tmp_path / "summary.csv").open()))
+    rows = list(csv.DictReader((tmp_path / "summary.csv").open(encoding="utf-8")))
     assert [(row["case"], row["organ"]) for row in rows] == [("a", ""), *(("b", n) for n in tiny_preset.organ_names)]
     assert rows[0]["flags"] == "failed: is truncated, really"
     chiasm = rows[1 + tiny_preset.organ_names.index("chiasm")]
@@ -221,7 +223,7 @@ def test_a_summary_is_replaced_and_another_table_of_this_name_is_not(tmp_path):
     write_summary(path, {}, {"a": CaseFailure("is truncated")})
     require_own_summary(path)
     for header in ("organ,n,scored,missed", "patient,date", ""):  # the first is that of evaluate.py
-        path.write_text(f"{header}\n")
+        path.write_text(f"{header}\n", encoding="utf-8")
         with pytest.raises(UserError, match=r"summary\.csv: not written by this command"):
             require_own_summary(path)
 
@@ -229,5 +231,5 @@ def test_a_summary_is_replaced_and_another_table_of_this_name_is_not(tmp_path):
 def test_reports_are_told_from_other_json_files(files, tmp_path):
     report = write(files, {"label": "labels"})
     write_json(tmp_path / "ct.json", {"Modality": "CT"})
-    (tmp_path / "damaged.json").write_text("{")
+    (tmp_path / "damaged.json").write_text("{", encoding="utf-8")
     assert read_reports(tmp_path) == {"pt": report}

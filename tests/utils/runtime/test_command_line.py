@@ -89,10 +89,12 @@ def test_a_bug_shows_file_and_line_and_has_status_1(tmp_path):
     script = tmp_path / "script.py"
     script.write_text(
         "import sys\nfrom utils.runtime.command_line import run_main\n"
-        "def main(argv):\n    int('no number')\nsys.exit(run_main(main))\n"
+        "def main(argv):\n    int('no number')\nsys.exit(run_main(main))\n",
+        encoding="utf-8",
     )
     environment = {**os.environ, "PYTHONPATH": os.getcwd()}
-    ended = subprocess.run([sys.executable, script], capture_output=True, text=True, env=environment, check=False)
+    command = [sys.executable, script]
+    ended = subprocess.run(command, capture_output=True, encoding="utf-8", env=environment, check=False)
     assert ended.returncode == 1
     assert f'{script}", line 4, in main' in ended.stderr
 

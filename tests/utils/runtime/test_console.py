@@ -46,13 +46,13 @@ sys.exit(run_main(main, sys.argv[1:]))
 @pytest.mark.slow
 @pytest.mark.parametrize("closed", ["2>&-", ">&-", "<&- >&- 2>&-", "| true", "2>&1 | true", "2>&1 | head -1"])
 def test_a_command_ends_as_if_someone_had_listened(closed, tmp_path):
-    (tmp_path / "script.py").write_text(SCRIPT)
+    (tmp_path / "script.py").write_text(SCRIPT, encoding="utf-8")
     made = tmp_path / "made.txt"
     command = f"{sys.executable} {tmp_path / 'script.py'} {made} {closed}; exit ${{PIPESTATUS[0]}}"
     environment = {**os.environ, "PYTHONPATH": os.getcwd(), "PYTHONUNBUFFERED": ""}
-    ended = subprocess.run(["bash", "-c", command], capture_output=True, text=True, env=environment, check=False)
+    ended = subprocess.run(["bash", "-c", command], capture_output=True, encoding="utf-8", env=environment, check=False)
     assert ended.returncode == 3, ended.stderr
-    assert made.read_text() == "complete"
+    assert made.read_text(encoding="utf-8") == "complete"
     assert "Traceback" not in ended.stderr
     assert "Exception ignored" not in ended.stderr
 
@@ -60,7 +60,7 @@ def test_a_command_ends_as_if_someone_had_listened(closed, tmp_path):
 def pipe_without_reader():
     reader, writer = os.pipe()
     os.close(reader)
-    return os.fdopen(writer, "w")
+    return os.fdopen(writer, "w", encoding="utf-8")
 
 
 def test_what_is_written_after_the_reader_has_gone_is_dropped(monkeypatch):

@@ -61,7 +61,8 @@ def test_each_case_has_its_result_or_its_reason_in_the_order_of_the_items(num_wo
     assert outcome.failures["case_unpicklable"].reason == "bug: UnpicklableError: ab"
     bug = outcome.failures["case_bug"]
     assert bug.reason == "bug: IndexError: list index out of range"
-    line = next(i for i, text in enumerate(Path(__file__).read_text().splitlines(), 1) if text.endswith("# planted"))
+    lines = Path(__file__).read_text(encoding="utf-8").splitlines()
+    line = next(i for i, text in enumerate(lines, 1) if text.endswith("# planted"))
     assert f'test_process_pool.py", line {line}, in task' in bug.traceback
 
 
@@ -117,7 +118,7 @@ def test_ctrl_c_ends_all_workers_at_once_and_without_a_word(tmp_path):
         cwd=tmp_path,
         env={**os.environ, "PYTHONPATH": str(root)},
         stderr=subprocess.PIPE,
-        text=True,
+        encoding="utf-8",
         start_new_session=True,
     )
     while len(list(tmp_path.glob("*.started"))) < 2:

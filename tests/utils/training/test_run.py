@@ -83,7 +83,7 @@ def test_a_run_folder_is_neither_overwritten_nor_made_up(tmp_path):
     with pytest.raises(ValueError, match="run: has no last.pt to resume from; run the command without --resume"):
         TrainingRun(resumed)
     fresh.run_dir.mkdir()
-    (fresh.run_dir / "last.pt").write_text("")
+    (fresh.run_dir / "last.pt").write_text("", encoding="utf-8")
     with pytest.raises(ValueError, match="run: already holds a run; run the same command with --resume"):
         TrainingRun(fresh)
     assert TrainingRun(resumed).is_resuming
@@ -92,15 +92,15 @@ def test_a_run_folder_is_neither_overwritten_nor_made_up(tmp_path):
 @pytest.mark.parametrize("name", RUN_FILES)
 def test_a_folder_with_files_of_others_is_no_run_folder(name, tmp_path):
     options = TrainingOptions(cases=tmp_path, run_dir=tmp_path, device="cpu", precision="fp32")
-    (tmp_path / name).write_text("{}")
+    (tmp_path / name).write_text("{}", encoding="utf-8")
     with pytest.raises(UserError, match=f"{name}: not written by this command"):
         TrainingRun(options)
-    (tmp_path / "config.json").write_text('{"options": {}, "splits": {}, "preset": {}}')
+    (tmp_path / "config.json").write_text('{"options": {}, "splits": {}, "preset": {}}', encoding="utf-8")
     assert not TrainingRun(options).is_resuming  # of a run that was killed before its first checkpoint
 
 
 def test_a_run_folder_that_is_a_file_is_refused(tmp_path):
-    (tmp_path / "run").write_text("")
+    (tmp_path / "run").write_text("", encoding="utf-8")
     options = TrainingOptions(cases=tmp_path, run_dir=tmp_path / "run", device="cpu", precision="fp32")
     with pytest.raises(UserError, match="run: expected a folder, but a file is in its place"):
         TrainingRun(options)

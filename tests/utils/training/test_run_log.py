@@ -18,7 +18,7 @@ from utils.training.run_log import RunLog, write_configuration
 
 
 def read_rows(folder):
-    with (folder / "metrics.csv").open(newline="") as file:
+    with (folder / "metrics.csv").open(newline="", encoding="utf-8") as file:
         return list(csv.DictReader(file))
 
 
@@ -31,7 +31,7 @@ def test_columns_that_come_later_are_empty_before(tmp_path):
         {"epoch": "0", "loss": "0.5", "dice": ""},
         {"epoch": "1", "loss": "0.333333", "dice": "0.75"},
     ]
-    assert (tmp_path / "timing.csv").read_text() == "epoch,seconds\n0,2.5\n1,3\n"
+    assert (tmp_path / "timing.csv").read_text(encoding="utf-8") == "epoch,seconds\n0,2.5\n1,3\n"
 
 
 def test_resuming_drops_what_the_interrupted_run_recorded_later(tmp_path):
@@ -101,7 +101,7 @@ def test_the_configuration_repeats_a_run(tmp_path):
         splits=splits,
         is_resumed=False,
     )
-    content = json.loads((tmp_path / "config.json").read_text())
+    content = json.loads((tmp_path / "config.json").read_text(encoding="utf-8"))
     assert preset_from_table(content["preset"], "config.json") == preset
     assert content["splits"] == splits
     assert content["compute"] == {"device": "cpu", "precision": "bf16"}

@@ -128,7 +128,7 @@ def assert_same_state(left, right):
 
 
 def rows_of(folder):
-    with (folder / "run" / "metrics.csv").open(newline="") as file:
+    with (folder / "run" / "metrics.csv").open(newline="", encoding="utf-8") as file:
         return list(csv.DictReader(file))
 
 

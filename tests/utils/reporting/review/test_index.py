@@ -118,7 +118,7 @@ def test_only_the_style_and_the_script_of_the_page_may_run(page):
 def test_a_page_of_this_program_is_replaced_and_no_other(tmp_path, page):
     require_own_index(tmp_path / "index.html", ["p1"])
     require_own_index(tmp_path / "absent.html", ["p1"])
-    (tmp_path / "index.html").write_text("<title>mine</title>")
+    (tmp_path / "index.html").write_text("<title>mine</title>", encoding="utf-8")
     with pytest.raises(UserError, match=r"index.html: not written by this command"):
         require_own_index(tmp_path / "index.html", ["p1"])
     with pytest.raises(UserError, match="case Index: its page would be"):
