@@ -96,13 +96,15 @@ def segment_image(image: SitkImage, model: Model) -> SitkImage:
         image: 3-D, HU, any orientation and spacing.
         model: of `load_pretrained` or `load_model`.
 
+    Doubts about the CT or the whole segmentation are logged as warnings.
+
     Returns:
         uint8 label map on the grid of `image`: 0 is background, k is `model.preset.organ_names[k - 1]`.
 
     Raises:
         UserError: the values are not HU, or the CT shows no head and neck.
     """
-    return to_sitk(segment(transform_ct(from_sitk(image), model.preset.grid), model).label)
+    return to_sitk(_segment_volume(from_sitk(image), model))
 
 
 def segment_array(image_hu: np.ndarray, spacing_zyx_mm: tuple[float, float, float], model: Model) -> np.ndarray:
@@ -117,7 +119,16 @@ def segment_array(image_hu: np.ndarray, spacing_zyx_mm: tuple[float, float, floa
         (D, H, W) uint8 label map.
     """
     ct = Volume(array=image_hu, geometry=Geometry(size_zyx=image_hu.shape, spacing_zyx_mm=spacing_zyx_mm))
-    return segment(transform_ct(ct, model.preset.grid), model).label.array
+    return _segment_volume(ct, model).array
+
+
+def _segment_volume(volume: Volume, model: Model) -> Volume:
+    ct = transform_ct(volume, model.preset.grid)
+    segmentation = segment(ct, model)
+    _, doubts = judge(ct, segmentation, model)
+    for doubt in doubts:
+        logger.warning("look at this CT: %s", doubt)
+    return segmentation.label
 
 
 def segment(ct: TransformedImage, model: Model) -> Segmentation:
@@ -126,6 +137,16 @@ def segment(ct: TransformedImage, model: Model) -> Segmentation:
     moved = (torch.from_numpy(ct.moved_image()),) if model.tta else ()
     prediction = model.predictor.predict(*images, *moved)
     return Segmentation(ct.transform.invert(prediction.probabilities), prediction)
+
+
+def judge(
+    ct: TransformedImage, segmentation: Segmentation, model: Model
+) -> tuple[dict[str, dict[str, Any]], list[str]]:
+    """The entry of each organ in the report, with its flags, and doubts about the whole case."""
+    label, prediction = segmentation
+    confidences = organ_confidences(prediction, model, ct.transform.world_mm)
+    organs = build_organ_report(label.array, label.geometry, model.preset, confidences, model.arrangement)
+    return organs, [*ct.doubts, *case_flags(organs, model.preset, model.arrangement)]
 
 
 def write_case(
@@ -187,20 +208,18 @@ def segment_case(
     """Segment a CT, write its files and the report, which begins with `source`, and return the report."""
     started = time.perf_counter()
     segmentation = segment(ct, model)
-    label, prediction = segmentation
     with files.staged() as staged:
         write_case(staged, ct, segmentation, model, settings)
-        confidences = organ_confidences(prediction, model, ct.transform.world_mm)
-        organs = build_organ_report(label.array, label.geometry, model.preset, confidences, model.arrangement)
+        organs, doubts = judge(ct, segmentation, model)
         report = {
             **source,
             "preset": model.preset.name,
             "precision": model.precision,
-            "geometry": str(label.geometry),
+            "geometry": str(segmentation.label.geometry),
             "notes": [*ct.notes, *model.predictor.notes],
             "seconds": round(time.perf_counter() - started, 2),
             "peak_memory_gib": peak_memory_gib(),
-            "case_flags": [*ct.doubts, *case_flags(organs, model.preset, model.arrangement)],
+            "case_flags": doubts,
             "organs": organs,
         }
         if settings.review:
