@@ -27,11 +27,11 @@ from models.sliding_window import OVERLAP
 from utils.errors import CaseFailure
 from utils.imaging.geometry import Geometry
 from utils.io.color_table import check_color_table, write_color_table
-from utils.io.dicom_labels import OrganNaming
-from utils.io.dicom_seg import require_highdicom, write_dicom_seg
+from utils.io.dicom.description import OrganNaming
+from utils.io.dicom.rtstruct import write_rtstruct
+from utils.io.dicom.segmentation import require_highdicom, write_dicom_seg
 from utils.io.files import check_folder
 from utils.io.own_files import require_own
-from utils.io.rtstruct import write_rtstruct
 from utils.io.volumes import SitkImage, Volume, from_sitk, to_sitk
 from utils.reporting.case_flags import case_flags
 from utils.reporting.organ_report import build_organ_report

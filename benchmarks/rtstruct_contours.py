@@ -23,8 +23,8 @@ from models.pretrained import Model, load_pretrained
 from tests.dicom_files import ct_slices, save_all
 from utils.imaging.contours import trace_outlines
 from utils.imaging.polygons import trace_polygons
-from utils.io import rtstruct
-from utils.io.dicom import find_series, read_ct
+from utils.io.dicom import rtstruct
+from utils.io.dicom.series import find_series, read_ct
 from utils.io.own_files import require_own
 from utils.io.volumes import Volume, to_lps, write_volume
 from utils.runtime.command_line import run_main

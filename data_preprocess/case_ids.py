@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from utils.config.file_names import is_portable_name
-from utils.io.dicom import DicomSeries
+from utils.io.dicom.series import DicomSeries
 from utils.io.files import printable
 
 HASH_DIGITS = 6

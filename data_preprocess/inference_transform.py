@@ -17,7 +17,7 @@ from utils.imaging.geometry import Geometry
 from utils.imaging.interpolation import resize_linear
 from utils.imaging.masks import bounding_box
 from utils.imaging.resampling import extent_on, resample_box
-from utils.io.dicom import CtSeries
+from utils.io.dicom.series import CtSeries
 from utils.io.volumes import Volume, match_orientation, to_lps
 
 OBLIQUE_DEG = 0.5

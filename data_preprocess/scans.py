@@ -11,7 +11,7 @@ from data_preprocess.inference_transform import InferenceTransform, TransformedI
 from utils.config.preset import GridSettings
 from utils.errors import UserError, shorten, user_message
 from utils.imaging.intensity import MIN_TISSUE_HU
-from utils.io.dicom import CtSeries, DicomSeries, find_series, read_ct, select_cts
+from utils.io.dicom.series import CtSeries, DicomSeries, find_series, read_ct, select_cts
 from utils.io.files import printable, read_text, validate_file_name
 from utils.io.volumes import SUFFIXES, Volume, read_volume, volume_stem, volume_suffix, volumes_in
 from utils.reporting.output_files import is_output

@@ -25,7 +25,7 @@ from utils.io.checkpoint import (
     read_checkpoint,
     require_networks,
 )
-from utils.io.dicom_labels import DicomDescription, OrganNaming, displayed_names
+from utils.io.dicom.description import DicomDescription, OrganNaming, displayed_names
 from utils.io.files import validate_file_name
 from utils.runtime.device import Compute, Precision, choose_compute
 from utils.runtime.version import VERSION

@@ -17,8 +17,8 @@ from tests.dicom_files import enhanced, save_all, scan
 from tests.fixed_networks import CODES_HU, PRESET, dice_of, fixed_model, masks_of, painted_patient
 from utils.imaging.geometry import Geometry
 from utils.imaging.masks import resample_mask
-from utils.io.dicom_labels import DicomDescription
-from utils.io.rtstruct import write_rtstruct
+from utils.io.dicom.description import DicomDescription
+from utils.io.dicom.rtstruct import write_rtstruct
 from utils.io.volumes import Volume
 
 SPACING = (2.5, 1.5, 1.5)

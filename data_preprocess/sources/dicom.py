@@ -21,8 +21,8 @@ from utils.config.preset import Preset
 from utils.errors import UserError
 from utils.imaging.geometry import Geometry
 from utils.imaging.masks import resample_mask
-from utils.io.dicom import CtSeries, DicomSeries, find_series, read_ct, select_cts
-from utils.io.dicom_dataset import read_dataset
+from utils.io.dicom.dataset import read_dataset
+from utils.io.dicom.series import CtSeries, DicomSeries, find_series, read_ct, select_cts
 from utils.io.volumes import to_lps
 
 NOTES = {

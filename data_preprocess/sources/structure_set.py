@@ -9,7 +9,7 @@ import numpy as np
 from pydicom.dataset import Dataset
 
 from utils.errors import UserError
-from utils.io.dicom import UID_DIGITS, DicomSeries
+from utils.io.dicom.series import UID_DIGITS, DicomSeries
 
 CLOSED = ("CLOSED_PLANAR", "CLOSEDPLANAR_XOR", "INTERPOLATED_PLANAR", "")
 """Types of contours that enclose an area. Some programs write INTERPOLATED_PLANAR for slices that they filled in, or no

@@ -1,1 +1,1 @@
-"""Files: volumes, DICOM, structure sets, label maps, checkpoints."""
+"""Files: volumes, DICOM, label maps, checkpoints."""

@@ -11,7 +11,7 @@ from pydicom.dataelem import DataElement
 from data_preprocess.sources.structure_set import candidate_scans, pick_scan, read_rois
 from tests.data_preprocess.small_case import small_case
 from tests.dicom_files import ct_slices, structure_set
-from utils.io.dicom_dataset import read_dataset
+from utils.io.dicom.dataset import read_dataset
 
 TRIANGLE = np.array([(0.0, 0.0, 1.0), (4.0, 0.0, 1.0), (0.0, 4.0, 1.0)])
 

@@ -1,4 +1,4 @@
-"""utils/io/rtstruct.py: contours lie on the slices of the CT, and independent readers get the masks back."""
+"""utils/io/dicom/rtstruct.py: contours lie on the slices of the CT, and independent readers get the masks back."""
 
 import numpy as np
 import pydicom
@@ -11,9 +11,9 @@ from skimage.draw import polygon2mask
 
 from tests.dicom_files import ct_slices, enhanced, save_all, scan
 from utils.imaging.geometry import Geometry
-from utils.io.dicom import find_series, read_ct
-from utils.io.dicom_labels import DicomDescription
-from utils.io.rtstruct import write_rtstruct
+from utils.io.dicom.description import DicomDescription
+from utils.io.dicom.rtstruct import write_rtstruct
+from utils.io.dicom.series import find_series, read_ct
 from utils.io.volumes import Volume
 
 SIZE = (9, 40, 34)

@@ -15,8 +15,8 @@ import numpy as np
 from pydicom.dataset import Dataset, FileDataset
 
 from utils.errors import UserError, shorten
-from utils.io.dicom_geometry import MOVE_OUT, ORIENTATION_TOLERANCE, SliceGeometry, most_common
-from utils.io.dicom_kinds import unlike_slice
+from utils.io.dicom.geometry import MOVE_OUT, ORIENTATION_TOLERANCE, SliceGeometry, most_common
+from utils.io.dicom.kinds import unlike_slice
 
 SINGLE_VALUES = dict.fromkeys(("Rows", "Columns", "BitsAllocated", "BitsStored", "PixelRepresentation"), 1)
 SINGLE_VALUES |= dict.fromkeys(("RescaleSlope", "RescaleIntercept"), 1)

@@ -1,10 +1,10 @@
-"""utils/io/dicom_padding.py: pixels that the header declares as padding, however writers store the tags."""
+"""utils/io/dicom/padding.py: pixels that the header declares as padding, however writers store the tags."""
 
 import numpy as np
 import pytest
 from pydicom.dataset import Dataset
 
-from utils.io.dicom_padding import declared_padding
+from utils.io.dicom.padding import declared_padding
 
 WORDS = np.array([[0, 24, 1024, 63536], [2000, 63536, 63000, 4095]], "<u2")
 

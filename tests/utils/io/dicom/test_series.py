@@ -1,4 +1,4 @@
-"""utils/io/dicom.py: series in a tree, exact geometry, and every reason why slices do not form a volume."""
+"""utils/io/dicom/series.py: series in a tree, exact geometry, and every reason why slices do not form a volume."""
 
 import shutil
 import warnings
@@ -12,7 +12,7 @@ from pydicom.uid import MRImageStorage, RLELossless, RTStructureSetStorage
 
 from tests.dicom_files import change, ct_slices, new_dataset, save_all, uid_of
 from utils.imaging.geometry import Geometry
-from utils.io.dicom import find_series, read_ct
+from utils.io.dicom.series import find_series, read_ct
 from utils.io.volumes import Volume, to_lps
 
 SIZE = (5, 6, 8)

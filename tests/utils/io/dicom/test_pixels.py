@@ -1,4 +1,4 @@
-"""utils/io/dicom_pixels.py and the checks of what a header says about its pixels."""
+"""utils/io/dicom/pixels.py and the checks of what a header says about its pixels."""
 
 import numpy as np
 import pytest
@@ -9,7 +9,7 @@ from pydicom.filewriter import dcmwrite
 from pydicom.uid import DeflatedExplicitVRLittleEndian, ExplicitVRBigEndian
 
 from tests.dicom_files import change, ct_slices, save_all
-from tests.utils.io.test_dicom import broken, numbered_ct, read_only_series
+from tests.utils.io.dicom.test_series import broken, numbered_ct, read_only_series
 
 
 def with_table(slices):

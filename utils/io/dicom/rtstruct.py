@@ -16,9 +16,9 @@ from scipy import ndimage
 
 from utils.config.preset import Preset
 from utils.imaging.polygons import trace_polygons
-from utils.io.dicom import CtSeries, StoredSlice
-from utils.io.dicom_dataset import read_dataset
-from utils.io.dicom_labels import TYPE_2, DicomDescription
+from utils.io.dicom.dataset import read_dataset
+from utils.io.dicom.description import TYPE_2, DicomDescription
+from utils.io.dicom.series import CtSeries, StoredSlice
 from utils.io.files import atomic_write
 
 OPTIONAL = (

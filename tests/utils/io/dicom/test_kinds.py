@@ -1,4 +1,4 @@
-"""utils/io/dicom_kinds.py: what is a slice, by the ImageTypes that scanners and workstations write."""
+"""utils/io/dicom/kinds.py: what is a slice, by the ImageTypes that scanners and workstations write."""
 
 import pytest
 from pydicom.dataset import Dataset
@@ -10,7 +10,7 @@ from pydicom.uid import (
     SecondaryCaptureImageStorage,
 )
 
-from utils.io.dicom_kinds import count_kinds, unlike_slice
+from utils.io.dicom.kinds import count_kinds, unlike_slice
 
 
 def image(image_type, sop_class=CTImageStorage, **fields):

@@ -1,4 +1,4 @@
-"""utils/io/dicom_labels.py: names, codes and origin in DICOM objects."""
+"""utils/io/dicom/description.py: names, codes and origin in DICOM objects."""
 
 import re
 
@@ -6,7 +6,7 @@ import pytest
 
 from utils.config.organ_names import SYNONYMS
 from utils.config.preset import load_preset
-from utils.io.dicom_labels import SNOMED_CT, DicomDescription, anatomy_code, displayed_names, laterality_code
+from utils.io.dicom.description import SNOMED_CT, DicomDescription, anatomy_code, displayed_names, laterality_code
 
 
 @pytest.mark.parametrize(

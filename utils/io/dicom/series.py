@@ -17,12 +17,12 @@ from pydicom.uid import MediaStorageDirectoryStorage
 
 from utils.errors import UserError, shorten
 from utils.imaging.geometry import Geometry
-from utils.io.dicom_dataset import DECODE_ERRORS, quiet_pydicom, read_dataset
-from utils.io.dicom_frames import Frame, check_frames, find_localizers, frames_of, numbers, slice_geometry, split_kinds
-from utils.io.dicom_geometry import Stack, stack_slices
-from utils.io.dicom_grid import RegularGrid
-from utils.io.dicom_kinds import KIND_TAGS, SLICE_CLASSES, count_kinds, unlike_slice
-from utils.io.dicom_pixels import read_plane
+from utils.io.dicom.dataset import DECODE_ERRORS, quiet_pydicom, read_dataset
+from utils.io.dicom.frames import Frame, check_frames, find_localizers, frames_of, numbers, slice_geometry, split_kinds
+from utils.io.dicom.geometry import Stack, stack_slices
+from utils.io.dicom.kinds import KIND_TAGS, SLICE_CLASSES, count_kinds, unlike_slice
+from utils.io.dicom.pixels import read_plane
+from utils.io.dicom.regular_grid import RegularGrid
 from utils.io.files import files_below
 from utils.io.volumes import Volume
 

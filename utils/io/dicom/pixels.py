@@ -11,9 +11,9 @@ from pydicom.uid import CTImageStorage, ExplicitVRBigEndian, ImplicitVRLittleEnd
 
 from utils.errors import UserError
 from utils.imaging.intensity import AIR_HU
-from utils.io.dicom_dataset import explain_decode_errors
-from utils.io.dicom_frames import Frame
-from utils.io.dicom_padding import declared_padding
+from utils.io.dicom.dataset import explain_decode_errors
+from utils.io.dicom.frames import Frame
+from utils.io.dicom.padding import declared_padding
 from utils.io.volumes import read_dicom_pixels
 
 ITEM = b"\xfe\xff\x00\xe0"

@@ -16,7 +16,7 @@ from scipy import ndimage
 from utils.imaging.geometry import Geometry
 from utils.imaging.intensity import AIR_HU
 from utils.imaging.masks import Mask, crop_mask, empty_mask
-from utils.io.dicom_geometry import Stack, finest_distance_mm
+from utils.io.dicom.geometry import Stack, finest_distance_mm
 
 MIN_DISTANCE_MM = 1.0
 """The grid of slices with unequal distances is not finer than this, unless most of them are closer."""

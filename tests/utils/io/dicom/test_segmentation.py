@@ -1,4 +1,4 @@
-"""utils/io/dicom_seg.py: a reader gets the label map back, with coded anatomy."""
+"""utils/io/dicom/segmentation.py: a reader gets the label map back, with coded anatomy."""
 
 import sys
 
@@ -10,9 +10,9 @@ from scipy.spatial.transform import Rotation
 from tests.dicom_files import ct_slices, enhanced, save_all, scan
 from utils.errors import UserError
 from utils.imaging.geometry import Geometry
-from utils.io.dicom import find_series, read_ct
-from utils.io.dicom_labels import DicomDescription, displayed_names
-from utils.io.dicom_seg import require_highdicom, write_dicom_seg
+from utils.io.dicom.description import DicomDescription, displayed_names
+from utils.io.dicom.segmentation import require_highdicom, write_dicom_seg
+from utils.io.dicom.series import find_series, read_ct
 from utils.io.volumes import Volume
 
 highdicom = pytest.importorskip("highdicom")

@@ -1,4 +1,4 @@
-"""utils/io/dicom_frames.py: multi-frame files give the same CT as single-frame ones, or the reason why not."""
+"""utils/io/dicom/frames.py: multi-frame files give the same CT as single-frame ones, or the reason why not."""
 
 import numpy as np
 import pytest
@@ -6,9 +6,9 @@ from pydicom.encaps import encapsulate, generate_frames
 from pydicom.uid import EnhancedCTImageStorage
 
 from tests.dicom_files import change, ct_slices, enhanced, save_all, scan
-from tests.utils.io.test_dicom import compress, numbered_ct
+from tests.utils.io.dicom.test_series import compress, numbered_ct
 from utils.errors import UserError
-from utils.io.dicom import find_series, read_ct, select_cts
+from utils.io.dicom.series import find_series, read_ct, select_cts
 
 
 def read_only_ct(folder, *files):

@@ -11,8 +11,8 @@ from pydicom.uid import generate_uid
 
 from utils.config.preset import Preset
 from utils.errors import UserError
-from utils.io.dicom import CtSeries
-from utils.io.dicom_labels import TYPE_2, DicomDescription, anatomy_code, laterality_code
+from utils.io.dicom.description import TYPE_2, DicomDescription, anatomy_code, laterality_code
+from utils.io.dicom.series import CtSeries
 from utils.io.files import atomic_write
 from utils.io.volumes import Volume
 from utils.runtime.console import silenced

@@ -1,4 +1,4 @@
-"""utils/io/dicom_grid.py: the grid of tilted and uneven slices, masks on it, and the way back onto the slices."""
+"""utils/io/dicom/regular_grid.py: the grid of tilted and uneven slices, masks on it, and the way back to the slices."""
 
 import numpy as np
 import pytest
@@ -6,8 +6,8 @@ from scipy import ndimage
 
 from utils.imaging.geometry import Geometry
 from utils.imaging.masks import crop_mask
-from utils.io.dicom_geometry import SliceGeometry, stack_slices
-from utils.io.dicom_grid import RegularGrid
+from utils.io.dicom.geometry import SliceGeometry, stack_slices
+from utils.io.dicom.regular_grid import RegularGrid
 
 SIZE, SPACING = (30, 24), (1.2, 0.8)
 EVEN = np.arange(0, 40, 2.5)

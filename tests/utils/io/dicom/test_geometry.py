@@ -1,4 +1,4 @@
-"""utils/io/dicom_geometry.py: which images are slices, and why slices do not form a grid."""
+"""utils/io/dicom/geometry.py: which images are slices, and why slices do not form a grid."""
 
 import io
 import warnings
@@ -17,7 +17,7 @@ from scipy.spatial.transform import Rotation
 from tests.dicom_files import ct_slices, save_all, uid_of
 from utils.errors import UserError
 from utils.imaging.geometry import Geometry
-from utils.io.dicom import find_series, read_ct
+from utils.io.dicom.series import find_series, read_ct
 from utils.io.volumes import Volume
 
 

@@ -1,0 +1,1 @@
+"""DICOM: CT series and their slices, structure sets, segmentations."""
