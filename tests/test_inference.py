@@ -316,7 +316,7 @@ def test_images_and_arrays_are_segmented_as_files_are(ct, checkpoint, tmp_path, 
     array = inference.segment_array(ct.array.astype(np.float64), (4.0, 3.0, 2.5), model)
     np.testing.assert_array_equal(array, read_volume(tmp_path / "out" / "straight.mha").array)
     assert len(np.unique(array)) > 2
-    doubts = json.loads((tmp_path / "out" / "straight.json").read_text(encoding="utf-8"))["case_flags"]
+    doubts = read_json(tmp_path / "out" / "straight.json")["case_flags"]
     assert doubts
     assert [record.getMessage() for record in caplog.records if record.levelname == "WARNING"] == [
         f"look at this CT: {doubt}" for doubt in doubts
