@@ -2,7 +2,7 @@
 
 import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
@@ -178,7 +178,7 @@ def resample_to_label_map(
     return _interpolated_argmax(
         probabilities,
         size_zyx,
-        lambda mask: _resampled_box(mask, size_zyx, *to_output),
+        lambda masks: _resampled_boxes(masks, size_zyx, *to_output),
         lambda values, box: resize_linear(values, box, *to_output),
     )
 
@@ -194,7 +194,7 @@ def rotate_to_label_map(probabilities: torch.Tensor, geometry: Geometry, oblique
     return _interpolated_argmax(
         probabilities.cpu(),
         oblique.size_zyx,
-        lambda mask: _rotated_box(mask.numpy(), geometry, oblique),
+        lambda masks: [_rotated_box(mask.numpy(), geometry, oblique) for mask in masks],
         lambda values, box: torch.from_numpy(_rotate(values, geometry, oblique, box)),
     )
 
@@ -202,7 +202,7 @@ def rotate_to_label_map(probabilities: torch.Tensor, geometry: Geometry, oblique
 def _interpolated_argmax(
     probabilities: torch.Tensor,
     size_zyx: tuple[int, int, int],
-    find_box: Callable[[torch.Tensor], Box | None],
+    find_boxes: Callable[[Iterable[torch.Tensor]], list[Box | None]],
     interpolate: Callable[[torch.Tensor, Box], torch.Tensor],
 ) -> torch.Tensor:
     """The class with the highest interpolated probability, uint8 of a size.
@@ -210,13 +210,13 @@ def _interpolated_argmax(
     Args:
         probabilities: (num_classes, D, H, W).
         size_zyx: of the result.
-        find_box: the voxels of the result whose interpolation reads from a mask (D, H, W), or None.
+        find_boxes: the voxels of the result whose interpolation reads from each of the masks (D, H, W), or None.
         interpolate: a class's probability (D, H, W) in a box of the result.
     """
     label = probabilities.new_zeros(size_zyx, dtype=torch.uint8)
     highest = probabilities.new_zeros(size_zyx, dtype=torch.float32)
-    for value in range(1, len(probabilities)):
-        box = find_box(probabilities[value] >= ROUNDING / len(probabilities))
+    masks = (probability >= ROUNDING / len(probabilities) for probability in probabilities[1:])
+    for value, box in enumerate(find_boxes(masks), 1):
         if box is None:
             continue
         background, probability = (interpolate(probabilities[i], box) for i in (0, value))
@@ -227,16 +227,29 @@ def _interpolated_argmax(
     return label
 
 
+def _resampled_boxes(
+    masks: Iterable[torch.Tensor], size_zyx: tuple[int, int, int], spacing_ratio_zyx: Triple, offset_zyx: Triple
+) -> list[Box | None]:
+    """The voxels of another grid whose interpolation reads from each mask (D, H, W); None if the mask is empty.
+
+    On a GPU the host waits once for all masks.
+    """
+    profiles = [[mask.amax(dim=axes) for axes in ((1, 2), (0, 2), (0, 1))] for mask in masks]  # (D,), (H,), (W,)
+    lengths = [len(profile) for profile in profiles[0]]
+    rows = torch.stack([torch.cat(own) for own in profiles]).cpu()
+    return [_resampled_box(row.split(lengths), size_zyx, spacing_ratio_zyx, offset_zyx) for row in rows]
+
+
 def _resampled_box(
-    mask: torch.Tensor, size_zyx: tuple[int, int, int], spacing_ratio_zyx: Triple, offset_zyx: Triple
+    profiles: Sequence[torch.Tensor], size_zyx: tuple[int, int, int], spacing_ratio_zyx: Triple, offset_zyx: Triple
 ) -> Box | None:
-    """The voxels of another grid whose interpolation reads from a mask (D, H, W); None if the mask is empty."""
+    """The box of one mask, from its bool profile along each axis."""
     box = []
-    for axis, (size, ratio, offset) in enumerate(zip(size_zyx, spacing_ratio_zyx, offset_zyx, strict=True)):
-        inside = mask.amax(dim=[other for other in range(3) if other != axis]).nonzero()
+    for profile, size, ratio, offset in zip(profiles, size_zyx, spacing_ratio_zyx, offset_zyx, strict=True):
+        inside = profile.nonzero()
         if len(inside) == 0:
             return None
-        last = mask.shape[axis] - 1
+        last = len(profile) - 1
         low, high = int(inside[0]) - 1, int(inside[-1]) + 1  # interpolation reaches one voxel further
         start = 0 if low < 0 else math.floor((low + 0.5) / ratio + offset - 0.5)
         stop = size if high > last else math.ceil((high + 0.5) / ratio + offset - 0.5) + 1

@@ -6,7 +6,7 @@ import torch
 
 from models.oom_fallback import OOMFallbackPredictor
 from models.predictor import Prediction, SmallOrganResult
-from models.roi import find_peaks
+from models.roi import read_peaks
 from utils.config.preset import Preset
 
 
@@ -52,7 +52,7 @@ def average_small_organs(
         heatmaps: (K, D, H, W), averaged.
         results: of every prediction, K each; none without SOS-Net.
     """
-    averaged, peaks = [], find_peaks(heatmaps[None])
+    averaged, peaks = [], read_peaks(heatmaps[None])
     for k, same in enumerate(zip(*results, strict=True)):
         position, value = tuple(peaks.position[0, k].tolist()), float(peaks.value[0, k])
         localized, segmented = any(one.localized for one in same), any(one.segmented for one in same)

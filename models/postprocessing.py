@@ -4,6 +4,7 @@ import torch
 from scipy import ndimage
 
 from utils.imaging.masks import connected_components
+from utils.runtime.device import copy_to
 
 MIN_COMPONENT_RATIO = 0.5
 """Components of an organ with fewer voxels than this fraction of its largest component are removed as errors. Those of
@@ -25,7 +26,8 @@ def remove_small_components(probabilities: torch.Tensor) -> None:
         is_small = components.sizes < MIN_COMPONENT_RATIO * components.sizes.max()
         if not is_small.any():
             continue
-        moved = probabilities[label][box] * torch.from_numpy(components.select(is_small)).to(probabilities.device)
+        small = copy_to(torch.from_numpy(components.select(is_small)), probabilities.device)
+        moved = probabilities[label][box] * small
         probabilities[0][box] += moved
         probabilities[label][box] -= moved
 

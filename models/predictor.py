@@ -8,9 +8,10 @@ import torch
 
 from models.focusnet import FocusNet, LocalizationOutput
 from models.postprocessing import argmax_label, remove_small_components
-from models.roi import Peaks, Rois, find_peaks, group_rois_into_windows
+from models.roi import Peaks, Rois, group_rois_into_windows, read_peaks
 from models.sliding_window import OVERLAP, Box, blend_windows, box_at, pad_at_end, window_boxes
 from utils.imaging.intensity import AIR_HU, MIN_TISSUE_HU, normalize
+from utils.runtime.device import copy_to
 
 
 class SmallOrganResult(NamedTuple):
@@ -49,6 +50,9 @@ class Prediction(NamedTuple):
 class Predictor:
     """Runs S-Net and SOL-Net in sliding windows, then SOS-Net in one ROI per small organ around its heatmap's peak.
 
+    The host waits for a GPU four times per CT, however many windows and organs there are: for the peaks, for the ROIs
+    in which SOS-Net found its organ, and twice for the components, which are found on the CPU.
+
     Args:
         network: FocusNet with at least S-Net; windows are computed on its device.
         autocast: context in which the networks run, for mixed precision.
@@ -75,7 +79,8 @@ class Predictor:
         """Segment one CT.
 
         Args:
-            image_hu: (D, H, W) at the preset's spacing, of any size; padded with air if it is smaller than a window.
+            image_hu: (D, H, W) at the preset's spacing, of any size; padded with air if it is smaller than a window. On
+                the CPU, where windows without tissue are found.
             inside_fov: (D, H, W) bool, whether the scanner measured the voxel; no small organ is localized elsewhere.
 
         Raises:
@@ -84,15 +89,15 @@ class Predictor:
         if any(module.training for module in self.network.modules()):
             raise RuntimeError("call eval() on the network before predicting")
         device = next(self.network.parameters()).device
-        padded_hu = pad_at_end(image_hu.to(device).float(), self.preset.grid.crop_size_vox, AIR_HU)
-        image = normalize(padded_hu, self.preset.intensity)[None]  # (1, D, H, W)
+        padded_hu = pad_at_end(image_hu, self.preset.grid.crop_size_vox, AIR_HU)
+        image = normalize(copy_to(padded_hu, device).float(), self.preset.intensity)[None]  # (1, D, H, W)
         probabilities, heatmaps = self._predict_windows(padded_hu, image)
         unpadded = box_at((0, 0, 0), image_hu.shape)
         remove_small_components(probabilities)
         backbone_label = argmax_label(probabilities)[unpadded]
         heatmaps = heatmaps[:, *unpadded]  # no peak lies in the padding
         if inside_fov is not None:
-            heatmaps = heatmaps * inside_fov.to(heatmaps.device)
+            heatmaps = heatmaps * copy_to(inside_fov, heatmaps.device)
         small_organs = []
         if self.network.sos_net is not None:
             small_organs = self._segment_small_organs(image, probabilities, heatmaps)
@@ -107,8 +112,8 @@ class Predictor:
         """Run S-Net and SOL-Net in all windows with tissue and blend the results.
 
         Args:
-            image_hu: (D, H, W).
-            image: (1, D, H, W), normalized.
+            image_hu: (D, H, W), on the CPU.
+            image: (1, D, H, W), normalized, on the device.
 
         Returns:
             (num_classes, D, H, W) probabilities and (K, D, H, W) heatmaps.
@@ -132,34 +137,36 @@ class Predictor:
         self, image: torch.Tensor, probabilities: torch.Tensor, heatmaps: torch.Tensor
     ) -> list[SmallOrganResult]:
         """Merge each small organ's ROI into `probabilities`, in place."""
-        peaks = find_peaks(heatmaps[None])
+        peaks = read_peaks(heatmaps[None])
         localized = peaks.value >= self.preset.heatmap.peak_threshold  # (1, K)
         rois = self._segment_rois(image, peaks, localized)
-        weight = self.preset.roi.sos_blend_weight
+        segmented, weight = _not_empty(rois), self.preset.roi.sos_blend_weight
         results = []
         for k, organ in enumerate(self.preset.small_organs):
-            segmented = False
-            if k in rois:
+            if k in segmented:
                 roi_probability, box = rois[k]
-                segmented = bool(roi_probability.max() > 0.5)
-                if segmented:
-                    s_net_probability = probabilities[organ + 1][box]
-                    merged = torch.lerp(s_net_probability, roi_probability.to(probabilities.device), weight)
-                    merge_small_organ(probabilities, organ + 1, merged, box)
+                s_net_probability = probabilities[organ + 1][box]
+                merged = torch.lerp(s_net_probability, roi_probability.to(probabilities.device), weight)
+                merge_small_organ(probabilities, organ + 1, merged, box)
             position, value = tuple(peaks.position[0, k].tolist()), float(peaks.value[0, k])
-            results.append(SmallOrganResult(organ, position, value, bool(localized[0, k]), segmented))
+            results.append(SmallOrganResult(organ, position, value, bool(localized[0, k]), k in segmented))
         return results
 
     def _segment_rois(
         self, image: torch.Tensor, peaks: Peaks, localized: torch.Tensor
     ) -> dict[int, tuple[torch.Tensor, Box]]:
-        """Run all networks again in windows around the peaks of the organs that are localized, (1, K) bool.
+        """Run all networks again in windows around the peaks of the organs that are localized.
+
+        Args:
+            image: (1, D, H, W), normalized.
+            peaks: on the CPU.
+            localized: (1, K) bool, on the CPU.
 
         Returns:
             (d, h, w) probability and its box in the volume, by index among the small organs.
         """
         window_size, volume_size = self.preset.grid.crop_size_vox, image.shape[1:]
-        rois = self.network.select_rois(peaks.position.cpu(), localized.cpu(), volume_size)
+        rois = self.network.select_rois(peaks.position, localized, volume_size)
         corners, organs = rois.corners.tolist(), rois.organ_index.tolist()
         results = {}
         for corner, rows in group_rois_into_windows(corners, rois.size, window_size, volume_size):
@@ -176,6 +183,14 @@ class Predictor:
             for row, logit in zip(rows, logits[:, 0], strict=True):
                 results[organs[row]] = logit.float().sigmoid(), box_at(corners[row], rois.size)
         return results
+
+
+def _not_empty(rois: dict[int, tuple[torch.Tensor, Box]]) -> set[int]:
+    """The keys of ROIs with a probability above 0.5; on a GPU the host waits once."""
+    if not rois:
+        return set()
+    highest = torch.stack([probability.max() for probability, _ in rois.values()]).tolist()
+    return {k for k, value in zip(rois, highest, strict=True) if value > 0.5}
 
 
 def merge_small_organ(probabilities: torch.Tensor, label: int, roi_probability: torch.Tensor, box: Box) -> None:

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 
 from utils.config.preset import POOLING_VOX
 from utils.errors import UserError
+from utils.runtime.device import copy_to
 
 Box = tuple[slice, slice, slice]
 
@@ -113,11 +114,12 @@ def blend_windows(
     """
     blended = allocate_zeros((num_channels, *volume.shape[1:]), volume.device, limit_bytes)
     total = torch.zeros(volume.shape[1:], device=blended.device)
-    weight = blending_weight(window_size).to(volume.device)
+    weight = blending_weight(window_size)
+    weight_of_result, weight_of_total = copy_to(weight, volume.device), copy_to(weight, total.device)
     for box in boxes:
         result = predict(volume[None, :, *box])[0].float()
-        blended[:, *box].add_((result * weight).to(blended.device))
-        total[box].add_(weight.to(blended.device))
+        blended[:, *box].add_((result * weight_of_result).to(blended.device))  # a GPU's host waits if that is the CPU
+        total[box].add_(weight_of_total)
     covered = total > 0
     return blended.div_(total.clamp_min_(EDGE_WEIGHT)), covered
 

@@ -11,7 +11,7 @@ from torch.utils.data import Dataset, default_collate
 
 from models.focusnet import FocusNet
 from models.predictor import Prediction, Predictor
-from models.roi import find_peaks
+from models.roi import read_peaks
 from utils.config.preset import Preset
 from utils.errors import UserError
 from utils.evaluation.overlap import dice_per_label
@@ -229,7 +229,7 @@ def score_case(prediction: Prediction, case: LabeledCase, preset: Preset) -> tor
         np.where(contoured, dice_per_label(label.cpu().numpy(), reference, len(preset.organs)), np.nan)
         for label in (prediction.label, prediction.backbone_label)
     ]
-    peaks = find_peaks(prediction.heatmaps[None]).position[0].cpu().numpy()  # (K, 3)
+    peaks = read_peaks(prediction.heatmaps[None]).position[0].numpy()  # (K, 3)
     centers = case.centers_vox[list(preset.small_organs)][: len(peaks)]
     error_mm = np.linalg.norm((peaks - centers) * preset.grid.spacing_zyx_mm, axis=1)
     return torch.from_numpy(np.concatenate([*dice, np.minimum(error_mm, NOT_FOUND_MM)]))

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from models.roi import Rois, find_peaks, group_rois_into_windows, roi_corners
+from models.roi import Rois, find_peaks, group_rois_into_windows, read_peaks, roi_corners
 
 VOLUME_SIZE = (5, 7, 11)
 ROI_SIZE = (2, 3, 4)
@@ -37,6 +37,15 @@ def test_peaks_of_an_empty_heatmap_lie_inside_it():
     assert (position >= 0).all()
     assert (position < torch.tensor(VOLUME_SIZE)).all()
     assert value.tolist() == [[0.0]]
+
+
+def test_peaks_that_are_read_equal_those_on_the_device():
+    heatmaps = torch.rand(2, 3, *VOLUME_SIZE, generator=torch.Generator().manual_seed(0))
+    found, read = find_peaks(heatmaps), read_peaks(heatmaps)
+    assert read.position.dtype == torch.long
+    assert torch.equal(read.position, found.position)
+    assert torch.equal(read.value, found.value)
+    assert read_peaks(heatmaps[:, :0]).position.shape == (2, 0, 3)
 
 
 def test_peaks_do_not_depend_on_the_memory_format():

@@ -49,10 +49,13 @@ class Compute:
 
 
 def copy_to(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
-    """Copy a tensor to a device; the host does not wait for a GPU, which needs memory that the system cannot move."""
+    """Copy a tensor to a device; the host does not wait for a GPU, which needs memory that the system cannot move.
+
+    It does wait for a copy from a GPU, which would otherwise be read before it is complete.
+    """
     if device.type == "cuda" and tensor.device.type == "cpu":
         tensor = tensor.pin_memory()  # no copy if the DataLoader has done it
-    return tensor.to(device, non_blocking=True)
+    return tensor.to(device, non_blocking=device.type != "cpu")
 
 
 def choose_compute(device: str | None, precision: Precision | None, local_rank: int = 0) -> Compute:
