@@ -1,6 +1,7 @@
 """What some tests need of the operating system, and Windows does not have."""
 
 import errno
+import multiprocessing
 import os
 import shutil
 import sys
@@ -14,6 +15,11 @@ import pytest
 from utils.io import files
 
 POSIX_ONLY = pytest.mark.skipif(os.name == "nt", reason="Windows cannot kill by signal or limit the size of files")
+
+
+FORK_ONLY = pytest.mark.skipif(
+    multiprocessing.get_start_method() != "fork", reason="workers are new processes, without what a test has replaced"
+)
 
 
 def can_link() -> bool:
@@ -30,7 +36,7 @@ LINKS_ONLY = pytest.mark.skipif(not can_link(), reason="this user may not make l
 MAKE_ONLY = pytest.mark.skipif(shutil.which("make") is None, reason="this system has no make")
 BASH_ONLY = pytest.mark.skipif(os.name == "nt" or shutil.which("bash") is None, reason="this system has no bash")
 ANY_NAME = pytest.mark.skipif(sys.platform in ("win32", "darwin"), reason="this system's names of files are Unicode")
-NOT_UTF8 = os.fsdecode(b"M\xfcller")
+NOT_UTF8 = b"M\xfcller".decode("utf-8", "surrogateescape")
 """A name in Latin-1, as older disks and archives have them; printed as M%FCller."""
 IS_ROOT = hasattr(os, "geteuid") and os.geteuid() == 0
 

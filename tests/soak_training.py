@@ -12,7 +12,7 @@ import random
 import shutil
 import sys
 import time
-from multiprocessing.context import ForkServerContext
+from multiprocessing.context import BaseContext
 from pathlib import Path
 from typing import NamedTuple
 
@@ -86,11 +86,11 @@ def train_quietly(argv: list[str], log: Path) -> None:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
     torch.set_num_threads(1)
-    multiprocessing.set_start_method("fork", force=True)  # of workers, as in a process started from a shell
+    multiprocessing.set_start_method(None, force=True)  # of workers: the system's, as in a process from a shell
     sys.exit(run_main(importlib.import_module("train_backbone").main, argv))
 
 
-def _start(context: ForkServerContext, argv: list[str], log: Path) -> multiprocessing.Process:
+def _start(context: BaseContext, argv: list[str], log: Path) -> multiprocessing.Process:
     child = context.Process(target=train_quietly, args=(argv, log))
     child.start()
     return child

@@ -6,9 +6,6 @@ import os
 import shutil
 import sys
 import warnings
-from concurrent.futures import ProcessPoolExecutor
-from functools import partial
-from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +13,7 @@ import pytest
 import surface_distance
 
 import evaluate
-from tests.posix import POSIX_ONLY
+from tests.posix import FORK_ONLY
 from utils.config.preset import load_preset
 from utils.evaluation.metrics import METRICS
 from utils.imaging.geometry import Geometry
@@ -198,7 +195,7 @@ def fail_on_four_voxels(prediction, reference, spacing_zyx_mm):
     return np.zeros(3).reshape(2) if reference.sum() == 4 * 4 * 4 else 0.0  # a bug: ValueError from numpy
 
 
-@pytest.mark.parametrize("workers", [1, pytest.param(2, marks=POSIX_ONLY)])
+@pytest.mark.parametrize("workers", [1, pytest.param(2, marks=FORK_ONLY)])
 def test_a_bug_in_a_metric_is_shown_with_file_and_line_and_the_other_cases_are_scored(
     workers, tmp_path, monkeypatch, caplog, capsys
 ):
@@ -206,8 +203,6 @@ def test_a_bug_in_a_metric_is_shown_with_file_and_line_and_the_other_cases_are_s
         for side in ("ref", "pred"):
             write_label(tmp_path / side / f"{name}.mha", {1: (0, stop)})
     monkeypatch.setattr("utils.evaluation.surface.centroid_distance_mm", fail_on_four_voxels)
-    forking = partial(ProcessPoolExecutor, mp_context=get_context("fork") if workers > 1 else None)
-    monkeypatch.setattr("utils.runtime.process_pool.ProcessPoolExecutor", forking)
     assert run(tmp_path, "--preset", "phantom", "--workers", workers) == 1
     assert "error: b: bug: ValueError: cannot reshape array" in caplog.text
     line = fail_on_four_voxels.__code__.co_firstlineno + 1

@@ -21,7 +21,7 @@ import train_backbone
 from data_preprocess.case_index import write_index
 from data_preprocess.cases import read_case_info
 from data_preprocess.dataset import CaseDataset
-from tests.posix import POSIX_ONLY, limited_file_size
+from tests.posix import FORK_ONLY, POSIX_ONLY, limited_file_size
 from utils.io.checkpoint import read_checkpoint
 from utils.runtime.command_line import run_main
 from utils.training.trainer import Trainer
@@ -223,7 +223,7 @@ def test_a_validation_case_that_vanishes_is_left_out(own_cases, tmp_path, monkey
     assert "validation: none of 1 cases can be read" in capsys.readouterr().err
 
 
-@POSIX_ONLY
+@FORK_ONLY
 @pytest.mark.slow
 def test_a_killed_worker_changes_nothing(case_folder, undisturbed, tmp_path, monkeypatch, caplog):
     draw, flag = CaseDataset._draw, tmp_path / "kill"
@@ -316,7 +316,7 @@ def losses_of(run):
         return [row["loss"] for row in csv.DictReader(file)]
 
 
-@pytest.mark.parametrize("workers", [0, 1])
+@pytest.mark.parametrize("workers", [0, pytest.param(1, marks=FORK_ONLY)])
 def test_a_bug_in_a_data_set_shows_its_file_and_line(workers, case_folder, tmp_path, monkeypatch):
     """numpy raises ValueError for it, which must not pass for a case that cannot be read, nor for the user's error."""
 

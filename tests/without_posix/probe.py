@@ -2,6 +2,7 @@
 
 import json
 import multiprocessing
+import multiprocessing.context
 import os
 import signal
 import sys
@@ -32,6 +33,23 @@ def replace_open_file(folder):
         os.replace(new, path)
 
 
+def rename_onto_a_file(folder):
+    for name in ("c", "d"):
+        (Path(folder) / name).write_text("", encoding="utf-8")
+    (Path(folder) / "c").rename(Path(folder) / "d")
+
+
+def rename_folder_in_use(folder):
+    (Path(folder) / "e").mkdir()
+    with (Path(folder) / "e" / "f").open("wb"):
+        (Path(folder) / "e").rename(Path(folder) / "g")
+
+
+def line_end(folder):
+    (Path(folder) / "h").write_text("\n", encoding="utf-8")
+    return (Path(folder) / "h").read_bytes().decode()
+
+
 def look_around(_item=None):
     with tempfile.TemporaryDirectory() as folder:
         found = {
@@ -40,11 +58,18 @@ def look_around(_item=None):
             "link": outcome(lambda: (Path(folder) / "link").symlink_to(folder)),
             "load the C library": outcome(lambda: CDLL(None)),
             "replace an open file": outcome(lambda: replace_open_file(folder)),
+            "rename onto a file": outcome(lambda: rename_onto_a_file(folder)),
+            "rename a folder in use": outcome(lambda: rename_folder_in_use(folder)),
+            "write a:b": outcome(lambda: (Path(folder) / "a:b").touch()),
+            "make the folder a.": outcome(lambda: (Path(folder) / "a.").mkdir()),
+            "line end": line_end(folder),
+            "name in Latin-1": outcome(lambda: os.fsdecode(b"M\xfcller")),
             "text without encoding": outcome(lambda: (Path(folder) / "a").read_text()),
             "print": outcome(lambda: print("\u60a3", file=sys.stdout)),
         }
-    names = {"os": ("fork", "sched_getaffinity"), "signal": ("SIGCHLD", "SIGHUP", "SIGKILL", "SIGUSR1")}
-    modules = {"os": os, "signal": signal}
+    names = {"os": ("fork", "sched_getaffinity", "statvfs"), "signal": ("SIGCHLD", "SIGHUP", "SIGKILL", "SIGUSR1")}
+    names["context"] = ("ForkServerContext",)
+    modules = {"os": os, "signal": signal, "context": multiprocessing.context}
     found["names"] = [name for module, own in names.items() for name in own if hasattr(modules[module], name)]
     found["/proc"] = Path("/proc/self/status").is_file()
     return found | {"start method": multiprocessing.get_start_method(), "torch": find_spec("torch") is not None}

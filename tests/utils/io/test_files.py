@@ -259,7 +259,7 @@ def test_bytes_that_are_not_utf8_are_printed_as_numbers(tmp_path):
 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
 def test_text_with_a_byte_order_mark_is_read(encoding, tmp_path):
-    (tmp_path / "a.txt").write_text("Müller\n患者", encoding=encoding)
+    (tmp_path / "a.txt").write_text("Müller\n患者", encoding=encoding, newline="")
     assert read_text(tmp_path / "a.txt") == "Müller\n患者"
 
 

@@ -2,6 +2,7 @@
 
 import pytest
 
+from tests.posix import LINKS_ONLY
 from utils.errors import UserError
 from utils.io.own_files import checksum, files_at, read_record, require_own
 
@@ -33,6 +34,7 @@ def test_files_of_others_are_named(tmp_path):
         require_own([tmp_path / "own.txt"])
 
 
+@LINKS_ONLY
 def test_a_link_is_a_file_wherever_it_leads(tmp_path):
     (tmp_path / "links").mkdir()
     for name, target in (("broken", "nowhere"), ("loop", "../links")):
