@@ -66,7 +66,7 @@ class InferenceTransform:
         notes = []
         if _is_oblique(aligned.geometry):
             notes.append(f"rotated by {aligned.geometry.obliqueness_deg():.1f} degrees to the patient's axes")
-            aligned = resample_axis_aligned(aligned)
+            aligned = resample_axis_aligned(aligned, grid.spacing_zyx_mm)
         body, network_grid = find_field_of_view(aligned.array, aligned.geometry.spacing_zyx_mm, grid)
         region = network_grid.region
         if region.cut_mm:

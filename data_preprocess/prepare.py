@@ -72,7 +72,7 @@ def prepare_case(raw: RawCase, preset: Preset, folder: Path, excluded: Mapping[s
             organ, or the case's id cannot name a folder.
     """
     validate_file_name(raw.case_id, raw.source)
-    raw = upright(raw)
+    raw = upright(raw, preset.grid.spacing_zyx_mm)
     masks = match_organs(raw.masks, preset)
     if not masks:
         listed = ", ".join(raw.unmatched_structures[:NUM_SHOWN])

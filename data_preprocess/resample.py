@@ -17,6 +17,8 @@ Triple = tuple[float, float, float]
 Size = tuple[int, int, int]
 
 SAME_SPACING_TOLERANCE = 1e-3
+SIMILAR_SPACING_TOLERANCE = 0.15
+"""Enough for a gantry that was tilted by 30 degrees, whose slices are closer by the cosine of the tilt."""
 FWHM_PER_SIGMA = 2 * math.sqrt(2 * math.log(2))
 
 
@@ -67,20 +69,26 @@ def resample_labels(
     )
 
 
-def resample_axis_aligned(volume: Volume) -> Volume:
+def resample_axis_aligned(volume: Volume, network_spacing_zyx_mm: Triple) -> Volume:
     """Rotate an oblique CT, whose axes are in LPS order, so that they are the patient's.
 
+    Args:
+        volume: the CT.
+        network_spacing_zyx_mm: a similar spacing of the CT is replaced by it. The networks' grid then takes the rotated
+            voxels as they are; to interpolate them again would blur them.
+
     Returns:
-        The CT on a grid of the same spacings that contains all of it, with air beyond. Cubic B-splines interpolate,
-        since linear interpolation would blur small organs.
+        The CT on a grid that contains all of it, with air beyond. Cubic B-splines interpolate, since linear
+        interpolation would blur small organs.
     """
-    geometry = volume.geometry
-    corners = geometry.corners_mm()
+    spacings = zip(volume.geometry.spacing_zyx_mm, network_spacing_zyx_mm, strict=True)
+    spacing = tuple(new if abs(old / new - 1) < SIMILAR_SPACING_TOLERANCE else old for old, new in spacings)
+    corners = volume.geometry.corners_mm()
     low, high = np.min(corners, axis=0), np.max(corners, axis=0)
-    size_xyz = np.ceil((high - low) / geometry.spacing_zyx_mm[::-1] - 1e-6).astype(int) + 1
+    size_xyz = np.ceil((high - low) / spacing[::-1] - 1e-6).astype(int) + 1
     aligned = Geometry(
         size_zyx=tuple(size_xyz[::-1].tolist()),
-        spacing_zyx_mm=geometry.spacing_zyx_mm,
+        spacing_zyx_mm=spacing,
         origin_xyz_mm=tuple(low.tolist()),
     )
     array = _resample(to_sitk(volume), aligned, sitk.sitkBSpline, fill=AIR_HU)
