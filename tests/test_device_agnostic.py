@@ -88,6 +88,22 @@ def test_steps_stay_on_the_device_never_wait_and_equal_those_of_the_cpu(name, ti
     assert all(torch.equal(weights[key], expected_weights[key]) for key in weights)
 
 
+@pytest.fixture
+def _deterministic():
+    torch.use_deterministic_algorithms(True)
+    yield
+    torch.use_deterministic_algorithms(False)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("_deterministic")
+def test_deterministic_steps_on_the_device_nearly_equal_those_of_the_cpu(tiny_preset):
+    """On other devices than the CPU, torch composes interpolation of operations that have a fixed order."""
+    weights, _ = make_steps("backbone", tiny_preset, DEVICE)
+    expected, _ = make_steps("backbone", tiny_preset, CPU)
+    torch.testing.assert_close(weights, expected, rtol=1e-3, atol=1e-4)
+
+
 FAULTS = {
     "other device": lambda loss: (loss + torch.zeros(1)).sum(),
     "item": lambda loss: loss * float(loss.detach()),

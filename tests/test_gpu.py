@@ -1,4 +1,4 @@
-"""On a CUDA GPU: trainings in every precision, resume, one rank with NCCL, inference as on the CPU, out of memory."""
+"""On a CUDA GPU: trainings in every precision, resume, repeated runs, one rank with NCCL, inference, out of memory."""
 
 import csv
 import logging
@@ -10,35 +10,23 @@ import sys
 import numpy as np
 import pytest
 import torch
+from torch.utils.benchmark import Timer
 
-import adv_train
-import train_autoencoder
 import train_backbone
-import train_backbone_heatmap
-import train_SOL
 from data_preprocess.sources.phantom.source import generate_phantom
+from models.convolution import conv3d_he_init
 from models.pretrained import WEIGHTS_FOLDER, load_model
-from utils.io.checkpoint import read_checkpoint
+from tests import all_stages
+from tests.all_stages import SCRIPTS, weights_of
 from utils.runtime.command_line import run_main
 from utils.runtime.device import choose_compute
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA GPU")]
 
-SCRIPTS = {
-    "backbone": (train_backbone, ()),
-    "sol": (train_SOL, ("--init-from", "backbone")),
-    "backbone_heatmap": (train_backbone_heatmap, ()),
-    "autoencoder": (train_autoencoder, ()),
-    "adversarial": (adv_train, ("--init-from", "sol", "--autoencoder", "autoencoder")),
-}
-"""In this order: script, and the stages that it starts from."""
 
-
-def arguments_of(stage, cases, runs, name, *more):
-    start = [word if word.startswith("--") else runs / word / "best.pt" for word in SCRIPTS[stage][1]]
-    changed = ["--set", f"{stage}.steps_per_epoch=12", "--set", f"{stage}.validate_every=1", "--epochs", 2]
-    words = ["--cases", cases, "--run-dir", runs / name, "--device", "cuda", "--batch-size", 2, *changed, *start, *more]
-    return [str(word) for word in words]
+def arguments_of(stage, *words):
+    steps = ["--set", f"{stage}.steps_per_epoch=12", "--epochs", 2]
+    return all_stages.arguments_of(stage, *words, "--device", "cuda", *steps)
 
 
 def train(stage, *arguments):
@@ -55,8 +43,7 @@ def test_every_stage_trains(precision, case_folder, tmp_path):
     for stage in SCRIPTS:
         assert train(stage, case_folder, tmp_path, stage, "--precision", precision) == 0
         assert all(map(math.isfinite, losses_of(tmp_path / stage)))
-        for network in read_checkpoint(tmp_path / stage / "last.pt")["networks"].values():
-            assert all(value.isfinite().all() for value in network.values())
+        assert all(value.isfinite().all() for value in weights_of(tmp_path / stage).values())
 
 
 def test_a_resumed_run_ends_as_an_uninterrupted_one_up_to_rounding(case_folder, tmp_path):
@@ -72,12 +59,40 @@ def test_a_resumed_run_ends_as_an_uninterrupted_one_up_to_rounding(case_folder, 
     assert losses_of(tmp_path / "cut") == pytest.approx(losses_of(tmp_path / "whole"), rel=1e-3)
 
 
+def run_in_process(*command):
+    finished = subprocess.run(list(map(str, command)), capture_output=True, text=True)
+    assert finished.returncode == 0, finished.stderr
+
+
+def test_two_deterministic_runs_of_every_stage_give_the_same_weights(case_folder, tmp_path):
+    """In processes of their own: cuBLAS reads its settings when a process uses the GPU for the first time."""
+    for stage in SCRIPTS:
+        for name in (stage, f"{stage}_again"):
+            words = all_stages.arguments_of(stage, case_folder, tmp_path, name, "--device", "cuda", "--max-steps", 2)
+            run_in_process(sys.executable, SCRIPTS[stage][0].__file__, *words, "--deterministic")
+        first, second = weights_of(tmp_path / stage), weights_of(tmp_path / f"{stage}_again")
+        assert [key for key, value in first.items() if not torch.equal(value, second[key])] == []
+
+
 def test_one_rank_trains_with_nccl(case_folder, tmp_path):
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "1"]
-    arguments = arguments_of("backbone", case_folder, tmp_path, "run")
-    finished = subprocess.run([*command, train_backbone.__file__, *arguments], capture_output=True, encoding="utf-8")
-    assert finished.returncode == 0, finished.stderr
+    run_in_process(*command, train_backbone.__file__, *arguments_of("backbone", case_folder, tmp_path, "run"))
     assert all(map(math.isfinite, losses_of(tmp_path / "run")))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_the_bias_of_a_dilated_convolution_costs_little(dtype):
+    """It cost much where torch left cuDNN for half precision (pytorch issue 167420, with cuDNN 9.8 to 9.14)."""
+    features = torch.randn(1, 64, 20, 48, 48, device="cuda", dtype=dtype).contiguous(
+        memory_format=torch.channels_last_3d
+    )
+    seconds = []
+    for bias in (False, True):
+        conv = conv3d_he_init(64, 64, (3, 3, 3), dilation=(1, 6, 6), bias=bias)
+        conv = conv.to("cuda", dtype, memory_format=torch.channels_last_3d)
+        timer = Timer("conv(features)", globals={"conv": conv, "features": features})
+        seconds.append(timer.blocked_autorange(min_run_time=0.5).median)
+    assert seconds[1] <= 2 * seconds[0]
 
 
 @pytest.fixture(scope="module")

@@ -156,8 +156,8 @@ def _cpu_has(*alternatives: str) -> bool:
 def make_deterministic(device: torch.device) -> None:
     """Choose algorithms that sum in a fixed order.
 
-    On a CPU all operations of this program have one. On a GPU, which must not have been used yet, the backward passes
-    of 3-D max-pooling and trilinear upsampling have none in torch: it warns, and runs agree up to rounding.
+    On a CPU all operations of this program have one, and on a GPU, which must not have been used yet, those of torch
+    2.13. Should another torch lack one for a GPU, it warns, and runs agree up to rounding.
     """
     on_gpu = device.type == "cuda"
     if on_gpu:
