@@ -60,7 +60,7 @@ def test_a_resumed_run_ends_as_an_uninterrupted_one_up_to_rounding(case_folder, 
 
 
 def run_in_process(*command):
-    finished = subprocess.run(list(map(str, command)), capture_output=True, text=True)
+    finished = subprocess.run(list(map(str, command)), capture_output=True, encoding="utf-8")
     assert finished.returncode == 0, finished.stderr
 
 
