@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from utils.runtime import device
-from utils.runtime.device import Compute, choose_compute, computes_bf16, measure_convolutions
+from utils.runtime.device import Compute, choose_compute, computes_bf16, copy_to, measure_convolutions
 
 
 @pytest.fixture
@@ -26,6 +26,32 @@ def test_without_a_gpu_it_is_the_cpu(monkeypatch):
 @pytest.mark.parametrize("device", [None, "cuda"])
 def test_every_process_of_a_machine_has_its_own_gpu(device, two_gpus):
     assert choose_compute(device, None, local_rank=1) == Compute(device=torch.device("cuda:1"), precision="fp32")
+
+
+class RecordedTensor:
+    """On the CPU; notes how it is copied."""
+
+    device = torch.device("cpu")
+
+    def __init__(self):
+        self.calls = []
+
+    def pin_memory(self):
+        self.calls.append("pinned")
+        return self
+
+    def to(self, device, non_blocking):
+        self.calls.append((device.type, non_blocking))
+
+
+@pytest.mark.parametrize(
+    ("target", "expected"),
+    [("cuda:1", ["pinned", ("cuda", True)]), ("mps", [("mps", True)]), ("cpu", [("cpu", False)])],
+)
+def test_copies_to_a_gpu_are_from_pinned_memory_and_copies_to_the_cpu_complete(target, expected):
+    tensor = RecordedTensor()
+    copy_to(tensor, torch.device(target))
+    assert tensor.calls == expected
 
 
 def test_a_gpu_that_is_named_is_taken(two_gpus):

@@ -43,6 +43,16 @@ def test_only_training_needs_all_ranks():
     assert not uses_sync_batchnorm(synchronized.eval())
 
 
+def test_on_gpus_it_is_torchs():
+    plain, _ = networks()
+    expected = plain.eval()(torch.ones(2, 2, 5, 7, 6))
+    convert_sync_batchnorm(plain, "cuda")
+    assert isinstance(plain[1][0], nn.SyncBatchNorm)
+    assert plain[1][0].momentum == 0.3
+    torch.testing.assert_close(plain.eval()(torch.ones(2, 2, 5, 7, 6)), expected)
+    assert uses_sync_batchnorm(plain.train())
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_the_dtype_is_kept(dtype):
     norm = SynchronizedBatchNorm3d(3)
