@@ -97,11 +97,14 @@ def _deterministic():
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("_deterministic")
-def test_deterministic_steps_on_the_device_nearly_equal_those_of_the_cpu(tiny_preset):
-    """On other devices than the CPU, torch composes interpolation of operations that have a fixed order."""
-    weights, _ = make_steps("backbone", tiny_preset, DEVICE)
-    expected, _ = make_steps("backbone", tiny_preset, CPU)
-    torch.testing.assert_close(weights, expected, rtol=1e-3, atol=1e-4)
+def test_deterministic_steps_on_the_device_have_nearly_the_losses_of_the_cpu(tiny_preset):
+    """On other devices than the CPU, torch composes interpolation of operations that have a fixed order.
+
+    Weights differ more: Adam makes steps of full length also for biases before a norm, whose gradients are rounding.
+    """
+    losses = [[record.loss for record in make_steps("backbone", tiny_preset, device)[1]] for device in (DEVICE, CPU)]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-3)
+    assert losses[0][0] != losses[0][1]
 
 
 FAULTS = {
