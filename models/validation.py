@@ -16,7 +16,7 @@ from utils.config.preset import Preset
 from utils.errors import UserError
 from utils.evaluation.overlap import dice_per_label
 from utils.reporting.overlay import render_case
-from utils.runtime.device import Compute
+from utils.runtime.device import Compute, widest_float
 from utils.runtime.distributed import current_distributed_context, gather_rows
 from utils.training.stage import Validation
 
@@ -104,7 +104,8 @@ class CaseValidation:
         count, context = min(num_cases, len(self.usable)), current_distributed_context()
         indices = [self.usable[i * len(self.usable) // count] for i in range(count)]
         own, picture = self._score_cases(indices[context.rank :: context.world_size])
-        rows = gather_rows(own.to(self.compute.device), count).cpu()
+        device = self.compute.device
+        rows = gather_rows(own.to(device, widest_float(device)), count).cpu()
         num_organs = len(self.preset.organs)
         metrics = mean_scores(CaseScores(*rows.tensor_split([num_organs, 2 * num_organs], dim=1)), self.preset)
         if not metrics:

@@ -58,6 +58,11 @@ def copy_to(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
     return tensor.to(device, non_blocking=device.type != "cpu")
 
 
+def widest_float(device: torch.device) -> torch.dtype:
+    """float64, for counts and scores that stay exact; the GPUs of Apple have float32 only."""
+    return torch.float32 if device.type == "mps" else torch.float64
+
+
 def choose_compute(device: str | None, precision: Precision | None, local_rank: int = 0) -> Compute:
     """Choose what the command line left open: a GPU if there is one, and its best precision.
 

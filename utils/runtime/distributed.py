@@ -11,6 +11,7 @@ from torch import distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from utils.errors import UserError
+from utils.runtime.device import widest_float
 
 
 @dataclass(frozen=True)
@@ -169,7 +170,8 @@ def mean_count(count: int | torch.Tensor, device: torch.device) -> torch.Tensor:
         Scalar, float32 on the device; the host does not wait for it.
     """
     ranks = current_distributed_context()
-    total = count.double() if torch.is_tensor(count) else torch.full((), count, dtype=torch.float64, device=device)
+    dtype = widest_float(device)
+    total = count.to(dtype) if torch.is_tensor(count) else torch.full((), count, dtype=dtype, device=device)
     if ranks.world_size > 1:
         total = total.clone()
         distributed.all_reduce(total)

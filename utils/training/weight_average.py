@@ -7,6 +7,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from utils.runtime.device import widest_float
+
 
 class WeightAverage:
     """Averages the weights and batch statistics of networks over the steps of a training.
@@ -24,8 +26,8 @@ class WeightAverage:
             if tensor.is_floating_point()
         }
         self._average = {name: tensor.clone() for name, tensor in self._weights.items()}
-        device = next((tensor.device for tensor in self._weights.values()), None)
-        self._num_updates = torch.zeros((), dtype=torch.float64, device=device)
+        device = next((tensor.device for tensor in self._weights.values()), torch.device("cpu"))
+        self._num_updates = torch.zeros((), dtype=widest_float(device), device=device)
 
     @torch.no_grad()
     def update(self, is_made: torch.Tensor) -> None:

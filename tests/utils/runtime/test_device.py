@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from utils.runtime import device
-from utils.runtime.device import Compute, choose_compute, computes_bf16, copy_to, measure_convolutions
+from utils.runtime.device import Compute, choose_compute, computes_bf16, copy_to, measure_convolutions, widest_float
 
 
 @pytest.fixture
@@ -63,6 +63,8 @@ def test_the_gpu_of_an_apple_computer_is_taken_when_it_is_named(monkeypatch):
     assert choose_compute("mps", None) == Compute(device=torch.device("mps"), precision="fp32")
     with pytest.raises(ValueError, match="--precision int8: expected a CPU with VNNI"):
         choose_compute("mps", "int8")
+    assert widest_float(torch.device("mps")) == torch.float32  # torch refuses float64 there
+    assert widest_float(torch.device("cpu")) == widest_float(torch.device("cuda")) == torch.float64
 
 
 @pytest.mark.parametrize(
