@@ -26,9 +26,11 @@ openkbp: $(INSTALLED)
 		--init-from runs/openkbp/backbone/best.pt
 	$(BIN)/python train_backbone_heatmap.py --cases cases/openkbp --run-dir runs/openkbp/joint2 --epochs 26 \
 		--init-from runs/openkbp/joint/best.pt --set backbone_heatmap.learning_rate=7e-4
+	$(BIN)/python train_backbone_heatmap.py --cases cases/openkbp --run-dir runs/openkbp/joint3 --epochs 13 \
+		--init-from runs/openkbp/joint2/best.pt --set backbone_heatmap.ema_decay=0.998
 	$(BIN)/python train_autoencoder.py --cases cases/openkbp --run-dir runs/openkbp/autoencoder --epochs 6
-	$(BIN)/python adv_train.py --cases cases/openkbp --run-dir runs/openkbp/focusnet --epochs 20 \
-		--init-from runs/openkbp/joint2/best.pt --autoencoder runs/openkbp/autoencoder/best.pt
+	$(BIN)/python adv_train.py --cases cases/openkbp --run-dir runs/openkbp/focusnet --epochs 22 \
+		--init-from runs/openkbp/joint3/best.pt --autoencoder runs/openkbp/autoencoder/best.pt
 	$(BIN)/python -m models.publish --checkpoint runs/openkbp/focusnet/best.pt --output runs/openkbp/openkbp.pt
 
 # A process per core. One that is done takes tests from another.
