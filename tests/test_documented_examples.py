@@ -24,4 +24,4 @@ def test_the_example_segments_a_ct(page, tmp_path, real_data, monkeypatch, capsy
     monkeypatch.chdir(tmp_path)
     exec(compile(example, page, "exec"), {})
     voxels = dict(line.split()[:2] for line in capsys.readouterr().out.splitlines())
-    assert int(voxels["mandible"]) > 1000
+    assert 500 < int(voxels["mandible"]) < 2000  # 44 to 176 ml in this patient's voxels
