@@ -101,6 +101,11 @@ def is_under_torchrun() -> bool:
     return "TORCHELASTIC_RUN_ID" in os.environ
 
 
+_kept_groups: list[object] = []
+"""For the life of the process. Otherwise the last reference to a group can be that of a DistributedDataParallel. When
+Python deletes it, the main thread waits for gloo's thread and holds the lock (GIL) that gloo's thread may wait for."""
+
+
 @contextmanager
 def process_group(ranks: DistributedContext, device_type: str) -> Iterator[None]:
     """Connect the ranks, by NCCL on GPUs and gloo on CPUs."""
@@ -111,6 +116,7 @@ def process_group(ranks: DistributedContext, device_type: str) -> Iterator[None]
         torch.cuda.set_device(ranks.local_rank)
     backend = "nccl" if device_type == "cuda" else "gloo"
     distributed.init_process_group(backend, store=_shared_store(), rank=ranks.rank, world_size=ranks.world_size)
+    _kept_groups.append(distributed.group.WORLD)
     try:
         yield
     finally:
