@@ -55,6 +55,8 @@ from utils.runtime.prefetch import prefetch
 
 logger = logging.getLogger(__name__)
 
+MAX_LISTED_FLAGS = 5
+"""More flagged organs are only counted in the log; the summary lists all."""
 OUT_OF_MEMORY = "out of memory; try --tile-memory 1, or use a machine with more memory"
 
 
@@ -362,11 +364,14 @@ def log_flags(reports: Mapping[str, Mapping[str, Any]]) -> None:
     doubts = {case_id: report["case_flags"] for case_id, report in reports.items() if report.get("case_flags")}
     for case_id, flags in doubts.items():
         logger.warning("look at %s: %s", case_id, "; ".join(flags))
-    organs = [organ for report in reports.values() for organ in report["organs"].values()]
+    organs = {
+        f"{case_id} {name}": organ for case_id, report in reports.items() for name, organ in report["organs"].items()
+    }
     if organs:
-        num_flagged = sum(bool(organ["flags"]) for organ in organs)
-        counts = len(doubts), len(reports), num_flagged, len(organs)
-        logger.info("doubtful cases: %d of %d; flagged organs: %d of %d", *counts)
+        flagged = [f"{where}: {', '.join(organ['flags'])}" for where, organ in organs.items() if organ["flags"]]
+        counts = len(doubts), len(reports), len(flagged), len(organs)
+        listed = f" ({'; '.join(flagged)})" if 0 < len(flagged) <= MAX_LISTED_FLAGS else ""
+        logger.info("doubtful cases: %d of %d; flagged organs: %d of %d%s", *counts, listed)
 
 
 if __name__ == "__main__":

@@ -221,6 +221,13 @@ def test_a_doubtful_case_is_said_in_report_summary_and_log(ct, checkpoint, tmp_p
     assert re.search(r"doubtful cases: 1 of 1; flagged organs: \d of 9\n", caplog.text)
 
 
+@pytest.mark.parametrize(("num_flagged", "listed"), [(0, ""), (1, " (a o0: not found)"), (6, "")])
+def test_a_few_flagged_organs_are_named_in_the_log(num_flagged, listed, caplog):
+    organs = {f"o{index}": {"flags": ["not found"] if index < num_flagged else []} for index in range(7)}
+    inference.log_flags({"a": {"case_flags": [], "organs": organs}})
+    assert caplog.messages == [f"doubtful cases: 0 of 1; flagged organs: {num_flagged} of 7{listed}"]
+
+
 def test_a_run_in_which_all_cases_failed_leaves_the_reasons_only(tmp_path, checkpoint, caplog):
     (tmp_path / "in").mkdir()
     (tmp_path / "in" / "bad.mha").write_text("not a CT", encoding="utf-8")
